@@ -1,0 +1,248 @@
+"""The ``mamoe`` command. Thin: parse, build, call. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mamoe.errors import ConfigError, MamoeError
+
+app = typer.Typer(
+    name="mamoe",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fine-tune latent diffusion models on a narrow domain, steered by panoptic maps and per-instance prompts.",
+)
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+class Weights(StrEnum):
+    """Number format of exported weights."""
+
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+class Source(StrEnum):
+    """Official formats that can be imported."""
+
+    CITYSCAPES = "cityscapes"
+    CAMVID = "camvid"
+    COCO = "coco"
+
+
+class Drawn(StrEnum):
+    """Kinds of drawn scenes."""
+
+    BROAD = "broad"
+    DUSK_TOWN = "dusk_town"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, run and page.")] = Path("demo"),
+    steps: Annotated[int | None, typer.Option(help="Training steps, to make it shorter or longer.")] = None,
+) -> None:
+    """Draw a small town, fine-tune the tiny base model on it, and leave a page with pictures and scores.
+
+    Started again after Ctrl-C, it goes on where it stopped.
+    """
+    from mamoe.console import quiet_libraries
+    from mamoe.demo.run import run_demo
+
+    quiet_libraries()
+    raise typer.Exit(run_demo(out, steps=steps))
+
+
+@app.command(context_settings=PASS_ON)
+def train(
+    context: typer.Context,
+    multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over comma-separated values.")] = False,
+    config_dir: Annotated[list[Path] | None, typer.Option(help="Folder of your own YAML; may be repeated.")] = None,
+) -> None:
+    """Fine-tune a model: mamoe train data=… experiment=… [any.key=value] [resume=RUN]
+
+    Composes the Hydra groups callbacks, data, debug, experiment, hydra, logger, lr_scheduler, model, optimizer,
+    taxonomy and trainer; a configs/ folder in the working directory is searched too.
+    """
+    from mamoe.launch import launch, launch_sweep
+
+    if multirun:
+        launch_sweep(context.args, config_dir or [])
+    else:
+        raise typer.Exit(launch(context.args, config_dir or []))
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(help="A run, one of its checkpoints, or a saved pipeline.")],
+    panoptic: Annotated[Path, typer.Option(help="Folder of panoptic PNGs.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    prompts: Annotated[Path | None, typer.Option(help="CSV with img_name,prompt.")] = None,
+    instance_prompts: Annotated[Path | None, typer.Option(help="JSON with a prompt per segment.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
+    seed: Annotated[int, typer.Option(help="Of the whole job.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
+    guidance_scale: Annotated[float, typer.Option(min=0.0)] = 4.0,
+    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
+) -> None:
+    """Draw a picture for every panoptic map of a folder, with a JSON record each and a contact sheet."""
+    import torch
+
+    from mamoe.console import quiet_libraries
+    from mamoe.sampling.jobs import sample_folder
+    from mamoe.sampling.pipeline import LayoutPipeline
+    from mamoe.sampling.runs import is_run
+
+    quiet_libraries()
+    pipe = LayoutPipeline.from_pretrained(run, **({"checkpoint": checkpoint} if is_run(run) else {}))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    with progress("Drawing") as update:
+        result = sample_folder(
+            pipe,
+            panoptic,
+            out,
+            prompts=prompts,
+            instance_prompts=instance_prompts,
+            seed=seed,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size,
+            progress=update,
+        )
+    typer.echo(
+        f"{len(result.pictures)} pictures in {out}, {result.drawn} of them new; all of them: {result.contact_sheet}"
+    )
+
+
+@app.command()
+def prepare(source_format: Source, source: Path, out: Path) -> None:
+    """Import a data set from its official format into the package's layout."""
+    from mamoe.prepare.importers import IMPORTERS
+
+    with progress("Importing") as update:
+        summary = IMPORTERS[source_format.value](source, out, update)
+    counts = ", ".join(f"{split} {n}" for split, n in summary.pictures.items())
+    typer.echo(
+        f"{out}: {counts} pictures. Next: mamoe check {out}; mamoe train data={source_format.value} data.root={out}"
+    )
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
+    taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file; default: what data.yaml says.")] = None,
+) -> None:
+    """Open every file of a data set and list everything that is wrong with it."""
+    from mamoe.errors import DatasetError
+    from mamoe.prepare.check import check_folder
+    from mamoe.taxonomy import Taxonomy
+
+    with progress("Checking") as update:
+        report = check_folder(folder, None if taxonomy is None else Taxonomy.load(taxonomy), update)
+    typer.echo(report.text())
+    if report.problems:
+        raise DatasetError(f"{folder} has {len(report.problems)} problems, listed above.")
+
+
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    domain: Annotated[Drawn, typer.Option(help="Broad mix, or one town at dusk.")] = Drawn.DUSK_TOWN,
+    train: Annotated[int, typer.Option(min=0)] = 256,
+    val: Annotated[int, typer.Option(min=0)] = 32,
+    test: Annotated[int, typer.Option(min=0)] = 32,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    height: Annotated[int, typer.Option()] = 128,
+    width: Annotated[int, typer.Option()] = 256,
+) -> None:
+    """Draw street scenes with panoptic maps, captions and instance prompts."""
+    from mamoe.data.scenes import Domain, write_scenes
+
+    counts = {"train": train, "val": val, "test": test}
+    with progress("Drawing scenes") as update:
+        write_scenes(
+            out, domain=Domain(domain.value), counts=counts, seed=seed, height=height, width=width, progress=update
+        )
+    typer.echo(f"{sum(counts.values())} scenes in {out}. Next: mamoe train data=scenes data.root={out} experiment=demo")
+
+
+@app.command()
+def new_base(
+    data: Annotated[Path, typer.Argument(help="A folder made by `mamoe scenes --domain broad`.")],
+    out: Annotated[Path, typer.Argument(help="Base model folder to make.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the autoencoder's training.")] = None,
+) -> None:
+    """Train an autoencoder on drawn scenes and write a base model around it, for experiment=tiny_base."""
+    from mamoe.console import quiet_libraries
+    from mamoe.newbase import make_new_base
+
+    quiet_libraries()
+    with progress("Training the autoencoder") as update:
+        psnr = make_new_base(data, out, steps=steps, report=lambda step, of, loss: update(step, of, f"loss {loss:.4f}"))
+    typer.echo(f"{out}: the autoencoder reaches {psnr:.1f} dB. Next: mamoe train experiment=tiny_base model.path={out}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run or one of its checkpoints.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
+    weights: Annotated[Weights, typer.Option(help="Number format.")] = Weights.FP16,
+) -> None:
+    """Write a run as one folder: a LayoutPipeline, or a StableDiffusionPipeline if it knows no layout."""
+    from mamoe.console import quiet_libraries
+    from mamoe.export import export_run
+
+    quiet_libraries()
+    export_run(run, out, checkpoint=checkpoint, half=weights is Weights.FP16)
+    typer.echo(f"Written to {out}.")
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[..., None]]:
+    """A rich progress bar, fed by calls of (done, total) and an optional word."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[word]}"),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=None, word="")
+        yield lambda done, total, word="": bar.update(task, completed=done, total=total, word=word)
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one clear message and the exit code of its kind."""
+    try:
+        app()
+    except MamoeError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

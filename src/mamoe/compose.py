@@ -1,0 +1,122 @@
+"""Hydra composition of the shipped configuration groups and the user's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mamoe.config import nearest
+from mamoe.errors import ConfigError
+
+SHIPPED = Path(__file__).parent / "configs"
+ROOT = "train"
+
+
+def search_path(config_dirs: Sequence[str | Path] = ()) -> list[str]:
+    """Folders of the user's own YAML: ``configs/`` in the working directory and those given by ``--config-dir``.
+
+    Raises:
+        ConfigError: a folder that was named does not exist.
+    """
+    missing = [str(folder) for folder in config_dirs if not Path(folder).is_dir()]
+    if missing:
+        raise ConfigError(f"--config-dir: there is no folder {', '.join(missing)}.")
+    own = [Path("configs")] if Path("configs").is_dir() else []
+    return [str(Path(folder).resolve()) for folder in [*own, *config_dirs]]
+
+
+def search_path_override(config_dirs: Sequence[str | Path] = ()) -> list[str]:
+    """The Hydra override that adds the user's folders."""
+    return _added(search_path(config_dirs))
+
+
+def _added(folders: Sequence[str]) -> list[str]:
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
+
+
+def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """The configuration that ``overrides`` ask for, interpolations resolved, not yet validated.
+
+    Raises:
+        ConfigError: an unknown group, option or key, bad syntax, or a value that must be given and is not.
+    """
+    folders = search_path(config_dirs)
+    if options := [override for override in overrides if override.startswith("-")]:
+        raise ConfigError(f"There is no option {', '.join(options)}. Settings are written key=value; see --help.")
+    try:
+        return _composed([*_added(folders), *overrides], whole=True)
+    except Exception as error:  # for odd overrides Hydra lets errors of every kind through
+        raise refusal(error, overrides, config_dirs) from None
+
+
+def refusal(error: Exception, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> ConfigError:
+    """What to tell the user when Hydra ends in ``error``."""
+    folders = search_path(config_dirs)
+    roots = [SHIPPED, *map(Path, folders)]
+    return ConfigError(explained(error, _known(overrides, folders, roots), roots))
+
+
+def _composed(overrides: Sequence[str], *, whole: bool) -> dict[str, Any]:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(SHIPPED)):
+        composed = hydra_compose(ROOT, overrides=list(overrides))
+    return dict(OmegaConf.to_container(composed, resolve=whole, throw_on_missing=whole))  # type: ignore[arg-type]
+
+
+def _known(overrides: Sequence[str], folders: Sequence[str], roots: Sequence[Path]) -> list[str]:
+    """The keys there are once the groups are chosen, and the groups."""
+    groups = sorted({path.name for root in roots for path in root.iterdir() if path.is_dir()})
+    choices = [override for override in overrides if override.partition("=")[0] in groups]
+    try:
+        return [*_dotted(_composed([*_added(folders), *choices], whole=False)), *groups]
+    except Exception:  # the choices are what is wrong
+        return groups
+
+
+def explained(error: Exception, known: Sequence[str], roots: Sequence[Path]) -> str:
+    """Hydra's message, with the known key or option nearest to what was asked for.
+
+    Args:
+        error: what the composition ended in.
+        known: keys and groups.
+        roots: folders of configuration groups.
+    """
+    message = str(error).strip()
+    if unknown := re.search(r"Could not override '([^']+)'", message):
+        near = nearest(unknown[1], [key for key in known if key.count(".") == unknown[1].count(".")])
+        return f"There is no key {unknown[1]!r}" + (f"; did you mean {near}?" if near else ".")
+    if unknown := re.search(r"Could not find '([^'/]+)/([^']+)'", message):
+        options = options_of(unknown[1], roots)
+        near = nearest(unknown[2], options)
+        hint = f"; did you mean {unknown[1]}={near}?" if near else "."
+        return f"There is no {unknown[1]}={unknown[2]}{hint} There are: {', '.join(options)}."
+    key = getattr(error, "full_key", None)
+    if key and "Missing mandatory value" in message:
+        return f"{key} must be given: {key}=…"
+    if isinstance(error, yaml.YAMLError):  # says the file on its last line
+        return f"A YAML file cannot be read: {' '.join(message.split())}"
+    first = message.splitlines()[0] if message else type(error).__name__
+    return f"The configuration cannot be composed: {first}" + (f" ({key})" if key else "")
+
+
+def _dotted(section: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in section.items():
+        keys.append(prefix + name)
+        if isinstance(value, Mapping):
+            keys += _dotted(value, f"{prefix}{name}.")
+    return keys
+
+
+def options_of(group: str, roots: Sequence[Path]) -> list[str]:
+    """The names that a configuration group has in any of ``roots``."""
+    return sorted({path.stem for root in roots for path in (root / group).glob("*.yaml")})

@@ -1,0 +1,65 @@
+"""Samples become a batch: pictures are stacked, maps become layout tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mamoe.conditioning.regions import build_layout
+from mamoe.conditioning.settings import LayoutSettings
+from mamoe.tensors import Batch, RegionBatch, RegionLayout, Sample
+
+
+def collate_layouts(layouts: Sequence[RegionLayout], num_experts: int) -> RegionBatch:
+    """The tables of several pictures, one after another.
+
+    Raises:
+        ValueError: there is none, or they differ in size, cell size or number of everywhere-regions.
+    """
+    if not layouts:
+        raise ValueError("A batch needs at least one layout, got none.")
+    kinds = {(layout.grid, layout.cell_pixels, layout.everywhere) for layout in layouts}
+    if len(kinds) > 1:
+        raise ValueError(
+            "The layouts of a batch must agree in (grid, pixels per cell, everywhere-regions), "
+            f"got {sorted(kinds)}. Bring all maps to one size."
+        )
+    ((grid, cell_pixels, everywhere),) = kinds
+    rows = torch.tensor([len(layout.cell) for layout in layouts])
+    return RegionBatch(
+        prompts=tuple(layout.prompts for layout in layouts),
+        everywhere=everywhere,
+        num_experts=num_experts,
+        grid=grid,
+        cell_pixels=cell_pixels,
+        image=torch.arange(len(layouts), dtype=torch.int32).repeat_interleave(rows),
+        cell=torch.cat([layout.cell for layout in layouts]),
+        region=torch.cat([layout.region for layout in layouts]),
+        expert=torch.cat([layout.expert for layout in layouts]),
+        count=torch.cat([layout.count for layout in layouts]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Collator:
+    """The ``collate_fn`` of a data loader; picklable, so that workers can be spawned."""
+
+    settings: LayoutSettings
+    factor: int = 8  # pixels per side of a latent cell
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """One batch of the samples, in their order.
+
+        Raises:
+            ValueError: a map's size is not divisible by ``factor``, or the samples differ in size.
+        """
+        layouts = [build_layout(s.panoptic, s.prompts, self.settings, self.factor) for s in samples]
+        return Batch(
+            keys=tuple(sample.key for sample in samples),
+            index=torch.tensor([sample.index for sample in samples]),
+            epoch=torch.tensor([sample.epoch for sample in samples]),
+            regions=collate_layouts(layouts, self.settings.num_experts),
+            image=torch.stack([sample.image for sample in samples]),
+        )

@@ -1,0 +1,157 @@
+"""The layouts of a batch become what the UNet is steered by: text tokens, and per level a mask and a routing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mamoe.conditioning.experts import concatenate_routings, expert_routings
+from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
+from mamoe.conditioning.settings import LayoutSettings
+from mamoe.conditioning.text import PromptEncoder
+from mamoe.tensors import Conditioning, ExpertRouting, LevelConditioning, RegionBatch, TextTokens, level_grids
+
+TOKEN_MULTIPLE = 8  # masked attention on a GPU copies masks of other widths to an aligned buffer in every call
+
+
+class Conditioner:
+    """Turns layout tables into a :class:`Conditioning`, on the device, once per step.
+
+    Args:
+        encoder: encodes the prompts.
+        settings: those the tables were made with.
+        num_levels: levels of the UNet, ``len(unet.config.block_out_channels)``.
+    """
+
+    def __init__(self, encoder: PromptEncoder, settings: LayoutSettings, num_levels: int) -> None:
+        self.encoder = encoder
+        self.settings = settings
+        self.num_levels = num_levels
+
+    def __call__(
+        self, regions: RegionBatch, *, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> Conditioning:
+        """What ``regions`` asks for, with embeddings in ``dtype``. A picture's part does not depend on its batch mates.
+
+        ``attend`` is None where no picture has a region of its own and no token is padding; ``routing`` is None
+        without MoE.
+
+        Raises:
+            ValueError: the tables were made for another number of experts.
+        """
+        if regions.num_experts != self.settings.num_experts:
+            raise ValueError(
+                f"The layouts were made for {regions.num_experts} experts, the settings have "
+                f"{self.settings.num_experts}. Use one LayoutSettings for both."
+            )
+        embeds = self._encode(regions.prompts)
+        restricted = _restricts(regions, embeds)
+        text = _move(lay_end_to_end(embeds, TOKEN_MULTIPLE if restricted else 1), device, dtype)
+        tables = regions.to(device)
+        attends: Sequence[Tensor | None] = [None] * self.num_levels
+        if restricted:
+            mode, threshold = self.settings.region_resize, self.settings.pool_threshold
+            masks = region_masks(region_coverage(tables), mode, threshold, self.num_levels)
+            attends = [attend_mask(mask, text.region, text.valid) for mask in masks]
+        routings: Sequence[ExpertRouting | None] = [None] * self.num_levels
+        if self.settings.moe:
+            routings = expert_routings(tables, self.settings.expert_resize, self.num_levels)
+        grids = level_grids(regions.grid, self.num_levels)
+        levels = [
+            LevelConditioning(grid=grid, attend=attend, routing=routing)
+            for grid, attend, routing in zip(grids, attends, routings, strict=True)
+        ]
+        return Conditioning(text=text, levels=tuple(levels))
+
+    def _encode(self, prompts: Sequence[Sequence[str]]) -> list[list[Float[Tensor, "_ D"]]]:
+        """The embedding of every region of every picture; region 0 is padded, the others as the settings say."""
+        globals_ = iter(self.encoder.encode([regions[0] for regions in prompts], padded=True))
+        own = [prompt for regions in prompts for prompt in regions[1:]]
+        others = iter(self.encoder.encode(own, padded=self.settings.encoder_padding))
+        return [[next(globals_), *(next(others) for _ in regions[1:])] for regions in prompts]
+
+
+def lay_end_to_end(embeds: Sequence[Sequence[Float[Tensor, "_ D"]]], multiple: int = 1) -> TextTokens:
+    """Each picture's prompts one after another, padded at the end to the longest one; S is a multiple of ``multiple``.
+
+    Region r's tokens are those of the picture's r-th embedding. These stay on their device, the rest is on the CPU.
+    """
+    lengths = [torch.tensor([len(embed) for embed in picture]) for picture in embeds]
+    region = pad_sequence([torch.arange(len(n)).repeat_interleave(n) for n in lengths], batch_first=True)
+    missing = -region.shape[1] % multiple
+    totals = torch.stack([n.sum() for n in lengths])
+    tokens = pad_sequence([torch.cat(list(picture)) for picture in embeds], batch_first=True)
+    return TextTokens(
+        embeds=F.pad(tokens, (0, 0, 0, missing)),
+        valid=torch.arange(region.shape[1] + missing) < totals.unsqueeze(1),
+        region=F.pad(region, (0, missing)),
+    )
+
+
+def concatenate_conditionings(conditionings: Sequence[Conditioning]) -> Conditioning:
+    """Several conditionings as one of a larger batch, e.g. null and conditional for guidance.
+
+    Raises:
+        ValueError: they differ in their levels, or only some have a routing.
+    """
+    kinds = {tuple((level.grid, level.routing is None) for level in c.levels) for c in conditionings}
+    if len(kinds) != 1:
+        raise ValueError(f"Conditionings to concatenate must agree in (grid, dense) per level, got {sorted(kinds)}.")
+    longest = max(c.text.valid.shape[1] for c in conditionings)
+    texts = [_pad_text(c.text, longest) for c in conditionings]
+    text = TextTokens(
+        embeds=torch.cat([t.embeds for t in texts]),
+        valid=torch.cat([t.valid for t in texts]),
+        region=torch.cat([t.region for t in texts]),
+    )
+    per_level = zip(*(c.levels for c in conditionings), strict=True)
+    padded = any(c.text.valid.shape[1] < longest for c in conditionings)
+    levels = [_concatenate_level(levels, texts, padded) for levels in per_level]
+    return Conditioning(text=text, levels=tuple(levels))
+
+
+def _concatenate_level(
+    levels: Sequence[LevelConditioning], texts: Sequence[TextTokens], padded: bool
+) -> LevelConditioning:
+    cells = levels[0].grid[0] * levels[0].grid[1]
+    attend = None
+    if padded or any(level.attend is not None for level in levels):
+        attend = torch.cat([_full_attend(level.attend, text, cells) for level, text in zip(levels, texts, strict=True)])
+    routings = [level.routing for level in levels if level.routing is not None]
+    tokens = [len(text.valid) * cells for text in texts]
+    routing = concatenate_routings(routings, tokens) if routings else None
+    return LevelConditioning(grid=levels[0].grid, attend=attend, routing=routing)
+
+
+def _full_attend(attend: Bool[Tensor, "B N S1"] | None, text: TextTokens, cells: int) -> Bool[Tensor, "B N S"]:
+    if attend is None:
+        return text.valid.unsqueeze(1).expand(-1, cells, -1)
+    return F.pad(attend, (0, text.valid.shape[1] - attend.shape[2]))
+
+
+def _restricts(regions: RegionBatch, embeds: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether a cell may have to leave out a token. Asks the prompts alone: the host awaits no device."""
+    own_regions = any(len(prompts) > regions.everywhere for prompts in regions.prompts)
+    return own_regions or len({sum(map(len, picture)) for picture in embeds}) > 1
+
+
+def _move(text: TextTokens, device: torch.device | str, dtype: torch.dtype) -> TextTokens:
+    return TextTokens(
+        embeds=text.embeds.to(device, dtype, non_blocking=True),
+        valid=text.valid.to(device, non_blocking=True),
+        region=text.region.to(device, non_blocking=True),
+    )
+
+
+def _pad_text(text: TextTokens, length: int) -> TextTokens:
+    missing = length - text.valid.shape[1]
+    return TextTokens(
+        embeds=F.pad(text.embeds, (0, 0, 0, missing)),
+        valid=F.pad(text.valid, (0, missing)),
+        region=F.pad(text.region, (0, missing)),
+    )

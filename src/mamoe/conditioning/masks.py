@@ -1,0 +1,95 @@
+"""Who may attend what: from the layout tables of a batch to one boolean mask per UNet level.
+
+Area shares per region at latent size  ->  shares of ever coarser cells  ->  region masks  ->  one mask [B N S] per
+level, which every block of that level shares. Pure functions of tensors, without a
+host sync, on whatever device the tables are.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int16, Int64
+from torch import Tensor
+
+from mamoe.conditioning.settings import RegionResize
+from mamoe.tensors import RegionBatch, level_grids
+
+
+def coverage(batch: RegionBatch, group: Int16[Tensor, "K"], num_groups: int) -> Float[Tensor, "B G h w"]:
+    """Area share, in [0, 1], of every latent cell that belongs to every group, ``group`` being a table column."""
+    height, width = batch.grid
+    place = (batch.image.long() * num_groups + group) * (height * width) + batch.cell
+    # Sums of whole numbers are exact in f32, so they do not depend on the order in which a GPU adds them.
+    counts = torch.zeros(len(batch) * num_groups * height * width, device=place.device)
+    counts.index_add_(0, place, batch.count.float())
+    return counts.view(len(batch), num_groups, height, width) / batch.cell_pixels
+
+
+def region_coverage(batch: RegionBatch) -> Float[Tensor, "B R h w"]:
+    """Area share, in [0, 1], of every region in every latent cell; R is the largest number of regions of a picture.
+
+    The everywhere-regions have share 1, other regions a picture does not have share 0.
+    """
+    shares = coverage(batch, batch.region, max(map(len, batch.prompts)))
+    shares[:, : batch.everywhere] = 1.0
+    return shares
+
+
+def area_shares(shares: Float[Tensor, "B G h w"], num_levels: int) -> tuple[Float[Tensor, "B G _ _"], ...]:
+    """The area shares of the cells of every level, finest (``shares`` itself) first.
+
+    A coarse cell is made of the up to 2x2 finer ones that exist: at an odd size the last row and column pool what is
+    there. Areas are carried along, so that shares stay exact shares of pixels on every level.
+    """
+    levels = [shares]
+    area = shares.new_ones(1, 1, *shares.shape[-2:])
+    covered = shares
+    for _ in range(num_levels - 1):
+        covered, area = _sum_2x2(covered), _sum_2x2(area)
+        levels.append(covered / area)
+    return tuple(levels)
+
+
+def region_masks(
+    shares: Float[Tensor, "B R h w"], mode: RegionResize, threshold: float, num_levels: int
+) -> tuple[Bool[Tensor, "B R _ _"], ...]:
+    """Which cells of every level each region covers, from the regions' shares at latent size.
+
+    * ``NEAREST``: latent cells as the table says (made with the cell's centre pixel), coarser levels by nearest-exact
+      sampling of the latent cells;
+    * ``AVG_POOL``: cells of which the region has a share > ``threshold``, which must lie in [0, 1);
+    * ``AREA``: as ``AVG_POOL``, but a region that has no such cell at a level keeps every cell it has a share in.
+
+    A region absent at latent size stays absent, one with all shares 1 covers every cell.
+    """
+    if mode is RegionResize.NEAREST:
+        grids = level_grids((shares.shape[2], shares.shape[3]), num_levels)
+        return tuple(F.interpolate(shares, size=grid, mode="nearest-exact") > 0 for grid in grids)
+    levels = area_shares(shares, num_levels)
+    masks = [share > threshold for share in levels]
+    if mode is RegionResize.AREA:
+        masks = [_keep_vanishing(mask, share) for mask, share in zip(masks, levels, strict=True)]
+    return tuple(masks)
+
+
+def attend_mask(
+    mask: Bool[Tensor, "B R h w"], region: Int64[Tensor, "B S"], valid: Bool[Tensor, "B S"]
+) -> Bool[Tensor, "B N S"]:
+    """Cell n attends token s where the token's region covers the cell and the token is no padding.
+
+    Every row has a True as long as an everywhere-region has a valid token: region 0 always has.
+    """
+    mask_BNR = mask.flatten(2).transpose(1, 2)
+    # Gathered along the last axis, which is how attention reads the result: no transposed copy afterwards.
+    covered_BNS = mask_BNR.gather(2, region.unsqueeze(1).expand(-1, mask_BNR.shape[1], -1))
+    return covered_BNS & valid.unsqueeze(1)
+
+
+def _keep_vanishing(mask: Bool[Tensor, "B R h w"], share: Float[Tensor, "B R h w"]) -> Bool[Tensor, "B R h w"]:
+    vanished = ~mask.any(dim=(2, 3), keepdim=True)
+    return mask | (vanished & (share > 0))
+
+
+def _sum_2x2(values: Float[Tensor, "B G h w"]) -> Float[Tensor, "B G _ _"]:
+    return F.avg_pool2d(values, kernel_size=2, ceil_mode=True, divisor_override=1)

@@ -1,0 +1,86 @@
+"""How a layout steers the model: the one record training, sampling and checkpoints share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from mamoe.errors import ConfigError
+from mamoe.taxonomy import ExpertGrouping, Taxonomy
+
+
+class RegionPolicy(StrEnum):
+    """Which segments get a prompt of their own; the rest see the global prompt alone."""
+
+    ALL = "all"  # every segment
+    THINGS = "things"  # things; stuff and void do not
+    BACKGROUND = "background"  # stuff only
+
+
+class RegionResize(StrEnum):
+    """How region masks reach the size of a UNet level."""
+
+    NEAREST = "nearest"  # the segment at the cell's centre pixel
+    AVG_POOL = "avg_pool"  # every region whose area share exceeds ``pool_threshold``; none may remain
+    AREA = "area"  # as avg_pool, but a region that would vanish keeps every cell it has any share in
+
+
+class ExpertResize(StrEnum):
+    """How cells are given to experts."""
+
+    NEAREST = "nearest"  # hard: the expert with the largest share of the cell
+    AVG_POOL = "avg_pool"  # every expert with a share, outputs blended by share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayoutSettings:
+    """Everything that turns a panoptic map and prompts into a conditioning, apart from the text encoder.
+
+    Written to every checkpoint and pipeline as plain JSON (:meth:`to_dict`), so that sampling sees what training saw.
+    """
+
+    taxonomy: Taxonomy
+    grouping: str | Mapping[str, Sequence[str]] = "things"
+    region_attention: bool = True
+    moe: bool = True
+    policy: RegionPolicy = RegionPolicy.ALL
+    global_prompt: bool = True  # False: region 0 carries the empty prompt
+    dataset_prompt: str | None = None  # visible to every cell
+    encoder_padding: bool = False  # True: instance, class and data-set prompts are padded like the global one
+    region_resize: RegionResize = RegionResize.AREA
+    pool_threshold: float = 0.5
+    expert_resize: ExpertResize = ExpertResize.NEAREST
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "policy", _member(RegionPolicy, self.policy, "policy"))
+        object.__setattr__(self, "region_resize", _member(RegionResize, self.region_resize, "region_resize"))
+        object.__setattr__(self, "expert_resize", _member(ExpertResize, self.expert_resize, "expert_resize"))
+        if not 0.0 <= self.pool_threshold < 1.0:
+            raise ConfigError(f"pool_threshold must lie in [0, 1), got {self.pool_threshold}.")
+        self.taxonomy.grouping(self.grouping)  # raises where the taxonomy does not know it
+
+    @property
+    def experts(self) -> ExpertGrouping:
+        return self.taxonomy.grouping(self.grouping)
+
+    @property
+    def num_experts(self) -> int:
+        return self.experts.num_experts if self.moe else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "taxonomy"}
+        return {"taxonomy": self.taxonomy.to_dict(), **plain}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> LayoutSettings:
+        return cls(**{**plain, "taxonomy": Taxonomy.from_dict(plain["taxonomy"])})
+
+
+def _member(enum: type[StrEnum], value: str, name: str) -> StrEnum:
+    try:
+        return enum(value)
+    except ValueError:
+        known = ", ".join(enum)
+        raise ConfigError(f"{name} must be one of {known}; got {value!r}.") from None

@@ -1,0 +1,194 @@
+"""The typed schema of a composed configuration: checked before anything heavy is loaded.
+
+Every field has its YAML twin under ``mamoe/configs``; defaults live there and nowhere else, apart from those of keys
+that a user's own YAML may leave out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mamoe.errors import ConfigError
+
+Target = dict[str, Any]  # {_target_: dotted name, its arguments}
+
+
+class Section(BaseModel):
+    """A part of the configuration; a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    root: str | None = None  # for interpolation in the YAML alone
+    images: str
+    panoptic_maps: str
+    prompts: str | None = None  # may contain {split}
+    instance_prompts: str | None = None
+    taxonomy: str | None = None  # name or path; null = the config group
+    size: tuple[int, int] | int
+    crop: Literal["random", "center"] | None = None
+    flip: float = Field(0.5, ge=0, le=1)
+    transforms: list[Target] = []
+    batch_size: int = Field(8, ge=1)
+    num_workers: int = Field(0, ge=0)
+
+
+class Model(Section):
+    path: str
+    revision: str | None = None
+    variant: str | None = None
+    train_text_encoder: bool = False
+    gradient_checkpointing: bool = False
+    channels_last: bool = False
+    latent_memory_mib: int = Field(0, ge=0)
+
+
+class Layout(Section):
+    region_attention: bool
+    moe: bool
+    moe_levels: list[int] | None
+    grouping: str | dict[str, list[str]]
+    policy: str
+    global_prompt: bool
+    dataset_prompt: str | None
+    encoder_padding: bool
+    region_resize: str
+    pool_threshold: float
+    expert_resize: str
+
+
+class Objective(Section):
+    prediction: Literal["epsilon", "v_prediction", "sample"] | None
+    zero_snr: bool | None
+    snr_gamma: float | None = Field(gt=0)
+    prompt_dropout: float = Field(ge=0, le=1)
+
+
+class Trainer(Section):
+    max_steps: int | None = Field(ge=1)
+    max_epochs: int | None = Field(ge=1)
+    accelerator: str
+    devices: int | str | list[int]
+    num_nodes: int = Field(1, ge=1)
+    strategy: str
+    precision: Literal["32-true", "bf16-mixed"]
+    accumulate_grad_batches: int = Field(ge=1)
+    gradient_clip_val: float | None = Field(gt=0)
+    threads: int | None = Field(ge=1)
+    limit_train_images: int | None = Field(ge=1)
+    limit_val_images: int | None = Field(ge=1)
+    overfit_images: int | None = Field(ge=1)
+    profiler: Literal["simple", "advanced"] | None
+    detect_anomaly: bool
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Trainer:
+        if self.max_steps is None and self.max_epochs is None:
+            raise ValueError("set max_steps or max_epochs")
+        return self
+
+
+class Validation(Section):
+    every: int = Field(ge=1)  # optimizer steps
+    images: int = Field(ge=1)
+
+
+class Samples(Section):
+    every: int = Field(ge=1)
+    images: int = Field(4, ge=1)
+    steps: int = Field(50, ge=1)
+    guidance_scale: float = Field(4.0, ge=0)
+    modes: list[Literal["cond", "uncond", "cfg"]] = ["cond", "uncond", "cfg"]
+
+
+class Checkpoints(Section):
+    every: int | None = Field(ge=1)  # null = at the end only
+    keep_last: int = Field(ge=2)
+
+
+class Callbacks(Section):
+    validation: Validation | None
+    samples: Samples | None
+    checkpoints: Checkpoints
+    extra: list[Target] = []  # further Lightning callbacks
+
+
+class WandB(Section):
+    project: str
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
+class Loggers(Section):
+    tensorboard: bool
+    wandb: WandB | None
+    extra: list[Target] = []  # further Lightning loggers
+
+
+class Train(Section):
+    """What ``mamoe train`` runs."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    runs: str
+    seed: int = Field(ge=0)
+    resume: str | None
+    taxonomy: dict[str, Any]
+    data: Data
+    model: Model
+    layout: Layout
+    objective: Objective
+    optimizer: Target
+    lr_scheduler: Target
+    ema_decay: float | None = Field(gt=0, lt=1)
+    trainer: Trainer
+    callbacks: Callbacks
+    logger: Loggers
+
+
+def validated(composed: Mapping[str, Any]) -> Train:
+    """The composed configuration as typed values.
+
+    Raises:
+        ConfigError: names every key that is unknown (with the nearest known one), missing or out of range.
+    """
+    try:
+        return Train.model_validate(composed)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigError("The configuration does not fit:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    path = [part for part in problem["loc"] if not (isinstance(part, str) and part[:1].isupper())]
+    where = ".".join(map(str, path))
+    if problem["type"] == "extra_forbidden":
+        near = nearest(str(path[-1]), _fields_at(path[:-1]))
+        return f"{where}: no such key" + (f"; did you mean {near}?" if near else ".")
+    if problem["type"] == "missing":
+        return f"{where}: is missing; set {where}=…"
+    return f"{where}: {problem['msg']}; got {problem['input']!r}"
+
+
+def _fields_at(path: Sequence[str | int]) -> list[str]:
+    section: Any = Train
+    for part in path:
+        fields = getattr(section, "model_fields", {})
+        if part not in fields:
+            return []
+        section = _section_of(fields[part].annotation)
+    return list(getattr(section, "model_fields", {}))
+
+
+def _section_of(annotation: Any) -> Any:
+    options = getattr(annotation, "__args__", (annotation,))
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+
+
+def nearest(word: str, known: Sequence[str]) -> str | None:
+    """The known word most like ``word``, if any is."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)

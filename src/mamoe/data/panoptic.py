@@ -1,0 +1,116 @@
+"""The panoptic PNG: an RGB picture with segment id = R*256 + G and class id = B."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from mamoe.taxonomy import Taxonomy
+from mamoe.types import DatasetError, PanopticMap
+
+# What PIL raises for files that are not pictures, cut off, or damaged.
+UNREADABLE = (UnidentifiedImageError, SyntaxError, ValueError, EOFError, OSError, Image.DecompressionBombError)
+
+_BORDER = 0.45  # brightness of the line around an instance
+_VARIATION = 0.35  # how much darker an instance may be than its class colour
+
+
+def encode_panoptic(panoptic: PanopticMap) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of the RGB PNG: R and G carry the segment id, B the class id."""
+    rgb = np.empty((*panoptic.size, 3), dtype=np.uint8)
+    rgb[..., 0] = panoptic.segment_id >> 8
+    rgb[..., 1] = panoptic.segment_id & 0xFF
+    rgb[..., 2] = panoptic.class_id
+    return rgb
+
+
+def decode_panoptic(rgb: UInt8[np.ndarray, "H W 3"]) -> PanopticMap:
+    """The inverse of :func:`encode_panoptic`.
+
+    Raises:
+        ValueError: the array is not u8[H W 3], or a segment has two classes.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(f"A panoptic picture is uint8 [H W 3], got {rgb.dtype} {rgb.shape}.")
+    segment_id = rgb[..., 0].astype(np.int32)
+    segment_id <<= 8
+    segment_id |= rgb[..., 1]
+    return PanopticMap(segment_id=segment_id, class_id=np.ascontiguousarray(rgb[..., 2]))
+
+
+def read_panoptic(path: Path) -> PanopticMap:
+    """Read a panoptic PNG.
+
+    Raises:
+        DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, or a segment in it has two classes.
+    """
+    rgb = read_panoptic_rgb(path)
+    try:
+        return decode_panoptic(rgb)
+    except ValueError as error:
+        raise DatasetError(f"The panoptic map {path} is wrong: {error}") from None
+
+
+def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of a panoptic PNG, not yet decoded.
+
+    Raises:
+        DatasetError: the file is missing, damaged, or not an 8-bit RGB PNG.
+    """
+    try:
+        with Image.open(path) as picture:
+            _require_rgb_png(picture, path)
+            return np.array(picture)
+    except FileNotFoundError:
+        raise DatasetError(f"There is no panoptic map {path}.") from None
+    except DatasetError:
+        raise
+    except UNREADABLE as error:
+        raise DatasetError(f"Cannot read the panoptic map {path}: {error}") from None
+
+
+def write_panoptic(panoptic: PanopticMap, path: Path) -> None:
+    """Write the panoptic PNG; the folder must exist."""
+    Image.fromarray(encode_panoptic(panoptic)).save(path, format="PNG")
+
+
+def colourize(panoptic: PanopticMap, taxonomy: Taxonomy, borders: bool = True) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture of the map for people: class colours, each instance of a thing a little darker or lighter.
+
+    Args:
+        panoptic: the map [H W].
+        taxonomy: gives the colours; void and unknown classes are black.
+        borders: darken the pixels where a thing's segment meets another one.
+    """
+    thing = np.array([row.is_thing for row in taxonomy.classes])
+    things = np.isin(panoptic.class_id, np.array([row.id for row in taxonomy.classes], dtype=np.uint8)[thing])
+    # Steps of the golden ratio keep neighbouring ids apart in brightness however many there are.
+    spread = 1.0 - _VARIATION * ((panoptic.segment_id * 0.618034) % 1.0)
+    brightness = np.where(things & (panoptic.segment_id > 0), spread, 1.0)
+    if borders:
+        brightness[_edges(panoptic.segment_id) & things] = _BORDER
+    return (taxonomy.palette[panoptic.class_id] * brightness[..., None]).round().astype(np.uint8)
+
+
+def _edges(segment_id: np.ndarray) -> np.ndarray:
+    edges = np.zeros(segment_id.shape, dtype=bool)
+    across = segment_id[:, 1:] != segment_id[:, :-1]
+    down = segment_id[1:] != segment_id[:-1]
+    edges[:, 1:] |= across
+    edges[:, :-1] |= across
+    edges[1:] |= down
+    edges[:-1] |= down
+    return edges
+
+
+def _require_rgb_png(picture: Image.Image, path: Path) -> None:
+    wanted = f"The panoptic map {path} must be an 8-bit RGB PNG (segment id = R*256 + G, class id = B)"
+    if not isinstance(picture, PngImagePlugin.PngImageFile):
+        raise DatasetError(f"{wanted}, got {picture.format}. Lossy formats change ids; write it again as PNG.")
+    # PIL reads 16-bit RGB PNGs as mode RGB with the low bytes dropped; its decoder arguments still tell.
+    raw = str(picture.tile[0].args) if picture.tile else picture.mode
+    if picture.mode != "RGB" or "16" in raw:
+        raise DatasetError(f"{wanted}, got pixels of the kind {raw!r}. Convert the file or export the map again.")

@@ -1,0 +1,34 @@
+"""Reading the photographs of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mamoe.data.panoptic import UNREADABLE
+from mamoe.types import DatasetError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_EIGHT_BIT = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
+
+
+def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Read a picture as RGB in [0, 255]; grey becomes RGB, transparency is dropped.
+
+    Raises:
+        DatasetError: the file is missing, damaged, no picture, or has more than 8 bits per channel.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in _EIGHT_BIT:
+                raise DatasetError(f"The picture {path} has pixels of the kind {picture.mode!r}; convert it to 8 bits.")
+            return np.array(picture.convert("RGB"))
+    except DatasetError:
+        raise
+    except FileNotFoundError:
+        raise DatasetError(f"There is no picture {path}.") from None
+    except UNREADABLE as error:
+        raise DatasetError(f"Cannot read the picture {path}: {error}") from None

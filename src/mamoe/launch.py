@@ -1,0 +1,61 @@
+"""From command-line overrides to a training: one run, or a Hydra sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mamoe.compose import ROOT, SHIPPED, compose, refusal, search_path_override
+from mamoe.config import validated
+from mamoe.rundir import read_overrides, run_of
+
+RESUME = "resume="
+
+
+def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
+    """Compose, validate and train; returns the exit code.
+
+    A resumed run starts from the overrides it was started with; those given now come on top.
+
+    Raises:
+        MamoeError: what the user can mend.
+    """
+    resumed = next((o.removeprefix(RESUME) for o in overrides if o.startswith(RESUME)), "null")
+    if resumed != "null":
+        overrides = [*read_overrides(run_of(resumed)), *overrides]
+    plain = compose(overrides, config_dirs)
+    config = validated(plain)  # before anything heavy is imported
+
+    from mamoe.build import train
+    from mamoe.console import quiet_libraries
+
+    quiet_libraries()
+    kept = [override for override in overrides if not override.startswith(RESUME)]
+    result, _ = train(config, plain=plain, overrides=kept)
+    return result.exit_code
+
+
+def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> None:
+    """One training per combination of comma-separated values, by whatever launcher the configuration names."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    @hydra.main(version_base="1.3", config_path=str(SHIPPED), config_name=ROOT)
+    def job(_composed) -> None:
+        chosen = [str(override) for override in HydraConfig.get().overrides.task]
+        code = launch(chosen, config_dirs)
+        if code:
+            sys.exit(code)
+
+    sys.argv = ["mamoe train", "--multirun", *search_path_override(config_dirs), *overrides]
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # else it prints errors itself, with a trace, and ends with 1 whatever they are
+    )
+    try:
+        job()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise refusal(error, overrides, config_dirs) from None

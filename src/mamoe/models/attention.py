@@ -1,0 +1,50 @@
+"""Cross-attention in which every cell sees only the tokens of the regions that cover it.
+
+Shapes: B images · N cells of one level · S text tokens · C channels · D text width.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from jaxtyping import Float
+from torch import Tensor
+
+
+class RegionAttnProcessor:
+    """Attention processor that takes one boolean mask per image, shared by all heads.
+
+    It computes what the stock ``AttnProcessor2_0`` computes, but broadcasts the mask over the heads where the stock
+    one repeats it per head. The layer's weights and their names stay untouched, so adapters on ``to_q``, ``to_k``,
+    ``to_v`` and ``to_out`` work; replacing it by a stock processor gives the same result with more memory.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Float[Tensor, "B N C"],
+        encoder_hidden_states: Float[Tensor, "B S D"] | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Float[Tensor, "B N C"]:
+        """Attend from cells to text tokens.
+
+        Args:
+            attn: the layer whose projections are used.
+            hidden_states: the cells, after normalisation.
+            encoder_hidden_states: the text; None = self-attention.
+            attention_mask: bool[B N S], True = may attend, every row with a True; or a float bias that broadcasts
+                to [B N S]; None = every cell attends every token.
+        """
+        assert attn.to_k is not None and attn.to_v is not None and attn.to_out is not None
+        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = _split_heads(attn.to_q(hidden_states), attn.heads)
+        key = _split_heads(attn.to_k(text), attn.heads)
+        value = _split_heads(attn.to_v(text), attn.heads)
+        mask = None if attention_mask is None else attention_mask.unsqueeze(1)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        project, dropout = attn.to_out
+        return dropout(project(mixed.transpose(1, 2).flatten(2)))
+
+
+def _split_heads(x: Float[Tensor, "B M C"], heads: int) -> Float[Tensor, "B heads M c"]:
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)

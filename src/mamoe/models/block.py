@@ -1,0 +1,116 @@
+"""The UNet's transformer block, aware of regions and experts.
+
+    cells -> self-attention -> cross-attention (masked by region) -> feed-forward (one expert per class group) -> cells
+
+What a block needs to know of the layout comes as an argument, ``cross_attention_kwargs={"regions": levels}``: state
+left on a module would be read again, wrongly, when gradient checkpointing runs the block a second time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.models.attention_processor import Attention
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mamoe.models.attention import RegionAttnProcessor
+from mamoe.models.moe import MoEFeedForward
+from mamoe.types import ConfigError
+
+
+class MaMoETransformerBlock(BasicTransformerBlock):
+    """Takes over the layers of a stock block and knows the pyramid level it works on.
+
+    Args:
+        stock: the block whose layers are taken over; their names in the state dict stay.
+        level: 0 = finest, L-1 = coarsest.
+        num_experts: experts of the feed-forward; 1 = it stays dense.
+        region_attention: whether a cell attends the text of its own regions only, or that of its whole image.
+
+    Raises:
+        ConfigError: the block is of a kind that latent diffusion UNets do not use.
+    """
+
+    norm2: nn.LayerNorm
+    attn2: Attention
+    norm3: nn.LayerNorm
+    ff: FeedForward | MoEFeedForward
+
+    def __init__(self, stock: BasicTransformerBlock, *, level: int, num_experts: int, region_attention: bool) -> None:
+        _check_kind(stock)
+        with torch.device("meta"):  # for the plain attributes only; the layers are taken over below
+            super().__init__(
+                stock.dim,
+                stock.num_attention_heads,
+                stock.attention_head_dim,
+                dropout=stock.dropout,
+                cross_attention_dim=stock.cross_attention_dim,
+                activation_fn=stock.activation_fn,
+                attention_bias=stock.attention_bias,
+                norm_elementwise_affine=stock.norm_elementwise_affine,
+            )
+        for name, layer in stock.named_children():
+            setattr(self, name, layer)
+        if region_attention:
+            self.attn2.set_processor(cast(Any, RegionAttnProcessor()))
+        if num_experts > 1:
+            self.ff = MoEFeedForward(stock.ff, num_experts)
+        self.level = level
+        self.region_attention = region_attention
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "B N C"],
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Float[Tensor, "B S D"] | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        timestep: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        class_labels: Tensor | None = None,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> Float[Tensor, "B N C"]:
+        """The stock block's arguments in the stock order, because checkpointing passes them by position.
+
+        ``cross_attention_kwargs["regions"]`` holds one ``LevelConditioning`` per level; this block reads its own.
+        """
+        for_processors = dict(cross_attention_kwargs or {})
+        levels = for_processors.pop("regions", None)
+        attend = levels[self.level].attend if levels is not None else None
+        if attend is not None and not self.region_attention:
+            attend = attend.any(dim=1, keepdim=True)  # what no cell of the image attends is padding
+        routing = levels[self.level].routing if levels is not None else None
+
+        # Self-attention.
+        hidden_states = hidden_states + self.attn1(
+            self.norm1(hidden_states), attention_mask=attention_mask, **for_processors
+        )
+
+        # Cross-attention.
+        hidden_states = hidden_states + self.attn2(
+            self.norm2(hidden_states),
+            encoder_hidden_states=encoder_hidden_states,
+            attention_mask=encoder_attention_mask if attend is None else attend,
+            **for_processors,
+        )
+
+        # Feed-forward.
+        normed = self.norm3(hidden_states)
+        out = self.ff(normed, routing) if isinstance(self.ff, MoEFeedForward) else self.ff(normed)
+        return hidden_states + out
+
+
+def _check_kind(stock: BasicTransformerBlock) -> None:
+    problems = []
+    if stock.norm_type != "layer_norm":
+        problems.append(f"norm_type must be 'layer_norm', got {stock.norm_type!r}")
+    if stock.only_cross_attention or stock.double_self_attention or stock.attn2 is None:
+        problems.append("it must have one self-attention and one cross-attention")
+    if stock.pos_embed is not None:
+        problems.append("it must have no positional embedding of its own")
+    if hasattr(stock, "fuser"):
+        problems.append("it must have no gated attention (attention_type 'default')")
+    if problems:
+        raise ConfigError(f"This UNet's transformer blocks cannot take regions and experts: {'; '.join(problems)}.")

@@ -1,0 +1,55 @@
+"""From drawn scenes to an untrained base model with a trained autoencoder: the first half of the tiny base's recipe."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mamoe.data.prompts import read_prompts_csv
+from mamoe.diffusion.schedules import make_scheduler
+from mamoe.errors import ConfigError, DatasetError
+from mamoe.models.tiny import write_untrained_base
+from mamoe.taxonomy import Taxonomy, shipped_taxonomies
+from mamoe.training.autoencoder import AutoencoderRecipe, reconstruction_psnr, train_autoencoder
+
+
+def make_new_base(data: Path, out: Path, *, steps: int | None, report: Callable[[int, int, float], None]) -> float:
+    """Train the autoencoder on ``data/images/train`` and write a base model folder; returns the PSNR on ``val`` in dB.
+
+    Args:
+        data: a folder made by ``mamoe scenes``.
+        out: folder to make; its UNet and text encoder are untrained.
+        steps: of the encoder's and of the decoder's training; None = the recipe's.
+        report: called with (step, steps, loss) after every step.
+
+    Raises:
+        ConfigError: ``out`` exists.
+        DatasetError: no pictures to train on.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists and would be overwritten; name a new folder.")
+    recipe = AutoencoderRecipe()
+    if steps is not None:
+        recipe = replace(recipe, encoder_steps=steps, decoder_steps=steps)
+    total = recipe.encoder_steps + recipe.decoder_steps
+    done = itertools.count(1)
+    trains, validates = (read_pictures(data / "images" / split) for split in ("train", "val"))
+    autoencoder = train_autoencoder(trains, recipe, report=lambda step, loss, _: report(next(done), total, loss))
+    classes = [c.prompt for name in shipped_taxonomies() for c in Taxonomy.load(name).classes]
+    texts = [*read_prompts_csv(data / "prompts_train.csv").values(), *classes]
+    scheduler = make_scheduler("v_prediction", zero_snr=True)
+    write_untrained_base(out, autoencoder=autoencoder, scheduler=scheduler, texts=texts, seed=recipe.seed)
+    return reconstruction_psnr(autoencoder, validates)
+
+
+def read_pictures(folder: Path) -> np.ndarray:
+    """All pictures of a folder, which are of one size: u8 [n H W 3]."""
+    paths = sorted(folder.glob("*.png"))
+    if not paths:
+        raise DatasetError(f"There are no PNG pictures in {folder}. Make some: mamoe scenes {folder.parent.parent}")
+    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])

@@ -1,0 +1,78 @@
+"""The folder of a run and what is known before its first step."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mamoe.errors import ConfigError
+
+PACKAGES = ("mamoe", "torch", "torchvision", "lightning", "diffusers", "transformers", "safetensors", "numpy")
+SHARED = "MAMOE_RUN_DIR"  # how the first process tells those it starts which folder it chose
+
+
+def new_run_dir(runs: str | Path, name: str) -> Path:
+    """``<runs>/<name>/<date-time>-<id>``, made; ``<runs>/<name>/latest`` points to it. One folder for all processes."""
+    if shared := os.environ.get(SHARED):
+        return Path(shared)
+    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
+    folder = Path(runs) / name / stamp
+    folder.mkdir(parents=True)
+    latest, temporary = folder.parent / "latest", folder.parent / f".latest-{stamp}"
+    temporary.symlink_to(stamp)
+    temporary.replace(latest)
+    os.environ[SHARED] = str(folder)
+    return folder
+
+
+def run_of(path: str | Path) -> Path:
+    """The run folder that ``path`` is or lies in.
+
+    Raises:
+        ConfigError: there is no run there.
+    """
+    given = Path(path)
+    for folder in (given, given.parent, given.parent.parent):
+        if (folder / "overrides.txt").is_file():
+            return folder.resolve()
+    raise ConfigError(
+        f"resume={path}: there is no run there. Give the folder of a run (it holds config.yaml and checkpoints/), "
+        f"for example {Path('runs') / '<name>' / 'latest'}."
+    )
+
+
+def write_start(
+    folder: Path, *, config: Mapping[str, Any], overrides: Sequence[str], dataset: Mapping[str, Any]
+) -> None:
+    """config.yaml, overrides.txt, environment.json and dataset.json; a resumed run keeps those it has."""
+    if (folder / "config.yaml").exists():
+        return
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    (folder / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides), encoding="utf-8")
+    for name, content in (("environment.json", environment()), ("dataset.json", dataset)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """The overrides a run was started with."""
+    return (folder / "overrides.txt").read_text(encoding="utf-8").splitlines()
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+    }

@@ -1,0 +1,119 @@
+"""Draw many pictures in batches: the way sampling jobs, sample grids during training and the demo share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+
+import torch
+from diffusers import ImagePipelineOutput
+from PIL import Image
+
+from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.sampling.requests import Request
+from mamoe.tensors import Sample
+
+GUIDANCE = 4.0
+
+
+class Mode(StrEnum):
+    """How much a picture is told to follow its prompts and layout."""
+
+    COND = "cond"  # they are given, without guidance
+    UNCOND = "uncond"  # the empty prompt and no layout
+    CFG = "cfg"  # classifier-free guidance
+
+
+def guidance_of(mode: Mode | str, guidance_scale: float = GUIDANCE) -> float:
+    """The guidance scale a mode stands for; ``guidance_scale`` is that of ``cfg``.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    if mode not in list(Mode):
+        raise ValueError(f"mode must be one of {', '.join(Mode)}; got {mode!r}.")
+    return {Mode.COND: 1.0, Mode.UNCOND: 0.0, Mode.CFG: guidance_scale}[Mode(mode)]
+
+
+def sample_batch(
+    pipe: LayoutPipeline,
+    samples: Sequence[Sample],
+    *,
+    mode: Mode | str = Mode.CFG,
+    seeds: Sequence[int],
+    steps: int = 50,
+    batch_size: int = 8,
+    guidance_scale: float = GUIDANCE,
+    layout: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Image.Image]:
+    """A picture for every sample's prompts and map; the samples' own pictures are not looked at.
+
+    Picture i depends on sample i and ``seeds[i]`` alone. Samples may differ in size.
+
+    Args:
+        pipe: put together from the parts at hand; nothing is moved or switched to evaluation mode here.
+        samples: what to draw.
+        mode: see :class:`Mode`.
+        seeds: one per sample.
+        steps: of the scheduler.
+        batch_size: pictures drawn together.
+        guidance_scale: of mode ``cfg``.
+        layout: False draws by the global prompt alone, at the map's size: what a model without layout does.
+        progress: called with (pictures done, pictures in all) after every batch.
+
+    Raises:
+        ValueError: as many seeds as samples are wanted; an unknown mode; what the pipeline refuses.
+    """
+    if len(samples) != len(seeds):
+        raise ValueError(f"Wanted one seed per sample, got {len(samples)} samples and {len(seeds)} seeds.")
+    scale = guidance_of(mode, guidance_scale)
+    images: dict[int, Image.Image] = {}
+    for chosen in batches_by_size([sample.panoptic.size for sample in samples], batch_size):
+        requests = [Request(prompts=samples[i].prompts, panoptic=samples[i].panoptic) for i in chosen]
+        drawn = draw(pipe, requests, [seeds[i] for i in chosen], steps=steps, guidance_scale=scale, layout=layout)
+        images.update(zip(chosen, drawn, strict=True))
+        if progress is not None:
+            progress(len(images), len(samples))
+    return [images[i] for i in range(len(samples))]
+
+
+def draw(
+    pipe: LayoutPipeline,
+    requests: Sequence[Request],
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    guidance_scale: float,
+    layout: bool = True,
+) -> list[Image.Image]:
+    """One call of the pipeline for requests with maps of one size, each with a generator of its own seed."""
+    maps = [request.panoptic for request in requests if request.panoptic is not None]
+    text = [request.prompts.global_prompt for request in requests]
+    options = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+    }
+    if not layout:
+        height, width = maps[0].size
+        output = pipe(text, height=height, width=width, **options)
+    else:
+        by_segment = [request.prompts.by_segment for request in requests]
+        output = pipe(text, maps, by_segment, **options)
+    assert isinstance(output, ImagePipelineOutput) and isinstance(output.images, list)
+    return output.images
+
+
+def batches_by_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> Iterator[list[int]]:
+    """Positions of pictures to draw together: of one size, at most ``batch_size``, in order within a size.
+
+    Raises:
+        ValueError: ``batch_size`` is less than 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    for size in dict.fromkeys(sizes):
+        same = [i for i, other in enumerate(sizes) if other == size]
+        for start in range(0, len(same), batch_size):
+            yield same[start : start + batch_size]

@@ -1,0 +1,225 @@
+"""Folders of layouts to folders of pictures.
+
+    <maps>/<name>.png [+ prompts CSV, instance prompts JSON]  ->  <out>/<name>.png, <name>.json, contact_sheet.png
+
+A job can be stopped at any moment and started again: finished pictures are kept and skipped. A picture's record (JSON)
+is written before the picture itself, so a record without a picture is work to do, and a picture without a record
+belongs to somebody else and is never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mamoe.data.files import order_of
+from mamoe.data.panoptic import read_panoptic
+from mamoe.data.prompts import raise_problems, read_instance_prompts, read_prompts_csv
+from mamoe.errors import DatasetError
+from mamoe.randomness import derive_seed
+from mamoe.sampling.batches import GUIDANCE, batches_by_size, draw
+from mamoe.sampling.output import CONTACT_SHEET, contact_sheet, key_of, model_hash, write_json, write_picture
+from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.sampling.requests import Request, segment_problems
+from mamoe.sampling.runs import load_components
+from mamoe.types import PanopticMap, RegionPrompts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One picture to draw."""
+
+    panoptic: Path
+    size: tuple[int, int]  # (H, W) of the map in pixels
+    prompts: RegionPrompts
+
+    @property
+    def name(self) -> str:
+        return self.panoptic.name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderResult:
+    """What a job did."""
+
+    pictures: tuple[Path, ...]  # all of the folder's pictures, in order
+    drawn: int  # of these, drawn now
+    contact_sheet: Path
+
+
+def load_run(run_dir: str | Path, checkpoint: str = "latest", ema: bool = True, **options: Any) -> LayoutPipeline:
+    """The pipeline of a training run; see :func:`mamoe.sampling.runs.load_components`."""
+    return LayoutPipeline(**load_components(Path(run_dir), checkpoint=checkpoint, ema=ema, **options))
+
+
+def list_jobs(
+    panoptic: Path, pipe: LayoutPipeline, *, prompts: Path | None = None, instance_prompts: Path | None = None
+) -> list[Job]:
+    """A job for every PNG in the folder, ordered by the numbers in the names.
+
+    Args:
+        panoptic: folder of panoptic PNGs.
+        pipe: what will draw them; its taxonomy and its autoencoder's factor are what maps are checked against.
+        prompts: CSV with a prompt for every map; without one the global prompt is empty.
+        instance_prompts: JSON with prompts for some segments; the others take their class's prompt.
+
+    Raises:
+        DatasetError: the folder holds no maps, a map is unreadable, of a wrong size or with unknown classes, a prompt
+            is missing, or an instance prompt is for a segment the map does not have. All problems in one error.
+    """
+    if not panoptic.is_dir():
+        raise DatasetError(f"There is no folder {panoptic}; wanted one with panoptic PNGs.")
+    paths = sorted(panoptic.glob("*.png"), key=lambda path: order_of(path.name))
+    if not paths:
+        raise DatasetError(f"{panoptic} holds no panoptic PNGs (*.png).")
+    by_file = None if prompts is None else _by_stem(read_prompts_csv(prompts))
+    by_segment = {} if instance_prompts is None else _by_stem(read_instance_prompts(instance_prompts))
+    jobs, problems = [], []
+    for path in paths:
+        text = "" if by_file is None else by_file.get(path.stem)
+        if text is None:
+            problems.append(f"{path} has no prompt in {prompts}; add a row {path.name},<prompt>")
+        try:
+            layout = read_panoptic(path)
+        except DatasetError as error:
+            problems.append(str(error))
+            continue
+        segments = by_segment.get(path.stem, {})
+        problems += [f"{path}: {problem}" for problem in _map_problems(layout, segments, pipe)]
+        jobs.append(
+            Job(panoptic=path, size=layout.size, prompts=RegionPrompts(global_prompt=text or "", by_segment=segments))
+        )
+    raise_problems(problems, f"The sampling job of {panoptic}")
+    return jobs
+
+
+def sample_folder(
+    pipe: LayoutPipeline,
+    panoptic: str | Path,
+    out: str | Path,
+    *,
+    prompts: str | Path | None = None,
+    instance_prompts: str | Path | None = None,
+    seed: int = 0,
+    steps: int = 50,
+    guidance_scale: float = GUIDANCE,
+    batch_size: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> FolderResult:
+    """Draw a picture for every map of a folder, and a contact sheet of maps and pictures.
+
+    A picture depends on its map, its prompts, the settings and (``seed``, its file name): not on the other files.
+    Pictures already there are skipped if their records say the same.
+
+    Args:
+        pipe: what draws.
+        panoptic: folder of panoptic PNGs.
+        out: is made if needed.
+        prompts: CSV, see :func:`list_jobs`.
+        instance_prompts: JSON, see :func:`list_jobs`.
+        seed: of the whole job.
+        steps: of the scheduler.
+        guidance_scale: see the pipeline.
+        batch_size: pictures drawn together.
+        progress: called with (pictures done, pictures in all), once at the start and after every batch.
+
+    Raises:
+        DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
+    """
+    out = Path(out)
+    jobs = list_jobs(
+        Path(panoptic),
+        pipe,
+        prompts=None if prompts is None else Path(prompts),
+        instance_prompts=None if instance_prompts is None else Path(instance_prompts),
+    )
+    settings = {
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "scheduler": type(pipe.scheduler).__name__,
+        "model_hash": model_hash(pipe),
+    }
+    records = [record_of(job, seed, settings) for job in jobs]
+    _check_out(out, jobs, records)
+    open_jobs = [i for i, job in enumerate(jobs) if not (out / job.name).exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    done = len(jobs) - len(open_jobs)
+    if progress is not None:
+        progress(done, len(jobs))
+    for chosen in batches_by_size([jobs[i].size for i in open_jobs], batch_size):
+        batch = [open_jobs[position] for position in chosen]
+        requests = [Request(prompts=jobs[i].prompts, panoptic=read_panoptic(jobs[i].panoptic)) for i in batch]
+        seeds = [records[i]["seed"] for i in batch]
+        images = draw(pipe, requests, seeds, steps=steps, guidance_scale=guidance_scale)
+        for i, image in zip(batch, images, strict=True):
+            write_json(records[i], _record_path(out, jobs[i]))
+            write_picture(image, out / jobs[i].name)
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(jobs))
+    pictures = tuple(out / job.name for job in jobs)
+    taxonomy = None if pipe.settings is None else pipe.settings.taxonomy
+    sheet = contact_sheet([(job.panoptic, picture) for job, picture in zip(jobs, pictures, strict=True)], taxonomy)
+    write_picture(sheet, out / CONTACT_SHEET)
+    return FolderResult(pictures=pictures, drawn=len(open_jobs), contact_sheet=out / CONTACT_SHEET)
+
+
+def record_of(job: Job, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the JSON beside a picture says: all that is needed to draw it again."""
+    return {
+        "panoptic": str(job.panoptic),
+        "prompt": job.prompts.global_prompt,
+        "instance_prompts": {str(segment): text for segment, text in sorted(job.prompts.by_segment.items())},
+        "seed": derive_seed(seed, "sample", key_of(job.name)),
+        **settings,
+    }
+
+
+def _map_problems(panoptic: PanopticMap, segments: Mapping[int, str], pipe: LayoutPipeline) -> list[str]:
+    factor = pipe.vae_scale_factor
+    problems = segment_problems(panoptic, segments)
+    if any(side % factor for side in panoptic.size):
+        nearest = tuple(max(factor, round(side / factor) * factor) for side in panoptic.size)
+        problems.append(f"height and width must be divisible by {factor}, got {panoptic.size}; nearest is {nearest}")
+    if pipe.settings is not None:
+        problems += pipe.settings.taxonomy.check(panoptic)
+    return problems
+
+
+def _check_out(out: Path, jobs: Sequence[Job], records: Sequence[Mapping[str, Any]]) -> None:
+    problems = []
+    for job, record in zip(jobs, records, strict=True):
+        picture, path = out / job.name, _record_path(out, job)
+        if job.name == CONTACT_SHEET:
+            problems.append(f"{job.panoptic}: the name {CONTACT_SHEET} is taken by the contact sheet; rename the map")
+        elif picture.exists() and not path.exists():
+            problems.append(f"{picture} has no {path.name} beside it: it is not a picture of such a job")
+        elif picture.exists():
+            # A map may have moved since; what was drawn from it has not changed.
+            old = _read_record(path)
+            other = [key for key in record if key != "panoptic" and old.get(key) != record[key]]
+            if other:
+                problems.append(f"{picture} was drawn with another {', '.join(other)}")
+    if problems:
+        problems.append("nothing is overwritten: choose another --out, or move these files away")
+    raise_problems(problems, f"The output folder {out}")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _record_path(out: Path, job: Job) -> Path:
+    return out / f"{job.panoptic.stem}.json"
+
+
+def _by_stem(by_name: Mapping[str, Any]) -> dict[str, Any]:
+    # Prompts are filed under the picture's name, which may end in .jpg where the map ends in .png.
+    return {Path(name).stem: value for name, value in by_name.items()}

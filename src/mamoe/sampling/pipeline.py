@@ -1,0 +1,297 @@
+"""Panoptic maps and prompts to pictures: a diffusers pipeline.
+
+The flow:  Requests -> Conditioning -> Noise -> Denoise -> Decode.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from mamoe.conditioning.collate import collate_layouts
+from mamoe.conditioning.conditioner import Conditioner, concatenate_conditionings, lay_end_to_end
+from mamoe.conditioning.regions import build_layout
+from mamoe.conditioning.settings import LayoutSettings
+from mamoe.conditioning.text import PromptEncoder
+from mamoe.errors import ConfigError, MamoeError
+from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.sampling.guidance import guide
+from mamoe.sampling.requests import InstancePrompts, Request, gather_requests, generators_for, picture_size
+from mamoe.sampling.runs import is_run, load_components
+from mamoe.sampling.schedule import ddim_scheduler, is_zero_snr
+from mamoe.shipped import resolved
+from mamoe.tensors import Conditioning, TextTokens
+from mamoe.types import PanopticMap
+
+# diffusers looks up a component of another library, and ModelMixin, in the module its folder names: this one.
+__all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "ModelMixin"]
+
+ZERO_SNR_RESCALE = 0.7
+
+
+class LayoutPipeline(DiffusionPipeline):
+    """Draws pictures that follow a panoptic map and a prompt per instance.
+
+    Args:
+        vae: autoencoder of the latents.
+        text_encoder: CLIP-type encoder of the prompts.
+        tokenizer: its tokenizer.
+        unet: a MaMoE UNet, or a stock one for text alone.
+        scheduler: any diffusers scheduler; :func:`~mamoe.sampling.schedule.ddim_scheduler` makes the default one.
+        layout: ``LayoutSettings.to_dict()`` of the training, or that as JSON text; None for a model without layout.
+
+    Raises:
+        ConfigError: the layout settings and the UNet disagree about the number of experts.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: Any,
+        layout: dict[str, Any] | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        # As text, because diffusers sorts the keys of what it saves, and the order of the groups numbers the experts.
+        text = layout if layout is None or isinstance(layout, str) else json.dumps(layout)
+        self.register_to_config(layout=text)
+        self.settings = None if text is None else LayoutSettings.from_dict(json.loads(text))
+        self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+        _check_layout(unet, self.settings)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **options: Any) -> Self:
+        """Read a saved pipeline, a run or one of its checkpoints, or a Stable Diffusion model.
+
+        The last is a folder, a hub name, or ``package:tiny``, which ships with the package.
+        A run takes the options of :func:`mamoe.sampling.runs.load_components`, everything else those of diffusers.
+        Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM unless
+        a ``scheduler`` is given.
+
+        Raises:
+            ConfigError: a folder that is none of these.
+        """
+        path = resolved(str(pretrained_model_name_or_path))
+        folder = Path(path)
+        if is_run(folder):
+            return cls(**load_components(folder, **options))
+        _check_folder(folder)
+        options = {"torch_dtype": torch.float32, "use_safetensors": True, **options}
+        pipe = super().from_pretrained(path, **options)
+        saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
+        if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
+            pipe.scheduler = ddim_scheduler(pipe.scheduler.config)
+        return pipe
+
+    def save_pretrained(self, save_directory: str | PathLike[str], **options: Any) -> None:
+        """Write every component as safetensors, readable by :meth:`from_pretrained`; options as in diffusers."""
+        if isinstance(self.unet, MaMoEUNet2DConditionModel):
+            self.register_to_config(unet=(__name__, MaMoEUNet2DConditionModel.__name__))
+        super().save_pretrained(save_directory, **options)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        panoptic: PanopticMap | list[PanopticMap] | None = None,
+        instance_prompts: InstancePrompts | list[InstancePrompts] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 4.0,
+        guidance_rescale: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draw one picture per map or prompt. A picture does not depend on the others of its call.
+
+        Args:
+            prompt: what the whole picture shows; None is the empty prompt.
+            panoptic: the layout, [H W] in pixels; None draws by the prompt alone.
+            instance_prompts: segment id -> prompt; other segments take the prompt of their class.
+            num_inference_steps: steps of the scheduler.
+            guidance_scale: 1 follows the prompts without guidance, 0 ignores prompts and layout.
+            guidance_rescale: in [0, 1]; None is 0.7 for a zero-terminal-SNR scheduler and else 0.
+            generator: one for each picture; one for several pictures seeds one for each.
+            height: in pixels, of pictures without a map; by default what the UNet was made for.
+            width: likewise.
+            output_type: "pil", "np" (f32[B H W 3] in [0, 1]), "pt" (f32[B 3 H W] in [0, 1]) or "latent".
+            return_dict: False returns a tuple.
+
+        Raises:
+            MamoeError: the arguments contradict each other, the maps or this model.
+        """
+        # Requests.
+        requests = gather_requests(prompt, panoptic, instance_prompts)
+        self._check_call(requests, num_inference_steps, guidance_scale, guidance_rescale, output_type)
+        size = picture_size(requests[0].panoptic, height, width, self._default_size(), self.vae_scale_factor)
+        generators = generators_for(generator, len(requests))
+        if guidance_rescale is None:
+            guidance_rescale = ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
+
+        # Conditioning.
+        conditioning = self._condition(requests, guidance_scale)
+
+        # Noise.
+        latents = self._noise(size, generators)
+
+        # Denoise.
+        latents = self._denoise(
+            latents, conditioning, num_inference_steps, guidance_scale, guidance_rescale, generators
+        )
+
+        # Decode.
+        images: Any = latents if output_type == "latent" else self._decode(latents, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _condition(self, requests: list[Request], scale: float) -> Conditioning:
+        """The conditional batch, the unconditional one (scale 0), or both end to end, unconditional first."""
+        if requests[0].panoptic is None or self.settings is None:
+            texts = [request.prompts.global_prompt for request in requests]
+            conditional, unconditional = self._by_text(texts), self._by_text([""] * len(texts))
+        else:
+            conditional, unconditional = self._by_layout(requests, self.settings)
+        if scale == 1.0:
+            return conditional
+        if scale == 0.0:
+            return unconditional
+        return concatenate_conditionings([unconditional, conditional])
+
+    def _by_text(self, prompts: list[str]) -> Conditioning:
+        encoder = PromptEncoder(self.tokenizer, self.text_encoder)
+        text = lay_end_to_end([[embed] for embed in encoder.encode(prompts, padded=True)])
+        device = self._execution_device
+        tokens = TextTokens(
+            embeds=text.embeds.to(device, self.unet.dtype),
+            valid=text.valid.to(device),
+            region=text.region.to(device),
+        )
+        return Conditioning(text=tokens, levels=())
+
+    def _by_layout(self, requests: list[Request], settings: LayoutSettings) -> tuple[Conditioning, Conditioning]:
+        encoder = PromptEncoder(self.tokenizer, self.text_encoder)
+        conditioner = Conditioner(encoder, settings, num_levels=len(self.unet.config["block_out_channels"]))
+        layouts = [
+            build_layout(request.panoptic, request.prompts, settings, self.vae_scale_factor)
+            for request in requests
+            if request.panoptic is not None
+        ]
+        regions = collate_layouts(layouts, settings.num_experts)
+        device, dtype = self._execution_device, self.unet.dtype
+        return (
+            conditioner(regions, device=device, dtype=dtype),
+            conditioner(regions.null_like(), device=device, dtype=dtype),
+        )
+
+    def _noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Float[Tensor, "B C h w"]:
+        factor, channels = self.vae_scale_factor, self.unet.config["in_channels"]
+        shape = (channels, size[0] // factor, size[1] // factor)
+        noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
+        return torch.stack(noise).to(self._execution_device)
+
+    def _denoise(
+        self,
+        latents: Float[Tensor, "B C h w"],
+        conditioning: Conditioning,
+        steps: int,
+        scale: float,
+        rescale: float,
+        generators: list[torch.Generator],
+    ) -> Float[Tensor, "B C h w"]:
+        self.scheduler.set_timesteps(steps, device=latents.device)
+        latents = latents * self.scheduler.init_noise_sigma
+        inputs = conditioning.unet_inputs()
+        guided = len(conditioning.text.embeds) > len(latents)
+        # Samplers that draw noise in every step take it from each picture's own generator too.
+        stochastic = "generator" in inspect.signature(self.scheduler.step).parameters
+        extra: dict[str, Any] = {"generator": generators} if stochastic else {}
+        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:  # pyright: ignore[reportCallIssue]
+            for timestep in self.scheduler.timesteps:
+                noisy = torch.cat([latents, latents]) if guided else latents
+                noisy = self.scheduler.scale_model_input(noisy, timestep).to(self.unet.dtype)
+                output = self.unet(noisy, timestep, **inputs).sample.float()
+                if guided:
+                    output = guide(*output.chunk(2), scale=scale, rescale=rescale)
+                latents = self.scheduler.step(output, timestep, latents, **extra).prev_sample
+                bar.update()
+        return latents
+
+    def _decode(self, latents: Float[Tensor, "B C h w"], output_type: str) -> Any:
+        config = self.vae.config
+        unscaled = latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0)
+        images = self.vae.decode(unscaled.to(self.vae.dtype)).sample.float()
+        return self.image_processor.postprocess(images, output_type=output_type)
+
+    def _default_size(self) -> tuple[int, int]:
+        cells = self.unet.config["sample_size"]
+        height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
+        return height * self.vae_scale_factor, width * self.vae_scale_factor
+
+    def _check_call(
+        self, requests: list[Request], steps: int, scale: float, rescale: float | None, output_type: str
+    ) -> None:
+        problems = []
+        most = self.scheduler.config["num_train_timesteps"]
+        if not 1 <= steps <= most:
+            problems.append(f"num_inference_steps must lie in 1..{most}, got {steps}")
+        if scale < 0:
+            problems.append(f"guidance_scale must be 0 or more, got {scale}")
+        if rescale is not None and not 0.0 <= rescale <= 1.0:
+            problems.append(f"guidance_rescale must lie in [0, 1], got {rescale}")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            problems.append(f"output_type must be one of pil, np, pt, latent; got {output_type!r}")
+        maps = [request.panoptic for request in requests if request.panoptic is not None]
+        if maps and self.settings is None:
+            problems.append("this model knows no layout: leave out panoptic, or load a model fine-tuned with layouts")
+        elif self.settings is not None:
+            taxonomy = self.settings.taxonomy
+            problems += [f"map {i}: {p}" for i, panoptic in enumerate(maps) for p in taxonomy.check(panoptic)]
+        if problems:
+            raise MamoeError("The pipeline cannot draw this:\n" + "\n".join(f"- {problem}" for problem in problems))
+
+
+def _check_layout(unet: UNet2DConditionModel, settings: LayoutSettings | None) -> None:
+    if settings is None:
+        return
+    config: Mapping[str, Any] = unet.config
+    problems = []
+    if settings.num_experts != config.get("num_experts", 1):
+        problems.append(
+            f"the layout settings have {settings.num_experts} experts, the UNet {config.get('num_experts', 1)}"
+        )
+    if settings.region_attention and not config.get("region_attention", False):
+        problems.append("the layout settings ask for region attention, the UNet has none")
+    if problems:
+        raise ConfigError(
+            "The layout settings do not fit the UNet: " + "; ".join(problems) + ". Use those it was trained with, or "
+            "convert the UNet with MaMoEUNet2DConditionModel.from_unet."
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise ConfigError(
+            f"{folder} is no model: wanted a folder with model_index.json (a saved pipeline), checkpoints/ (a run) or "
+            "recipe.json (a checkpoint)."
+        )
+    if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", "..", "~")):
+        raise ConfigError(f"There is no folder {folder}, and a hub name looks like owner/name.")

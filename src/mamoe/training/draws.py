@@ -1,0 +1,71 @@
+"""Everything random about a picture's loss, drawn from the picture's own generators.
+
+A picture's draws depend on (seed, purpose, epoch, index) alone: neither its batch mates nor the number of workers,
+processes or accumulated batches change them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from mamoe.randomness import generator_for, stacked_randn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Draws:
+    """The random part of a batch's losses."""
+
+    timesteps: Int64[Tensor, "B"]  # in [0, T)
+    noise: Float[Tensor, "B C h w"]  # standard normal: what the network has to find
+    dropped: Bool[Tensor, "B"]  # True: the picture is seen without prompt and layout
+
+    def to(self, device: torch.device | str) -> Draws:
+        return Draws(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def training_draws(
+    seed: int,
+    epoch: Sequence[int],
+    index: Sequence[int],
+    latent_shape: tuple[int, int, int],
+    num_timesteps: int,
+    prompt_dropout: float,
+) -> Draws:
+    """Uniform timesteps, normal noise and prompt dropout for a training batch, on the CPU."""
+    keys = list(zip(epoch, index, strict=True))
+    timesteps = [torch.randint(num_timesteps, (), generator=generator_for(seed, "timestep", *k)) for k in keys]
+    dropped = [torch.rand((), generator=generator_for(seed, "dropout", *k)) < prompt_dropout for k in keys]
+    noise = stacked_randn(latent_shape, [generator_for(seed, "noise", *k) for k in keys])
+    return Draws(timesteps=torch.stack(timesteps), noise=noise, dropped=torch.stack(dropped))
+
+
+def fixed_draws(
+    seed: int,
+    index: Sequence[int],
+    positions: Sequence[int],
+    count: int,
+    latent_shape: tuple[int, int, int],
+    num_timesteps: int,
+) -> Draws:
+    """One timestep and noise per picture, the same at every call: a yardstick for the progress of a training.
+
+    ``positions`` are the pictures' places among ``count`` fixed ones: place p draws its timestep from the p-th of
+    ``count`` equal strata of [0, T), so that together they cover all noise levels evenly. Nothing is dropped.
+    """
+    offsets = torch.stack([torch.rand((), generator=generator_for(seed, "fixed timestep", i)) for i in index])
+    timesteps = ((torch.tensor(positions) + offsets) / count * num_timesteps).long().clamp(max=num_timesteps - 1)
+    noise = stacked_randn(latent_shape, [generator_for(seed, "fixed noise", i) for i in index])
+    return Draws(timesteps=timesteps, noise=noise, dropped=torch.zeros(len(timesteps), dtype=torch.bool))
+
+
+def posterior_noise(
+    seed: int, epoch: Sequence[int], index: Sequence[int], latent_shape: tuple[int, int, int]
+) -> Float[Tensor, "B C h w"]:
+    """The noise of sampling an autoencoder's latent, a stream of its own."""
+    keys = zip(epoch, index, strict=True)
+    return stacked_randn(latent_shape, [generator_for(seed, "latent", *k) for k in keys])

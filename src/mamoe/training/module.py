@@ -1,0 +1,204 @@
+"""One training step of a latent diffusion model.
+
+The flow:  Batch -> Conditioning -> Noise -> Predict -> Loss, then the optimizer step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mamoe.diffusion.losses import min_snr_weight, mse_per_image
+from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised, snr, target_of
+from mamoe.randomness import derive_seed
+from mamoe.tensors import Batch, Conditioning, RegionBatch
+from mamoe.training.draws import Draws, posterior_noise, training_draws
+from mamoe.training.ema import WeightAverage
+from mamoe.training.finite import StepWatch
+from mamoe.training.latents import LatentMemory
+from mamoe.types import ConfigError
+
+ConditionerFn = Callable[[RegionBatch, torch.device, torch.dtype], Conditioning]
+
+
+class DiffusionModule(LightningModule):
+    """Trains ``unet`` (and on request the text encoder) to undo noise; autoencoder and schedule stay as they are.
+
+    Args:
+        unet: a stock or MaMoE UNet with float32 weights.
+        vae: the autoencoder, frozen; kept out of this module's parameters and state.
+        text_encoder: the network inside ``conditioner``, frozen unless ``train_text_encoder``.
+        conditioner: regions -> conditioning on a device; differentiable when the text encoder is trained.
+        scheduler: the noise schedule; its ``prediction_type`` is what the UNet predicts.
+        optimizer: parameters -> optimizer.
+        lr_scheduler: optimizer -> schedule, stepped once per optimizer step.
+        prompt_dropout: share of pictures seen without prompt and layout, for classifier-free guidance.
+        snr_gamma: min-SNR-gamma of the loss weights; None weighs all noise levels alike.
+        ema_decay: decay of the weight average; None keeps no average.
+        seed: every draw derives from it.
+        latent_memory_mib: how many MiB of encoded pictures to remember; 0 encodes every picture every time.
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: nn.Module,
+        vae: AutoencoderKL,
+        text_encoder: nn.Module,
+        conditioner: ConditionerFn,
+        scheduler: DDPMScheduler,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        prompt_dropout: float = 0.1,
+        snr_gamma: float | None = None,
+        ema_decay: float | None = None,
+        seed: int = 0,
+        train_text_encoder: bool = False,
+        gradient_checkpointing: bool = False,
+        channels_last: bool = False,
+        latent_memory_mib: int = 0,
+    ) -> None:
+        super().__init__()
+        self.unet = unet.to(memory_format=torch.channels_last) if channels_last else unet
+        if gradient_checkpointing:
+            unet.enable_gradient_checkpointing()  # type: ignore[operator]
+        # A tuple hides the frozen networks from nn.Module, so that they are neither trained, saved nor synchronised.
+        self._frozen = (vae,) if train_text_encoder else (vae, text_encoder)
+        for network in self._frozen:
+            network.requires_grad_(False).eval()
+        if train_text_encoder:
+            self.text_encoder = text_encoder
+        self.train()  # from_pretrained hands networks over in evaluation mode
+        self._latent_memory = LatentMemory(vae, latent_memory_mib)
+        self.conditioner = conditioner
+        self.prediction = Prediction.parse(scheduler.config["prediction_type"])
+        self.alphas_cumprod = scheduler.alphas_cumprod.clone()
+        self.prompt_dropout, self.snr_gamma, self.ema_decay, self.seed = prompt_dropout, snr_gamma, ema_decay, seed
+        self.ema: WeightAverage | None = None
+        self.watch = StepWatch()
+        self._make_optimizer, self._make_lr_scheduler = optimizer, lr_scheduler
+        _check(self)
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        return self._frozen[0]  # type: ignore[return-value]
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The networks with weights of their own in a checkpoint, by folder name."""
+        return {name: module for name, module in self.named_children() if name in ("unet", "text_encoder")}
+
+    # The loss of a batch.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        # Batch.
+        epoch, index = batch.epoch.tolist(), batch.index.tolist()
+        latents = self.encode(batch)
+        shape = tuple(latents.shape[1:])
+        draws = training_draws(self.seed, epoch, index, shape, len(self.alphas_cumprod), self.prompt_dropout)  # type: ignore[arg-type]
+        loss = self.loss_per_image(latents, batch.regions, draws)
+        self.watch.add(loss, batch.keys)
+        return loss.mean()
+
+    def loss_per_image(
+        self, latents: Float[Tensor, "B C h w"], regions: RegionBatch, draws: Draws
+    ) -> Float[Tensor, "B"]:
+        """The weighted loss of every picture, float32."""
+        draws = draws.to(latents.device)
+
+        # Conditioning.
+        conditioning = self._condition(regions.drop(draws.dropped))
+
+        # Noise.
+        alpha, sigma = alpha_sigma(self.alphas_cumprod, draws.timesteps)
+        noisy = noised(latents, draws.noise, alpha, sigma)
+
+        # Predict.
+        output = self.unet(noisy, draws.timesteps, **conditioning.unet_inputs()).sample
+
+        # Loss.
+        loss = mse_per_image(output, target_of(self.prediction, latents, draws.noise, alpha, sigma))
+        if self.snr_gamma is None:
+            return loss
+        return loss * min_snr_weight(snr(self.alphas_cumprod, draws.timesteps), self.snr_gamma, self.prediction)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Float[Tensor, "B C h w"]:
+        """The latents of a batch's pictures: a posterior sample each, shifted and scaled as the UNet knows them."""
+        vae = self.vae
+        mean, std = self._latent_memory.moments(batch.image)
+        shape = tuple(mean.shape[1:])
+        noise = posterior_noise(self.seed, batch.epoch.tolist(), batch.index.tolist(), shape).to(mean.device)  # type: ignore[arg-type]
+        latents = mean + std * noise
+        return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config["scaling_factor"]
+
+    def _condition(self, regions: RegionBatch) -> Conditioning:
+        trained = "text_encoder" in self.trained
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            conditioning = self.conditioner(regions, self.device, torch.float32)
+        if trained and torch.is_grad_enabled() and not conditioning.text.embeds.requires_grad:
+            raise ConfigError(
+                "train_text_encoder is on, but the conditioner returned embeddings without gradients. Build its "
+                "prompt encoder without a cache and with gradients."
+            )
+        return conditioning
+
+    # The optimizer step.
+
+    def configure_optimizers(self):
+        optimizer = self._make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self._make_lr_scheduler is None:
+            return optimizer
+        schedule = {"scheduler": self._make_lr_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clip by the global norm, once per optimizer step; the last look before the weights change."""
+        limit = float("inf") if gradient_clip_val is None else float(gradient_clip_val)
+        norm = nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], limit)
+        rate = optimizer.param_groups[0]["lr"]
+        step = self.trainer.global_step + 1
+        self.watch.check(norm, learning_rate=rate, step=step, strategy=self.trainer.strategy)
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.ema is not None:
+            self.ema.update()
+
+    # Set-up.
+
+    def on_fit_start(self) -> None:
+        for network in self._frozen:
+            network.to(self.device)  # type: ignore[arg-type]
+        if self.ema_decay is not None:
+            self.ema = WeightAverage(self.trained, self.ema_decay)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout layers know the global stream only. Seeding it per batch makes a resumed run draw the same numbers.
+        trainer = self.trainer
+        part = batch_idx % trainer.accumulate_grad_batches
+        torch.manual_seed(derive_seed(self.seed, "layers", trainer.global_step, part, trainer.global_rank))
+
+
+def _check(module: DiffusionModule) -> None:
+    problems = []
+    odd = sorted({str(p.dtype) for p in module.parameters() if p.requires_grad and p.dtype != torch.float32})
+    if odd:
+        problems.append(
+            f"weights to be trained must be float32, got {', '.join(odd)}: load the model in float32 and "
+            "choose precision bf16-mixed for speed"
+        )
+    if not 0.0 <= module.prompt_dropout <= 1.0:
+        problems.append(f"prompt_dropout must lie in [0, 1], got {module.prompt_dropout}")
+    if module.snr_gamma is not None and module.snr_gamma <= 0:
+        problems.append(f"snr_gamma must be positive or null, got {module.snr_gamma}")
+    if problems:
+        raise ConfigError("The training cannot start: " + "; ".join(problems) + ".")

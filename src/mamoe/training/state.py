@@ -1,0 +1,123 @@
+"""What a checkpoint holds of a training: networks, their averages, optimizer, schedule and counters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mamoe.training.errors import CheckpointError
+
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_OPTIMIZER = "trainer/optimizer.safetensors"
+_STATE = "trainer/state.json"
+
+
+def save_network(network: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
+    """``state`` as weights of ``network`` in the layout its library's ``from_pretrained`` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    if hasattr(network, "save_config"):  # diffusers
+        network.save_config(folder)  # type: ignore[operator]
+        save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+    else:  # transformers, which may rename weights on their way to the file
+        network.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+
+
+def read_network(network: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The state dict written by :func:`save_network`, checked against ``network``.
+
+    Raises:
+        CheckpointError: names or shapes of the weights are others than the network's.
+    """
+    if hasattr(network, "save_config"):
+        state = load_file(folder / _WEIGHTS)
+    else:
+        state = type(network).from_pretrained(folder, use_safetensors=True).state_dict()  # type: ignore[attr-defined]
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    came = {name: tuple(value.shape) for name, value in state.items()}
+    odd = sorted(name for name in wanted.keys() | came.keys() if wanted.get(name) != came.get(name))
+    if odd:
+        name = odd[0]
+        raise CheckpointError(
+            f"The weights in {folder} do not fit the model of this configuration: {len(odd)} differ, first {name!r} "
+            f"(model {wanted.get(name, 'has none')}, checkpoint {came.get(name, 'has none')}). "
+            "Resume with the model settings of that run."
+        )
+    return state
+
+
+def save_trainer(folder: Path, optimizer: Optimizer, schedule: LRScheduler | None, counters: Mapping[str, Any]) -> None:
+    """Optimizer moments as tensors; everything else as JSON."""
+    (folder / "trainer").mkdir(parents=True, exist_ok=True)
+    state = optimizer.state_dict()
+    tensors, scalars = {}, {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            kind = tensors if isinstance(value, Tensor) else scalars
+            kind[f"{index}.{name}"] = value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
+    save_file(tensors, folder / _OPTIMIZER)
+    content = {
+        "counters": dict(counters),
+        "optimizer": {"kind": type(optimizer).__name__, "groups": state["param_groups"], "scalars": scalars},
+        "lr_scheduler": None if schedule is None else _json_state(schedule),
+    }
+    (folder / _STATE).write_text(json.dumps(content, indent=1))
+
+
+def read_counters(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / _STATE).read_text())["counters"]
+
+
+def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler | None) -> None:
+    """Continue an optimizer and its schedule.
+
+    Raises:
+        CheckpointError: the checkpoint is of another optimizer or schedule.
+    """
+    content = json.loads((checkpoint / _STATE).read_text())
+    saved = content["optimizer"]
+    sizes = [len(group["params"]) for group in saved["groups"]]
+    wanted = [len(group["params"]) for group in optimizer.param_groups]
+    if saved["kind"] != type(optimizer).__name__ or sizes != wanted:
+        raise CheckpointError(
+            f"{checkpoint} holds the state of {saved['kind']} over {sizes} weights, this configuration has "
+            f"{type(optimizer).__name__} over {wanted}. Resume with the optimizer and model settings of that run."
+        )
+    if (content["lr_scheduler"] is None) != (schedule is None):
+        raise CheckpointError(f"{checkpoint} was trained {'with' if schedule is None else 'without'} an LR schedule.")
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**load_file(checkpoint / _OPTIMIZER), **saved["scalars"]}.items():
+        index, _, entry = name.partition(".")
+        state.setdefault(int(index), {})[entry] = _laid_out(value, weights[int(index)])
+    groups = [
+        {key: tuple(value) if key == "betas" else value for key, value in group.items()} for group in saved["groups"]
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if schedule is not None:
+        schedule.load_state_dict(content["lr_scheduler"])
+
+
+def _laid_out(value: Any, weight: nn.Parameter) -> Any:
+    # The file holds moments row by row; beside channels-last weights they belong in the weights' own layout.
+    if isinstance(value, Tensor) and value.shape == weight.shape:
+        return torch.empty_like(weight, dtype=value.dtype, device="cpu").copy_(value)
+    return value
+
+
+def _json_state(schedule: LRScheduler) -> dict[str, Any]:
+    state = schedule.state_dict()
+    try:
+        return json.loads(json.dumps(state))
+    except TypeError as error:
+        raise CheckpointError(
+            f"The state of {type(schedule).__name__} cannot be written as JSON ({error}); choose another LR schedule."
+        ) from None

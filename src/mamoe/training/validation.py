@@ -1,0 +1,135 @@
+"""The loss on fixed pictures with fixed noise and timesteps: a curve without the jitter of the training loss."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from mamoe.tensors import Batch, RegionBatch, Sample
+from mamoe.training.data import SampleSource
+from mamoe.training.draws import Draws, fixed_draws
+from mamoe.training.metrics import log_metrics
+from mamoe.training.module import DiffusionModule
+from mamoe.training.steps import is_due
+from mamoe.types import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Fixed:
+    """A batch as the loss needs it, kept from one evaluation to the next."""
+
+    latents: Float[Tensor, "B C h w"]  # on the CPU
+    regions: RegionBatch
+    draws: Draws
+
+
+class FixedLoss(Callback):
+    """Logs the mean loss of ``count`` pictures every n optimizer steps and after the last one.
+
+    The pictures are spread evenly over the data set and seen as in pass 0; each has one noise and one timestep, and
+    the timesteps are stratified over the pictures. Pictures are dealt out to the processes, none twice. Latents are
+    encoded once and kept in memory (64 KiB for one of 512x512).
+
+    Args:
+        name: the metric, e.g. ``val/loss`` or ``train/stable_loss``.
+        data: where the pictures come from.
+        collate: samples -> batch.
+        count: how many pictures; a smaller data set gives all it has.
+        batch_size: pictures evaluated at a time by one process.
+        every_n_steps: optimizer steps between evaluations.
+        seed: of the noise and the timesteps.
+        use_ema: evaluate the averaged weights where there are any.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        data: SampleSource,
+        collate: Callable[[list[Sample]], Batch],
+        count: int = 100,
+        batch_size: int,
+        every_n_steps: int,
+        seed: int = 0,
+        use_ema: bool = False,
+    ) -> None:
+        if len(data) < 1 or count < 1 or batch_size < 1 or every_n_steps < 1:
+            raise ConfigError(
+                f"{name} needs at least one picture, batch_size >= 1 and every_n_steps >= 1; got {len(data)} pictures, "
+                f"count {count}, batch_size {batch_size}, every_n_steps {every_n_steps}."
+            )
+        self.name, self._data, self._collate, self._count = name, data, collate, min(count, len(data))
+        self._batch_size, self._every, self._seed, self._use_ema = batch_size, every_n_steps, seed, use_ema
+        self._fixed: list[_Fixed] | None = None
+        self._measured: tuple[int, float] | None = None
+
+    def measured_at(self, step: int) -> float | None:
+        """The loss if it was evaluated at exactly this step."""
+        return self._measured[1] if self._measured is not None and self._measured[0] == step else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        if trainer.global_step == 0:
+            self._run(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
+        if is_due(trainer, batch_idx, self._every):
+            self._run(trainer, pl_module)
+
+    def _run(self, trainer: Trainer, module: DiffusionModule) -> None:
+        value = self.evaluate(trainer, module)
+        self._measured = (trainer.global_step, value)
+        log_metrics(trainer, {self.name: value})
+        log.info("Step %d: %s %.5f", trainer.global_step, self.name, value)
+
+    def evaluate(self, trainer: Trainer, module: DiffusionModule) -> float:
+        """The mean loss over all fixed pictures and processes."""
+        with torch.no_grad(), evaluating(trainer, module, use_ema=self._use_ema):
+            if self._fixed is None:
+                self._fixed = [self._prepare(module, places) for places in self._places(trainer)]
+            losses = [self._loss(module, fixed) for fixed in self._fixed]
+        total = torch.zeros((), dtype=torch.float64, device="cpu")
+        for loss in losses:
+            total += loss.double().cpu().sum()
+        total = total.to(module.device) if module.device.type == "cuda" else total
+        return float(trainer.strategy.reduce(total, reduce_op="sum")) / self._count
+
+    def _places(self, trainer: Trainer) -> list[list[int]]:
+        mine = list(range(self._count))[trainer.global_rank :: trainer.world_size]
+        return [mine[i : i + self._batch_size] for i in range(0, len(mine), self._batch_size)]
+
+    def _prepare(self, module: DiffusionModule, places: list[int]) -> _Fixed:
+        index = [place * len(self._data) // self._count for place in places]
+        batch = self._collate([self._data[0, i] for i in index]).to(module.device)
+        latents = module.encode(batch)
+        shape, steps = tuple(latents.shape[1:]), len(module.alphas_cumprod)
+        draws = fixed_draws(self._seed, index, places, self._count, shape, steps)  # type: ignore[arg-type]
+        return _Fixed(latents=latents.cpu(), regions=batch.regions.to("cpu"), draws=draws)
+
+    def _loss(self, module: DiffusionModule, fixed: _Fixed) -> Float[Tensor, "B"]:
+        device = module.device
+        return module.loss_per_image(fixed.latents.to(device), fixed.regions.to(device), fixed.draws)
+
+
+@contextmanager
+def evaluating(trainer: Trainer, module: DiffusionModule, *, use_ema: bool) -> Iterator[None]:
+    """Evaluation mode and the trainer's precision inside the ``with``; on request the averaged weights."""
+    modes = {part: part.training for part in module.modules()}
+    with ExitStack() as stack:
+        stack.enter_context(trainer.precision_plugin.forward_context())
+        if use_ema and module.ema is not None:
+            stack.enter_context(module.ema.in_place())
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, mode in modes.items():
+                part.training = mode

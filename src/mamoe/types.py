@@ -1,0 +1,106 @@
+"""Boundary objects that need no torch. The error classes are re-exported from :mod:`mamoe.errors`.
+
+Letters used in every signature of the package: B images · R regions of an image · E experts · S text tokens ·
+D text width · H, W pixels · h, w latent cells · N = h*w cells of one UNet level · L levels · C channels ·
+K entries of a layout table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from mamoe.errors import ConfigError, DatasetError, MamoeError, NonFiniteLossError
+
+__all__ = [
+    "ConfigError",
+    "DatasetError",
+    "MamoeError",
+    "NonFiniteLossError",
+    "PanopticMap",
+    "RegionPrompts",
+]
+
+MAX_SEGMENT_ID = 0xFFFF
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PanopticMap:
+    """Which segment and which class every pixel belongs to.
+
+    On disk an RGB PNG: segment id = R*256 + G, class id = B. Segment id 0 means "no segment". A class without
+    segments of its own (stuff) may carry segment ids too.
+
+    Raises:
+        ValueError: the two arrays differ in size or type, an id is out of range, or a segment has two classes.
+    """
+
+    segment_id: Int32[np.ndarray, "H W"]  # in [0, 65535]
+    class_id: UInt8[np.ndarray, "H W"]
+
+    def __post_init__(self) -> None:
+        segment, klass = self.segment_id, self.class_id
+        if segment.ndim != 2 or segment.shape != klass.shape:
+            raise ValueError(
+                "A panoptic map needs two arrays [H W] of one size, "
+                f"got segment_id {segment.shape} and class_id {klass.shape}."
+            )
+        if segment.dtype != np.int32 or klass.dtype != np.uint8:
+            raise ValueError(
+                f"A panoptic map needs segment_id int32 and class_id uint8, got {segment.dtype} and {klass.dtype}."
+            )
+        if segment.size == 0:
+            raise ValueError("A panoptic map needs at least one pixel, got an empty one.")
+        if segment.min() < 0 or segment.max() > MAX_SEGMENT_ID:
+            raise ValueError(f"Segment ids must lie in [0, {MAX_SEGMENT_ID}], got {segment.min()} to {segment.max()}.")
+        mixed = _segments_of_two_classes(segment, klass)
+        if mixed:
+            raise ValueError(
+                f"Every segment must have one class, but segments {mixed[:8]} have several. Give each its own id."
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.segment_id.shape[0], self.segment_id.shape[1]
+
+    @property
+    def classes(self) -> dict[int, int]:
+        """Class id of every segment in the map, segment 0 left out, in order of the ids."""
+        ids, first = np.unique(self.segment_id, return_index=True)
+        classes = self.class_id.ravel()[first]
+        return {int(i): int(c) for i, c in zip(ids, classes, strict=True) if i != 0}
+
+    @classmethod
+    def read(cls, path: str | Path) -> PanopticMap:
+        """Read the RGB PNG at ``path``."""
+        from mamoe.data.panoptic import read_panoptic
+
+        return read_panoptic(Path(path))
+
+    def write(self, path: str | Path) -> None:
+        """Write the RGB PNG to ``path``."""
+        from mamoe.data.panoptic import write_panoptic
+
+        write_panoptic(self, Path(path))
+
+
+def _segments_of_two_classes(segment: np.ndarray, klass: np.ndarray) -> list[int]:
+    # A segment has one class exactly when the smallest and the largest class id seen in it agree; two scatter
+    # passes cost far less than sorting a million pixels.
+    table = np.zeros(int(segment.max()) + 1, dtype=np.uint8)
+    table[segment] = klass
+    odd = table[segment] != klass
+    return sorted({int(i) for i in np.unique(segment[odd])} - {0})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegionPrompts:
+    """What the user wrote about one picture."""
+
+    global_prompt: str = ""
+    by_segment: Mapping[int, str] = field(default_factory=dict)  # segment id -> instance prompt

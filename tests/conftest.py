@@ -1,0 +1,35 @@
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports a hub client: tests need no network
+sys.path.insert(0, str(Path(__file__).parent))  # for `import factories` in every folder below
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory) -> Path:
+    """A tiny base model with random weights."""
+    from factories import tiny_base  # only tests of whole runs pay for importing diffusers
+
+    return tiny_base(tmp_path_factory.mktemp("model") / "base")
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """A few drawn scenes of 64x64."""
+    from factories import drawn_data
+
+    return drawn_data(tmp_path_factory.mktemp("scenes") / "data", {"train": 6, "val": 3, "test": 2})
+
+
+@pytest.fixture(scope="session")
+def finished_run(base_model, scenes, tmp_path_factory) -> Path:
+    """A training of four steps. Look, do not touch."""
+    from factories import mamoe, only_run, short_run
+
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    outcome = mamoe("train", *short_run(base_model, scenes, runs))
+    assert outcome.code == 0, outcome.err
+    return only_run(runs)

@@ -1,0 +1,209 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mamoe.errors import DatasetError
+from mamoe.randomness import derive_seed
+from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
+from mamoe.sampling.jobs import sample_folder
+from mamoe.sampling.output import contact_sheet, key_of, model_hash
+
+JOB = {"steps": 2, "batch_size": 2}
+
+
+@pytest.fixture
+def maps(tmp_path, make_map):
+    """Three maps, one of another size."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for seed, width in ((2, 48), (10, 64), (1, 48)):
+        make_map(seed, width=width).write(folder / f"town_{seed}.png")
+    return folder
+
+
+def read(path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def stamps(folder):
+    return {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in folder.iterdir() if p.name != "contact_sheet.png"}
+
+
+def test_pictures_records_and_sheet(pipe, maps, tmp_path):
+    prompts, instances = tmp_path / "prompts.csv", tmp_path / "instances.json"
+    prompts.write_text('img_name,prompt\ntown_1.png,"a, b"\ntown_2.jpg,two\ntown_10.png,ten\n')
+    instances.write_text(json.dumps({"town_1.png": {"300": "a person in a green coat", "7": "a red car"}}))
+    steps = []
+    out = tmp_path / "out"
+    result = sample_folder(
+        pipe,
+        maps,
+        out,
+        prompts=prompts,
+        instance_prompts=instances,
+        seed=5,
+        guidance_scale=3.0,
+        **JOB,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert [path.name for path in result.pictures] == ["town_1.png", "town_2.png", "town_10.png"]
+    assert steps == [(0, 3), (2, 3), (3, 3)]
+    assert json.loads((out / "town_1.json").read_text()) == {
+        "panoptic": str(maps / "town_1.png"),
+        "prompt": "a, b",
+        "instance_prompts": {"7": "a red car", "300": "a person in a green coat"},
+        "seed": derive_seed(5, "sample", key_of("town_1.png")),
+        "steps": 2,
+        "guidance_scale": 3.0,
+        "scheduler": "DDIMScheduler",
+        "model_hash": model_hash(pipe),
+    }
+    assert json.loads((out / "town_2.json").read_text())["prompt"] == "two"
+    assert read(out / "town_10.png").shape == (32, 64, 3)
+    assert read(result.contact_sheet).std() > 0
+    assert not list(out.glob(".*"))
+
+
+def test_picture_depends_neither_on_order_nor_on_the_other_files(pipe, maps, tmp_path):
+    sample_folder(pipe, maps, tmp_path / "all", **JOB)
+    (maps / "town_1.png").unlink()
+    (maps / "town_10.png").unlink()
+    sample_folder(pipe, maps, tmp_path / "one", **JOB)
+    assert np.abs(read(tmp_path / "all" / "town_2.png") - read(tmp_path / "one" / "town_2.png")).max() <= 1
+    assert np.abs(read(tmp_path / "all" / "town_2.png") - read(tmp_path / "all" / "town_1.png")).max() > 2
+
+
+def test_stopped_job_goes_on_and_touches_nothing_finished(pipe, maps, tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    sample_folder(pipe, maps, whole, **JOB)
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        sample_folder(pipe, maps, out, **JOB, progress=stop)
+    finished = stamps(out)
+    assert {name for name in finished if name.endswith(".png")} == {"town_1.png", "town_2.png"}
+    # As if stopped between a record and its picture.
+    shutil.copy(whole / "town_10.json", out)
+    result = sample_folder(pipe, maps, out, **JOB)
+    assert result.drawn == 1
+    assert finished.items() <= stamps(out).items()
+    for name in ("town_1.png", "town_2.png", "town_10.png"):
+        assert np.abs(read(out / name) - read(whole / name)).max() <= 1
+    done = stamps(out)
+    assert sample_folder(pipe, maps, out, **JOB).drawn == 0
+    assert stamps(out) == done
+
+
+def test_other_settings_are_refused_before_anything_is_written(pipe, maps, tmp_path):
+    out = tmp_path / "out"
+    sample_folder(pipe, maps, out, **JOB)
+    done = stamps(out)
+    with pytest.raises(DatasetError, match=r"town_1\.png was drawn with another seed, guidance_scale"):
+        sample_folder(pipe, maps, out, **JOB, seed=1, guidance_scale=2.0)
+    assert stamps(out) == done
+
+
+def test_foreign_pictures_are_never_overwritten(pipe, maps):
+    done = stamps(maps)
+    with pytest.raises(DatasetError, match="not a picture of such a job"):
+        sample_folder(pipe, maps, maps, **JOB)
+    assert stamps(maps) == done
+
+
+def test_all_bad_input_in_one_error(pipe, maps, make_map, tmp_path):
+    make_map(height=36).write(maps / "town_3.png")
+    (maps / "town_4.png").write_bytes(b"no picture")
+    prompts, instances = tmp_path / "p.csv", tmp_path / "i.json"
+    prompts.write_text("img_name,prompt\ntown_1.png,one\ntown_2.png,two\ntown_3.png,three\ntown_4.png,four\n")
+    instances.write_text(json.dumps({"town_1.png": {"9": "a red car"}}))
+    with pytest.raises(DatasetError) as error:
+        sample_folder(pipe, maps, tmp_path / "out", prompts=prompts, instance_prompts=instances)
+    text = str(error.value)
+    for expected in (
+        "town_10.png has no prompt",
+        "segments [9], but the map has [1, 2, 7, 300]",
+        "divisible by 8, got (36, 48)",
+        "town_4.png",
+        "4 problems",
+    ):
+        assert expected in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "says"), [("none", "There is no folder"), ("empty", "holds no panoptic PNGs")])
+def test_no_maps(pipe, tmp_path, name, says):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=says):
+        sample_folder(pipe, tmp_path / name, tmp_path / "out")
+
+
+def test_hash_tells_weights_apart(make_pipe, layout_unet):
+    first, again = model_hash(make_pipe()), model_hash(make_pipe())
+    assert first == again and len(first) == 16
+    assert model_hash(make_pipe(layout=False)) != first
+
+
+def test_sheet_of_many_stays_small(maps, tmp_path, taxonomy):
+    Image.new("RGB", (640, 320), "red").save(tmp_path / "picture.png")
+    sheet = contact_sheet([(maps / "town_1.png", tmp_path / "picture.png")] * 100, taxonomy)
+    assert sheet.size == (4 * 516 + 4, 10 * 132 + 4)
+
+
+@pytest.fixture
+def samples(make_map):
+    import torch
+
+    from mamoe.tensors import Sample
+    from mamoe.types import RegionPrompts
+
+    widths = (48, 64, 48)
+    return [
+        Sample(
+            key=f"{i}.png",
+            index=i,
+            epoch=0,
+            image=torch.zeros(3, 32, width, dtype=torch.uint8),
+            panoptic=make_map(i, width=width),
+            prompts=RegionPrompts(global_prompt=f"street {i}", by_segment={7: "a red car"}),
+        )
+        for i, width in enumerate(widths)
+    ]
+
+
+def test_batch_of_samples_in_their_order(pipe, samples):
+    images = sample_batch(pipe, samples, seeds=[1, 2, 3], steps=2, batch_size=2, mode="cfg")
+    assert [image.size for image in images] == [(48, 32), (64, 32), (48, 32)]
+    (alone,) = sample_batch(pipe, samples[2:], seeds=[3], steps=2, mode="cfg")
+    assert np.abs(np.asarray(alone).astype(int) - np.asarray(images[2])).max() <= 1
+
+
+def test_modes(pipe, samples, make_pipe):
+    assert [guidance_of(mode) for mode in Mode] == [1.0, 0.0, 4.0]
+    drawn = {mode: sample_batch(pipe, samples[:1], seeds=[1], steps=2, mode=mode)[0] for mode in Mode}
+    assert len({image.tobytes() for image in drawn.values()}) == 3
+    # Without prompt and layout nothing but the seed is left.
+    other = sample_batch(pipe, samples[2:], seeds=[1], steps=2, mode="uncond")[0]
+    assert np.array_equal(np.asarray(other), np.asarray(drawn[Mode.UNCOND]))
+    with pytest.raises(ValueError, match="cond, uncond, cfg"):
+        sample_batch(pipe, samples, seeds=[1, 2, 3], mode="fast")
+    with pytest.raises(ValueError, match="one seed per sample"):
+        sample_batch(pipe, samples, seeds=[1])
+
+
+def test_base_model_draws_at_the_maps_size(make_pipe, samples):
+    images = sample_batch(make_pipe(layout=False), samples, seeds=[1, 2, 3], steps=1, layout=False)
+    assert [image.size for image in images] == [(48, 32), (64, 32), (48, 32)]
+
+
+def test_batches_hold_one_size_and_every_picture_once():
+    sizes = [(8, 8), (16, 8), (8, 8), (8, 8)]
+    assert list(batches_by_size(sizes, 2)) == [[0, 2], [3], [1]]
+    with pytest.raises(ValueError, match="at least 1"):
+        list(batches_by_size(sizes, 0))

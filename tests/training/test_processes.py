@@ -1,0 +1,59 @@
+"""Two processes against one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_fakes import train_watched
+
+from mamoe.training.metrics import read_rows
+
+PROGRAM = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {fakes!r})
+import torch
+from training_fakes import train_watched
+
+if __name__ == "__main__":
+    torch.save(train_watched(Path("run"), 2), f"rank{{os.environ.get('LOCAL_RANK', '0')}}.test")
+"""
+
+
+def metrics(run: Path) -> dict[tuple[int, str], float]:
+    rows = read_rows(run / "metrics.csv")
+    return {(int(r["step"]), k): float(v) for r in rows for k, v in r.items() if v and k != "step"}
+
+
+@pytest.mark.slow
+def test_two_processes_keep_equal_weights_and_see_what_one_sees(tmp_path):
+    alone = train_watched(tmp_path / "alone", 1)
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM.format(fakes=str(Path(__file__).parent)))
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,  # two processes importing torch one after the other take minutes on a busy machine
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    first, second = (torch.load(tmp_path / f"rank{rank}.test") for rank in (0, 1))
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+        torch.testing.assert_close(value, alone["weights"][name], rtol=0, atol=2e-4)
+    for whole, a, b in zip(alone["seen"], first["seen"], second["seen"], strict=True):
+        assert len(a) == len(b) == 2
+        assert sorted(whole) == sorted(a + b)
+    one, two = metrics(tmp_path / "alone"), metrics(tmp_path / "run")
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert two[key] == pytest.approx(value, rel=1e-3), key
+    saved = load_file(tmp_path / "run/checkpoints/latest/unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in first["weights"].items())
