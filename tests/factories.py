@@ -112,6 +112,7 @@ def short_run(base: Path, data: Path, runs: Path) -> list[str]:
     return [
         "experiment=demo",
         f"model.path={base}",
+        "model.train_text_encoder=false",
         f"data.root={data}",
         f"runs={runs}",
         "data.size=[64,64]",

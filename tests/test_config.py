@@ -258,6 +258,7 @@ def test_an_own_file_does_not_replace_a_shipped_one(tmp_path):
         "torch.optim.os.system",
         "torch.optim.lr_scheduler.types.FunctionType",
         "torch.optim.lr_scheduler.warnings.warn",
+        "torch.optim.lr_scheduler.Counter",
         "torch.optim._functional.adam",
         "torch.optim.Adam.__init__",
         "lightning.pytorch.loggers.os.system",

@@ -56,6 +56,7 @@ class Layout(Section):
     policy: str
     global_prompt: bool
     dataset_prompt: str | None
+    global_padding: bool
     encoder_padding: bool
     region_resize: str
     pool_threshold: float

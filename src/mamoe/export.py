@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from mamoe.errors import ConfigError
 from mamoe.sampling.pipeline import LayoutPipeline
@@ -33,7 +33,8 @@ def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool =
         text_encoder=pipe.text_encoder,
         tokenizer=pipe.tokenizer,
         unet=pipe.unet,
-        scheduler=pipe.scheduler,
+        # Stock pipelines insist on an offset of 1; the trailing spacing of zero-SNR schedules does not look at it.
+        scheduler=DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=1),  # type: ignore[arg-type]
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from mamoe.conditioning.text import PromptEncoder
 from mamoe.data.prompts import read_prompts_csv
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError, DatasetError
+from mamoe.models.pretrained import load_base
+from mamoe.models.textscale import standardise_text
 from mamoe.models.tiny import write_untrained_base
 from mamoe.taxonomy import Taxonomy, shipped_taxonomies
 from mamoe.training.autoencoder import AutoencoderRecipe, reconstruction_psnr, train_autoencoder
+
+TEXTS = 1000  # whose tokens decide mean and scale of the text features
 
 
 def make_new_base(data: Path, out: Path, *, steps: int | None, report: Callable[[int, int, float], None]) -> float:
@@ -44,7 +50,18 @@ def make_new_base(data: Path, out: Path, *, steps: int | None, report: Callable[
     texts = [*read_prompts_csv(data / "prompts_train.csv").values(), *classes]
     scheduler = make_scheduler("v_prediction", zero_snr=True)
     write_untrained_base(out, autoencoder=autoencoder, scheduler=scheduler, texts=texts, seed=recipe.seed)
+    standardise(out, texts)
     return reconstruction_psnr(autoencoder, validates)
+
+
+def standardise(base: Path, texts: Sequence[str]) -> None:
+    """Standardise the text features of the base model in a folder over the tokens of ``texts``."""
+    model = load_base(str(base))
+    with torch.no_grad():
+        features = torch.cat(PromptEncoder(model.tokenizer, model.text_encoder).encode(texts[:TEXTS], padded=False))
+    standardise_text(model.text_encoder, model.unet, features)
+    model.text_encoder.save_pretrained(base / "text_encoder")
+    model.unet.save_pretrained(base / "unet")
 
 
 def read_pictures(folder: Path) -> np.ndarray:

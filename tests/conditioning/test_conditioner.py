@@ -221,3 +221,17 @@ def test_tables_of_other_settings_are_refused(make_settings, make_map, condition
     _, conditioner, batch = condition(make_settings(), make_map(0, 40, 72))
     with pytest.raises(ValueError, match="made for 2 experts, the settings have 5"):
         conditioner(replace(batch, num_experts=2), device="cpu")
+
+
+def test_without_global_padding_the_same_words_remain(make_settings, make_map, condition):
+    padded, _, _ = condition(make_settings(), make_map(0, 64, 64, 5))
+    bare, conditioner, _ = condition(make_settings(global_padding=False), make_map(0, 64, 64, 5))
+    words = conditioner.encoder.num_tokens(STREET.global_prompt)
+    limit = conditioner.encoder.limit
+    assert words < limit
+    own = int(padded.text.valid.sum()) - limit
+    assert int(bare.text.valid.sum()) == words + own
+    torch.testing.assert_close(bare.text.embeds[0, :words], padded.text.embeds[0, :words])
+    torch.testing.assert_close(bare.text.embeds[0, words : words + own], padded.text.embeds[0, limit : limit + own])
+    for few, many in zip(bare.levels, padded.levels, strict=True):
+        assert torch.equal(few.attend[..., words : words + own], many.attend[..., limit : limit + own])

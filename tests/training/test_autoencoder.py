@@ -129,7 +129,7 @@ def test_the_posterior_is_of_constant_width(pictures):
     x = to_unit(pictures[:2])
     assert (model.encode(x).latent_dist.logvar == POSTERIOR_LOG_VARIANCE).all()
     noise = model.encode(x).latent_dist.sample(torch.Generator().manual_seed(0)) - model.encode(x).latent_dist.mean
-    assert float(noise.std()) == pytest.approx(np.exp(POSTERIOR_LOG_VARIANCE / 2), rel=0.1)
+    assert noise.std().item() == pytest.approx(np.exp(POSTERIOR_LOG_VARIANCE / 2), rel=0.1)
 
 
 def test_the_factor_is_eight():

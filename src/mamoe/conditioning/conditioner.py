@@ -70,7 +70,12 @@ class Conditioner:
 
     def _encode(self, prompts: Sequence[Sequence[str]]) -> list[list[Float[Tensor, "_ D"]]]:
         """The embedding of every region of every picture; region 0 is padded, the others as the settings say."""
-        globals_ = iter(self.encoder.encode([regions[0] for regions in prompts], padded=True))
+        whole = [regions[0] for regions in prompts]
+        globals_ = iter(self.encoder.encode(whole, padded=True))
+        if not self.settings.global_padding:
+            # Attention is causal: a prompt's tokens are the same with and without what follows them.
+            lengths = map(self.encoder.num_tokens, whole)
+            globals_ = (embed[:length] for embed, length in zip(globals_, lengths, strict=True))
         own = [prompt for regions in prompts for prompt in regions[1:]]
         others = iter(self.encoder.encode(own, padded=self.settings.encoder_padding))
         return [[next(globals_), *(next(others) for _ in regions[1:])] for regions in prompts]

@@ -48,6 +48,7 @@ class LayoutSettings:
     policy: RegionPolicy = RegionPolicy.ALL
     global_prompt: bool = True  # False: region 0 carries the empty prompt
     dataset_prompt: str | None = None  # visible to every cell
+    global_padding: bool = True  # False: the padding behind the global prompt is attended by no cell
     encoder_padding: bool = False  # True: instance, class and data-set prompts are padded like the global one
     region_resize: RegionResize = RegionResize.AREA
     pool_threshold: float = 0.5

@@ -45,6 +45,10 @@ class PromptEncoder:
         embeds = self._run(distinct, padded) if self.cache is None else self._look_up(distinct, padded, self.cache)
         return [embeds[prompt].float() for prompt in prompts]
 
+    def num_tokens(self, prompt: str) -> int:
+        """Tokens of a padded prompt before its padding begins: begin token, words, end token."""
+        return min(self.limit, len(self.tokenizer(prompt).input_ids))
+
     def _look_up(self, prompts: Sequence[str], padded: bool, cache: EmbeddingCache) -> dict[str, Tensor]:
         found = {prompt: cache.get(prompt, padded) for prompt in prompts}
         missing = [prompt for prompt, embed in found.items() if embed is None]

@@ -38,7 +38,7 @@ from mamoe.training.metrics import read_rows
 
 COUNTS = {"train": 256, "val": 32, "test": 32}
 SEED = 0
-SAMPLING_STEPS = 20
+SAMPLING_STEPS = 12
 GUIDANCE = 3.0
 BATCH = 8
 ROWS = 12  # of the gallery
@@ -54,8 +54,14 @@ class Pictures:
     base: list[np.ndarray]
 
 
-def run_demo(out: Path, *, steps: int | None = None) -> int:
-    """Run what is not there yet of the demo in ``out``; returns the exit code of the command."""
+def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = ()) -> int:
+    """Run what is not there yet of the demo in ``out``; returns the exit code of the command.
+
+    Args:
+        out: folder for data, run and page.
+        steps: of the training; None = as experiment=demo says.
+        settings: further settings of the training, as on the command line of ``mamoe train``.
+    """
     console = Console()
     started = time.perf_counter()
     say = Narrator(console)
@@ -68,7 +74,8 @@ def run_demo(out: Path, *, steps: int | None = None) -> int:
 
     # Train.
     overrides = ["experiment=demo", f"data.root={data}", f"runs={out / 'runs'}", f"seed={SEED}"]
-    overrides += [] if steps is None else [f"trainer.max_steps={steps}"]
+    overrides.append(f"trainer.precision={'bf16-mixed' if has_bf16() else '32-true'}")
+    overrides += [*settings, *([] if steps is None else [f"trainer.max_steps={steps}"])]
     latest = out / "runs" / "demo" / "latest"
     resume = [f"resume={latest}"] if (latest / "checkpoints" / "latest").exists() else []
     plain = compose([*overrides, *resume])
@@ -132,6 +139,13 @@ class Narrator:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def has_bf16() -> bool:
+    """Whether bfloat16 is faster here than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def samples_of(config: Train, split: str) -> list[Sample]:
     """All samples of a split, as evaluation sees them."""
     source = dataset(config, split, layout_settings(config).taxonomy)
@@ -154,8 +168,10 @@ def draw_all(config: Train, run: Path, tests: Sequence[Sample], swapped: Sequenc
     base = _quiet(LayoutPipeline.from_pretrained(resolved(config.model.path)))
     seeds = [derive_seed(SEED, "demo", sample.index) for sample in tests]
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
     def draw(title: str, pipe: LayoutPipeline, samples: Sequence[Sample], *, layout: bool) -> list[np.ndarray]:
-        with say.part(title) as update:
+        with say.part(title) as update, torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
             images = sample_batch(
                 pipe,
                 samples,
@@ -166,7 +182,7 @@ def draw_all(config: Train, run: Path, tests: Sequence[Sample], swapped: Sequenc
                 layout=layout,
                 progress=update,
             )
-        return [np.asarray(image) for image in images]
+        return [np.array(image) for image in images]
 
     return Pictures(
         mamoe=draw("Drawing the test layouts", tuned, tests, layout=True),

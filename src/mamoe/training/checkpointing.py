@@ -115,7 +115,8 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: the checkpoint named is missing or damaged, or the run has no sound one.
     """
-    if path.name in ("latest", "best") or path.name.startswith("step-"):
+    is_run = (path / "checkpoints").is_dir()  # the newest run of an experiment is called latest, too
+    if not is_run and (path.name in ("latest", "best") or path.name.startswith("step-")):
         if not path.is_dir():
             raise CheckpointError(f"There is no checkpoint {path}. {_there_are(path.parent.parent)}")
         problems = problems_of(path)
