@@ -1,6 +1,6 @@
 """The demo from end to end: draw a town, fine-tune on it, draw the test layouts, measure, write the page.
 
-The flow:  Data. Train. Pictures. Scores. Page.  Every part leaves its result on disk and is skipped when it is there.
+The flow:  Data. Train. Pictures. Scores. Page.  Data and training are taken up where an earlier call left them.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
         rows=tuple(gallery(tests, swapped, pictures, Taxonomy.load("scenes"))[:ROWS]),
         losses=losses_of(run),
         commands=commands_after(out, run),
-        facts=facts(started, trained, result.step),
+        facts=facts(started, trained, result.step, config.data.batch_size),
     )
     page = out / "index.html"
     write_page(report, page)
@@ -297,12 +297,15 @@ def commands_after(out: Path, run: Path) -> tuple[Command, ...]:
     )
 
 
-def facts(started: float, trained: float, steps: int) -> tuple[tuple[str, str], ...]:
+def facts(started: float, trained: float, steps: int, batch_size: int) -> tuple[tuple[str, str], ...]:
     """The small print of the page."""
     now = time.perf_counter()
     return (
         ("Machine", f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, torch {torch.__version__}"),
-        ("Training", f"{steps} steps of 8 pictures of 128x256, {trained - started:.0f} s with drawing the data"),
+        (
+            "Training",
+            f"{steps} steps of {batch_size} pictures of 128x256, {trained - started:.0f} s with drawing the data",
+        ),
         ("Pictures and scores", f"{now - trained:.0f} s, {SAMPLING_STEPS} DDIM steps, guidance {GUIDANCE:g}"),
         ("Peak memory", f"{peak_gib():.1f} GiB"),
     )
