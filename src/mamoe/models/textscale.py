@@ -14,7 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 
@@ -33,7 +33,8 @@ def standardise_text(text_encoder: CLIPTextModel, unet: UNet2DConditionModel, fe
     norm.bias.sub_(mean).div_(scale)
     for name, attention in unet.named_modules():
         if name.endswith("attn2") and isinstance(attention, Attention):
-            to_out = attention.to_out[0]
-            to_out.bias.add_(to_out.weight @ (attention.to_v.weight @ mean))
-            attention.to_k.weight.mul_(scale)
-            attention.to_v.weight.mul_(scale)
+            to_k, to_v, to_out = attention.to_k, attention.to_v, attention.to_out[0]  # pyright: ignore[reportOptionalSubscript]
+            assert isinstance(to_k, nn.Linear) and isinstance(to_v, nn.Linear) and isinstance(to_out, nn.Linear)
+            to_out.bias.add_(to_out.weight @ (to_v.weight @ mean))
+            to_k.weight.mul_(scale)
+            to_v.weight.mul_(scale)
