@@ -75,6 +75,7 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
     # Train.
     overrides = ["experiment=demo", f"data.root={data}", f"runs={out / 'runs'}", f"seed={SEED}"]
     overrides.append(f"trainer.precision={'bf16-mixed' if has_bf16() else '32-true'}")
+    overrides.append("callbacks.samples=null")  # the page shows pictures
     overrides += [*settings, *([] if steps is None else [f"trainer.max_steps={steps}"])]
     latest = out / "runs" / "demo" / "latest"
     resume = [f"resume={latest}"] if (latest / "checkpoints" / "latest").exists() else []
