@@ -216,7 +216,7 @@ def own_yaml(folder: Path) -> Path:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_own_folder_adds_data_taxonomy_and_experiment(tmp_path, named):
-    from mamoe.build import layout_settings  # imports torch
+    from mamoe.build.data import layout_settings  # imports torch
 
     folder = own_yaml(tmp_path / ("elsewhere" if named else "configs"))
     config = composed("experiment=hens", config_dirs=[folder] if named else [])

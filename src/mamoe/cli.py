@@ -44,6 +44,7 @@ class Drawn(StrEnum):
     """Kinds of drawn scenes."""
 
     BROAD = "broad"
+    CLOSE_UPS = "close_ups"
     DUSK_TOWN = "dusk_town"
 
 

@@ -28,7 +28,7 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     plain = compose(overrides, config_dirs)
     config = validated(plain)  # before anything heavy is imported
 
-    from mamoe.build import train
+    from mamoe.build.train import train
     from mamoe.console import quiet_libraries
 
     quiet_libraries()

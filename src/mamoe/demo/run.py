@@ -19,7 +19,8 @@ import psutil
 import torch
 from rich.console import Console
 
-from mamoe.build import dataset, layout_settings, train
+from mamoe.build.data import dataset, layout_settings
+from mamoe.build.train import train
 from mamoe.compose import compose
 from mamoe.config import Train, validated
 from mamoe.data.panoptic import colourize

@@ -29,6 +29,7 @@ class Domain(Enum):
 
     BROAD = "broad"  # every place, light and distance, close-ups too: to learn to draw at all
     DUSK_TOWN = "dusk_town"  # one town at dusk: to fine-tune on
+    CLOSE_UPS = "close_ups"  # one to three large things, every light: to learn words, in small pictures even
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -63,10 +64,11 @@ def draw_scene(seed: int, *, domain: Domain = Domain.DUSK_TOWN, height: int = 12
         raise ConfigError(f"seed must be 0 or more, got {seed}; take any other whole number")
     rng = np.random.default_rng(np.random.SeedSequence([seed, tuple(Domain).index(domain)]))
     light, setting, close = DUSK, OLD_TOWN, False
-    if domain is Domain.BROAD:
+    varied = domain is not Domain.DUSK_TOWN
+    if varied:
         light, setting = _any_light(rng), _any_setting(rng)
-        close = bool(rng.random() < CLOSE_UPS)
-    camera = _set_up_camera(rng, height, width, close or domain is Domain.BROAD)
+        close = domain is Domain.CLOSE_UPS or bool(rng.random() < CLOSE_UPS)
+    camera = _set_up_camera(rng, height, width, varied)
     stage = Stage(canvas=Canvas(height, width), camera=camera, light=light, rng=rng)
     floor = draw_close_up(stage) if close else None
     if floor is None:
