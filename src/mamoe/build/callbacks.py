@@ -1,0 +1,120 @@
+"""The configured callbacks and loggers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from PIL import Image
+from mamoe.build.data import limited, unaugmented
+from mamoe.conditioning.collate import Collator
+from mamoe.conditioning.settings import LayoutSettings
+from mamoe.config import Train
+from mamoe.errors import ConfigError
+from mamoe.models.pretrained import BaseModel
+from mamoe.sampling.batches import sample_batch
+from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.sampling.schedule import ddim_scheduler
+from mamoe.targets import instantiate
+from mamoe.tensors import Sample
+from mamoe.training.samples import SampleGrids, Sampler
+from mamoe.training.validation import FixedLoss
+from diffusers import DDPMScheduler
+
+
+
+def training_loggers(config: Train, run_dir: Path) -> list[Logger]:
+    loggers: list[Logger] = [instantiate(spec, "logger.extra") for spec in config.logger.extra]
+    try:
+        if config.logger.tensorboard:
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            loggers.append(TensorBoardLogger(run_dir, name="tensorboard", version=""))
+        if config.logger.wandb is not None:
+            from lightning.pytorch.loggers import WandbLogger
+
+            wandb = config.logger.wandb
+            loggers.append(
+                WandbLogger(
+                    save_dir=run_dir,
+                    name=f"{config.name}/{run_dir.name}",
+                    project=wandb.project,
+                    entity=wandb.entity,
+                    offline=wandb.mode == "offline",
+                )
+            )
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"logger: {error}. Install it: pip install 'mamoe[tensorboard,wandb]'.") from None
+    return loggers
+
+
+def training_callbacks(
+    config: Train,
+    settings: LayoutSettings,
+    trains: Any,
+    validates: Any,
+    collate: Collator,
+    run_dir: Path,
+    sampler: Sampler,
+) -> tuple[list[Callback], FixedLoss | None]:
+    callbacks: list[Callback] = [instantiate(spec, "callbacks.extra") for spec in config.callbacks.extra]
+    best_by = None
+    if (fixed := config.callbacks.validation) is not None:
+        common: dict[str, Any] = {
+            "collate": collate,
+            "count": fixed.images,
+            "batch_size": config.data.batch_size,
+            "every_n_steps": fixed.every,
+            "seed": config.seed,
+            "use_ema": config.ema_decay is not None,
+        }
+        best_by = FixedLoss(name="val/loss", data=validates, **common)
+        stable = FixedLoss(name="train/stable_loss", data=unaugmented(config, trains, settings), **common)
+        callbacks += [best_by, stable]
+    if (samples := config.callbacks.samples) is not None:
+        count = min(samples.images, len(validates))
+        callbacks.append(
+            SampleGrids(
+                run_dir,
+                sampler=sampler,
+                samples=[validates[0, i * len(validates) // count] for i in range(count)],
+                taxonomy=settings.taxonomy,
+                modes=samples.modes,
+                every_n_steps=samples.every,
+                seed=config.seed,
+            )
+        )
+    return callbacks, best_by
+
+
+def draw_samples(
+    base: BaseModel,
+    scheduler: DDPMScheduler,
+    settings: LayoutSettings,
+    config: Train,
+    unet: Any,
+    samples: list[Sample],
+    mode: str,
+    seeds: list[int],
+) -> list[Image.Image]:
+    """Pictures of a sample grid, drawn with the networks a training has at hand."""
+    assert config.callbacks.samples is not None
+    pipe = LayoutPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=unet,
+        scheduler=ddim_scheduler(scheduler.config),
+        layout=settings.to_dict(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return sample_batch(
+        pipe,
+        samples,
+        mode=mode,
+        seeds=seeds,
+        steps=config.callbacks.samples.steps,
+        guidance_scale=config.callbacks.samples.guidance_scale,
+        layout=settings.region_attention or settings.moe,
+    )

@@ -1,0 +1,111 @@
+"""The composition root of a training: a validated configuration becomes objects, and they run."""
+
+from __future__ import annotations
+
+import os
+import torch
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+from mamoe.build.callbacks import draw_samples, training_callbacks, training_loggers
+from mamoe.build.data import TRAIN, VAL, dataset, layout_settings, limited
+from mamoe.build.model import objective_scheduler, recipe_of, training_module
+from mamoe.conditioning.collate import Collator
+from mamoe.conditioning.settings import LayoutSettings
+from mamoe.config import Train
+from mamoe.models.pretrained import load_base
+from mamoe.rundir import SHARED, new_run_dir, run_of, write_start
+from mamoe.training.data import LayoutDataModule, steps_of_epochs
+from mamoe.training.fit import FitResult, fit
+
+
+
+def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> tuple[FitResult, Path]:
+    """Run a training as configured; returns how it ended and its folder.
+
+    Args:
+        config: the validated configuration.
+        plain: the same as it was composed, for config.yaml.
+        overrides: what the user set, for overrides.txt.
+    """
+    try:
+        return _train(config, plain, overrides)
+    finally:
+        os.environ.pop(SHARED, None)  # the next training of this process gets a folder of its own
+
+
+def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tuple[FitResult, Path]:
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    settings = layout_settings(config)
+    trains = limited(dataset(config, TRAIN, settings.taxonomy), config.trainer.limit_train_images)
+    validates = limited(dataset(config, VAL, settings.taxonomy), config.trainer.limit_val_images)
+    if config.trainer.overfit_images is not None:
+        trains = validates = limited(dataset(config, TRAIN, settings.taxonomy), config.trainer.overfit_images)
+    collate = Collator(settings)
+    steps = _steps(config, len(trains))
+
+    base = load_base(config.model.path, config.model.revision, config.model.variant)
+    run_dir = new_run_dir(config.runs, config.name) if config.resume is None else run_of(config.resume)
+    write_start(run_dir, config=plain, overrides=overrides, dataset=_describe(trains, validates, settings))
+    scheduler = objective_scheduler(config, base.scheduler)
+    module = training_module(config, base, scheduler, settings, steps, [*trains.prompts, *validates.prompts])
+    data = LayoutDataModule(
+        train=trains,
+        collate=collate,
+        batch_size=config.data.batch_size,
+        num_workers=config.data.num_workers,
+        seed=config.seed,
+    )
+    grids = partial(draw_samples, base, scheduler, settings, config)
+    callbacks, best_by = training_callbacks(config, settings, trains, validates, collate, run_dir, grids)
+    result = fit(
+        module,
+        data,
+        run_dir,
+        max_steps=steps,
+        recipe=recipe_of(base, scheduler, settings),
+        checkpoint_every_n_steps=config.callbacks.checkpoints.every or steps,
+        keep_last=config.callbacks.checkpoints.keep_last,
+        trainer=_trainer_settings(config, run_dir),
+        loggers=training_loggers(config, run_dir),
+        callbacks=callbacks,
+        best_by=best_by,
+        resume=None if config.resume is None else Path(config.resume),
+    )
+    return result, run_dir
+
+
+def _steps(config: Train, images: int) -> int:
+    trainer = config.trainer
+    if trainer.max_steps is not None:
+        return trainer.max_steps
+    assert trainer.max_epochs is not None
+    return steps_of_epochs(trainer.max_epochs, images, config.data.batch_size, trainer.accumulate_grad_batches)
+
+
+def _describe(trains: Any, validates: Any, settings: LayoutSettings) -> dict[str, Any]:
+    return {
+        "train_images": len(trains),
+        "val_images": len(validates),
+        "taxonomy": settings.taxonomy.name,
+        "experts": list(settings.experts.names) if settings.moe else [],
+    }
+
+
+def _trainer_settings(config: Train, run_dir: Path) -> dict[str, Any]:
+    ours = {
+        "max_steps",
+        "max_epochs",
+        "threads",
+        "limit_train_images",
+        "limit_val_images",
+        "overfit_images",
+    }
+    settings = config.trainer.model_dump(exclude=ours)
+    if config.trainer.profiler is not None:  # by name it would report to Lightning's log, which nobody sees
+        kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+        settings["profiler"] = kinds[config.trainer.profiler](dirpath=run_dir, filename="profile")
+    return settings
