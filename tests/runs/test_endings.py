@@ -1,0 +1,62 @@
+"""Every way a training can end."""
+
+import shutil
+import subprocess
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from factories import break_picture, drawn_data, only_run, short_run
+from mamoe.training.data import epoch_order
+from wholeruns import SMALL, WEIGHTS, trained
+
+
+def test_a_loss_out_of_hand_stops_before_the_weights_change(base_model, scenes, tmp_path):
+    words = [
+        "optimizer.lr=1e30",
+        "trainer.gradient_clip_val=null",
+        "callbacks.validation=null",
+        "callbacks.samples=null",
+        "callbacks.checkpoints.every=1",
+    ]
+    words += ["lr_scheduler.warmup_steps=0"]
+    outcome = trained(*short_run(base_model, scenes, tmp_path), *words, code=4)
+    run = only_run(tmp_path)
+    assert "The weights were not changed" in outcome.err and "scene_00000" in outcome.err
+    assert "NonFiniteLossError" in (run / "log.txt").read_text()
+    latest = run / "checkpoints/latest"
+    assert outcome.err.startswith(f"Error: Step {int(latest.resolve().name.removeprefix('step-')) + 1}:")
+    assert all(torch.isfinite(value).all() for value in load_file(latest / "unet" / WEIGHTS).values())
+
+
+def test_a_broken_picture_is_named_and_nothing_is_lost(base_model, scenes, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    words = [
+        *short_run(base_model, data, tmp_path / "runs"),
+        "callbacks.validation=null",
+        "callbacks.samples=null",
+        "callbacks.checkpoints.every=1",
+    ]
+    name = f"scene_{int(epoch_order(0, 0, 6)[-1]):06d}.png"  # seen in the third step
+    break_picture(data / "images/train" / name)
+    outcome = trained(*words, code=3)
+    assert outcome.err.startswith("Error: ") and str(data / "images/train" / name) in outcome.err
+    run = only_run(tmp_path / "runs")
+    assert (run / "checkpoints/latest").resolve().name == "step-00000002"
+    # Mended, the run goes on from where it was.
+    shutil.copy(scenes / "images/train" / name, data / "images/train")
+    trained(f"resume={run}")
+    assert (run / "checkpoints/latest").resolve().name == "step-00000004"
+
+
+@pytest.mark.slow
+def test_a_broken_picture_is_named_by_data_workers_too(base_model, tmp_path):
+    data = drawn_data(tmp_path / "data", {"train": 4, "val": 1})
+    for path in (data / "images/train").iterdir():
+        break_picture(path)
+    words = [*short_run(base_model, data, tmp_path / "runs"), *SMALL, "data.num_workers=2"]
+    done = subprocess.run([*COMMAND, "train", *words], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 3
+    assert "data/images/train/scene_" in done.stderr and "Traceback" not in done.stderr
