@@ -90,6 +90,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     prompts: Annotated[Path | None, typer.Option(help="CSV with img_name,prompt.")] = None,
     instance_prompts: Annotated[Path | None, typer.Option(help="JSON with a prompt per segment.")] = None,
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(min=8, metavar="H W", help="Of the pictures; default: the maps' own.")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
     seed: Annotated[int, typer.Option(help="Of the whole job.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
@@ -121,6 +124,7 @@ def sample(
             out,
             prompts=prompts,
             instance_prompts=instance_prompts,
+            size=size,
             seed=seed,
             steps=steps,
             guidance_scale=guidance_scale,

@@ -5,11 +5,20 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn import functional as F
 
-from mamoe.data.panoptic import colourize, decode_panoptic, encode_panoptic, read_panoptic, write_panoptic
+from mamoe.data.panoptic import (
+    colourize,
+    decode_panoptic,
+    encode_panoptic,
+    read_panoptic,
+    resized_panoptic,
+    write_panoptic,
+)
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import DatasetError, PanopticMap
 
@@ -133,3 +142,14 @@ def test_colourize():
     assert np.array_equal(picture[3, :], picture[0, :])  # and lies inside the instance
     plain = colourize(panoptic, taxonomy, borders=False)
     assert len(np.unique(plain[4:10, 2:8].reshape(-1, 3), axis=0)) == 1
+
+
+@pytest.mark.parametrize("size", [(7, 5), (16, 40), (33, 61), (90, 121)])
+def test_resizing_takes_what_nearest_exact_takes(size):
+    rng = np.random.default_rng(3)
+    segment_id = rng.integers(0, 500, (33, 61)).astype(np.int32)
+    panoptic = PanopticMap(segment_id=segment_id, class_id=(segment_id % 19).astype(np.uint8))
+    resized = resized_panoptic(panoptic, size)
+    theirs = F.interpolate(torch.from_numpy(segment_id)[None, None].double(), size, mode="nearest-exact")[0, 0]
+    assert np.array_equal(resized.segment_id, theirs.numpy())
+    assert np.array_equal(resized.class_id, resized.segment_id % 19)

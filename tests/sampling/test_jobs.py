@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mamoe.data.panoptic import read_panoptic, resized_panoptic
 from mamoe.errors import DatasetError
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
@@ -55,6 +56,7 @@ def test_pictures_records_and_sheet(pipe, maps, tmp_path):
         "panoptic": str(maps / "town_1.png"),
         "prompt": "a, b",
         "instance_prompts": {"7": "a red car", "300": "a person in a green coat"},
+        "size": [32, 48],
         "seed": derive_seed(5, "sample", key_of("town_1.png")),
         "steps": 2,
         "guidance_scale": 3.0,
@@ -115,6 +117,25 @@ def test_foreign_pictures_are_never_overwritten(pipe, maps):
     with pytest.raises(DatasetError, match="not a picture of such a job"):
         sample_folder(pipe, maps, maps, **JOB)
     assert stamps(maps) == done
+
+
+def test_maps_are_brought_to_the_size_asked_for(pipe, maps, tmp_path):
+    out = tmp_path / "out"
+    instances = tmp_path / "instances.json"
+    instances.write_text(json.dumps({"town_1.png": {"300": "a person in a green coat"}}))
+    sample_folder(pipe, maps, out, size=(16, 24), instance_prompts=instances, **JOB)
+    assert {read(out / f"town_{n}.png").shape for n in (1, 2, 10)} == {(16, 24, 3)}
+    assert json.loads((out / "town_10.json").read_text())["size"] == [16, 24]
+    # The same maps, brought to that size beforehand, give the same pictures: names decide the seeds.
+    small = tmp_path / "small"
+    small.mkdir()
+    for path in maps.glob("*.png"):
+        resized_panoptic(read_panoptic(path), (16, 24)).write(small / path.name)
+    sample_folder(pipe, small, tmp_path / "again", instance_prompts=instances, **JOB)
+    for n in (1, 2, 10):
+        assert np.array_equal(read(out / f"town_{n}.png"), read(tmp_path / f"again/town_{n}.png"))
+    with pytest.raises(DatasetError, match=r"divisible by 8, got \(20, 24\)"):
+        sample_folder(pipe, maps, tmp_path / "odd", size=(20, 24), **JOB)
 
 
 def test_all_bad_input_in_one_error(pipe, maps, make_map, tmp_path):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+from diffusers import DDPMScheduler
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from PIL import Image
-from mamoe.build.data import limited, unaugmented
+
+from mamoe.build.data import unaugmented
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train
@@ -20,8 +23,6 @@ from mamoe.targets import instantiate
 from mamoe.tensors import Sample
 from mamoe.training.samples import SampleGrids, Sampler
 from mamoe.training.validation import FixedLoss
-from diffusers import DDPMScheduler
-
 
 
 def training_loggers(config: Train, run_dir: Path) -> list[Logger]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train
 from mamoe.data.dataset import LayoutDataset
@@ -11,10 +13,9 @@ from mamoe.targets import instantiate
 from mamoe.taxonomy import Taxonomy
 from mamoe.tensors import Sample
 from mamoe.types import RegionPrompts
-from typing import Any
-
 
 TRAIN, VAL = "train", "val"
+
 
 def layout_settings(config: Train) -> LayoutSettings:
     """How the map steers the model, with the data's taxonomy."""

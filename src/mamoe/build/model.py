@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
+
 from mamoe.conditioning.cache import EmbeddingCache, fingerprint
 from mamoe.conditioning.conditioner import Conditioner
 from mamoe.conditioning.settings import LayoutSettings
@@ -23,8 +25,8 @@ from mamoe.tensors import RegionBatch
 from mamoe.training.module import DiffusionModule
 from mamoe.types import RegionPrompts
 
-
 ENCODED_TOGETHER = 512  # prompts per shard of the cache
+
 
 def objective_scheduler(config: Train, base: DDPMScheduler) -> DDPMScheduler:
     """The noise schedule to train with: the base model's unless the configuration says otherwise."""

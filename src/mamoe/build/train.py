@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import torch
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+
 from mamoe.build.callbacks import draw_samples, training_callbacks, training_loggers
 from mamoe.build.data import TRAIN, VAL, dataset, layout_settings, limited
 from mamoe.build.model import objective_scheduler, recipe_of, training_module
@@ -19,7 +21,6 @@ from mamoe.models.pretrained import load_base
 from mamoe.rundir import SHARED, new_run_dir, run_of, write_start
 from mamoe.training.data import LayoutDataModule, steps_of_epochs
 from mamoe.training.fit import FitResult, fit
-
 
 
 def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> tuple[FitResult, Path]:

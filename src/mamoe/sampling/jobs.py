@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mamoe.data.files import order_of
-from mamoe.data.panoptic import read_panoptic
+from mamoe.data.panoptic import read_panoptic, resized_panoptic
 from mamoe.data.prompts import raise_problems, read_instance_prompts, read_prompts_csv
 from mamoe.errors import DatasetError
 from mamoe.randomness import derive_seed
@@ -33,7 +33,7 @@ class Job:
     """One picture to draw."""
 
     panoptic: Path
-    size: tuple[int, int]  # (H, W) of the map in pixels
+    size: tuple[int, int]  # (H, W) of the picture in pixels; the map is brought to it
     prompts: RegionPrompts
 
     @property
@@ -56,7 +56,12 @@ def load_run(run_dir: str | Path, checkpoint: str = "latest", ema: bool = True, 
 
 
 def list_jobs(
-    panoptic: Path, pipe: LayoutPipeline, *, prompts: Path | None = None, instance_prompts: Path | None = None
+    panoptic: Path,
+    pipe: LayoutPipeline,
+    *,
+    prompts: Path | None = None,
+    instance_prompts: Path | None = None,
+    size: tuple[int, int] | None = None,
 ) -> list[Job]:
     """A job for every PNG in the folder, ordered by the numbers in the names.
 
@@ -65,6 +70,7 @@ def list_jobs(
         pipe: what will draw them; its taxonomy and its autoencoder's factor are what maps are checked against.
         prompts: CSV with a prompt for every map; without one the global prompt is empty.
         instance_prompts: JSON with prompts for some segments; the others take their class's prompt.
+        size: (H, W) in pixels to bring every map to; None = each map's own.
 
     Raises:
         DatasetError: the folder holds no maps, a map is unreadable, of a wrong size or with unknown classes, a prompt
@@ -88,9 +94,10 @@ def list_jobs(
             problems.append(str(error))
             continue
         segments = by_segment.get(path.stem, {})
-        problems += [f"{path}: {problem}" for problem in _map_problems(layout, segments, pipe)]
+        wanted = size or layout.size
+        problems += [f"{path}: {problem}" for problem in _map_problems(layout, segments, wanted, pipe)]
         jobs.append(
-            Job(panoptic=path, size=layout.size, prompts=RegionPrompts(global_prompt=text or "", by_segment=segments))
+            Job(panoptic=path, size=wanted, prompts=RegionPrompts(global_prompt=text or "", by_segment=segments))
         )
     raise_problems(problems, f"The sampling job of {panoptic}")
     return jobs
@@ -103,6 +110,7 @@ def sample_folder(
     *,
     prompts: str | Path | None = None,
     instance_prompts: str | Path | None = None,
+    size: tuple[int, int] | None = None,
     seed: int = 0,
     steps: int = 50,
     guidance_scale: float = GUIDANCE,
@@ -120,6 +128,7 @@ def sample_folder(
         out: is made if needed.
         prompts: CSV, see :func:`list_jobs`.
         instance_prompts: JSON, see :func:`list_jobs`.
+        size: of the pictures, see :func:`list_jobs`.
         seed: of the whole job.
         steps: of the scheduler.
         guidance_scale: see the pipeline.
@@ -135,6 +144,7 @@ def sample_folder(
         pipe,
         prompts=None if prompts is None else Path(prompts),
         instance_prompts=None if instance_prompts is None else Path(instance_prompts),
+        size=size,
     )
     settings = {
         "steps": steps,
@@ -151,7 +161,7 @@ def sample_folder(
         progress(done, len(jobs))
     for chosen in batches_by_size([jobs[i].size for i in open_jobs], batch_size):
         batch = [open_jobs[position] for position in chosen]
-        requests = [Request(prompts=jobs[i].prompts, panoptic=read_panoptic(jobs[i].panoptic)) for i in batch]
+        requests = [_request(jobs[i]) for i in batch]
         seeds = [records[i]["seed"] for i in batch]
         images = draw(pipe, requests, seeds, steps=steps, guidance_scale=guidance_scale)
         for i, image in zip(batch, images, strict=True):
@@ -173,17 +183,27 @@ def record_of(job: Job, seed: int, settings: Mapping[str, Any]) -> dict[str, Any
         "panoptic": str(job.panoptic),
         "prompt": job.prompts.global_prompt,
         "instance_prompts": {str(segment): text for segment, text in sorted(job.prompts.by_segment.items())},
+        "size": list(job.size),
         "seed": derive_seed(seed, "sample", key_of(job.name)),
         **settings,
     }
 
 
-def _map_problems(panoptic: PanopticMap, segments: Mapping[int, str], pipe: LayoutPipeline) -> list[str]:
+def _request(job: Job) -> Request:
+    layout = resized_panoptic(read_panoptic(job.panoptic), job.size)
+    # A segment too small for the picture's size is gone, and its prompt with it.
+    kept = {segment: text for segment, text in job.prompts.by_segment.items() if segment in layout.classes}
+    return Request(prompts=replace(job.prompts, by_segment=kept), panoptic=layout)
+
+
+def _map_problems(
+    panoptic: PanopticMap, segments: Mapping[int, str], size: tuple[int, int], pipe: LayoutPipeline
+) -> list[str]:
     factor = pipe.vae_scale_factor
     problems = segment_problems(panoptic, segments)
-    if any(side % factor for side in panoptic.size):
-        nearest = tuple(max(factor, round(side / factor) * factor) for side in panoptic.size)
-        problems.append(f"height and width must be divisible by {factor}, got {panoptic.size}; nearest is {nearest}")
+    if any(side % factor for side in size):
+        nearest = tuple(max(factor, round(side / factor) * factor) for side in size)
+        problems.append(f"height and width must be divisible by {factor}, got {size}; nearest is {nearest}")
     if pipe.settings is not None:
         problems += pipe.settings.taxonomy.check(panoptic)
     return problems
