@@ -21,7 +21,14 @@ def test_from_official_files_to_pictures(name, grouping, base_model, tmp_path):
     data, out = tmp_path / "data", tmp_path / "pictures"
     assert mamoe("prepare", name, REAL / name, data).code == 0
     assert mamoe("check", data).code == 0
-    words = [f"data={name}", f"data.root={data}", "data.size=[64,128]", "data.crop=null", "data.batch_size=2", "data.num_workers=0"]
+    words = [
+        f"data={name}",
+        f"data.root={data}",
+        "data.size=[64,128]",
+        "data.crop=null",
+        "data.batch_size=2",
+        "data.num_workers=0",
+    ]
     shorter = ["trainer.max_steps=3", "trainer.accelerator=cpu", f"layout.grouping={grouping}", f"runs={tmp_path}"]
     trained(*words, f"model.path={base_model}", *shorter, *SMALL)
     run = only_run(tmp_path, "train")
