@@ -163,6 +163,11 @@ def test_nonsense_is_a_clear_error(override):
         assert "trainer.max_steps" in message
 
 
+def test_padding_is_hidden_by_region_attention_alone():
+    assert "needs region_attention=true" in refusal("layout.global_padding=false", "layout.region_attention=false")
+    assert not composed("layout.global_padding=false").layout.global_padding
+
+
 def test_a_root_that_must_be_given():
     assert refusal("data=folder") == "data.root must be given: data.root=…"
 
