@@ -134,6 +134,7 @@ class PictureSet:
     label: str  # the row, e.g. "cfg" or "real (train)"
     paths: tuple[Path, ...]
     generation: Generation | None  # None: photographs
+    missing: str | None = None  # why there are no pictures; then every score of the row is n/a with this reason
 
 
 Family = Callable[[PictureSet], Sequence[Score]]  # measures one row: distribution scores, layout scores, ...
