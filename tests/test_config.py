@@ -18,7 +18,7 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (SHIPPED / group).glob("*.yaml"))
 
 
-GROUPS = ("callbacks", "data", "debug", "experiment", "logger", "lr_scheduler", "model", "optimizer", "trainer")
+GROUPS = ("callbacks", "data", "debug", "experiment", "logger", "loss", "lr_scheduler", "model", "optimizer", "trainer")
 CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 
@@ -146,6 +146,8 @@ def test_all_problems_come_at_once():
         "trainer.max_epochs=null",
         "trainer.gradient_clip_val=0",
         "callbacks.samples.modes=[cold]",
+        "objective.timesteps=often",
+        "objective.logit_std=0",
         "trainer.profiler=fancy",
     ],
 )
@@ -161,6 +163,12 @@ def test_nonsense_is_a_clear_error(override):
     assert message and "Traceback" not in message
     if override == "trainer.max_steps=":
         assert "trainer.max_steps" in message
+
+
+def test_keys_of_a_kind_of_loss_are_checked_by_their_own_names():
+    assert "loss.powr: no such key; did you mean power?" in refusal("loss=masked_mse", "+loss.powr=1")
+    assert "loss.power: " in refusal("loss=masked_mse", "loss.power=2")
+    assert "masked_mse" in refusal("loss.name=masked")  # lists the kinds there are
 
 
 def test_padding_is_hidden_by_region_attention_alone():

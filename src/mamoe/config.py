@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -74,6 +74,23 @@ class Objective(Section):
     zero_snr: bool | None
     snr_gamma: float | None = Field(gt=0)
     prompt_dropout: float = Field(ge=0, le=1)
+    timesteps: Literal["uniform", "logit_normal", "stratified"]
+    logit_mean: float
+    logit_std: float = Field(gt=0)
+
+
+class Mse(Section):
+    name: Literal["mse"]
+
+
+class MaskedMse(Section):
+    name: Literal["masked_mse"]
+    class_weights: dict[str, Annotated[float, Field(ge=0)]] | None
+    power: float = Field(ge=0, le=1)
+    cap: float = Field(ge=1)
+
+
+Loss = Annotated[Mse | MaskedMse, Field(discriminator="name")]
 
 
 class Trainer(Section):
@@ -149,6 +166,7 @@ class Train(Section):
     model: Model
     layout: Layout
     objective: Objective
+    loss: Loss
     optimizer: Target
     lr_scheduler: Target
     ema_decay: float | None = Field(gt=0, lt=1)
@@ -171,7 +189,7 @@ def validated(composed: Mapping[str, Any]) -> Train:
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    path = [part for part in problem["loc"] if not (isinstance(part, str) and part[:1].isupper())]
+    path = _without_tags([part for part in problem["loc"] if not (isinstance(part, str) and part[:1].isupper())])
     where = ".".join(map(str, path))
     if problem["type"] == "extra_forbidden":
         near = nearest(str(path[-1]), _fields_at(path[:-1]))
@@ -181,19 +199,33 @@ def _explain(problem: Mapping[str, Any]) -> str:
     return f"{where}: {problem['msg']}; got {problem['input']!r}"
 
 
+def _without_tags(path: Sequence[str | int]) -> list[str | int]:
+    """The keys of a path, without the names by which pydantic says which kind of a section (of loss, say) was meant."""
+    return [part for i, part in enumerate(path) if i == 0 or part not in _kinds_at(path[:i])]
+
+
+def _kinds_at(path: Sequence[str | int]) -> list[str]:
+    field = Train.model_fields.get(str(path[0])) if len(path) == 1 else None
+    return [] if field is None or field.discriminator is None else [_kind(s) for s in _sections_of(field.annotation)]
+
+
+def _kind(section: type[Section]) -> str:
+    return section.model_fields["name"].annotation.__args__[0]  # type: ignore[union-attr]
+
+
 def _fields_at(path: Sequence[str | int]) -> list[str]:
-    section: Any = Train
+    sections: list[Any] = [Train]
     for part in path:
-        fields = getattr(section, "model_fields", {})
+        fields = {name: field for section in sections for name, field in section.model_fields.items()}
         if part not in fields:
             return []
-        section = _section_of(fields[part].annotation)
-    return list(getattr(section, "model_fields", {}))
+        sections = _sections_of(fields[str(part)].annotation)
+    return [name for section in sections for name in section.model_fields]
 
 
-def _section_of(annotation: Any) -> Any:
+def _sections_of(annotation: Any) -> list[type[Section]]:
     options = getattr(annotation, "__args__", (annotation,))
-    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+    return [o for o in options if isinstance(o, type) and issubclass(o, Section)]
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:

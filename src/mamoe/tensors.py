@@ -105,6 +105,7 @@ class Batch:
     epoch: Int64[Tensor, "B"]
     image: UInt8[Tensor, "B 3 H W"]
     regions: RegionBatch
+    cell_weight: Float[Tensor, "B h w"] | None = None  # how much each latent cell counts in a masked loss
 
     def to(self, device: torch.device | str) -> Batch:
         moved = _map_tensors(self, lambda t: t.to(device, non_blocking=True))

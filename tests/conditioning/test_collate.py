@@ -67,3 +67,15 @@ def test_a_worker_sends_little(make_settings):
     ]
     assert len(columns) == 5
     assert sum(c.nbytes for c in columns) + batch.index.nbytes + batch.epoch.nbytes <= 0.1 * 2**20
+
+
+def test_cells_weigh_what_their_pixels_weigh(make_settings):
+    klass = np.zeros((16, 16), dtype=np.uint8)
+    klass[:, 12:] = 13  # half of the right cells
+    panoptic = PanopticMap(segment_id=klass.astype(np.int32) + 1, class_id=klass)
+    weights = [1.0] * 256
+    weights[13] = 5.0
+    batch = Collator(make_settings(), class_weights=tuple(weights))([make_sample(panoptic)])
+    assert batch.cell_weight is not None
+    assert batch.cell_weight.tolist() == [[[1.0, 3.0]] * 2]
+    assert Collator(make_settings())([make_sample(panoptic)]).cell_weight is None

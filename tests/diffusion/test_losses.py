@@ -1,7 +1,15 @@
+import numpy as np
 import pytest
 import torch
 
-from mamoe.diffusion.losses import min_snr_weight, mse_per_image
+from mamoe.diffusion.losses import (
+    Denoised,
+    inverse_frequency_weights,
+    masked_mse,
+    min_snr_weight,
+    mse,
+    mse_per_image,
+)
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised, snr, target_of, to_x0
 
 
@@ -38,3 +46,58 @@ def test_weighted_loss_is_the_papers_x0_loss_in_every_parameterization(predictio
     wanted = ratio.clamp(max=5.0) * (guess - x0).square().flatten(1).mean(1)
     got = min_snr_weight(ratio, 5.0, prediction) * error.square().flatten(1).mean(1)
     torch.testing.assert_close(got, wanted)
+
+
+def denoised(prediction: Prediction = Prediction.V, **changes) -> Denoised:
+    generator = torch.Generator().manual_seed(2)
+    output, clean, noise = (torch.randn(3, 4, 6, 5, generator=generator) for _ in range(3))
+    alpha, sigma = (torch.full((3, 1, 1, 1), value) for value in (0.8, 0.6))
+    values = {"output": output, "clean": clean, "noise": noise, "alpha": alpha, "sigma": sigma}
+    return Denoised(**{"prediction": prediction, "timesteps": torch.tensor([1, 2, 3]), **values, **changes})
+
+
+@pytest.mark.parametrize("prediction", list(Prediction))
+def test_a_right_answer_costs_nothing(prediction):
+    right = denoised(prediction).target
+    perfect = denoised(prediction, output=right, cell_weight=torch.rand(3, 6, 5))
+    assert mse(perfect).tolist() == masked_mse(perfect).tolist() == [0.0] * 3
+    torch.testing.assert_close(perfect.clean_estimate, perfect.clean)
+
+
+def test_masked_mse_with_equal_weights_is_mse_and_zero_weights_hide_cells():
+    plain = denoised()
+    torch.testing.assert_close(masked_mse(denoised(cell_weight=torch.ones(3, 6, 5))), mse(plain))
+    left = torch.zeros(3, 6, 5)
+    left[..., :2] = 1.0
+    error = (plain.output - plain.target).square()
+    torch.testing.assert_close(masked_mse(denoised(cell_weight=left)), error[..., :2].flatten(1).sum(1) / (4 * 6 * 5))
+    with pytest.raises(ValueError, match="class weights"):
+        masked_mse(plain)
+
+
+def test_masked_mse_gives_no_gradient_to_hidden_cells():
+    output = denoised().output.requires_grad_()
+    weight = torch.ones(3, 6, 5)
+    weight[:, 2] = 0.0
+    masked_mse(denoised(output=output, cell_weight=weight)).sum().backward()
+    assert output.grad is not None
+    assert not output.grad[:, :, 2].any() and output.grad[:, :, 3].all()
+
+
+def test_inverse_frequency_weights():
+    shares = np.array([0.9, 0.09, 0.01, 0.0])
+    every_class = inverse_frequency_weights(shares, power=1.0, cap=1e9)
+    np.testing.assert_allclose(every_class[:3] * shares[:3], 1 / 3)  # all classes weigh the same in all
+    np.testing.assert_allclose(inverse_frequency_weights(shares, power=0.0, cap=10.0), 1.0)
+    for power, cap in ((0.5, 100.0), (1.0, 5.0)):
+        weights = inverse_frequency_weights(shares, power=power, cap=cap)
+        np.testing.assert_allclose(shares @ weights, 1.0)
+        assert weights[0] < weights[1] <= weights[2] == weights[3]
+        assert weights.max() / weights.min() <= cap * (1 + 1e-12)
+    half = inverse_frequency_weights(shares, power=0.5, cap=100.0)
+    np.testing.assert_allclose(half[1] / half[0], 10**0.5)
+    for bad in ({"power": 2.0, "cap": 10.0}, {"power": 0.5, "cap": 0.5}):
+        with pytest.raises(ValueError, match="power must lie"):
+            inverse_frequency_weights(shares, **bad)
+    with pytest.raises(ValueError, match="sum to 1"):
+        inverse_frequency_weights(shares / 2, power=0.5, cap=10.0)

@@ -6,6 +6,7 @@ from training_fakes import Pictures, make_data
 
 from mamoe.training.data import StreamBatches, epoch_order, steps_of_epochs
 from mamoe.training.draws import fixed_draws, posterior_noise, training_draws
+from mamoe.training.timesteps import Places, TimestepKind, TimestepSampling, draw_timesteps
 from mamoe.types import ConfigError
 
 SHAPE = (4, 8, 8)
@@ -34,6 +35,30 @@ def test_timesteps_and_dropout_have_the_asked_distribution():
     assert (counts - 400).abs().max() < 5 * 400**0.5
     assert abs(draws.dropped.float().mean() - 0.1) < 5 * (0.09 / 4000) ** 0.5
     assert abs(float(draws.noise.var()) - 1) < 0.15
+
+
+def test_logit_normal_timesteps_follow_the_closed_form():
+    sampling = TimestepSampling(kind=TimestepKind.LOGIT_NORMAL, mean=0.5, std=0.8)
+    keys = [(0, i) for i in range(4000)]
+    timesteps = draw_timesteps(sampling, 0, keys, 1000)
+    assert 0 <= timesteps.min() and timesteps.max() < 1000
+    normal = torch.distributions.Normal(0.5, 0.8)
+    for t in (200, 500, 800):
+        wanted = float(normal.cdf(torch.logit(torch.tensor(t / 1000))))
+        assert abs(float((timesteps < t).float().mean()) - wanted) < 5 * (wanted * (1 - wanted) / 4000) ** 0.5
+    assert torch.equal(draw_timesteps(sampling, 0, keys[7:9], 1000), timesteps[7:9])
+
+
+def test_stratified_timesteps_cover_all_levels_in_every_global_batch():
+    sampling = TimestepSampling(kind=TimestepKind.STRATIFIED)
+    keys = [(2, i) for i in range(8)]
+    alone = draw_timesteps(sampling, 0, keys, 1000, Places(batch=3, first=0, stride=1, size=8))
+    assert sorted((alone // 125).tolist()) == list(range(8))
+    for rank in (0, 1):  # two processes see the same strata as one
+        mine = draw_timesteps(sampling, 0, keys[rank::2], 1000, Places(batch=3, first=rank, stride=2, size=8))
+        assert torch.equal(mine, alone[rank::2])
+    other = draw_timesteps(sampling, 0, keys, 1000, Places(batch=4, first=0, stride=1, size=8))
+    assert (other // 125).tolist() != (alone // 125).tolist()
 
 
 def test_fixed_timesteps_are_stratified_and_never_drop():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
+from mamoe.build.loss import loss_of
 from mamoe.conditioning.cache import EmbeddingCache, fingerprint
 from mamoe.conditioning.conditioner import Conditioner
 from mamoe.conditioning.settings import LayoutSettings
@@ -23,6 +24,7 @@ from mamoe.shipped import PREFIX
 from mamoe.targets import instantiate
 from mamoe.tensors import RegionBatch
 from mamoe.training.module import DiffusionModule
+from mamoe.training.timesteps import TimestepKind, TimestepSampling
 from mamoe.types import RegionPrompts
 
 ENCODED_TOGETHER = 512  # prompts per shard of the cache
@@ -84,6 +86,12 @@ def training_module(
         scheduler=scheduler,
         optimizer=partial(instantiate, config.optimizer, "optimizer"),
         lr_scheduler=partial(instantiate, _with_length(config.lr_scheduler, steps), "lr_scheduler"),
+        loss=loss_of(config),
+        timesteps=TimestepSampling(
+            kind=TimestepKind(config.objective.timesteps),
+            mean=config.objective.logit_mean,
+            std=config.objective.logit_std,
+        ),
         prompt_dropout=config.objective.prompt_dropout,
         snr_gamma=config.objective.snr_gamma,
         ema_decay=config.ema_decay,

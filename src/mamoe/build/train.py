@@ -13,6 +13,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
 from mamoe.build.callbacks import draw_samples, training_callbacks, training_loggers
 from mamoe.build.data import TRAIN, VAL, dataset, layout_settings, limited
+from mamoe.build.loss import class_weights
 from mamoe.build.model import objective_scheduler, recipe_of, training_module
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
@@ -45,12 +46,13 @@ def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tu
     validates = limited(dataset(config, VAL, settings.taxonomy), config.trainer.limit_val_images)
     if config.trainer.overfit_images is not None:
         trains = validates = limited(dataset(config, TRAIN, settings.taxonomy), config.trainer.overfit_images)
-    collate = Collator(settings)
+    weights = class_weights(config, trains, settings)
+    collate = Collator(settings, class_weights=weights)
     steps = _steps(config, len(trains))
 
     base = load_base(config.model.path, config.model.revision, config.model.variant)
     run_dir = new_run_dir(config.runs, config.name) if config.resume is None else run_of(config.resume)
-    write_start(run_dir, config=plain, overrides=overrides, dataset=_describe(trains, validates, settings))
+    write_start(run_dir, config=plain, overrides=overrides, dataset=_describe(trains, validates, settings, weights))
     scheduler = objective_scheduler(config, base.scheduler)
     module = training_module(config, base, scheduler, settings, steps, [*trains.prompts, *validates.prompts])
     data = LayoutDataModule(
@@ -87,8 +89,12 @@ def _steps(config: Train, images: int) -> int:
     return steps_of_epochs(trainer.max_epochs, images, config.data.batch_size, trainer.accumulate_grad_batches)
 
 
-def _describe(trains: Any, validates: Any, settings: LayoutSettings) -> dict[str, Any]:
+def _describe(
+    trains: Any, validates: Any, settings: LayoutSettings, weights: tuple[float, ...] | None
+) -> dict[str, Any]:
+    by_name = None if weights is None else {c.name: round(weights[c.id], 4) for c in settings.taxonomy.classes}
     return {
+        "class_weights": by_name,
         "train_images": len(trains),
         "val_images": len(validates),
         "taxonomy": settings.taxonomy.name,

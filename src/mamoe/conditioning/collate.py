@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
 
 from mamoe.conditioning.regions import build_layout
 from mamoe.conditioning.settings import LayoutSettings
@@ -48,6 +51,7 @@ class Collator:
 
     settings: LayoutSettings
     factor: int = 8  # pixels per side of a latent cell
+    class_weights: tuple[float, ...] | None = None  # by class id, 256 of them: how much a pixel counts in the loss
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """One batch of the samples, in their order.
@@ -62,4 +66,10 @@ class Collator:
             epoch=torch.tensor([sample.epoch for sample in samples]),
             regions=collate_layouts(layouts, self.settings.num_experts),
             image=torch.stack([sample.image for sample in samples]),
+            cell_weight=None if self.class_weights is None else self._cell_weights(samples, self.class_weights),
         )
+
+    def _cell_weights(self, samples: Sequence[Sample], weights: tuple[float, ...]) -> Float[Tensor, "B h w"]:
+        table = torch.tensor(weights)
+        pixels = torch.stack([table[torch.from_numpy(sample.panoptic.class_id).long()] for sample in samples])
+        return F.avg_pool2d(pixels[:, None], self.factor)[:, 0]

@@ -1,7 +1,7 @@
 """Everything random about a picture's loss, drawn from the picture's own generators.
 
 A picture's draws depend on (seed, purpose, epoch, index) alone: neither its batch mates nor the number of workers,
-processes or accumulated batches change them.
+processes or accumulated batches change them. Only stratified timesteps also look at its place in the global batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mamoe.randomness import generator_for, stacked_randn
+from mamoe.training.timesteps import UNIFORM, Places, TimestepSampling, draw_timesteps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,13 +36,16 @@ def training_draws(
     latent_shape: tuple[int, int, int],
     num_timesteps: int,
     prompt_dropout: float,
+    *,
+    sampling: TimestepSampling = UNIFORM,
+    places: Places | None = None,
 ) -> Draws:
-    """Uniform timesteps, normal noise and prompt dropout for a training batch, on the CPU."""
+    """Timesteps, normal noise and prompt dropout for a training batch, on the CPU."""
     keys = list(zip(epoch, index, strict=True))
-    timesteps = [torch.randint(num_timesteps, (), generator=generator_for(seed, "timestep", *k)) for k in keys]
+    timesteps = draw_timesteps(sampling, seed, keys, num_timesteps, places)
     dropped = [torch.rand((), generator=generator_for(seed, "dropout", *k)) < prompt_dropout for k in keys]
     noise = stacked_randn(latent_shape, [generator_for(seed, "noise", *k) for k in keys])
-    return Draws(timesteps=torch.stack(timesteps), noise=noise, dropped=torch.stack(dropped))
+    return Draws(timesteps=timesteps, noise=noise, dropped=torch.stack(dropped))
 
 
 def fixed_draws(

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mamoe.diffusion.losses import min_snr_weight, mse_per_image
-from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised, snr, target_of
+from mamoe.diffusion.losses import Denoised, LatentLoss, min_snr_weight, mse
+from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised, snr
 from mamoe.randomness import derive_seed
 from mamoe.tensors import Batch, Conditioning, RegionBatch
 from mamoe.training.draws import Draws, posterior_noise, training_draws
 from mamoe.training.ema import WeightAverage
 from mamoe.training.finite import StepWatch
 from mamoe.training.latents import LatentMemory
+from mamoe.training.timesteps import UNIFORM, Places, TimestepKind, TimestepSampling
 from mamoe.types import ConfigError
 
 ConditionerFn = Callable[[RegionBatch, torch.device, torch.dtype], Conditioning]
@@ -40,6 +41,8 @@ class DiffusionModule(LightningModule):
         scheduler: the noise schedule; its ``prediction_type`` is what the UNet predicts.
         optimizer: parameters -> optimizer.
         lr_scheduler: optimizer -> schedule, stepped once per optimizer step.
+        loss: what is minimised, per picture.
+        timesteps: how noise levels are drawn.
         prompt_dropout: share of pictures seen without prompt and layout, for classifier-free guidance.
         snr_gamma: min-SNR-gamma of the loss weights; None weighs all noise levels alike.
         ema_decay: decay of the weight average; None keeps no average.
@@ -57,6 +60,8 @@ class DiffusionModule(LightningModule):
         scheduler: DDPMScheduler,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        loss: LatentLoss = mse,
+        timesteps: TimestepSampling = UNIFORM,
         prompt_dropout: float = 0.1,
         snr_gamma: float | None = None,
         ema_decay: float | None = None,
@@ -81,6 +86,7 @@ class DiffusionModule(LightningModule):
         self.conditioner = conditioner
         self.prediction = Prediction.parse(scheduler.config["prediction_type"])
         self.alphas_cumprod = scheduler.alphas_cumprod.clone()
+        self.loss, self.timesteps = loss, timesteps
         self.prompt_dropout, self.snr_gamma, self.ema_decay, self.seed = prompt_dropout, snr_gamma, ema_decay, seed
         self.ema: WeightAverage | None = None
         self.watch = StepWatch()
@@ -103,13 +109,26 @@ class DiffusionModule(LightningModule):
         epoch, index = batch.epoch.tolist(), batch.index.tolist()
         latents = self.encode(batch)
         shape = tuple(latents.shape[1:])
-        draws = training_draws(self.seed, epoch, index, shape, len(self.alphas_cumprod), self.prompt_dropout)  # type: ignore[arg-type]
-        loss = self.loss_per_image(latents, batch.regions, draws)
+        draws = training_draws(
+            self.seed,
+            epoch,
+            index,
+            shape,  # type: ignore[arg-type]
+            len(self.alphas_cumprod),
+            self.prompt_dropout,
+            sampling=self.timesteps,
+            places=self._places(len(epoch), batch_idx) if self.timesteps.kind is TimestepKind.STRATIFIED else None,
+        )
+        loss = self.loss_per_image(latents, batch.regions, draws, batch.cell_weight)
         self.watch.add(loss, batch.keys)
         return loss.mean()
 
     def loss_per_image(
-        self, latents: Float[Tensor, "B C h w"], regions: RegionBatch, draws: Draws
+        self,
+        latents: Float[Tensor, "B C h w"],
+        regions: RegionBatch,
+        draws: Draws,
+        cell_weight: Float[Tensor, "B h w"] | None = None,
     ) -> Float[Tensor, "B"]:
         """The weighted loss of every picture, float32."""
         draws = draws.to(latents.device)
@@ -125,10 +144,30 @@ class DiffusionModule(LightningModule):
         output = self.unet(noisy, draws.timesteps, **conditioning.unet_inputs()).sample
 
         # Loss.
-        loss = mse_per_image(output, target_of(self.prediction, latents, draws.noise, alpha, sigma))
+        denoised = Denoised(
+            prediction=self.prediction,
+            output=output,
+            clean=latents,
+            noise=draws.noise,
+            alpha=alpha,
+            sigma=sigma,
+            timesteps=draws.timesteps,
+            cell_weight=cell_weight,
+        )
+        loss = self.loss(denoised)
         if self.snr_gamma is None:
             return loss
         return loss * min_snr_weight(snr(self.alphas_cumprod, draws.timesteps), self.snr_gamma, self.prediction)
+
+    def _places(self, count: int, batch_idx: int) -> Places:
+        trainer = self.trainer
+        accumulated = trainer.accumulate_grad_batches
+        return Places(
+            batch=trainer.global_step * accumulated + batch_idx % accumulated,
+            first=trainer.global_rank,
+            stride=trainer.world_size,
+            size=count * trainer.world_size,
+        )
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Float[Tensor, "B C h w"]:

@@ -30,6 +30,7 @@ class _Fixed:
     latents: Float[Tensor, "B C h w"]  # on the CPU
     regions: RegionBatch
     draws: Draws
+    cell_weight: Float[Tensor, "B h w"] | None
 
 
 class FixedLoss(Callback):
@@ -112,11 +113,13 @@ class FixedLoss(Callback):
         latents = module.encode(batch)
         shape, steps = tuple(latents.shape[1:]), len(module.alphas_cumprod)
         draws = fixed_draws(self._seed, index, places, self._count, shape, steps)  # type: ignore[arg-type]
-        return _Fixed(latents=latents.cpu(), regions=batch.regions.to("cpu"), draws=draws)
+        weight = None if batch.cell_weight is None else batch.cell_weight.cpu()
+        return _Fixed(latents=latents.cpu(), regions=batch.regions.to("cpu"), draws=draws, cell_weight=weight)
 
     def _loss(self, module: DiffusionModule, fixed: _Fixed) -> Float[Tensor, "B"]:
         device = module.device
-        return module.loss_per_image(fixed.latents.to(device), fixed.regions.to(device), fixed.draws)
+        weight = None if fixed.cell_weight is None else fixed.cell_weight.to(device)
+        return module.loss_per_image(fixed.latents.to(device), fixed.regions.to(device), fixed.draws, weight)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The loss of each picture and its weight over the noise levels."""
+"""Mean squared error of the network's own output, and its weight over the noise levels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mamoe.diffusion.losses.denoised import Denoised
 from mamoe.diffusion.parameterization import Prediction
+
+
+def mse(batch: Denoised) -> Float[Tensor, "B"]:
+    """Mean squared error in the network's own parameterization (Ho et al. 2020, eq. 14)."""
+    return mse_per_image(batch.output, batch.target)
 
 
 def mse_per_image(output: Float[Tensor, "B C h w"], target: Float[Tensor, "B C h w"]) -> Float[Tensor, "B"]:

@@ -1,0 +1,57 @@
+"""Losses and noise levels by name, through the command."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from factories import only_run, short_run
+from wholeruns import SMALL, WEIGHTS, assert_equal, cut_back, tensors, trained
+
+
+@pytest.fixture(scope="module")
+def weights_of(base_model, scenes, tmp_path_factory):
+    """Trains four steps with the given words; returns the run."""
+
+    def train(*words: str):
+        runs = tmp_path_factory.mktemp("losses") / "runs"
+        trained(*short_run(base_model, scenes, runs), *words)
+        return only_run(runs)
+
+    return train
+
+
+def unet(run) -> torch.Tensor:
+    return load_file(run / "checkpoints/latest/unet" / WEIGHTS)["conv_out.weight"]
+
+
+def test_classes_are_weighed_by_how_rare_they_are(weights_of):
+    run = weights_of("loss=masked_mse")
+    weights = json.loads((run / "dataset.json").read_text())["class_weights"]
+    assert weights["person"] > weights["car"] > weights["road"] > 0
+    copy = cut_back(run, run.parent / "copy", 2)
+    trained(f"resume={copy}")
+    assert_equal(tensors(run, 4), tensors(copy, 4))
+
+
+def test_weights_of_one_for_every_class_change_nothing(weights_of):
+    plain = weights_of(*SMALL)
+    ones = weights_of("loss=masked_mse", "loss.class_weights={road: 1}", *SMALL)
+    torch.testing.assert_close(unet(plain), unet(ones), rtol=1e-4, atol=1e-7)
+    heavy = weights_of("loss=masked_mse", "loss.class_weights={car: 50}", *SMALL)
+    assert not torch.allclose(unet(plain), unet(heavy), atol=1e-6)
+
+
+def test_a_weight_for_an_unknown_class_is_refused(base_model, scenes, tmp_path):
+    words = ["loss=masked_mse", "loss.class_weights={cra: 2}"]
+    outcome = trained(*short_run(base_model, scenes, tmp_path), *words, code=2)
+    assert "loss.class_weights names cra" in outcome.err and "car" in outcome.err
+
+
+@pytest.mark.parametrize("kind", ["logit_normal", "stratified"])
+def test_resumed_runs_draw_the_same_noise_levels(kind, weights_of):
+    run = weights_of(f"objective.timesteps={kind}", "callbacks.samples=null")
+    copy = cut_back(run, run.parent / "copy", 2)
+    trained(f"resume={copy}")
+    assert_equal(tensors(run, 4), tensors(copy, 4))
