@@ -101,8 +101,6 @@ def sample(
     device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
 ) -> None:
     """Draw a picture for every panoptic map of a folder, with a JSON record each and a contact sheet."""
-    import torch
-
     from mamoe.console import quiet_libraries
     from mamoe.sampling.jobs import sample_folder
     from mamoe.sampling.pipeline import LayoutPipeline
@@ -110,12 +108,7 @@ def sample(
 
     quiet_libraries()
     pipe = LayoutPipeline.from_pretrained(run, **({"checkpoint": checkpoint} if is_run(run) else {}))
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
-    pipe.to(device)
+    pipe.to(usable_device(device))
     pipe.set_progress_bar_config(disable=True)
     with progress("Drawing") as update:
         result = sample_folder(
@@ -134,6 +127,69 @@ def sample(
     typer.echo(
         f"{len(result.pictures)} pictures in {out}, {result.drawn} of them new; all of them: {result.contact_sheet}"
     )
+
+
+@app.command()
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="A run or one of its checkpoints, or a folder of pictures.")],
+    against: Annotated[Path | None, typer.Option(help="Folder of real pictures; default: the run's split.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Folder of training pictures; default: the run's.")] = None,
+    scores: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    extractor: Annotated[
+        list[str] | None, typer.Option(help="NAME or NAME=PATH; may be repeated. Default: inception.")
+    ] = None,
+    autoencoder: Annotated[str | None, typer.Option(help="Base model, for its floor; a run has its own.")] = None,
+    size: Annotated[tuple[int, int] | None, typer.Option(help="HEIGHT WIDTH all pictures are brought to.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: in the run, or eval/<folder>.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Features are kept here.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, spread evenly.")] = None,
+    split: Annotated[str, typer.Option(help="Of the run's data.")] = "test",
+    checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
+    modes: Annotated[str, typer.Option(help="How a run is drawn; comma-separated.")] = "cond,uncond,cfg",
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
+    guidance_scale: Annotated[float, typer.Option(min=0.0, help="Of mode cfg.")] = 4.0,
+    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    seed: Annotated[int, typer.Option(help="Of pictures and intervals.")] = 0,
+    device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
+) -> None:
+    """Score pictures against real ones: distances of distributions, precision and recall, copying, with intervals.
+
+    Writes metrics.json, table.md and table.csv. Started again, it goes on where it stopped; torchrun shares the work.
+    """
+    from mamoe.build.evaluation import Asked, Drawing, evaluate_folder, evaluate_run
+    from mamoe.console import quiet_libraries
+    from mamoe.evaluation.evaluate import SCORES
+    from mamoe.sampling.runs import is_run
+
+    quiet_libraries()
+    asked = Asked(
+        against=against,
+        train=train,
+        autoencoder=autoencoder,
+        scores=SCORES if scores is None else tuple(scores.split(",")),
+        extractors=tuple(extractor or ("inception",)),
+        size=size,
+        out=out,
+        cache=cache,
+        images=images,
+        seed=seed,
+        device=usable_device(device),
+    )
+    with progress("Evaluating") as update:
+        if is_run(target):
+            drawing = Drawing(
+                split=split,
+                checkpoint=checkpoint,
+                modes=tuple(modes.split(",")),
+                steps=steps,
+                guidance_scale=guidance_scale,
+                batch_size=batch_size,
+            )
+            table, folder = evaluate_run(target, asked, drawing, update)
+        else:
+            table, folder = evaluate_folder(target, asked, update)
+    if table is not None:
+        typer.echo(f"{table.markdown()}\nWritten to {folder}.")
 
 
 @app.command()
@@ -218,6 +274,22 @@ def export(
     quiet_libraries()
     export_run(run, out, checkpoint=checkpoint, half=weights is Weights.FP16)
     typer.echo(f"Written to {out}.")
+
+
+def usable_device(device: str | None) -> str:
+    """The device asked for, or the best there is.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
 
 
 @contextmanager

@@ -104,9 +104,9 @@ def test_markdown_and_csv():
     other = replace(SCORE, name="recall", value=0.25, better=Better.HIGHER)
     made = joined([table(cfg=SCORE, few=ABSENT), table(floor=other)])
     lines = made.markdown().splitlines()
-    assert lines[0] == "| pictures | FID ↓ | recall ↑ |"
-    assert lines[2] == "| cfg | 2 [1.5, 2.5] (n=40) | not measured |"
-    assert lines[3] == "| few | n/a (3 pictures \\| wanted 10) | not measured |"
+    assert lines[0] == "| score | cfg | few | floor |"
+    assert lines[2] == "| FID ↓ | 2 [1.5, 2.5] (n=40) | n/a (3 pictures \\| wanted 10) | not measured |"
+    assert lines[3] == "| recall ↑ | not measured | not measured | 0.25 [1.5, 2.5] (n=40) |"
     assert "bootstrap over images" in lines[-1]
     rows = list(csv.DictReader(io.StringIO(made.csv())))
     assert [row["value"] for row in rows] == ["2.0", "", "0.25"]

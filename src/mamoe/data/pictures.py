@@ -12,6 +12,7 @@ from mamoe.data.panoptic import UNREADABLE
 from mamoe.types import DatasetError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+CONTACT_SHEET = "contact_sheet.png"  # what a sampling job adds to its pictures; never one of them
 _EIGHT_BIT = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
 
 

@@ -68,10 +68,11 @@ class Table:
         return list(dict.fromkeys(score.name for row in self.rows for score in row.scores))
 
     def markdown(self) -> str:
-        """A Markdown table: value, interval and n in every cell; under it, what the intervals are."""
-        heads = [f"{name} {_ARROWS[_first(name, self.rows).better]}" for name in self.columns]
-        lines = [["pictures", *heads], ["---"] * (len(heads) + 1)]
-        lines += [[row.label, *(_cell(row.score(name)) for name in self.columns)] for row in self.rows]
+        """A Markdown table, scores downwards and pictures across; under it, what the intervals are."""
+        lines = [["score", *(row.label for row in self.rows)], ["---"] * (len(self.rows) + 1)]
+        for name in self.columns:
+            arrow = _ARROWS[_first(name, self.rows).better]
+            lines.append([f"{name} {arrow}", *(_cell(row.score(name)) for row in self.rows)])
         over = sorted({s.interval.over.value for row in self.rows for s in row.scores if s.interval is not None})
         note = f"\nIn brackets the 95 % interval ({', '.join(over)}).\n" if over else ""
         return "".join("| " + " | ".join(line) + " |\n" for line in lines) + note

@@ -17,11 +17,12 @@ from typing import Any
 
 from mamoe.data.files import order_of
 from mamoe.data.panoptic import read_panoptic, resized_panoptic
+from mamoe.data.pictures import CONTACT_SHEET
 from mamoe.data.prompts import raise_problems, read_instance_prompts, read_prompts_csv
 from mamoe.errors import DatasetError
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import GUIDANCE, batches_by_size, draw
-from mamoe.sampling.output import CONTACT_SHEET, contact_sheet, key_of, model_hash, write_json, write_picture
+from mamoe.sampling.output import contact_sheet, key_of, model_hash, write_json, write_picture
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.requests import Request, segment_problems
 from mamoe.sampling.runs import load_components

@@ -16,7 +16,6 @@ from mamoe.data.panoptic import colourize, read_panoptic
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.taxonomy import Taxonomy
 
-CONTACT_SHEET = "contact_sheet.png"
 _SHEET_PAIRS = 40  # more would make a sheet nobody can open
 _SHEET_COLUMNS = 4  # pairs beside each other
 _THUMBNAIL = 256  # pixels, longest side

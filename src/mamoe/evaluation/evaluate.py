@@ -1,0 +1,199 @@
+"""From sets of pictures to a table on disk, with the floors that tell what a number means.
+
+rows (drawn pictures, floors)  x  families of scores  ->  Table  ->  metrics.json, table.md, table.csv
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL
+
+from mamoe.data.pictures import CONTACT_SHEET
+from mamoe.data.transforms import Geometry
+from mamoe.errors import ConfigError, DatasetError
+from mamoe.evaluation.distribution import Kind
+from mamoe.evaluation.extractors import Extractor
+from mamoe.evaluation.families import Reading, copying_family, distribution_family
+from mamoe.evaluation.features import common_size, list_pictures
+from mamoe.evaluation.processes import Processes
+from mamoe.evaluation.protocol import Family, Generation, PictureSet
+from mamoe.evaluation.reconstruction import reconstruct_all
+from mamoe.evaluation.table import Row, Table
+
+COPYING = "copying"
+SCORES = (*(kind.value for kind in Kind), COPYING)
+REAL_FLOOR, AUTOENCODER_FLOOR = "real (train)", "autoencoder"
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What drawn pictures are compared with, and how."""
+
+    reference: tuple[Path, ...]  # real pictures that were not trained on
+    train: tuple[Path, ...] | None  # real pictures that were, if they are known
+    autoencoder: AutoencoderKL | None  # for its floor
+    extractors: tuple[Extractor, ...]
+    scores: tuple[str, ...]  # of SCORES
+    geometry: Geometry | None  # what all pictures go through first
+    out: Path
+    cache: Path
+    seed: int = 0
+
+
+def evaluate(
+    drawn: Sequence[PictureSet],
+    comparison: Comparison,
+    *,
+    processes: Processes,
+    families: Sequence[Family] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Table | None:
+    """Score sets of drawn pictures and the floors, and write the table; None on all processes but the first.
+
+    Args:
+        drawn: one row each.
+        comparison: what they are compared with.
+        processes: those that share the work.
+        families: scores besides those of features.
+        progress: of the picture work at hand.
+
+    Raises:
+        ConfigError: unknown scores; the output folder holds other pictures.
+        DatasetError: pictures that cannot be read, or of several sizes.
+        ProtocolError: the rows may not stand in one table.
+    """
+    check_scores(comparison.scores)
+    groups = {row.label: row.paths for row in drawn} | {"reference": comparison.reference}
+    common_size(groups | ({} if comparison.train is None else {"train": comparison.train}), comparison.geometry)
+    comparison.out.mkdir(parents=True, exist_ok=True)
+    least = min(len(row.paths) for row in drawn)
+    rows = [*drawn, *_floors(comparison, least, processes, progress)]
+    reading = Reading(cache=comparison.cache, geometry=comparison.geometry, processes=processes, progress=progress)
+    chosen = [*_families(comparison, reading), *families]
+    measured = [Row(label=row.label, scores=tuple(score for family in chosen for score in family(row))) for row in rows]
+    if not processes.first:
+        return None
+    table = Table(rows=tuple(measured))
+    write_table(table, comparison.out)
+    return table
+
+
+def check_scores(scores: Sequence[str]) -> None:
+    """Refuse scores that do not exist.
+
+    Raises:
+        ConfigError: lists those there are.
+    """
+    unknown = [name for name in scores if name not in SCORES]
+    if unknown or not scores:
+        raise ConfigError(f"There is no score {', '.join(unknown) or '(none given)'}; there are {', '.join(SCORES)}.")
+
+
+def write_table(table: Table, out: Path) -> None:
+    """metrics.json, table.md and table.csv, each whole or not at all."""
+    for name, text in ((METRICS, table.json()), ("table.md", table.markdown()), ("table.csv", table.csv())):
+        partial = out / f".{name}.{os.getpid()}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out / name)
+
+
+def folder_row(folder: Path, label: str = "generated") -> PictureSet:
+    """The pictures of a folder as a row, with what their records say of how they were drawn.
+
+    Raises:
+        DatasetError: no pictures, or records for some of them only, or that disagree.
+    """
+    paths = tuple(path for path in list_pictures(folder) if path.name != CONTACT_SHEET)
+    if not paths:
+        raise DatasetError(f"{folder} holds no pictures but {CONTACT_SHEET}.")
+    records = {path.name: path.with_suffix(".json") for path in paths}
+    present = {name: record for name, record in records.items() if record.is_file()}
+    if present and len(present) < len(paths):
+        absent = [name for name in records if name not in present]
+        raise DatasetError(
+            f"{folder}: {len(absent)} of {len(paths)} pictures have no record beside them, such as {absent[0]}. "
+            "Finish the sampling job, or keep other pictures elsewhere."
+        )
+    ways = {_way(_record(path)) for path in present.values()}
+    if len(ways) > 1:
+        raise DatasetError(f"{folder}: the pictures' records say different things: {sorted(map(str, ways))[:2]}.")
+    return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}))
+
+
+def spread(paths: Sequence[Path], count: int | None) -> tuple[Path, ...]:
+    """``count`` of the paths, spread evenly; all when there are no more or None is given."""
+    if count is None or count >= len(paths):
+        return tuple(paths)
+    return tuple(paths[i * len(paths) // count] for i in range(count))
+
+
+def _families(comparison: Comparison, reading: Reading) -> list[Family]:
+    kinds = [Kind(name) for name in comparison.scores if name != COPYING]
+    found: list[Family] = []
+    for extractor in comparison.extractors:
+        if kinds:
+            found.append(distribution_family(comparison.reference, extractor, kinds, reading, seed=comparison.seed))
+        if COPYING in comparison.scores:
+            found.append(
+                copying_family(
+                    comparison.train,
+                    comparison.reference,
+                    extractor,
+                    reading,
+                    sheets=comparison.out,
+                    seed=comparison.seed,
+                )
+            )
+    return found
+
+
+def _floors(
+    comparison: Comparison, count: int, processes: Processes, progress: Callable[[int, int], None] | None
+) -> list[PictureSet]:
+    if comparison.train is None:
+        real = _absent(REAL_FLOOR, "the training pictures are not given")
+    else:  # as many as there are drawn pictures: distances fall with the number
+        real = PictureSet(label=REAL_FLOOR, paths=spread(comparison.train, count), generation=None)
+    if comparison.autoencoder is None:
+        return [real, _absent(AUTOENCODER_FLOOR, "the autoencoder is not given")]
+    try:
+        paths = reconstruct_all(
+            comparison.autoencoder,
+            spread(comparison.reference, count),
+            comparison.out / "autoencoder",
+            geometry=comparison.geometry,
+            processes=processes,
+            progress=progress,
+        )
+    except ConfigError:
+        raise
+    except ValueError as error:  # sizes it cannot take: no floor, and the reason in the table
+        return [real, _absent(AUTOENCODER_FLOOR, str(error))]
+    return [real, PictureSet(label=AUTOENCODER_FLOOR, paths=paths, generation=None)]
+
+
+def _absent(label: str, why: str) -> PictureSet:
+    return PictureSet(label=label, paths=(), generation=None, missing=why)
+
+
+def _record(path: Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"Cannot read the record {path}: {error}. Draw its picture again.") from None
+
+
+def _way(record: Mapping[str, Any]) -> Generation:
+    return Generation(
+        mode=record.get("mode"),
+        sampler=record.get("scheduler"),
+        steps=record.get("steps"),
+        guidance=record.get("guidance_scale"),
+    )

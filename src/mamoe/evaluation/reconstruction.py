@@ -1,0 +1,80 @@
+"""The autoencoder's floor: real pictures encoded and decoded. No latent model can be expected to score better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import UInt8
+from PIL import Image
+
+from mamoe.data.transforms import Geometry
+from mamoe.errors import ConfigError
+from mamoe.evaluation.drawings import fill
+from mamoe.evaluation.extractors import weights_hash
+from mamoe.evaluation.features import read_through
+from mamoe.evaluation.processes import Processes
+from mamoe.evaluation.protocol import hash_of_files
+from mamoe.shipped import resolved
+
+
+def load_autoencoder(model: str) -> AutoencoderKL:
+    """The autoencoder of a base model: a folder, a hub name or ``package:<name>``.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        loaded = AutoencoderKL.from_pretrained(resolved(model), subfolder="vae", use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot load the autoencoder of {model}: {str(error).splitlines()[0]}") from None
+    assert isinstance(loaded, AutoencoderKL)
+    return loaded.eval()
+
+
+@torch.no_grad()
+def reconstructed(vae: AutoencoderKL, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture after the autoencoder: the mean of its posterior, decoded. Sides must suit the autoencoder's factor.
+
+    Raises:
+        ValueError: they do not.
+    """
+    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    if any(side % factor for side in image.shape[:2]):
+        raise ValueError(f"The autoencoder needs sides divisible by {factor}, got {image.shape[0]}x{image.shape[1]}.")
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
+    decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample  # type: ignore[union-attr]
+    return ((decoded[0].float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def reconstruct_all(
+    vae: AutoencoderKL,
+    paths: Sequence[Path],
+    folder: Path,
+    *,
+    geometry: Geometry | None,
+    processes: Processes,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Path, ...]:
+    """Write every picture's reconstruction into ``folder``; see :func:`mamoe.evaluation.drawings.fill`.
+
+    Raises:
+        ValueError: the pictures' sides do not suit the autoencoder.
+        ConfigError: the folder holds pictures of another autoencoder or of other pictures.
+    """
+
+    def make(batch: list[int]) -> list[Image.Image]:
+        return [Image.fromarray(reconstructed(vae, read_through(paths[i], geometry))) for i in batch]
+
+    return fill(
+        folder,
+        [f"{path.stem}.png" for path in paths],
+        [[i] for i in range(len(paths))],
+        make,
+        about={"autoencoder": weights_hash(vae), "pictures": hash_of_files(paths), "geometry": str(geometry)},
+        processes=processes,
+        progress=progress,
+    )
