@@ -159,7 +159,7 @@ def test_pictures_of_other_settings_are_not_scored(evaluated_run, finished_run):
     assert outcome.code == 2 and "made with another steps" in outcome.err
     assert "leave out --size" in mamoe("evaluate", finished_run, "--size", 64, 64, *PIXELS).err
     assert "There is no mode conditional" in mamoe("evaluate", finished_run, "--modes", "conditional", *PIXELS).err
-    assert "There are: step-" in mamoe("evaluate", finished_run, "--checkpoint", "99", *PIXELS).err
+    assert "There are: best, latest, step-" in mamoe("evaluate", finished_run, "--checkpoint", "99", *PIXELS).err
 
 
 def test_two_processes_fill_one_folder_once(tmp_path, monkeypatch):
