@@ -176,6 +176,14 @@ def test_padding_is_hidden_by_region_attention_alone():
     assert not composed("layout.global_padding=false").layout.global_padding
 
 
+def test_strength_asks_for_regions():
+    assert composed("regions.strength=soft").regions.strength == "soft"
+    message = refusal("regions.strength=soft", "layout.region_resize=nearest")
+    assert "regions.strength=soft weighs regions by area share" in message and "image" not in message
+    assert "needs layout.region_attention=true" in refusal("regions.strength=learned", "layout.region_attention=false")
+    assert "regions.strength: " in refusal("regions.strength=firm") and "'hard'" in refusal("regions.strength=firm")
+
+
 def test_a_root_that_must_be_given():
     assert refusal("data=folder") == "data.root must be given: data.root=…"
 

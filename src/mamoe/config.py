@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mamoe.conditioning.settings import Strength, strength_problem
 from mamoe.errors import ConfigError
 
 Target = dict[str, Any]  # {_target_: dotted name, its arguments}
@@ -46,6 +47,10 @@ class Model(Section):
     gradient_checkpointing: bool = False
     channels_last: bool = False
     latent_memory_mib: int = Field(0, ge=0)
+
+
+class Regions(Section):
+    strength: Strength
 
 
 class Layout(Section):
@@ -165,6 +170,7 @@ class Train(Section):
     data: Data
     model: Model
     layout: Layout
+    regions: Regions
     objective: Objective
     loss: Loss
     optimizer: Target
@@ -173,6 +179,13 @@ class Train(Section):
     trainer: Trainer
     callbacks: Callbacks
     logger: Loggers
+
+    @model_validator(mode="after")
+    def _strength_has_regions(self) -> Train:
+        layout = self.layout
+        if problem := strength_problem(self.regions.strength, layout.region_attention, layout.region_resize):
+            raise ValueError(f"regions.{problem}")
+        return self
 
 
 def validated(composed: Mapping[str, Any]) -> Train:
@@ -196,6 +209,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return f"{where}: no such key" + (f"; did you mean {near}?" if near else ".")
     if problem["type"] == "missing":
         return f"{where}: is missing; set {where}=…"
+    if isinstance(problem["input"], Mapping):  # keys that contradict each other: the message names them
+        return f"{where}: {problem['msg']}".removeprefix(": ")
     return f"{where}: {problem['msg']}; got {problem['input']!r}"
 
 

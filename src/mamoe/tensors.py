@@ -143,7 +143,9 @@ class LevelConditioning:
     """What every transformer block of one UNet level needs."""
 
     grid: tuple[int, int]
-    attend: Bool[Tensor, "B N S"] | None  # every row has a True; None = every cell attends every token
+    # Who may attend, every row with a True; or log weights added to the scores, -inf = may not, every row with one that
+    # is finite. None = every cell attends every token.
+    attend: Bool[Tensor, "B N S"] | Float[Tensor, "B N S"] | None
     routing: ExpertRouting | None  # None = dense: every cell goes through expert 0
 
 

@@ -6,11 +6,12 @@ import torch
 
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import Conditioner, concatenate_conditionings
+from mamoe.conditioning.masks import area_shares, region_coverage
 from mamoe.conditioning.regions import build_layout
 from mamoe.conditioning.settings import RegionResize
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.tensors import Conditioning, LevelConditioning
-from mamoe.types import PanopticMap, RegionPrompts
+from mamoe.types import ConfigError, PanopticMap, RegionPrompts
 
 LEVELS = 4
 STREET = RegionPrompts(global_prompt="a street")
@@ -36,6 +37,11 @@ def picture(level: LevelConditioning, b: int) -> tuple[list, list]:
     mine = level.routing.token // cells == b
     rows = list(zip(experts[mine].tolist(), (level.routing.token[mine] % cells).tolist(), strict=True))
     return rows, [] if level.routing.weight is None else level.routing.weight[mine].tolist()
+
+
+def nothing_of(attend: torch.Tensor) -> float:
+    """What a mask holds where a token may not be attended."""
+    return 0 if attend.dtype == torch.bool else -torch.inf
 
 
 def assert_same(one: Conditioning, other: Conditioning) -> None:
@@ -70,6 +76,41 @@ def test_every_row_attends_its_global_prompt(make_settings, make_map, condition,
         assert result.text.region[b][result.text.valid[b]].tolist() == expected
 
 
+@pytest.mark.parametrize("size", [(64, 128), (40, 72), (8, 24)])
+def test_soft_weights_are_logarithms_of_area_shares(make_settings, make_map, condition, size):
+    settings = make_settings(strength="soft", dataset_prompt="a town")
+    result, _, batch = condition(settings, *(make_map(seed, *size, 20) for seed in range(3)))
+    shares = area_shares(region_coverage(batch), LEVELS)
+    for level, share in zip(result.levels, shares, strict=True):
+        weight = level.attend.exp()
+        assert level.attend.dtype == torch.float32 and (weight[..., 0] == 1).all()  # rows are never empty
+        assert not weight[~result.text.valid.unsqueeze(1).expand_as(weight)].any()
+        for b, regions in enumerate(result.text.region):
+            seen = result.text.valid[b]
+            expected = share[b].flatten(1).T[:, regions[seen]]
+            torch.testing.assert_close(weight[b][:, seen], expected, atol=1e-6, rtol=1e-5)
+    assert ((weight > 0) & (weight < 1)).any()
+
+
+def test_learned_strength_gets_the_mask_of_hard(make_settings, make_map, condition):
+    hard, learned = (condition(make_settings(strength=s), make_map(0, 40, 72))[0] for s in ("hard", "learned"))
+    assert_same(hard, learned)
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"strength": "soft", "region_attention": False}, "strength=soft needs layout.region_attention=true"),
+        ({"strength": "learned", "region_attention": False}, "strength=learned needs layout.region_attention=true"),
+        ({"strength": "soft", "region_resize": "nearest"}, "needs layout.region_resize=area, not nearest"),
+        ({"strength": "medium"}, "strength must be one of hard, soft, learned; got 'medium'"),
+    ],
+)
+def test_strengths_that_cannot_be_are_refused(make_settings, choices, said):
+    with pytest.raises(ConfigError, match=said):
+        make_settings(**choices)
+
+
 def test_an_instance_prompt_is_seen_by_its_cells_alone(make_settings, condition):
     segment, klass = np.ones((32, 32), dtype=np.int32), np.zeros((32, 32), dtype=np.uint8)
     segment[8:16, 8:24], klass[8:16, 8:24] = 2, 13
@@ -82,7 +123,10 @@ def test_an_instance_prompt_is_seen_by_its_cells_alone(make_settings, condition)
     torch.testing.assert_close(result.text.embeds[0, tokens], expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("choices", [{}, {"expert_resize": "avg_pool", "region_resize": "avg_pool"}])
+SOFT = {"strength": "soft"}
+
+
+@pytest.mark.parametrize("choices", [{}, {"expert_resize": "avg_pool", "region_resize": "avg_pool"}, SOFT])
 def test_a_picture_does_not_depend_on_its_batch_mates(make_settings, make_map, condition, choices):
     settings = make_settings(**choices)
     maps = [make_map(seed, 40, 72, n) for seed, n in ((0, 4), (1, 40), (2, 9))]
@@ -95,11 +139,11 @@ def test_a_picture_does_not_depend_on_its_batch_mates(make_settings, make_map, c
         assert torch.equal(together.text.region[b, :size], alone.text.region[0, :size])
         for level, single in zip(together.levels, alone.levels, strict=True):
             assert torch.equal(level.attend[b, :, :size], single.attend[0, :, :size])
-            assert not level.attend[b, :, size:].any()
+            assert (level.attend[b, :, size:] == nothing_of(level.attend)).all()
             assert picture(level, b) == picture(single, 0)
 
 
-@pytest.mark.parametrize("choices", [{}, {"region_resize": "avg_pool", "expert_resize": "avg_pool"}])
+@pytest.mark.parametrize("choices", [{}, {"region_resize": "avg_pool", "expert_resize": "avg_pool"}, SOFT])
 def test_a_flipped_map_gives_flipped_masks_and_routing(make_settings, make_map, condition, choices):
     settings = make_settings(**choices)
     panoptic = make_map(3, 64, 128, 12)
@@ -153,7 +197,9 @@ def test_dropping_one_picture_makes_it_null_and_keeps_the_other(make_settings, m
 
 
 @pytest.mark.parametrize("drop_first", [True, False])
-@pytest.mark.parametrize("choices", [{}, {"expert_resize": "avg_pool"}, {"moe": False}, {"region_attention": False}])
+@pytest.mark.parametrize(
+    "choices", [{}, {"expert_resize": "avg_pool"}, {"moe": False}, {"region_attention": False}, SOFT]
+)
 def test_concatenating_equals_conditioning_the_concatenated_batch(
     make_settings, make_map, condition, choices, drop_first
 ):

@@ -22,7 +22,7 @@ def layout_settings(config: Train) -> LayoutSettings:
     named = config.data.taxonomy
     taxonomy = Taxonomy.from_dict(config.taxonomy) if named is None else Taxonomy.load(named)
     options = config.layout.model_dump(exclude={"moe_levels"})
-    return LayoutSettings(taxonomy=taxonomy, **options)
+    return LayoutSettings(taxonomy=taxonomy, strength=config.regions.strength, **options)
 
 
 def dataset(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:

@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from mamoe.build.loss import loss_of
 from mamoe.conditioning.cache import EmbeddingCache, fingerprint
 from mamoe.conditioning.conditioner import Conditioner
-from mamoe.conditioning.settings import LayoutSettings
+from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.config import Train
 from mamoe.diffusion.schedules import make_scheduler
@@ -47,6 +47,7 @@ def steered_unet(config: Train, base: UNet2DConditionModel, settings: LayoutSett
         num_experts=settings.num_experts,
         region_attention=settings.region_attention,
         moe_levels=config.layout.moe_levels,
+        learned_strength=settings.strength is Strength.LEARNED,
     )
 
 

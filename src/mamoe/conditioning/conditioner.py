@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mamoe.conditioning.experts import concatenate_routings, expert_routings
-from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
-from mamoe.conditioning.settings import LayoutSettings
+from mamoe.conditioning.masks import area_shares, attend_mask, attend_weights, region_coverage, region_masks
+from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.tensors import Conditioning, ExpertRouting, LevelConditioning, RegionBatch, TextTokens, level_grids
 
@@ -55,9 +55,7 @@ class Conditioner:
         tables = regions.to(device)
         attends: Sequence[Tensor | None] = [None] * self.num_levels
         if restricted:
-            mode, threshold = self.settings.region_resize, self.settings.pool_threshold
-            masks = region_masks(region_coverage(tables), mode, threshold, self.num_levels)
-            attends = [attend_mask(mask, text.region, text.valid) for mask in masks]
+            attends = self._attends(tables, text)
         routings: Sequence[ExpertRouting | None] = [None] * self.num_levels
         if self.settings.moe:
             routings = expert_routings(tables, self.settings.expert_resize, self.num_levels)
@@ -67,6 +65,15 @@ class Conditioner:
             for grid, attend, routing in zip(grids, attends, routings, strict=True)
         ]
         return Conditioning(text=text, levels=tuple(levels))
+
+    def _attends(self, tables: RegionBatch, text: TextTokens) -> list[Tensor]:
+        shares = region_coverage(tables)
+        if self.settings.strength is Strength.SOFT:
+            levels = area_shares(shares, self.num_levels)
+            return [attend_weights(share, text.region, text.valid) for share in levels]
+        mode, threshold = self.settings.region_resize, self.settings.pool_threshold
+        masks = region_masks(shares, mode, threshold, self.num_levels)
+        return [attend_mask(mask, text.region, text.valid) for mask in masks]
 
     def _encode(self, prompts: Sequence[Sequence[str]]) -> list[list[Float[Tensor, "_ D"]]]:
         """The embedding of every region of every picture; region 0 is padded, the others as the settings say."""
@@ -126,17 +133,27 @@ def _concatenate_level(
     cells = levels[0].grid[0] * levels[0].grid[1]
     attend = None
     if padded or any(level.attend is not None for level in levels):
-        attend = torch.cat([_full_attend(level.attend, text, cells) for level, text in zip(levels, texts, strict=True)])
+        masks = [_full_attend(level.attend, text, cells) for level, text in zip(levels, texts, strict=True)]
+        weighs = any(mask.dtype != torch.bool for mask in masks)
+        attend = torch.cat([_as_weights(mask) for mask in masks] if weighs else masks)
     routings = [level.routing for level in levels if level.routing is not None]
     tokens = [len(text.valid) * cells for text in texts]
     routing = concatenate_routings(routings, tokens) if routings else None
     return LevelConditioning(grid=levels[0].grid, attend=attend, routing=routing)
 
 
-def _full_attend(attend: Bool[Tensor, "B N S1"] | None, text: TextTokens, cells: int) -> Bool[Tensor, "B N S"]:
+def _full_attend(attend: Shaped[Tensor, "B N S1"] | None, text: TextTokens, cells: int) -> Shaped[Tensor, "B N S"]:
     if attend is None:
         return text.valid.unsqueeze(1).expand(-1, cells, -1)
-    return F.pad(attend, (0, text.valid.shape[1] - attend.shape[2]))
+    nothing = False if attend.dtype == torch.bool else -torch.inf
+    return F.pad(attend, (0, text.valid.shape[1] - attend.shape[2]), value=nothing)
+
+
+def _as_weights(attend: Shaped[Tensor, "B N S"]) -> Float[Tensor, "B N S"]:
+    """A boolean mask as the log weights that do the same."""
+    if attend.dtype != torch.bool:
+        return attend
+    return torch.zeros(attend.shape, device=attend.device).masked_fill(~attend, -torch.inf)
 
 
 def _restricts(regions: RegionBatch, embeds: Sequence[Sequence[Tensor]]) -> bool:

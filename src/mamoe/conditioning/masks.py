@@ -1,7 +1,7 @@
-"""Who may attend what: from the layout tables of a batch to one boolean mask per UNet level.
+"""Who may attend what: from the layout tables of a batch to one mask per UNet level.
 
-Area shares per region at latent size  ->  shares of ever coarser cells  ->  region masks  ->  one mask [B N S] per
-level, which every block of that level shares. Pure functions of tensors, without a
+Area shares per region at latent size  ->  shares of ever coarser cells  ->  region masks, or the logarithms of the
+shares  ->  one mask [B N S] per level, which every block of that level shares. Pure functions of tensors, without a
 host sync, on whatever device the tables are.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int16, Int64
+from jaxtyping import Bool, Float, Int16, Int64, Shaped
 from torch import Tensor
 
 from mamoe.conditioning.settings import RegionResize
@@ -80,10 +80,25 @@ def attend_mask(
 
     Every row has a True as long as an everywhere-region has a valid token: region 0 always has.
     """
-    mask_BNR = mask.flatten(2).transpose(1, 2)
+    return _of_tokens(mask, region) & valid.unsqueeze(1)
+
+
+def attend_weights(
+    share: Float[Tensor, "B R h w"], region: Int64[Tensor, "B S"], valid: Bool[Tensor, "B S"]
+) -> Float[Tensor, "B N S"]:
+    """The logarithm of the share that token s's region has of cell n; -inf where it has none or the token is padding.
+
+    Added to the scores it makes cell n attend token s in proportion to exp(score) times the share. Every row has a
+    finite entry as long as an everywhere-region has a valid token: its shares are 1.
+    """
+    return _of_tokens(share.log(), region).masked_fill(~valid.unsqueeze(1), -torch.inf)
+
+
+def _of_tokens(values: Shaped[Tensor, "B R h w"], region: Int64[Tensor, "B S"]) -> Shaped[Tensor, "B N S"]:
+    """For every cell and token the value of the token's region."""
+    values_BNR = values.flatten(2).transpose(1, 2)
     # Gathered along the last axis, which is how attention reads the result: no transposed copy afterwards.
-    covered_BNS = mask_BNR.gather(2, region.unsqueeze(1).expand(-1, mask_BNR.shape[1], -1))
-    return covered_BNS & valid.unsqueeze(1)
+    return values_BNR.gather(2, region.unsqueeze(1).expand(-1, values_BNR.shape[1], -1))
 
 
 def _keep_vanishing(mask: Bool[Tensor, "B R h w"], share: Float[Tensor, "B R h w"]) -> Bool[Tensor, "B R h w"]:

@@ -27,6 +27,14 @@ class RegionResize(StrEnum):
     AREA = "area"  # as avg_pool, but a region that would vanish keeps every cell it has any share in
 
 
+class Strength(StrEnum):
+    """How strongly a cell is held to the text of its own regions."""
+
+    HARD = "hard"  # it sees the regions that cover it and no other
+    SOFT = "soft"  # it sees every region with a share in it, weighted by the share
+    LEARNED = "learned"  # starts as hard; every head learns how far to open, as a function of the noise level
+
+
 class ExpertResize(StrEnum):
     """How cells are given to experts."""
 
@@ -53,13 +61,17 @@ class LayoutSettings:
     region_resize: RegionResize = RegionResize.AREA
     pool_threshold: float = 0.5
     expert_resize: ExpertResize = ExpertResize.NEAREST
+    strength: Strength = Strength.HARD
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "policy", _member(RegionPolicy, self.policy, "policy"))
         object.__setattr__(self, "region_resize", _member(RegionResize, self.region_resize, "region_resize"))
         object.__setattr__(self, "expert_resize", _member(ExpertResize, self.expert_resize, "expert_resize"))
+        object.__setattr__(self, "strength", _member(Strength, self.strength, "strength"))
         if not 0.0 <= self.pool_threshold < 1.0:
             raise ConfigError(f"pool_threshold must lie in [0, 1), got {self.pool_threshold}.")
+        if problem := strength_problem(self.strength, self.region_attention, self.region_resize):
+            raise ConfigError(f"{problem}.")
         self.taxonomy.grouping(self.grouping)  # raises where the taxonomy does not know it
 
     @property
@@ -77,6 +89,15 @@ class LayoutSettings:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> LayoutSettings:
         return cls(**{**plain, "taxonomy": Taxonomy.from_dict(plain["taxonomy"])})
+
+
+def strength_problem(strength: str, region_attention: bool, region_resize: str) -> str | None:
+    """Why a strength does not go with the other settings; None where it does."""
+    if strength != Strength.HARD and not region_attention:
+        return f"strength={strength} needs layout.region_attention=true: without it there are no regions to weigh"
+    if strength == Strength.SOFT and region_resize != RegionResize.AREA:
+        return f"strength=soft weighs regions by area share: it needs layout.region_resize=area, not {region_resize}"
+    return None
 
 
 def _member(enum: type[StrEnum], value: str, name: str) -> StrEnum:

@@ -1,10 +1,11 @@
 """Cross-attention in which every cell sees only the tokens of the regions that cover it.
 
-Shapes: B images · N cells of one level · S text tokens · C channels · D text width.
+Shapes: B images · N cells of one level · S text tokens · C channels · c channels of a head · D text width.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 class RegionAttnProcessor:
-    """Attention processor that takes one boolean mask per image, shared by all heads.
+    """Attention processor that takes one mask per image, shared by all heads.
 
     It computes what the stock ``AttnProcessor2_0`` computes, but broadcasts the mask over the heads where the stock
     one repeats it per head. The layer's weights and their names stay untouched, so adapters on ``to_q``, ``to_k``,
@@ -25,6 +26,7 @@ class RegionAttnProcessor:
         hidden_states: Float[Tensor, "B N C"],
         encoder_hidden_states: Float[Tensor, "B S D"] | None = None,
         attention_mask: Tensor | None = None,
+        strength: Float[Tensor, "B heads"] | None = None,
     ) -> Float[Tensor, "B N C"]:
         """Attend from cells to text tokens.
 
@@ -34,6 +36,8 @@ class RegionAttnProcessor:
             encoder_hidden_states: the text; None = self-attention.
             attention_mask: bool[B N S], True = may attend, every row with a True; or a float bias that broadcasts
                 to [B N S]; None = every cell attends every token.
+            strength: 1 = the boolean mask holds, 0 = every cell attends what any cell of its image may attend; between
+                and beyond, the two results are mixed head by head. None = 1.
         """
         assert attn.to_k is not None and attn.to_v is not None and attn.to_out is not None
         text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -41,7 +45,14 @@ class RegionAttnProcessor:
         key = _split_heads(attn.to_k(text), attn.heads)
         value = _split_heads(attn.to_v(text), attn.heads)
         mask = None if attention_mask is None else attention_mask.unsqueeze(1)
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(query.dtype)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        if mask is not None and strength is not None:
+            anywhere = mask.any(dim=2, keepdim=True)
+            opened = F.scaled_dot_product_attention(query, key, value, attn_mask=anywhere)
+            # Written so that at strength 1 the first term stays as it is, bit for bit.
+            mixed = mixed + (1.0 - strength)[:, :, None, None].to(mixed.dtype) * (opened - mixed)
         project, dropout = attn.to_out
         return dropout(project(mixed.transpose(1, 2).flatten(2)))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mamoe.models.attention import RegionAttnProcessor
 from mamoe.models.moe import MoEFeedForward
+from mamoe.models.strength import RegionStrength
 from mamoe.types import ConfigError
 
 
@@ -29,6 +30,7 @@ class MaMoETransformerBlock(BasicTransformerBlock):
         level: 0 = finest, L-1 = coarsest.
         num_experts: experts of the feed-forward; 1 = it stays dense.
         region_attention: whether a cell attends the text of its own regions only, or that of its whole image.
+        learned_strength: whether every head learns how strongly the regions bind it at a noise level.
 
     Raises:
         ConfigError: the block is of a kind that latent diffusion UNets do not use.
@@ -39,7 +41,15 @@ class MaMoETransformerBlock(BasicTransformerBlock):
     norm3: nn.LayerNorm
     ff: FeedForward | MoEFeedForward
 
-    def __init__(self, stock: BasicTransformerBlock, *, level: int, num_experts: int, region_attention: bool) -> None:
+    def __init__(
+        self,
+        stock: BasicTransformerBlock,
+        *,
+        level: int,
+        num_experts: int,
+        region_attention: bool,
+        learned_strength: bool = False,
+    ) -> None:
         _check_kind(stock)
         with torch.device("meta"):  # for the plain attributes only; the layers are taken over below
             super().__init__(
@@ -58,6 +68,7 @@ class MaMoETransformerBlock(BasicTransformerBlock):
             self.attn2.set_processor(cast(Any, RegionAttnProcessor()))
         if num_experts > 1:
             self.ff = MoEFeedForward(stock.ff, num_experts)
+        self.strength = RegionStrength(stock.num_attention_heads) if learned_strength else None
         self.level = level
         self.region_attention = region_attention
 
@@ -75,9 +86,11 @@ class MaMoETransformerBlock(BasicTransformerBlock):
         """The stock block's arguments in the stock order, because checkpointing passes them by position.
 
         ``cross_attention_kwargs["regions"]`` holds one ``LevelConditioning`` per level; this block reads its own.
+        ``cross_attention_kwargs["noise_level"]``, f32[B] timesteps, is what a learned strength looks at.
         """
         for_processors = dict(cross_attention_kwargs or {})
         levels = for_processors.pop("regions", None)
+        noise_level = for_processors.pop("noise_level", None)
         attend = levels[self.level].attend if levels is not None else None
         if attend is not None and not self.region_attention:
             attend = attend.any(dim=1, keepdim=True)  # what no cell of the image attends is padding
@@ -89,6 +102,8 @@ class MaMoETransformerBlock(BasicTransformerBlock):
         )
 
         # Cross-attention.
+        if self.strength is not None and attend is not None:
+            for_processors["strength"] = self.strength(noise_level)
         hidden_states = hidden_states + self.attn2(
             self.norm2(hidden_states),
             encoder_hidden_states=encoder_hidden_states,

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from mamoe.models.block import MaMoETransformerBlock
 from mamoe.models.moe import MoEFeedForward
+from mamoe.models.strength import RegionStrength
 from mamoe.tensors import LevelConditioning, level_grids
 from mamoe.types import ConfigError
 
 Model = TypeVar("Model", bound=UNet2DConditionModel)
 
-_OWN_CONFIG = ("num_experts", "region_attention", "moe_levels")
+_OWN_CONFIG = ("num_experts", "region_attention", "moe_levels", "learned_strength")
 
 
 class MaMoEUNet2DConditionModel(UNet2DConditionModel):
@@ -42,6 +43,8 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         num_experts: E, experts of every feed-forward. 1 = dense.
         region_attention: whether a cell sees the text of its own regions only. False = it sees that of the whole image.
         moe_levels: levels that get experts, 0 = finest. None = all.
+        learned_strength: whether every cross-attention head learns how strongly the regions bind it, as a function of
+            the noise level; it starts at full strength.
         unet_config: the stock UNet's own arguments.
 
     Raises:
@@ -56,16 +59,18 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         num_experts: int = 1,
         region_attention: bool = True,
         moe_levels: Sequence[int] | None = None,
+        learned_strength: bool = False,
         **unet_config: Any,
     ) -> None:
         super().__init__(**unet_config)
         num_levels = len(self.config["block_out_channels"])
-        _check_config(num_experts, moe_levels, num_levels)
+        _check_config(num_experts, moe_levels, num_levels, region_attention or not learned_strength)
         with_experts = list(range(num_levels) if moe_levels is None else moe_levels)
         self.register_to_config(
             num_experts=num_experts,
             region_attention=region_attention,
             moe_levels=None if moe_levels is None else with_experts,
+            learned_strength=learned_strength,
         )
         for level, transformer in _transformers(self):
             transformer.transformer_blocks = nn.ModuleList(
@@ -74,6 +79,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
                     level=level,
                     num_experts=num_experts if level in with_experts else 1,
                     region_attention=region_attention,
+                    learned_strength=learned_strength,
                 )
                 for block in transformer.transformer_blocks
             )
@@ -85,6 +91,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         num_experts: int = 1,
         region_attention: bool = True,
         moe_levels: Sequence[int] | None = None,
+        learned_strength: bool = False,
     ) -> Self:
         """Convert a stock UNet, which stays as it is. Every expert starts as a copy of its feed-forward.
 
@@ -95,7 +102,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         """
         with torch.device("meta"):
             options = {"num_experts": num_experts, "region_attention": region_attention, "moe_levels": moe_levels}
-            model = cast(Self, cls.from_config(unet.config, **options))
+            model = cast(Self, cls.from_config(unet.config, **options, learned_strength=learned_strength))
         dense = unet.state_dict()
         experts = {
             f"{name}.experts.{i}.{key}": dense[f"{name}.{key}"]
@@ -104,14 +111,20 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             for i, expert in layer.experts.items()
             for key in expert.state_dict()
         }
-        return _filled(model, {**dense, **experts}, training=unet.training)
+        like = next(unet.parameters())
+        strengths = {
+            f"{name}.weight": like.new_zeros(layer.weight.shape)
+            for name, layer in model.named_modules()
+            if isinstance(layer, RegionStrength)
+        }
+        return _filled(model, {**dense, **experts, **strengths}, training=unet.training)
 
     @classmethod
     def from_pretrained(cls, folder: str | PathLike[str], *, output_loading_info: bool = False, **options: Any) -> Any:
         """Read what ``save_pretrained`` wrote; options and result as in diffusers.
 
         Raises:
-            ConfigError: experts are asked for that the folder does not hold.
+            ConfigError: experts or a learned strength are asked for that the folder does not hold.
         """
         loaded: Any = super().from_pretrained(folder, output_loading_info=True, **options)
         model, info = loaded
@@ -119,6 +132,11 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             raise ConfigError(
                 f"{folder} does not hold {model.config['num_experts']} experts on the levels asked for. Read it with "
                 "the values it was saved with, or read the stock UNet and convert it: from_unet(unet, num_experts=…)."
+            )
+        if any(".strength." in key for key in info["missing_keys"]):
+            raise ConfigError(
+                f"{folder} does not hold a learned strength of region attention. Read it without learned_strength, or "
+                "read the stock UNet and convert it: from_unet(unet, learned_strength=True)."
             )
         return (model, info) if output_loading_info else model
 
@@ -148,6 +166,11 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             self._check_levels(levels, sample, encoder_hidden_states)
             if stock.get("encoder_attention_mask") is not None:
                 raise ValueError("Give either regions or encoder_attention_mask: a region mask leaves padding out too.")
+            if self.config["learned_strength"]:
+                cross_attention_kwargs = {
+                    **cross_attention_kwargs,
+                    "noise_level": noise_level_of(timestep, sample),
+                }
         return super().forward(
             sample, timestep, encoder_hidden_states, cross_attention_kwargs=cross_attention_kwargs, **stock
         )
@@ -165,6 +188,11 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             raise ValueError("The layout does not fit this UNet call: " + "; ".join(problems) + ".")
 
 
+def noise_level_of(timestep: Tensor | float | int, sample: Float[Tensor, "B c h w"]) -> Float[Tensor, "B"]:
+    """The timestep of every image, f32, where ``timestep`` may be one for all."""
+    return torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).expand(sample.shape[0])
+
+
 def _with_own_arguments(stock: inspect.Signature, own: inspect.Signature) -> inspect.Signature:
     # diffusers asks the constructor's signature which keys a saved config may hold. **unet_config would hide the stock
     # ones; naming them here by hand would tie us to one diffusers release.
@@ -178,13 +206,17 @@ MaMoEUNet2DConditionModel.__init__.__signature__ = _with_own_arguments(  # pyrig
 )
 
 
-def _check_config(num_experts: int, moe_levels: Sequence[int] | None, num_levels: int) -> None:
+def _check_config(
+    num_experts: int, moe_levels: Sequence[int] | None, num_levels: int, strength_has_regions: bool
+) -> None:
     problems = []
     if num_experts < 1:
         problems.append(f"num_experts must be at least 1, got {num_experts}")
     known = range(num_levels)
     if moe_levels is not None and (unknown := [level for level in moe_levels if level not in known]):
         problems.append(f"moe_levels must be among {list(known)} (0 = finest) or null for all, got {unknown}")
+    if not strength_has_regions:
+        problems.append("learned_strength needs region_attention: without it there is nothing whose strength to learn")
     if problems:
         raise ConfigError("; ".join(problems) + ".")
 
@@ -209,9 +241,15 @@ def _level_problems(
     problems = []
     if tuple(level.grid) != grid:
         problems.append(f"{name} must have {grid} cells (h, w), got {tuple(level.grid)}")
-    wanted = (batch, grid[0] * grid[1], tokens)
-    if level.attend is not None and tuple(level.attend.shape) != wanted:
-        problems.append(f"{name} must have a mask [B N S] of {wanted}, got {tuple(level.attend.shape)}")
+    wanted, attend = (batch, grid[0] * grid[1], tokens), level.attend
+    if attend is not None and tuple(attend.shape) != wanted:
+        problems.append(f"{name} must have a mask [B N S] of {wanted}, got {tuple(attend.shape)}")
+    takes_weights = config["region_attention"] and not config["learned_strength"]
+    if attend is not None and attend.dtype != torch.bool and not takes_weights:
+        problems.append(
+            f"{name} must have a boolean mask, got log weights ({attend.dtype}): this UNet "
+            + ("learns the strength itself" if config["learned_strength"] else "has no region attention")
+        )
     if level.routing is not None and level.routing.offsets.shape[0] != config["num_experts"]:
         got = level.routing.offsets.shape[0]
         problems.append(f"{name} must be routed to the UNet's {config['num_experts']} experts, got {got}")

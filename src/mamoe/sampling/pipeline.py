@@ -22,7 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import Conditioner, concatenate_conditionings, lay_end_to_end
 from mamoe.conditioning.regions import build_layout
-from mamoe.conditioning.settings import LayoutSettings
+from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.models.unet import MaMoEUNet2DConditionModel
@@ -280,6 +280,10 @@ def _check_layout(unet: UNet2DConditionModel, settings: LayoutSettings | None) -
         )
     if settings.region_attention and not config.get("region_attention", False):
         problems.append("the layout settings ask for region attention, the UNet has none")
+    learned = config.get("learned_strength", False)
+    if learned != (settings.strength is Strength.LEARNED):
+        has = "learns" if learned else "does not learn"
+        problems.append(f"the layout settings have strength {settings.strength}, the UNet {has} its own")
     if problems:
         raise ConfigError(
             "The layout settings do not fit the UNet: " + "; ".join(problems) + ". Use those it was trained with, or "
