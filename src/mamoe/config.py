@@ -95,7 +95,25 @@ class MaskedMse(Section):
     cap: float = Field(ge=1)
 
 
-Loss = Annotated[Mse | MaskedMse, Field(discriminator="name")]
+class Lpips(Section):
+    name: Literal["lpips"]
+    net: Literal["alex", "vgg"]
+    weights: str | None
+    every: int = Field(ge=1)  # optimizer steps
+    weight: float = Field(gt=0)
+
+
+class LatentLpips(Section):
+    name: Literal["latent_lpips"]
+    encoder: Literal["sd15", "sd21", "sdxl"]
+    augment: Literal["b", "bg", "bgc", "bgco"] | None
+
+
+class Perceptual(Section):
+    name: Literal["perceptual"]
+
+
+Loss = Annotated[Mse | MaskedMse | Lpips | LatentLpips | Perceptual, Field(discriminator="name")]
 
 
 class Trainer(Section):

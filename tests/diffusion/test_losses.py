@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from denoised import denoised
 
 from mamoe.diffusion.losses import (
-    Denoised,
     inverse_frequency_weights,
     masked_mse,
     min_snr_weight,
@@ -46,14 +46,6 @@ def test_weighted_loss_is_the_papers_x0_loss_in_every_parameterization(predictio
     wanted = ratio.clamp(max=5.0) * (guess - x0).square().flatten(1).mean(1)
     got = min_snr_weight(ratio, 5.0, prediction) * error.square().flatten(1).mean(1)
     torch.testing.assert_close(got, wanted)
-
-
-def denoised(prediction: Prediction = Prediction.V, **changes) -> Denoised:
-    generator = torch.Generator().manual_seed(2)
-    output, clean, noise = (torch.randn(3, 4, 6, 5, generator=generator) for _ in range(3))
-    alpha, sigma = (torch.full((3, 1, 1, 1), value) for value in (0.8, 0.6))
-    values = {"output": output, "clean": clean, "noise": noise, "alpha": alpha, "sigma": sigma}
-    return Denoised(**{"prediction": prediction, "timesteps": torch.tensor([1, 2, 3]), **values, **changes})
 
 
 @pytest.mark.parametrize("prediction", list(Prediction))

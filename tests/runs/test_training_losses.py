@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torchvision.models import alexnet
 
 from factories import only_run, short_run
 from wholeruns import SMALL, WEIGHTS, assert_equal, cut_back, tensors, trained
@@ -47,6 +48,33 @@ def test_a_weight_for_an_unknown_class_is_refused(base_model, scenes, tmp_path):
     words = ["loss=masked_mse", "loss.class_weights={cra: 2}"]
     outcome = trained(*short_run(base_model, scenes, tmp_path), *words, code=2)
     assert "loss.class_weights names cra" in outcome.err and "car" in outcome.err
+
+
+def test_a_loss_through_frozen_networks_resumes_and_saves_none_of_them(weights_of, finished_run, tmp_path):
+    for name in ("perceptual", "lpips"):
+        words = [f"loss={name}", "callbacks.samples=null", "objective.snr_gamma=5"]
+        if name == "lpips":
+            torch.manual_seed(0)
+            save_file(
+                {f"features.{k}": v for k, v in alexnet().features.state_dict().items()}, tmp_path / "alex.safetensors"
+            )
+            words += ["loss.net=alex", f"loss.weights={tmp_path / 'alex.safetensors'}", "loss.every=2"]
+        run = weights_of(*words)
+        assert tensors(run, 4).keys() == tensors(finished_run, 4).keys()
+        assert not torch.allclose(unet(run), unet(finished_run), atol=1e-6)
+        copy = cut_back(run, run.parent / "copy", 2)
+        trained(f"resume={copy}")
+        assert_equal(tensors(run, 4), tensors(copy, 4))
+        assert (run / "metrics.csv").read_text() == (copy / "metrics.csv").read_text()
+
+
+def test_what_a_loss_lacks_is_said_before_anything_is_written(base_model, scenes, tmp_path):
+    run = short_run(base_model, scenes, tmp_path / "runs")
+    outcome = trained(*run, "loss=lpips", f"loss.weights={tmp_path / 'none.pth'}", code=2)
+    assert "none.pth" in outcome.err
+    outcome = trained(*run, "loss=latent_lpips", code=2)
+    assert "CC BY-NC" in outcome.err
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("kind", ["logit_normal", "stratified"])

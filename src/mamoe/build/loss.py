@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
 
 from mamoe.build.data import unaugmented
 from mamoe.conditioning.settings import LayoutSettings
-from mamoe.config import MaskedMse, Train
-from mamoe.diffusion.losses import LatentLoss, inverse_frequency_weights, masked_mse, mse
+from mamoe.config import LatentLpips, Lpips, MaskedMse, Perceptual, Train
+from mamoe.diffusion import losses
 from mamoe.errors import ConfigError
+from mamoe.models.autoencoder import decoded
+from mamoe.models.pretrained import BaseModel
 from mamoe.taxonomy import Taxonomy
 
 CLASS_IDS = 256
 MOST_MAPS = 512  # whose cells decide how frequent a class is
 
 
-def loss_of(config: Train) -> LatentLoss:
-    """The loss of a batch."""
-    return masked_mse if isinstance(config.loss, MaskedMse) else mse
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfiguredLoss:
+    """The loss of a batch, and the frozen networks it looks through."""
+
+    function: losses.LatentLoss
+    networks: tuple[nn.Module, ...] = ()
+
+
+def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
+    """The loss that ``config.loss`` names.
+
+    Raises:
+        ConfigError: weights or a package that the loss needs are not there.
+    """
+    loss = config.loss
+    if isinstance(loss, Perceptual):
+        features = losses.middle_features(base.unet)
+        perceptual = losses.Perceptual(features, base.scheduler.alphas_cumprod)
+        return ConfiguredLoss(function=perceptual, networks=(features,))
+    if isinstance(loss, Lpips):
+        weights = None if loss.weights is None else Path(loss.weights)
+        lpips = losses.load_lpips(losses.LpipsNet(loss.net), weights)
+        decode = partial(_pictures_of, base)
+        on_pictures = losses.OnPictures(lpips, decode, every=loss.every, weight=loss.weight)
+        return ConfiguredLoss(function=on_pictures, networks=(lpips, base.vae))
+    if isinstance(loss, LatentLpips):
+        distance = losses.load_latent_lpips(loss.encoder, loss.augment)
+        on_latents = losses.OnLatents(partial(distance, ensembling=loss.augment is not None))
+        return ConfiguredLoss(function=on_latents, networks=(distance,))
+    return ConfiguredLoss(function=losses.masked_mse if isinstance(loss, MaskedMse) else losses.mse)
+
+
+def _pictures_of(base: BaseModel, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+    config = base.vae.config
+    return decoded(base.vae, latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0))
 
 
 def class_weights(config: Train, trains: Any, settings: LayoutSettings) -> tuple[float, ...] | None:
@@ -34,7 +72,7 @@ def class_weights(config: Train, trains: Any, settings: LayoutSettings) -> tuple
         return None
     if loss.class_weights is None:
         shares = class_shares(unaugmented(config, trains, settings))
-        weights = inverse_frequency_weights(shares, power=loss.power, cap=loss.cap)
+        weights = losses.inverse_frequency_weights(shares, power=loss.power, cap=loss.cap)
     else:
         weights = given_weights(loss.class_weights, settings.taxonomy)
     return tuple(weights.tolist())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from mamoe.build.loss import loss_of
+from mamoe.build.loss import ConfiguredLoss
 from mamoe.conditioning.cache import EmbeddingCache, fingerprint
 from mamoe.conditioning.conditioner import Conditioner
 from mamoe.conditioning.settings import LayoutSettings, Strength
@@ -66,6 +66,7 @@ def training_module(
     base: BaseModel,
     scheduler: DDPMScheduler,
     settings: LayoutSettings,
+    loss: ConfiguredLoss,
     steps: int,
     prompts: Sequence[RegionPrompts],
 ) -> DiffusionModule:
@@ -87,7 +88,8 @@ def training_module(
         scheduler=scheduler,
         optimizer=partial(instantiate, config.optimizer, "optimizer"),
         lr_scheduler=partial(instantiate, _with_length(config.lr_scheduler, steps), "lr_scheduler"),
-        loss=loss_of(config),
+        loss=loss.function,
+        loss_networks=loss.networks,
         timesteps=TimestepSampling(
             kind=TimestepKind(config.objective.timesteps),
             mean=config.objective.logit_mean,

@@ -13,7 +13,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
 from mamoe.build.callbacks import draw_samples, training_callbacks, training_loggers
 from mamoe.build.data import TRAIN, VAL, dataset, layout_settings, limited
-from mamoe.build.loss import class_weights
+from mamoe.build.loss import class_weights, loss_of
 from mamoe.build.model import objective_scheduler, recipe_of, training_module
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
@@ -51,10 +51,11 @@ def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tu
     steps = _steps(config, len(trains))
 
     base = load_base(config.model.path, config.model.revision, config.model.variant)
+    loss = loss_of(config, base)
     run_dir = new_run_dir(config.runs, config.name) if config.resume is None else run_of(config.resume)
     write_start(run_dir, config=plain, overrides=overrides, dataset=_describe(trains, validates, settings, weights))
     scheduler = objective_scheduler(config, base.scheduler)
-    module = training_module(config, base, scheduler, settings, steps, [*trains.prompts, *validates.prompts])
+    module = training_module(config, base, scheduler, settings, loss, steps, [*trains.prompts, *validates.prompts])
     data = LayoutDataModule(
         train=trains,
         collate=collate,

@@ -7,13 +7,13 @@ processes or accumulated batches change them. Only stratified timesteps also loo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mamoe.randomness import generator_for, stacked_randn
+from mamoe.randomness import derive_seed, generator_for, stacked_randn
 from mamoe.training.timesteps import UNIFORM, Places, TimestepSampling, draw_timesteps
 
 
@@ -24,9 +24,11 @@ class Draws:
     timesteps: Int64[Tensor, "B"]  # in [0, T)
     noise: Float[Tensor, "B C h w"]  # standard normal: what the network has to find
     dropped: Bool[Tensor, "B"]  # True: the picture is seen without prompt and layout
+    loss_seeds: tuple[int, ...]  # B: for what a loss draws itself
 
     def to(self, device: torch.device | str) -> Draws:
-        return Draws(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        timesteps, noise, dropped = (t.to(device) for t in (self.timesteps, self.noise, self.dropped))
+        return replace(self, timesteps=timesteps, noise=noise, dropped=dropped)
 
 
 def training_draws(
@@ -45,7 +47,8 @@ def training_draws(
     timesteps = draw_timesteps(sampling, seed, keys, num_timesteps, places)
     dropped = [torch.rand((), generator=generator_for(seed, "dropout", *k)) < prompt_dropout for k in keys]
     noise = stacked_randn(latent_shape, [generator_for(seed, "noise", *k) for k in keys])
-    return Draws(timesteps=timesteps, noise=noise, dropped=torch.stack(dropped))
+    seeds = tuple(derive_seed(seed, "loss", *k) for k in keys)
+    return Draws(timesteps=timesteps, noise=noise, dropped=torch.stack(dropped), loss_seeds=seeds)
 
 
 def fixed_draws(
@@ -64,7 +67,9 @@ def fixed_draws(
     offsets = torch.stack([torch.rand((), generator=generator_for(seed, "fixed timestep", i)) for i in index])
     timesteps = ((torch.tensor(positions) + offsets) / count * num_timesteps).long().clamp(max=num_timesteps - 1)
     noise = stacked_randn(latent_shape, [generator_for(seed, "fixed noise", i) for i in index])
-    return Draws(timesteps=timesteps, noise=noise, dropped=torch.zeros(len(timesteps), dtype=torch.bool))
+    dropped = torch.zeros(len(timesteps), dtype=torch.bool)
+    seeds = tuple(derive_seed(seed, "fixed loss", i) for i in index)
+    return Draws(timesteps=timesteps, noise=noise, dropped=dropped, loss_seeds=seeds)
 
 
 def posterior_noise(

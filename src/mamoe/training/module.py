@@ -5,7 +5,7 @@ The flow:  Batch -> Conditioning -> Noise -> Predict -> Loss, then the optimizer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mamoe.diffusion.losses import Denoised, LatentLoss, min_snr_weight, mse
-from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised, snr
+from mamoe.diffusion.losses import Denoised, LatentLoss, mse
+from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
 from mamoe.randomness import derive_seed
 from mamoe.tensors import Batch, Conditioning, RegionBatch
 from mamoe.training.draws import Draws, posterior_noise, training_draws
@@ -42,6 +42,7 @@ class DiffusionModule(LightningModule):
         optimizer: parameters -> optimizer.
         lr_scheduler: optimizer -> schedule, stepped once per optimizer step.
         loss: what is minimised, per picture.
+        loss_networks: what ``loss`` looks through; frozen, moved along, and kept out of parameters and state.
         timesteps: how noise levels are drawn.
         prompt_dropout: share of pictures seen without prompt and layout, for classifier-free guidance.
         snr_gamma: min-SNR-gamma of the loss weights; None weighs all noise levels alike.
@@ -61,6 +62,7 @@ class DiffusionModule(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         loss: LatentLoss = mse,
+        loss_networks: Sequence[nn.Module] = (),
         timesteps: TimestepSampling = UNIFORM,
         prompt_dropout: float = 0.1,
         snr_gamma: float | None = None,
@@ -76,7 +78,7 @@ class DiffusionModule(LightningModule):
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         # A tuple hides the frozen networks from nn.Module, so that they are neither trained, saved nor synchronised.
-        self._frozen = (vae,) if train_text_encoder else (vae, text_encoder)
+        self._frozen = ((vae,) if train_text_encoder else (vae, text_encoder)) + tuple(loss_networks)
         for network in self._frozen:
             network.requires_grad_(False).eval()
         if train_text_encoder:
@@ -119,7 +121,7 @@ class DiffusionModule(LightningModule):
             sampling=self.timesteps,
             places=self._places(len(epoch), batch_idx) if self.timesteps.kind is TimestepKind.STRATIFIED else None,
         )
-        loss = self.loss_per_image(latents, batch.regions, draws, batch.cell_weight)
+        loss = self.loss_per_image(latents, batch.regions, draws, batch.cell_weight, step=self.global_step)
         self.watch.add(loss, batch.keys)
         return loss.mean()
 
@@ -129,8 +131,9 @@ class DiffusionModule(LightningModule):
         regions: RegionBatch,
         draws: Draws,
         cell_weight: Float[Tensor, "B h w"] | None = None,
+        step: int | None = None,
     ) -> Float[Tensor, "B"]:
-        """The weighted loss of every picture, float32."""
+        """The weighted loss of every picture, float32; ``step`` is None for pictures that nothing is learned from."""
         draws = draws.to(latents.device)
 
         # Conditioning.
@@ -152,12 +155,13 @@ class DiffusionModule(LightningModule):
             alpha=alpha,
             sigma=sigma,
             timesteps=draws.timesteps,
+            conditioning=conditioning,
+            seeds=draws.loss_seeds,
+            step=step,
             cell_weight=cell_weight,
+            snr_gamma=self.snr_gamma,
         )
-        loss = self.loss(denoised)
-        if self.snr_gamma is None:
-            return loss
-        return loss * min_snr_weight(snr(self.alphas_cumprod, draws.timesteps), self.snr_gamma, self.prediction)
+        return self.loss(denoised)
 
     def _places(self, count: int, batch_idx: int) -> Places:
         trainer = self.trainer

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from mamoe.diffusion.losses.snr import min_snr_weight
 from mamoe.diffusion.parameterization import Prediction, noised, target_of, to_x0
+from mamoe.tensors import Conditioning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -22,7 +25,11 @@ class Denoised:
     alpha: Float[Tensor, "B 1 1 1"]
     sigma: Float[Tensor, "B 1 1 1"]
     timesteps: Int64[Tensor, "B"]
+    conditioning: Conditioning  # what the network was told
+    seeds: tuple[int, ...]  # B: for what a loss draws itself, a stream per picture
+    step: int | None = None  # optimizer steps done before; None = outside the training, on fixed pictures
     cell_weight: Float[Tensor, "B h w"] | None = None  # how much each cell counts; None = the data gave no weights
+    snr_gamma: float | None = None  # of the min-SNR weight; None = all noise levels count alike
 
     @property
     def target(self) -> Float[Tensor, "B C h w"]:
@@ -31,9 +38,16 @@ class Denoised:
 
     @property
     def clean_estimate(self) -> Float[Tensor, "B C h w"]:
-        """The clean latents that ``output`` stands for; from epsilon it needs alpha > 0."""
+        """The clean latents that ``output`` stands for, float32; from epsilon it needs alpha > 0."""
         noisy = noised(self.clean, self.noise, self.alpha, self.sigma)
-        return to_x0(self.prediction, self.output, noisy, self.alpha, self.sigma)
+        return to_x0(self.prediction, self.output.float(), noisy, self.alpha, self.sigma)
+
+    def weighed(self, loss: Float[Tensor, "B"], space: Prediction) -> Float[Tensor, "B"]:
+        """``loss`` times its min-SNR weight; ``space`` says what it compares: predictions, or clean pictures (X0)."""
+        if self.snr_gamma is None:
+            return loss
+        snr = torch.div(self.alpha.square(), self.sigma.square()).flatten()
+        return loss * min_snr_weight(snr, self.snr_gamma, space)
 
 
-LatentLoss = Callable[[Denoised], Float[Tensor, "B"]]  # one number per picture, float32, not yet weighted by SNR
+LatentLoss = Callable[[Denoised], Float[Tensor, "B"]]  # one number per picture, float32, weighed over the noise levels

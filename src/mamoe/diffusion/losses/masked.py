@@ -22,7 +22,7 @@ def masked_mse(batch: Denoised) -> Float[Tensor, "B"]:
     if batch.cell_weight is None:
         raise ValueError("masked_mse needs cell weights, and the batch has none: give the collator class weights.")
     error = (batch.output.float() - batch.target.float()).square()
-    return (error * batch.cell_weight[:, None]).flatten(1).mean(1)
+    return batch.weighed((error * batch.cell_weight[:, None]).flatten(1).mean(1), batch.prediction)
 
 
 def inverse_frequency_weights(
