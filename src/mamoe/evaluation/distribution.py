@@ -149,10 +149,10 @@ def measure(kinds: Sequence[Kind], pictures: Features, reference: Features, *, s
     if frechet := {Kind.FID, Kind.FID_INFINITY} & set(ready):
         found |= _frechet(x, y, Kind.FID_INFINITY in frechet, seed)
     if Kind.KID in ready:
-        found[Kind.KID] = _kernel(unbiased, polynomial_kernel, x, y, seed, 1.0)
+        found[Kind.KID] = _kernel(unbiased, polynomial_kernel, x, y, seed, 1.0, least=-math.inf)
     if Kind.CMMD in ready:
         a, b = (F.normalize(features.double(), dim=1) for features in (x, y))
-        found[Kind.CMMD] = _kernel(biased, gaussian_kernel_less_one, a, b, seed, CMMD_SCALE)
+        found[Kind.CMMD] = _kernel(biased, gaussian_kernel_less_one, a, b, seed, CMMD_SCALE, least=0.0)
     if members := [kind for kind in ready if kind in _HIGHER]:
         inside = membership(x, y)
         for kind in members:
@@ -165,7 +165,7 @@ def _frechet(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], with_infinity: bo
     one, other = gaussian(x), gaussian(y)
     value = frechet_distance(one, other)
     deviation = math.hypot(*(deviation_of_linear(influences(a, b)) for a, b in ((one, other), (other, one))))
-    found = {Kind.FID: Measured(value=value, interval=interval_around(value, deviation))}
+    found = {Kind.FID: Measured(value=value, interval=interval_around(value, deviation, least=0.0))}
     if with_infinity:
         end, error = frechet_infinity(x, other, seed=seed)
         found[Kind.FID_INFINITY] = Measured(value=end, interval=interval_around(end, math.hypot(deviation, error)))
@@ -179,6 +179,8 @@ def _kernel(
     y: Float[Tensor, "m d"],
     seed: int,
     scale: float,
+    *,
+    least: float,
 ) -> Measured:
     weights = [
         torch.cat(
@@ -191,4 +193,5 @@ def _kernel(
     ]
     values = scale * statistic(kernel, x, y, *weights)
     replicates = values[1:][values[1:].isfinite()]  # two pictures drawn as one picture twice have no pairs
-    return Measured(value=float(values[0]), interval=interval_around(float(values[0]), float(replicates.std())))
+    value = max(least, float(values[0]))
+    return Measured(value=value, interval=interval_around(value, float(replicates.std()), least))

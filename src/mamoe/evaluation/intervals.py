@@ -40,13 +40,13 @@ def interval_of_mean(values: Float64[Tensor, "n"], *, seed: int = 0) -> Interval
     return Interval(low=low, high=high, over=Over.IMAGES)
 
 
-def interval_around(value: float, deviation: float) -> Interval:
+def interval_around(value: float, deviation: float, least: float = -math.inf) -> Interval:
     """value -/+ 1.96 standard deviations of its bootstrap replicates.
 
     For distances between distributions: their replicates hold pictures twice and lie too far away as a whole, so their
-    percentiles would miss the value; their spread is right.
+    percentiles would miss the value; their spread is right. ``least`` is what the score cannot go below.
     """
-    return Interval(low=value - _Z * deviation, high=value + _Z * deviation, over=Over.IMAGES)
+    return Interval(low=max(least, value - _Z * deviation), high=value + _Z * deviation, over=Over.IMAGES)
 
 
 def deviation_of_linear(values: Float64[Tensor, "n"]) -> float:

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from PIL import Image
+from training_fakes import CPU, Pictures, make_data, make_module
+
+from mamoe.evaluation.distribution import Kind, measure
+from mamoe.evaluation.extractors import load_extractor
+from mamoe.evaluation.features import Features
+from mamoe.training.fit import fit
+from mamoe.training.metrics import read_rows
+from mamoe.training.scoring import FixedScores
+from mamoe.types import ConfigError
+
+DATA = Pictures(8)
+SAMPLES = [DATA[0, i] for i in range(8)]
+
+
+def dimmed(unet, samples, mode, seeds):
+    """A sampler that returns the real pictures, darker."""
+    assert not unet.training and mode == "cfg"
+    return [Image.fromarray(s.image.permute(1, 2, 0).numpy() // 2) for s in samples]
+
+
+def scored(folder, **changes):
+    options = {"sampler": dimmed, "samples": SAMPLES, "extractor": load_extractor("pixels"), "mode": "cfg"}
+    options |= {"kinds": [Kind.FID, Kind.COVERAGE, Kind.FID_INFINITY], "every_n_steps": 2, **changes}
+    callback = FixedScores(folder, **options)
+    fit(
+        make_module(),
+        make_data(),
+        folder,
+        max_steps=3,
+        recipe={},
+        checkpoint_every_n_steps=3,
+        trainer=CPU,
+        callbacks=[callback],
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return scored(tmp_path_factory.mktemp("run"))
+
+
+def test_logged_scores_are_those_of_the_pictures(run):
+    """At every second and at the last step; what cannot be measured on eight pictures is said and not logged."""
+    extractor = load_extractor("pixels")
+    real = [s.image.permute(1, 2, 0).numpy() for s in SAMPLES]
+    drawn, held = (
+        Features(values=extractor(images), extractor="p", preprocessing="", names=())
+        for images in ([image // 2 for image in real], real)
+    )
+    wanted = measure([Kind.FID], drawn, held)[Kind.FID].value
+    rows = [row for row in read_rows(run / "metrics.csv") if row.get("val/FD-pixels")]
+    assert [int(row["step"]) for row in rows] == [2, 3]
+    assert wanted is not None and wanted > 0
+    assert [float(row["val/FD-pixels"]) for row in rows] == pytest.approx([wanted, wanted])
+    assert all(0 <= float(row["val/coverage-pixels"]) <= 1 for row in rows)
+    assert "val/FD-infinity-pixels" not in rows[0]
+    assert "val/FD-infinity-pixels n/a (wants 30 pictures" in (run / "log.txt").read_text()
+
+
+def test_pictures_are_deleted_unless_kept(run, tmp_path):
+    assert not list((run / "scored").glob("*"))
+    kept = scored(tmp_path, keep_pictures=True) / "scored/step-00000003"
+    assert len(list(kept.glob("*.png"))) == 8
+    first = np.asarray(Image.open(kept / f"{SAMPLES[0].key.partition('.')[0]}.png"))
+    assert (first == SAMPLES[0].image.permute(1, 2, 0).numpy() // 2).all()
+
+
+def test_settings_that_measure_nothing_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="0 pictures"):
+        scored(tmp_path, samples=[])
+    with pytest.raises(ConfigError, match="0 scores"):
+        scored(tmp_path, kinds=[])
