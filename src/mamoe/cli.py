@@ -134,7 +134,15 @@ def evaluate(
     target: Annotated[Path, typer.Argument(help="A run or one of its checkpoints, or a folder of pictures.")],
     against: Annotated[Path | None, typer.Option(help="Folder of real pictures; default: the run's split.")] = None,
     train: Annotated[Path | None, typer.Option(help="Folder of training pictures; default: the run's.")] = None,
-    scores: Annotated[str | None, typer.Option(help="Comma-separated; default: all.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Of a folder of pictures: the data set its layouts are from, for layout scores.")
+    ] = None,
+    taxonomy: Annotated[str | None, typer.Option(help="Of --data, where it does not name one.")] = None,
+    scores: Annotated[str | None, typer.Option(help="Comma-separated; default: all but use.")] = None,
+    segmenter: Annotated[
+        list[str] | None, typer.Option(help="domain, or a folder or hub name; may be repeated. Default: domain.")
+    ] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP, to compare instances with their prompts.")] = None,
     extractor: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=PATH; may be repeated. Default: inception.")
     ] = None,
@@ -143,7 +151,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Default: in the run, or eval/<folder>.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Features are kept here.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, spread evenly.")] = None,
-    split: Annotated[str, typer.Option(help="Of the run's data.")] = "test",
+    split: Annotated[str, typer.Option(help="Of the run's data, or of --data.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
     modes: Annotated[str, typer.Option(help="How a run is drawn; comma-separated.")] = "cond,uncond,cfg",
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
@@ -152,13 +160,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of pictures and intervals.")] = 0,
     device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
 ) -> None:
-    """Score pictures against real ones: distances of distributions, precision and recall, copying, with intervals.
+    """Score pictures against real ones, with intervals: distances of distributions, copying, layout, colours, use.
 
     Writes metrics.json, table.md and table.csv. Started again, it goes on where it stopped; torchrun shares the work.
     """
     from mamoe.build.evaluation import Asked, Drawing, evaluate_folder, evaluate_run
     from mamoe.console import quiet_libraries
-    from mamoe.evaluation.evaluate import SCORES
     from mamoe.sampling.runs import is_run
 
     quiet_libraries()
@@ -166,7 +173,12 @@ def evaluate(
         against=against,
         train=train,
         autoencoder=autoencoder,
-        scores=SCORES if scores is None else tuple(scores.split(",")),
+        data=data,
+        taxonomy=taxonomy,
+        split=split,
+        scores=None if scores is None else tuple(scores.split(",")),
+        segmenters=tuple(segmenter or ("domain",)),
+        clip=clip,
         extractors=tuple(extractor or ("inception",)),
         size=size,
         out=out,
@@ -178,7 +190,6 @@ def evaluate(
     with progress("Evaluating") as update:
         if is_run(target):
             drawing = Drawing(
-                split=split,
                 checkpoint=checkpoint,
                 modes=tuple(modes.split(",")),
                 steps=steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,17 @@ from typing import Any
 import yaml
 
 from mamoe.build.data import TRAIN, dataset, layout_settings
+from mamoe.build.evaluationtypes import Asked, Drawing, Progress
+from mamoe.build.layoutscores import layout_families
 from mamoe.config import Train, validated
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.prompts import raise_problems
 from mamoe.data.transforms import Crop, Geometry
-from mamoe.errors import ConfigError
+from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.evaluate import (
+    LAYOUT,
+    LAYOUT_SCORES,
     SCORES,
     Comparison,
     check_scores,
@@ -24,48 +29,39 @@ from mamoe.evaluation.evaluate import (
     spread,
 )
 from mamoe.evaluation.extractors import Extractor, load_extractor
-from mamoe.evaluation.features import list_pictures
+from mamoe.evaluation.features import common_size, list_pictures
 from mamoe.evaluation.processes import Processes, started_processes
 from mamoe.evaluation.protocol import Generation, PictureSet
 from mamoe.evaluation.reconstruction import load_autoencoder
 from mamoe.evaluation.table import Table
+from mamoe.prepare.check import data_folder
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
 from mamoe.sampling.jobs import load_run
 from mamoe.sampling.output import key_of, model_hash
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.runs import find_checkpoint
+from mamoe.taxonomy import Taxonomy
 
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """What the command line asks for, besides what is evaluated."""
-
-    against: Path | None  # folder of real pictures; None: the run's split
-    train: Path | None = None  # folder of training pictures; None: the run's, or unknown
-    autoencoder: str | None = None  # base model; None: the run's, or none
-    scores: tuple[str, ...] = SCORES
-    extractors: tuple[str, ...] = ("inception",)  # NAME or NAME=PATH
-    size: tuple[int, int] | None = None  # (H, W) every picture of a folder is brought to
-    out: Path | None = None
-    cache: Path | None = None
-    images: int | None = None  # at most so many, spread evenly; None: all
-    seed: int = 0
-    device: str = "cpu"
+STORE = "segmenter"  # folder of the domain segmenter, beside the data
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drawing:
-    """How a run's pictures are drawn."""
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Layouts:
+    """The data set that pictures were made from."""
 
-    split: str = "test"
-    checkpoint: str = "latest"
-    modes: tuple[str, ...] = tuple(Mode)
-    steps: int = 50
-    guidance_scale: float = 4.0
-    batch_size: int = 4
+    tests: LayoutDataset
+    trains: LayoutDataset
+    index: Sequence[int]  # the layouts that were drawn
+    store: Path  # of the domain segmenter
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        return tuple(self.tests.files.samples[i].image for i in self.index)
+
+    @property
+    def train_pictures(self) -> tuple[Path, ...]:
+        return tuple(sample.image for sample in self.trains.files.samples)
 
 
 def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None) -> tuple[Table | None, Path]:
@@ -74,27 +70,44 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
     Raises:
         MamoeError: what the user can mend.
     """
-    if asked.against is None:
+    if asked.against is None and asked.data is None:
         raise ConfigError(
-            f"{folder} is a folder of pictures: say with --against FOLDER which real pictures to compare."
+            f"{folder} is a folder of pictures: say with --against FOLDER which real pictures to compare, or with "
+            "--data FOLDER from which data set its layouts are."
         )
-    check_scores(asked.scores)
+    scores = asked.scores or (SCORES if asked.data is None else (*SCORES, LAYOUT))
+    check_scores(scores)
+    if asked.data is None and any(name in LAYOUT_SCORES for name in scores):
+        raise ConfigError(f"The scores {', '.join(LAYOUT_SCORES)} need the maps: name their data set with --data.")
     out = asked.out or Path("eval") / folder.resolve().name
     row = folder_row(folder)
+    drawn = PictureSet(label=row.label, paths=spread(row.paths, asked.images), generation=row.generation)
+    geometry = None if asked.size is None else Geometry(size=asked.size, crop=Crop.CENTER)
+    train = None if asked.train is None else list_pictures(asked.train)
+    layouts = None
+    if asked.data is not None:
+        geometry = geometry or Geometry(size=common_size({row.label: drawn.paths}))
+        tests, trains = (_split_of(asked.data, asked, split, geometry) for split in (asked.split, TRAIN))
+        layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
+        train = layouts.train_pictures if train is None else train
+    if asked.against is not None:
+        reference = spread(list_pictures(asked.against), asked.images)
+    else:
+        assert layouts is not None
+        reference = layouts.pictures
     comparison = Comparison(
-        reference=spread(list_pictures(asked.against), asked.images),
-        train=None if asked.train is None else list_pictures(asked.train),
+        reference=reference,
+        train=train,
         autoencoder=None if asked.autoencoder is None else load_autoencoder(asked.autoencoder),
-        extractors=_extractors(asked),
-        scores=asked.scores,
-        geometry=None if asked.size is None else Geometry(size=asked.size, crop=Crop.CENTER),
+        extractors=_extractors(asked, scores),
+        scores=_of_features(scores),
+        geometry=geometry,
         out=out,
         cache=asked.cache or out / "features",
         seed=asked.seed,
     )
-    rows = [PictureSet(label=row.label, paths=spread(row.paths, asked.images), generation=row.generation)]
     with started_processes() as processes:
-        return evaluate(rows, comparison, processes=processes, progress=progress), out
+        return _evaluated([drawn], comparison, layouts, scores, asked, processes, progress), out
 
 
 def evaluate_run(
@@ -105,31 +118,35 @@ def evaluate_run(
     Raises:
         MamoeError: what the user can mend.
     """
-    own = [name for name, given in (("--autoencoder", asked.autoencoder), ("--size", asked.size)) if given is not None]
+    given = {"--autoencoder": asked.autoencoder, "--size": asked.size, "--data": asked.data}
+    own = [name for name, value in given.items() if value is not None]
     if own:
         raise ConfigError(f"{run} is a run and brings its own: leave out {', '.join(own)}.")
-    check_scores(asked.scores)
+    scores = asked.scores or (*SCORES, LAYOUT)
+    check_scores(scores)
     unknown = [mode for mode in drawing.modes if mode not in list(Mode)]
     if unknown:
         raise ConfigError(f"There is no mode {', '.join(unknown)}; there are {', '.join(Mode)}.")
     checkpoint = find_checkpoint(run, drawing.checkpoint)
     home, config = _config_of(checkpoint)
     settings = layout_settings(config)
-    wanted = dataset(config, drawing.split, settings.taxonomy)
+    wanted = dataset(config, asked.split, settings.taxonomy)
     pipe = load_run(checkpoint)
     pipe.to(asked.device)
     pipe.set_progress_bar_config(disable=True)
-    out = asked.out or home / "eval" / drawing.split / checkpoint.name
-    index = [
-        i * len(wanted) // count for count in [min(asked.images or len(wanted), len(wanted))] for i in range(count)
-    ]
-    pictures = tuple(wanted.files.samples[i].image for i in index)
+    out = asked.out or home / "eval" / asked.split / checkpoint.name
+    layouts = _Layouts(
+        tests=wanted,
+        trains=dataset(config, TRAIN, settings.taxonomy),
+        index=spread(range(len(wanted)), asked.images),
+        store=Path(config.data.images).parent / STORE,
+    )
     comparison = Comparison(
-        reference=pictures if asked.against is None else list_pictures(asked.against),
-        train=_train_pictures(config, settings.taxonomy) if asked.train is None else list_pictures(asked.train),
+        reference=layouts.pictures if asked.against is None else list_pictures(asked.against),
+        train=layouts.train_pictures if asked.train is None else list_pictures(asked.train),
         autoencoder=pipe.vae,
-        extractors=_extractors(asked),
-        scores=asked.scores,
+        extractors=_extractors(asked, scores),
+        scores=_of_features(scores),
         geometry=wanted.geometry,
         out=out,
         cache=asked.cache or Path(config.runs) / "cache" / "features",
@@ -137,10 +154,28 @@ def evaluate_run(
     )
     with started_processes() as processes:
         rows = [
-            _drawn(pipe, wanted, index, Mode(mode), drawing, asked.seed, out / mode, processes, progress)
+            _drawn(pipe, wanted, layouts.index, Mode(mode), drawing, asked.seed, out / mode, processes, progress)
             for mode in drawing.modes
         ]
-        return evaluate(rows, comparison, processes=processes, progress=progress), out
+        return _evaluated(rows, comparison, layouts, scores, asked, processes, progress), out
+
+
+def _evaluated(
+    rows: Sequence[PictureSet],
+    comparison: Comparison,
+    layouts: _Layouts | None,
+    scores: Sequence[str],
+    asked: Asked,
+    processes: Processes,
+    progress: Progress | None,
+) -> Table | None:
+    families, ceiling = (), None
+    # Layout scores are the work of the first process alone: reading the pictures costs little beside drawing them.
+    if layouts is not None and processes.first and any(name in LAYOUT_SCORES for name in scores):
+        families, ceiling = layout_families(
+            scores, layouts.tests, layouts.index, layouts.trains, layouts.store, asked, progress
+        )
+    return evaluate(rows, comparison, processes=processes, families=families, ceiling=ceiling, progress=progress)
 
 
 def _drawn(
@@ -188,8 +223,32 @@ def _drawn(
     return PictureSet(label=mode.value, paths=paths, generation=generation)
 
 
-def _train_pictures(config: Train, taxonomy: Any) -> tuple[Path, ...]:
-    return tuple(sample.image for sample in dataset(config, TRAIN, taxonomy).files.samples)
+def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> LayoutDataset:
+    taxonomy = None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy)
+    parts = data_folder(folder, taxonomy)
+    source = LayoutDataset(
+        images=parts.images,
+        panoptic_maps=parts.panoptic_maps,
+        split=split,
+        prompts=parts.prompts,
+        instance_prompts=parts.instance_prompts,
+        taxonomy=parts.taxonomy,
+        geometry=geometry,
+        seed=asked.seed,
+    )
+    raise_problems(list(source.files.problems), f"The split {split!r} of {folder}")
+    return source
+
+
+def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
+    places = {Path(key).stem: place for place, key in enumerate(source.keys)}
+    strange = [path.name for path in drawn.paths if path.stem not in places]
+    if strange:
+        raise DatasetError(
+            f"{len(strange)} of {len(drawn.paths)} pictures have no map in the split {source.split!r}, such as "
+            f"{strange[0]}. Maps and pictures belong together by their names without endings; see --split."
+        )
+    return tuple(places[path.stem] for path in drawn.paths)
 
 
 def _config_of(checkpoint: Path) -> tuple[Path, Train]:
@@ -205,7 +264,13 @@ def _config_of(checkpoint: Path) -> tuple[Path, Train]:
     return home, validated(plain)
 
 
-def _extractors(asked: Asked) -> tuple[Extractor, ...]:
+def _of_features(scores: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in scores if name not in LAYOUT_SCORES)
+
+
+def _extractors(asked: Asked, scores: Sequence[str]) -> tuple[Extractor, ...]:
+    if not _of_features(scores):
+        return ()
     found = []
     for text in asked.extractors:
         name, _, source = text.partition("=")

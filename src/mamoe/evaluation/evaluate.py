@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diffusers import AutoencoderKL
 
@@ -28,8 +28,13 @@ from mamoe.evaluation.table import Row, Table
 
 COPYING = "copying"
 SCORES = (*(kind.value for kind in Kind), COPYING)
+LAYOUT, USE = "layout", "use"
+LAYOUT_SCORES = (LAYOUT, USE)  # need the maps the pictures were made from
 REAL_FLOOR, AUTOENCODER_FLOOR = "real (train)", "autoencoder"
+CEILING = "real"  # the reference pictures themselves
 METRICS = "metrics.json"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +58,7 @@ def evaluate(
     *,
     processes: Processes,
     families: Sequence[Family] = (),
+    ceiling: PictureSet | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Table | None:
     """Score sets of drawn pictures and the floors, and write the table; None on all processes but the first.
@@ -62,14 +68,14 @@ def evaluate(
         comparison: what they are compared with.
         processes: those that share the work.
         families: scores besides those of features.
+        ceiling: a last row that ``families`` alone measure: real pictures of the same layouts.
         progress: of the picture work at hand.
 
     Raises:
-        ConfigError: unknown scores; the output folder holds other pictures.
+        ConfigError: the output folder holds other pictures.
         DatasetError: pictures that cannot be read, or of several sizes.
         ProtocolError: the rows may not stand in one table.
     """
-    check_scores(comparison.scores)
     groups = {row.label: row.paths for row in drawn} | {"reference": comparison.reference}
     common_size(groups | ({} if comparison.train is None else {"train": comparison.train}), comparison.geometry)
     comparison.out.mkdir(parents=True, exist_ok=True)
@@ -77,12 +83,16 @@ def evaluate(
     rows = [*drawn, *_floors(comparison, least, processes, progress)]
     reading = Reading(cache=comparison.cache, geometry=comparison.geometry, processes=processes, progress=progress)
     chosen = [*_families(comparison, reading), *families]
-    measured = [Row(label=row.label, scores=tuple(score for family in chosen for score in family(row))) for row in rows]
+    measured = [_row(row, chosen) for row in rows] + ([] if ceiling is None else [_row(ceiling, families)])
     if not processes.first:
         return None
     table = Table(rows=tuple(measured))
     write_table(table, comparison.out)
     return table
+
+
+def _row(pictures: PictureSet, families: Sequence[Family]) -> Row:
+    return Row(label=pictures.label, scores=tuple(score for family in families for score in family(pictures)))
 
 
 def check_scores(scores: Sequence[str]) -> None:
@@ -91,9 +101,10 @@ def check_scores(scores: Sequence[str]) -> None:
     Raises:
         ConfigError: lists those there are.
     """
-    unknown = [name for name in scores if name not in SCORES]
+    known = (*SCORES, *LAYOUT_SCORES)
+    unknown = [name for name in scores if name not in known]
     if unknown or not scores:
-        raise ConfigError(f"There is no score {', '.join(unknown) or '(none given)'}; there are {', '.join(SCORES)}.")
+        raise ConfigError(f"There is no score {', '.join(unknown) or '(none given)'}; there are {', '.join(known)}.")
 
 
 def write_table(table: Table, out: Path) -> None:
@@ -127,11 +138,11 @@ def folder_row(folder: Path, label: str = "generated") -> PictureSet:
     return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}))
 
 
-def spread(paths: Sequence[Path], count: int | None) -> tuple[Path, ...]:
-    """``count`` of the paths, spread evenly; all when there are no more or None is given."""
-    if count is None or count >= len(paths):
-        return tuple(paths)
-    return tuple(paths[i * len(paths) // count] for i in range(count))
+def spread(items: Sequence[T], count: int | None) -> tuple[T, ...]:
+    """``count`` of the items, spread evenly; all when there are no more or None is given."""
+    if count is None or count >= len(items):
+        return tuple(items)
+    return tuple(items[i * len(items) // count] for i in range(count))
 
 
 def _families(comparison: Comparison, reading: Reading) -> list[Family]:

@@ -71,8 +71,36 @@ def check_dataset(
     return DatasetReport(taxonomy=taxonomy, splits=found)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFolder:
+    """Where the parts of a data set are; ``{split}`` in the two text files' paths stands for the split."""
+
+    images: Path
+    panoptic_maps: Path
+    prompts: Path | None
+    instance_prompts: Path | None
+    taxonomy: Taxonomy
+
+
 def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progress | None = None) -> DatasetReport:
-    """Check a folder in the package's own layout, which ``data.yaml`` inside it describes.
+    """Check a folder in the package's own layout; see :func:`data_folder`.
+
+    Raises:
+        DatasetError, ConfigError: nothing says what the folder holds.
+    """
+    found = data_folder(folder, taxonomy)
+    return check_dataset(
+        images=found.images,
+        panoptic_maps=found.panoptic_maps,
+        prompts=found.prompts,
+        instance_prompts=found.instance_prompts,
+        taxonomy=found.taxonomy,
+        progress=progress,
+    )
+
+
+def data_folder(folder: Path, taxonomy: Taxonomy | None = None) -> DataFolder:
+    """The parts of a folder in the package's own layout, which ``data.yaml`` inside it describes.
 
     Without a ``data.yaml`` the usual names serve: ``images``, ``panoptic``, and, where there are any,
     ``prompts_{split}.csv`` and ``instance_prompts_{split}.json``; the taxonomy must then be given.
@@ -86,13 +114,12 @@ def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progr
     entries = _read_data_yaml(folder)
     if taxonomy is None and "taxonomy" not in entries:
         raise DatasetError(f"{folder} has no data.yaml that names its taxonomy; name one, for example cityscapes.")
-    return check_dataset(
+    return DataFolder(
         images=Path(entries.get("images", folder / "images")),
         panoptic_maps=Path(entries.get("panoptic_maps", folder / "panoptic")),
         prompts=_text_file(entries, "prompts", folder, "prompts_{split}.csv"),
         instance_prompts=_text_file(entries, "instance_prompts", folder, "instance_prompts_{split}.json"),
         taxonomy=taxonomy or Taxonomy.load(entries["taxonomy"]),
-        progress=progress,
     )
 
 
