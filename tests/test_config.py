@@ -18,7 +18,19 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (SHIPPED / group).glob("*.yaml"))
 
 
-GROUPS = ("callbacks", "data", "debug", "experiment", "logger", "loss", "lr_scheduler", "model", "optimizer", "trainer")
+GROUPS = (
+    "callbacks",
+    "data",
+    "debug",
+    "experiment",
+    "logger",
+    "loss",
+    "lr_scheduler",
+    "method",
+    "model",
+    "optimizer",
+    "trainer",
+)
 CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 

@@ -116,6 +116,34 @@ class Perceptual(Section):
 Loss = Annotated[Mse | MaskedMse | Lpips | LatentLpips | Perceptual, Field(discriminator="name")]
 
 
+class Full(Section):
+    name: Literal["full"]
+
+
+class Decoder(Section):
+    name: Literal["decoder"]
+
+
+class Lora(Section):
+    name: Literal["lora", "dora"]
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    attention: bool
+    conv: bool
+    projection: bool
+    feed_forward: bool
+    decoder_only: bool
+
+    @model_validator(mode="after")
+    def _some_target(self) -> Lora:
+        if not (self.attention or self.conv or self.projection or self.feed_forward):
+            raise ValueError("switch on at least one of attention, conv, projection, feed_forward")
+        return self
+
+
+Method = Annotated[Full | Decoder | Lora, Field(discriminator="name")]
+
+
 class Trainer(Section):
     max_steps: int | None = Field(ge=1)
     max_epochs: int | None = Field(ge=1)
@@ -190,6 +218,7 @@ class Train(Section):
     layout: Layout
     regions: Regions
     objective: Objective
+    method: Method
     loss: Loss
     optimizer: Target
     lr_scheduler: Target
@@ -239,11 +268,15 @@ def _without_tags(path: Sequence[str | int]) -> list[str | int]:
 
 def _kinds_at(path: Sequence[str | int]) -> list[str]:
     field = Train.model_fields.get(str(path[0])) if len(path) == 1 else None
-    return [] if field is None or field.discriminator is None else [_kind(s) for s in _sections_of(field.annotation)]
+    return (
+        []
+        if field is None or field.discriminator is None
+        else [k for s in _sections_of(field.annotation) for k in _kinds(s)]
+    )
 
 
-def _kind(section: type[Section]) -> str:
-    return section.model_fields["name"].annotation.__args__[0]  # type: ignore[union-attr]
+def _kinds(section: type[Section]) -> tuple[str, ...]:
+    return section.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
 
 
 def _fields_at(path: Sequence[str | int]) -> list[str]:

@@ -17,8 +17,10 @@ from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.config import Train
 from mamoe.diffusion.schedules import make_scheduler
+from mamoe.models.finetune import method_of
 from mamoe.models.pretrained import BaseModel
 from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.randomness import derive_seed
 from mamoe.sampling.schedule import is_zero_snr
 from mamoe.shipped import PREFIX
 from mamoe.targets import instantiate
@@ -80,8 +82,11 @@ def training_module(
         encoder = PromptEncoder(base.tokenizer, base.text_encoder, embeddings)
         encode_ahead(encoder, settings, prompts)
     levels = len(base.unet.config["block_out_channels"])
+    method = method_of(config.method.model_dump())
+    unet = method.prepare(steered_unet(config, base.unet, settings), seed=derive_seed(config.seed, "method"))
     return DiffusionModule(
-        unet=steered_unet(config, base.unet, settings),
+        unet=unet,
+        adapter_alone=method.keeps_adapter_alone,
         vae=base.vae,
         text_encoder=base.text_encoder,
         conditioner=CallConditioner(Conditioner(encoder, settings, levels)),
@@ -121,11 +126,13 @@ def _with_length(spec: dict[str, Any], steps: int) -> dict[str, Any]:
     return {"total_steps": steps, **spec} if str(spec.get("_target_")).startswith("mamoe.") else spec
 
 
-def recipe_of(base: BaseModel, scheduler: DDPMScheduler, settings: LayoutSettings) -> dict[str, Any]:
+def recipe_of(config: Train, base: BaseModel, scheduler: DDPMScheduler, settings: LayoutSettings) -> dict[str, Any]:
+    """What is needed besides the trained weights to build the model again, as plain JSON."""
     local = not base.path.startswith(PREFIX) and Path(base.path).exists()
     path = str(Path(base.path).resolve()) if local else base.path
     return {
         "base": {"path": path, "revision": base.revision, "variant": base.variant},
         "scheduler": dict(scheduler.config),
         "layout": settings.to_dict(),
+        "method": config.method.model_dump(),
     }

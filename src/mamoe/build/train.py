@@ -70,7 +70,7 @@ def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tu
         data,
         run_dir,
         max_steps=steps,
-        recipe=recipe_of(base, scheduler, settings),
+        recipe=recipe_of(config, base, scheduler, settings),
         checkpoint_every_n_steps=config.callbacks.checkpoints.every or steps,
         keep_last=config.callbacks.checkpoints.keep_last,
         trainer=_trainer_settings(config, run_dir),

@@ -41,13 +41,11 @@ def load_base(path: str, revision: str | None = None, variant: str | None = None
             path=path,
             revision=revision,
             variant=variant,
-            unet=UNet2DConditionModel.from_pretrained(
-                folder, subfolder="unet", torch_dtype=torch.float32, low_cpu_mem_usage=False, **weights
+            unet=_float32(
+                UNet2DConditionModel.from_pretrained(folder, subfolder="unet", low_cpu_mem_usage=False, **weights)
             ),
-            vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **weights),
-            text_encoder=CLIPTextModel.from_pretrained(
-                folder, subfolder="text_encoder", dtype=torch.float32, **weights
-            ),
+            vae=_float32(AutoencoderKL.from_pretrained(folder, subfolder="vae", **weights)),
+            text_encoder=_float32(CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **weights)),
             tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", **options),
             scheduler=cast(DDPMScheduler, DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **options)),
         )
@@ -57,3 +55,8 @@ def load_base(path: str, revision: str | None = None, variant: str | None = None
             f"model.path={path}: the base model cannot be loaded: {reason} Wanted a folder in diffusers layout (unet/, "
             "vae/, text_encoder/, tokenizer/, scheduler/) with safetensors weights, or a hub id and a network."
         ) from None
+
+
+def _float32(network: Any) -> Any:
+    # Cast afterwards: the name of the option that says so differs between libraries and their releases.
+    return network.to(torch.float32)

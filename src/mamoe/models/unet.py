@@ -29,7 +29,8 @@ from mamoe.types import ConfigError
 
 Model = TypeVar("Model", bound=UNet2DConditionModel)
 
-_OWN_CONFIG = ("num_experts", "region_attention", "moe_levels", "learned_strength")
+# Arguments a stock UNet does not have.
+OWN_CONFIG = ("num_experts", "region_attention", "moe_levels", "learned_strength")
 
 
 class MaMoEUNet2DConditionModel(UNet2DConditionModel):
@@ -143,7 +144,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
     def to_dense(self) -> UNet2DConditionModel:
         """A stock UNet with the weights of expert 0. This model stays as it is."""
         with torch.device("meta"):
-            config = {key: value for key, value in self.config.items() if key not in _OWN_CONFIG}
+            config = {key: value for key, value in self.config.items() if key not in OWN_CONFIG}
             model = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(config))
         state = self.state_dict()
         return _filled(model, {key: state[key] for key in model.state_dict()}, training=self.training)

@@ -93,7 +93,7 @@ class LayoutPipeline(DiffusionPipeline):
         if is_run(folder):
             return cls(**load_components(folder, **options))
         _check_folder(folder)
-        options = {"torch_dtype": torch.float32, "use_safetensors": True, **options}
+        options = {"use_safetensors": True, **options}  # weights are float32 unless an option says otherwise
         pipe = super().from_pretrained(path, **options)
         saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         if saved["_class_name"] != cls.__name__ and "scheduler" not in options:

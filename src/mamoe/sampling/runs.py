@@ -11,7 +11,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mamoe.errors import ConfigError
-from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.models.finetune import method_of
+from mamoe.models.finetune.adapterfile import ADAPTER, load_adapter
+from mamoe.models.unet import OWN_CONFIG, MaMoEUNet2DConditionModel
 from mamoe.sampling.schedule import ddim_scheduler
 from mamoe.shipped import resolved
 
@@ -55,7 +57,7 @@ def load_components(
             "vae": _from_base(AutoencoderKL, origin, "vae", torch_dtype),
             "text_encoder": _text_encoder(folder, ema, origin, torch_dtype),
             "tokenizer": CLIPTokenizer.from_pretrained(origin["path"], subfolder="tokenizer", **version),
-            "unet": _unet(_network(folder, "unet", ema), torch_dtype),
+            "unet": _unet(_network(folder, "unet", ema), recipe, origin, torch_dtype),
             "scheduler": ddim_scheduler(recipe["scheduler"]),
             "layout": recipe["layout"],
         }
@@ -102,28 +104,41 @@ def _network(checkpoint: Path, name: str, ema: bool) -> Path:
     return averaged if ema and averaged.is_dir() else checkpoint / name
 
 
-def _unet(folder: Path, dtype: torch.dtype) -> UNet2DConditionModel:
-    kind = cast(dict[str, Any], UNet2DConditionModel.load_config(folder))["_class_name"]
+def _unet(folder: Path, recipe: dict[str, Any], origin: dict[str, Any], dtype: torch.dtype) -> UNet2DConditionModel:
+    config = cast(dict[str, Any], UNet2DConditionModel.load_config(folder))
+    kind = config["_class_name"]
     if kind not in _UNETS:
         raise ConfigError(f"{folder} holds a {kind}; wanted one of {', '.join(_UNETS)}.")
-    return _UNETS[kind].from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+    if not (folder / ADAPTER).is_file():
+        return _cast(_UNETS[kind].from_pretrained(folder, use_safetensors=True), dtype)
+    unet = _from_base(UNet2DConditionModel, origin, "unet", torch.float32)
+    if kind == MaMoEUNet2DConditionModel.__name__:
+        unet = MaMoEUNet2DConditionModel.from_unet(unet, **{key: config[key] for key in OWN_CONFIG})
+    method = method_of(recipe["method"])
+    unet = method.prepare(unet, seed=0)  # what the seed decides is read from the file
+    load_adapter(unet, folder)
+    return _cast(method.merged(unet), dtype)
+
+
+def _cast(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
+    return cast(Any, unet).to(dtype)
 
 
 def _text_encoder(checkpoint: Path, ema: bool, origin: dict[str, Any], dtype: torch.dtype) -> CLIPTextModel:
     # A run that trained the text encoder keeps it beside the UNet.
     trained = _network(checkpoint, "text_encoder", ema)
     if trained.is_dir():
-        return CLIPTextModel.from_pretrained(trained, dtype=dtype, use_safetensors=True)
+        return cast(Any, CLIPTextModel.from_pretrained(trained, use_safetensors=True)).to(dtype)
     return _from_base(CLIPTextModel, origin, "text_encoder", dtype)
 
 
 def _from_base(kind: Any, origin: dict[str, Any], part: str, dtype: torch.dtype) -> Any:
-    type_option = "torch_dtype" if kind is AutoencoderKL else "dtype"
-    return kind.from_pretrained(
+    # Cast afterwards: the name of the option that says so differs between libraries and their releases.
+    network = kind.from_pretrained(
         origin["path"],
         subfolder=part,
         revision=origin.get("revision"),
         variant=origin.get("variant"),
         use_safetensors=True,
-        **{type_option: dtype},
     )
+    return network.to(dtype)

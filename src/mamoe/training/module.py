@@ -48,6 +48,7 @@ class DiffusionModule(LightningModule):
         snr_gamma: min-SNR-gamma of the loss weights; None weighs all noise levels alike.
         ema_decay: decay of the weight average; None keeps no average.
         seed: every draw derives from it.
+        adapter_alone: whether checkpoints hold the UNet's trained weights only.
         latent_memory_mib: how many MiB of encoded pictures to remember; 0 encodes every picture every time.
     """
 
@@ -72,6 +73,7 @@ class DiffusionModule(LightningModule):
         gradient_checkpointing: bool = False,
         channels_last: bool = False,
         latent_memory_mib: int = 0,
+        adapter_alone: bool = False,
     ) -> None:
         super().__init__()
         self.unet = unet.to(memory_format=torch.channels_last) if channels_last else unet
@@ -88,7 +90,7 @@ class DiffusionModule(LightningModule):
         self.conditioner = conditioner
         self.prediction = Prediction.parse(scheduler.config["prediction_type"])
         self.alphas_cumprod = scheduler.alphas_cumprod.clone()
-        self.loss, self.timesteps = loss, timesteps
+        self.loss, self.timesteps, self.adapter_alone = loss, timesteps, adapter_alone
         self.prompt_dropout, self.snr_gamma, self.ema_decay, self.seed = prompt_dropout, snr_gamma, ema_decay, seed
         self.ema: WeightAverage | None = None
         self.watch = StepWatch()

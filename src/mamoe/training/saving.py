@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
 
+from mamoe.models.finetune.adapterfile import read_adapter, save_adapter
 from mamoe.training.checkpointing import link, prune, step_of, write_checkpoint
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.errors import CheckpointError
@@ -30,12 +32,13 @@ class Resuming(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
         for name, network in pl_module.trained.items():
-            network.load_state_dict(read_network(network, self._checkpoint / name))
+            read = _reader(pl_module, name)
+            network.load_state_dict(read(network, self._checkpoint / name), strict=False)
             if pl_module.ema is not None:
                 folder = self._checkpoint / f"{name}_ema"
                 if not folder.is_dir():
                     raise CheckpointError(f"{self._checkpoint} holds no weight average: resume with ema_decay=null.")
-                pl_module.ema.load_state_dict(name, read_network(network, folder))
+                pl_module.ema.load_state_dict(name, read(network, folder))
         if pl_module.ema is not None:
             pl_module.ema.updates = read_counters(self._checkpoint)["ema_updates"]
         load_trainer(self._checkpoint, trainer.optimizers[0], _schedule(trainer))
@@ -95,9 +98,10 @@ class Checkpoints(Callback):
 
     def _write(self, folder: Path, trainer: Trainer, module: DiffusionModule, score: float | None) -> None:
         for name, network in module.trained.items():
-            save_network(network, network.state_dict(), folder / name)
+            save = save_adapter if _is_adapter(module, name) else save_network
+            save(network, network.state_dict(), folder / name)
             if module.ema is not None:
-                save_network(network, module.ema.state_dict(name), folder / f"{name}_ema")
+                save(network, module.ema.state_dict(name), folder / f"{name}_ema")
         data: LayoutDataModule = trainer.datamodule  # type: ignore[attr-defined]
         counters = {
             "step": trainer.global_step,
@@ -131,6 +135,15 @@ def continued(checkpoint: Path, module: DiffusionModule, data: LayoutDataModule)
             "start a new run from the checkpoint's weights."
         )
     return counters
+
+
+def _is_adapter(module: DiffusionModule, name: str) -> bool:
+    return name == "unet" and module.adapter_alone
+
+
+def _reader(module: DiffusionModule, name: str) -> Callable[[nn.Module, Path], dict[str, Tensor]]:
+    # Both check that the file holds exactly what the network keeps in it, so that loading need not be strict.
+    return read_adapter if _is_adapter(module, name) else read_network
 
 
 def _best_value(run_dir: Path) -> float:

@@ -1,0 +1,7 @@
+"""Ways of fine-tuning a UNet: what is added to it, which of its weights train, and how that comes off again."""
+
+from .full import Decoder as Decoder
+from .full import Full as Full
+from .lora import Lora as Lora
+from .method import Method as Method
+from .registry import method_of as method_of

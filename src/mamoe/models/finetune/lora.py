@@ -1,0 +1,101 @@
+"""Low-rank adapters beside the UNet's layers, through peft.
+
+    LoRA   W x + (alpha / rank) B A x                     Hu et al. 2021, section 4.1
+    DoRA   m (W + (alpha / rank) B A) / |W + ...| x       Liu et al. 2024, section 4.1
+
+A starts at random, B at zero, so that nothing changes at first. Where feed-forwards have experts, each expert gets
+adapters of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from mamoe.models.finetune.full import DECODER
+from mamoe.types import ConfigError
+
+
+class Target(StrEnum):
+    """Kinds of layers that may get adapters."""
+
+    ATTENTION = "attention"  # queries, keys, values and outputs of self- and cross-attention
+    CONV = "conv"  # convolutions of residual blocks and of the changes between levels
+    PROJECTION = "projection"  # into and out of the transformers, and of the timestep into residual blocks
+    FEED_FORWARD = "feed_forward"  # both layers of every feed-forward, of every expert
+
+
+_LAYERS = {
+    Target.ATTENTION: r"to_q|to_k|to_v|to_out\.0",
+    Target.CONV: r"conv1|conv2|conv_shortcut|downsamplers\.\d+\.conv|upsamplers\.\d+\.conv",
+    Target.PROJECTION: r"proj_in|proj_out|time_emb_proj",
+    Target.FEED_FORWARD: r"ff(?:\.experts\.\d+)?\.net\.0\.proj|ff(?:\.experts\.\d+)?\.net\.2",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lora:
+    """Adapters of one rank on the chosen layers; nothing else trains.
+
+    Args:
+        rank: of the adapters.
+        alpha: the adapters' output is scaled by alpha / rank.
+        targets: which layers.
+        dora: learn the size of each output weight apart from its direction (DoRA).
+        decoder_only: adapters in the up blocks alone.
+
+    Raises:
+        ConfigError: no target, or a target of which the UNet has no layer.
+    """
+
+    rank: int = 128
+    alpha: float = 128.0
+    targets: Sequence[Target] = field(default_factory=lambda: tuple(Target))
+    dora: bool = False
+    decoder_only: bool = False
+
+    keeps_adapter_alone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise ConfigError(f"LoRA needs at least one target of {', '.join(Target)}; got none.")
+
+    @property
+    def layers(self) -> str:
+        """A regular expression that full names of adapted layers match."""
+        where = "up_blocks" if self.decoder_only else "down_blocks|mid_block|up_blocks"
+        what = "|".join(_LAYERS[Target(target)] for target in self.targets)
+        return rf"(?:{where})\.(?:.*\.)?(?:{what})"
+
+    def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        unet.requires_grad_(False)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type] - peft divides it, whatever it is
+            target_modules=self.layers,
+            use_dora=self.dora,  # type: ignore[arg-type]
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # peft initialises from the global generator
+            unet.add_adapter(config)
+        if self.decoder_only:
+            for name in DECODER[1:]:
+                unet.get_submodule(name).requires_grad_(True)
+        return unet
+
+    def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+        unet.fuse_lora()
+        unet.unload_lora()
+        return unet.requires_grad_(True)
+
+
+def has_adapters(unet: UNet2DConditionModel) -> bool:
+    """Whether any layer of the UNet carries a peft adapter."""
+    return any(isinstance(module, BaseTunerLayer) for module in unet.modules())

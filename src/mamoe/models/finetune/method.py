@@ -1,0 +1,27 @@
+"""What every way of fine-tuning has to say."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from diffusers import UNet2DConditionModel
+
+
+class Method(Protocol):
+    """A way of fine-tuning a UNet that may already know regions and experts.
+
+    ``prepare`` and ``merged`` work on the UNet they are given and return it: adapters are parts of its layers.
+    """
+
+    keeps_adapter_alone: ClassVar[bool]  # a checkpoint holds the trained weights only; the rest is the base model's
+
+    def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        """Add what the method adds, initialised from ``seed``, and let train (``requires_grad``) what is to train.
+
+        The output of the UNet stays what it was.
+        """
+        ...
+
+    def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+        """The same function without anything added: what sampling and export work with."""
+        ...

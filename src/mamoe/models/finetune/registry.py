@@ -1,0 +1,37 @@
+"""Methods by the names they have in configurations and recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mamoe.models.finetune.full import Decoder, Full
+from mamoe.models.finetune.lora import Lora, Target
+from mamoe.models.finetune.method import Method
+from mamoe.types import ConfigError
+
+
+def _lora(options: Mapping[str, Any], *, dora: bool) -> Lora:
+    targets = tuple(target for target in Target if options[target.value])
+    plain = {key: options[key] for key in ("rank", "alpha", "decoder_only")}
+    return Lora(targets=targets, dora=dora, **plain)
+
+
+_METHODS: dict[str, Callable[[Mapping[str, Any]], Method]] = {
+    "full": lambda options: Full(),
+    "decoder": lambda options: Decoder(),
+    "lora": lambda options: _lora(options, dora=False),
+    "dora": lambda options: _lora(options, dora=True),
+}
+
+
+def method_of(spec: Mapping[str, Any]) -> Method:
+    """The method that ``{"name": ..., its options}`` stands for, as configurations and recipes write it.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    make = _METHODS.get(spec["name"])
+    if make is None:
+        raise ConfigError(f"There is no method {spec['name']!r}; there are {', '.join(_METHODS)}.")
+    return make(spec)
