@@ -87,6 +87,12 @@ def test_what_trains(models):
     assert len(trained_names(Lora(rank=2).prepare(models.mamoe(), seed=0))) == sum(count.values())
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_learned_strengths_train_with_every_method(name, models):
+    prepared = METHODS[name].prepare(models.mamoe(learned_strength=True), seed=0)
+    assert any(".strength." in weight for weight in trained_names(prepared))
+
+
 def test_seed_decides_the_adapters_and_leaves_the_global_stream_alone(models):
     state = torch.get_rng_state()
     first, same, other = (Lora(rank=2).prepare(models.unet(), seed=seed).state_dict() for seed in (1, 1, 2))

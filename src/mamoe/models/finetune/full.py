@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from diffusers import UNet2DConditionModel
 
+from mamoe.models.finetune.method import train_strengths
+
 DECODER = ("up_blocks", "conv_norm_out", "conv_out")
 
 
@@ -34,6 +36,7 @@ class Decoder:
         unet.requires_grad_(False)
         for name in DECODER:
             unet.get_submodule(name).requires_grad_(True)
+        train_strengths(unet)
         return unet
 
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:

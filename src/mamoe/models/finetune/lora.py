@@ -20,6 +20,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from mamoe.models.finetune.full import DECODER
+from mamoe.models.finetune.method import train_strengths
 from mamoe.types import ConfigError
 
 
@@ -88,6 +89,7 @@ class Lora:
         if self.decoder_only:
             for name in DECODER[1:]:
                 unet.get_submodule(name).requires_grad_(True)
+        train_strengths(unet)
         return unet
 
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -6,6 +6,8 @@ from typing import ClassVar, Protocol
 
 from diffusers import UNet2DConditionModel
 
+from mamoe.models.strength import RegionStrength
+
 
 class Method(Protocol):
     """A way of fine-tuning a UNet that may already know regions and experts.
@@ -25,3 +27,10 @@ class Method(Protocol):
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
         """The same function without anything added: what sampling and export work with."""
         ...
+
+
+def train_strengths(unet: UNet2DConditionModel) -> None:
+    """Let learned region strengths train whatever else is frozen: they have no pretrained value to keep."""
+    for module in unet.modules():
+        if isinstance(module, RegionStrength):
+            module.requires_grad_(True)
