@@ -181,6 +181,19 @@ class Samples(Section):
     modes: list[Literal["cond", "uncond", "cfg"]] = ["cond", "uncond", "cfg"]
 
 
+class Scores(Section):
+    every: int = Field(ge=1)
+    images: int = Field(32, ge=2)
+    mode: Literal["cond", "uncond", "cfg"] = "cfg"
+    steps: int = Field(50, ge=1)
+    guidance_scale: float = Field(4.0, ge=0)
+    extractor: str = "pixels"  # NAME or NAME=PATH, as `mamoe evaluate --extractor`
+    scores: list[Literal["fid", "fid-infinity", "kid", "cmmd", "precision", "recall", "density", "coverage"]] = Field(
+        ["kid"], min_length=1
+    )
+    keep_pictures: bool = False
+
+
 class Checkpoints(Section):
     every: int | None = Field(ge=1)  # null = at the end only
     keep_last: int = Field(ge=2)
@@ -189,6 +202,7 @@ class Checkpoints(Section):
 class Callbacks(Section):
     validation: Validation | None
     samples: Samples | None
+    scores: Scores | None = None
     checkpoints: Checkpoints
     extra: list[Target] = []  # further Lightning callbacks
 

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 from training_fakes import CPU, Pictures, make_data, make_module
 
+from factories import mamoe, only_run, short_run
 from mamoe.evaluation.distribution import Kind, measure
 from mamoe.evaluation.extractors import load_extractor
 from mamoe.evaluation.features import Features
@@ -74,3 +75,12 @@ def test_settings_that_measure_nothing_are_refused(tmp_path):
         scored(tmp_path, samples=[])
     with pytest.raises(ConfigError, match="0 scores"):
         scored(tmp_path, kinds=[])
+
+
+def test_configured_scores_are_logged(base_model, scenes, tmp_path):
+    """From the command line to metrics.csv, with the run's own networks."""
+    scores = "callbacks.scores={every: 4, images: 3, steps: 2, scores: [kid, fid], extractor: pixels}"
+    outcome = mamoe("train", *short_run(base_model, scenes, tmp_path), scores)
+    assert outcome.code == 0, outcome.err
+    (row,) = [r for r in read_rows(only_run(tmp_path) / "metrics.csv") if r.get("val/KD-pixels")]
+    assert int(row["step"]) == 4 and float(row["val/FD-pixels"]) > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ from PIL import Image
 from mamoe.build.data import unaugmented
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
-from mamoe.config import Train
+from mamoe.config import Samples, Scores, Train
 from mamoe.errors import ConfigError
+from mamoe.evaluation.distribution import Kind
+from mamoe.evaluation.extractors import load_extractor
 from mamoe.models.pretrained import BaseModel
 from mamoe.sampling.batches import sample_batch
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.schedule import ddim_scheduler
 from mamoe.targets import instantiate
 from mamoe.tensors import Sample
-from mamoe.training.samples import SampleGrids, Sampler
+from mamoe.training.samples import SampleGrids
+from mamoe.training.scoring import FixedScores
 from mamoe.training.validation import FixedLoss
 
 
@@ -57,7 +62,7 @@ def training_callbacks(
     validates: Any,
     collate: Collator,
     run_dir: Path,
-    sampler: Sampler,
+    sampler: Callable[..., list[Image.Image]],
 ) -> tuple[list[Callback], FixedLoss | None]:
     callbacks: list[Callback] = [instantiate(spec, "callbacks.extra") for spec in config.callbacks.extra]
     best_by = None
@@ -78,12 +83,28 @@ def training_callbacks(
         callbacks.append(
             SampleGrids(
                 run_dir,
-                sampler=sampler,
+                sampler=partial(sampler, samples),
                 samples=[validates[0, i * len(validates) // count] for i in range(count)],
                 taxonomy=settings.taxonomy,
                 modes=samples.modes,
                 every_n_steps=samples.every,
                 seed=config.seed,
+            )
+        )
+    if (scores := config.callbacks.scores) is not None:
+        count = min(scores.images, len(validates))
+        name, _, source = scores.extractor.partition("=")
+        callbacks.append(
+            FixedScores(
+                run_dir,
+                sampler=partial(sampler, scores),
+                samples=[validates[0, i * len(validates) // count] for i in range(count)],
+                extractor=load_extractor(name, Path(source) if source else None),
+                kinds=[Kind(kind) for kind in scores.scores],
+                mode=scores.mode,
+                every_n_steps=scores.every,
+                seed=config.seed,
+                keep_pictures=scores.keep_pictures,
             )
         )
     return callbacks, best_by
@@ -93,14 +114,13 @@ def draw_samples(
     base: BaseModel,
     scheduler: DDPMScheduler,
     settings: LayoutSettings,
-    config: Train,
+    how: Samples | Scores,
     unet: Any,
     samples: list[Sample],
     mode: str,
     seeds: list[int],
 ) -> list[Image.Image]:
-    """Pictures of a sample grid, drawn with the networks a training has at hand."""
-    assert config.callbacks.samples is not None
+    """Pictures of a sample grid or of a score, drawn with the networks a training has at hand."""
     pipe = LayoutPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,
@@ -115,7 +135,7 @@ def draw_samples(
         samples,
         mode=mode,
         seeds=seeds,
-        steps=config.callbacks.samples.steps,
-        guidance_scale=config.callbacks.samples.guidance_scale,
+        steps=how.steps,
+        guidance_scale=how.guidance_scale,
         layout=settings.region_attention or settings.moe,
     )

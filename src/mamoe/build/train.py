@@ -63,7 +63,7 @@ def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tu
         num_workers=config.data.num_workers,
         seed=config.seed,
     )
-    grids = partial(draw_samples, base, scheduler, settings, config)
+    grids = partial(draw_samples, base, scheduler, settings)
     callbacks, best_by = training_callbacks(config, settings, trains, validates, collate, run_dir, grids)
     result = fit(
         module,
