@@ -31,6 +31,7 @@ GROUPS = (
     "optimizer",
     "trainer",
 )
+BESIDES = {"optimizer=schedule_free": ["lr_scheduler=constant", "ema_decay=null"]}  # what a choice cannot do without
 CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 
@@ -60,7 +61,7 @@ def write(path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_shipped_option_is_valid_and_takes_effect(choice):
-    config = composed(choice, *ROOTED)
+    config = composed(choice, *ROOTED, *BESIDES.get(choice, []))
     group, _, option = choice.partition("=")
     chosen = yaml.safe_load((SHIPPED / group / f"{option}.yaml").read_text())
     everywhere = "_global_" in (SHIPPED / group / f"{option}.yaml").read_text()[:30]
@@ -160,6 +161,7 @@ def test_all_problems_come_at_once():
         "callbacks.samples.modes=[cold]",
         "objective.timesteps=often",
         "objective.logit_std=0",
+        "lr_factors.experts=0",
         "trainer.profiler=fancy",
     ],
 )
@@ -181,6 +183,12 @@ def test_keys_of_a_kind_of_loss_are_checked_by_their_own_names():
     assert "loss.powr: no such key; did you mean power?" in refusal("loss=masked_mse", "+loss.powr=1")
     assert "loss.power: " in refusal("loss=masked_mse", "loss.power=2")
     assert "masked_mse" in refusal("loss.name=masked")  # lists the kinds there are
+
+
+def test_schedule_free_stands_alone():
+    message = refusal("optimizer=schedule_free")
+    assert "lr_scheduler=constant" in message and "ema_decay=null" in message and len(message.splitlines()) == 2
+    assert "set ema_decay=null" in refusal("optimizer=schedule_free", "lr_scheduler=constant")
 
 
 def test_padding_is_hidden_by_region_attention_alone():

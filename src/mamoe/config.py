@@ -144,6 +144,12 @@ class Lora(Section):
 Method = Annotated[Full | Decoder | Lora, Field(discriminator="name")]
 
 
+class LrFactors(Section):
+    experts: float = Field(gt=0)
+    attention: float = Field(gt=0)
+    rest: float = Field(gt=0)
+
+
 class Trainer(Section):
     max_steps: int | None = Field(ge=1)
     max_epochs: int | None = Field(ge=1)
@@ -236,10 +242,23 @@ class Train(Section):
     loss: Loss
     optimizer: Target
     lr_scheduler: Target
+    lr_factors: LrFactors
     ema_decay: float | None = Field(gt=0, lt=1)
     trainer: Trainer
     callbacks: Callbacks
     logger: Loggers
+
+    @model_validator(mode="after")
+    def _schedule_free_averages_itself(self) -> Train:
+        if str(self.optimizer.get("_target_")).endswith(".make_schedule_free"):
+            problems = []
+            if not str(self.lr_scheduler.get("_target_")).endswith(".constant_with_warmup"):
+                problems.append("takes the place of a schedule: set lr_scheduler=constant")
+            if self.ema_decay is not None:
+                problems.append("keeps an average of its own: set ema_decay=null")
+            if problems:
+                raise ValueError(f"optimizer=schedule_free {', and '.join(problems)}")
+        return self
 
     @model_validator(mode="after")
     def _strength_has_regions(self) -> Train:

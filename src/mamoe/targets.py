@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from mamoe.errors import ConfigError
+from mamoe.errors import ConfigError, MamoeError
 
 ALLOWED = {
     "optimizer": ("torch.optim.", "mamoe.training.optim."),
@@ -41,5 +41,7 @@ def instantiate(spec: Mapping[str, Any], where: str, *arguments: Any) -> Any:
         raise ConfigError(f"{where}: {target} is no class or function of that module.")
     try:
         return found(*arguments, **{key: value for key, value in spec.items() if key != "_target_"})
+    except MamoeError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {target} does not take these arguments: {error}.") from None

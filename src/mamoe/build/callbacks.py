@@ -73,7 +73,7 @@ def training_callbacks(
             "batch_size": config.data.batch_size,
             "every_n_steps": fixed.every,
             "seed": config.seed,
-            "use_ema": config.ema_decay is not None,
+            "use_ema": True,
         }
         best_by = FixedLoss(name="val/loss", data=validates, **common)
         stable = FixedLoss(name="train/stable_loss", data=unaugmented(config, trains, settings), **common)

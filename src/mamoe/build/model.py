@@ -93,6 +93,7 @@ def training_module(
         scheduler=scheduler,
         optimizer=partial(instantiate, config.optimizer, "optimizer"),
         lr_scheduler=partial(instantiate, _with_length(config.lr_scheduler, steps), "lr_scheduler"),
+        lr_factors=config.lr_factors.model_dump(),
         loss=loss.function,
         loss_networks=loss.networks,
         timesteps=TimestepSampling(

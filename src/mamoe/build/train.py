@@ -22,6 +22,7 @@ from mamoe.models.pretrained import load_base
 from mamoe.rundir import SHARED, new_run_dir, run_of, write_start
 from mamoe.training.data import LayoutDataModule, steps_of_epochs
 from mamoe.training.fit import FitResult, fit
+from mamoe.training.optim import check_installed
 
 
 def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> tuple[FitResult, Path]:
@@ -50,6 +51,7 @@ def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tu
     collate = Collator(settings, class_weights=weights)
     steps = _steps(config, len(trains))
 
+    check_installed(str(config.optimizer.get("_target_")))
     base = load_base(config.model.path, config.model.revision, config.model.variant)
     loss = loss_of(config, base)
     run_dir = new_run_dir(config.runs, config.name) if config.resume is None else run_of(config.resume)

@@ -5,7 +5,8 @@ The flow:  Batch -> Conditioning -> Noise -> Predict -> Loss, then the optimizer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -21,9 +22,10 @@ from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
 from mamoe.randomness import derive_seed
 from mamoe.tensors import Batch, Conditioning, RegionBatch
 from mamoe.training.draws import Draws, posterior_noise, training_draws
-from mamoe.training.ema import WeightAverage
+from mamoe.training.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
 from mamoe.training.finite import StepWatch
 from mamoe.training.latents import LatentMemory
+from mamoe.training.optim import apply_lr_factors, parameter_groups
 from mamoe.training.timesteps import UNIFORM, Places, TimestepKind, TimestepSampling
 from mamoe.types import ConfigError
 
@@ -39,14 +41,15 @@ class DiffusionModule(LightningModule):
         text_encoder: the network inside ``conditioner``, frozen unless ``train_text_encoder``.
         conditioner: regions -> conditioning on a device; differentiable when the text encoder is trained.
         scheduler: the noise schedule; its ``prediction_type`` is what the UNet predicts.
-        optimizer: parameters -> optimizer.
+        optimizer: parameter groups as torch has them -> optimizer.
         lr_scheduler: optimizer -> schedule, stepped once per optimizer step.
+        lr_factors: times the optimizer's learning rate, by :class:`~mamoe.training.optim.Part`; 1 where not named.
         loss: what is minimised, per picture.
         loss_networks: what ``loss`` looks through; frozen, moved along, and kept out of parameters and state.
         timesteps: how noise levels are drawn.
         prompt_dropout: share of pictures seen without prompt and layout, for classifier-free guidance.
         snr_gamma: min-SNR-gamma of the loss weights; None weighs all noise levels alike.
-        ema_decay: decay of the weight average; None keeps no average.
+        ema_decay: decay of the weight average; None keeps no average. A schedule-free optimizer brings its own.
         seed: every draw derives from it.
         adapter_alone: whether checkpoints hold the UNet's trained weights only.
         latent_memory_mib: how many MiB of encoded pictures to remember; 0 encodes every picture every time.
@@ -60,8 +63,9 @@ class DiffusionModule(LightningModule):
         text_encoder: nn.Module,
         conditioner: ConditionerFn,
         scheduler: DDPMScheduler,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        lr_factors: Mapping[str, float] | None = None,
         loss: LatentLoss = mse,
         loss_networks: Sequence[nn.Module] = (),
         timesteps: TimestepSampling = UNIFORM,
@@ -92,9 +96,9 @@ class DiffusionModule(LightningModule):
         self.alphas_cumprod = scheduler.alphas_cumprod.clone()
         self.loss, self.timesteps, self.adapter_alone = loss, timesteps, adapter_alone
         self.prompt_dropout, self.snr_gamma, self.ema_decay, self.seed = prompt_dropout, snr_gamma, ema_decay, seed
-        self.ema: WeightAverage | None = None
+        self.ema: AveragedWeights | None = None
         self.watch = StepWatch()
-        self._make_optimizer, self._make_lr_scheduler = optimizer, lr_scheduler
+        self._make_optimizer, self._make_lr_scheduler, self._lr_factors = optimizer, lr_scheduler, lr_factors or {}
         _check(self)
 
     @property
@@ -199,7 +203,7 @@ class DiffusionModule(LightningModule):
     # The optimizer step.
 
     def configure_optimizers(self):
-        optimizer = self._make_optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = apply_lr_factors(self._make_optimizer(parameter_groups(self, self._lr_factors)))
         if self._make_lr_scheduler is None:
             return optimizer
         schedule = {"scheduler": self._make_lr_scheduler(optimizer), "interval": "step"}
@@ -209,7 +213,8 @@ class DiffusionModule(LightningModule):
         """Clip by the global norm, once per optimizer step; the last look before the weights change."""
         limit = float("inf") if gradient_clip_val is None else float(gradient_clip_val)
         norm = nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], limit)
-        rate = optimizer.param_groups[0]["lr"]
+        group = optimizer.param_groups[0]
+        rate = group["lr"] / group.get("lr_factor", 1.0)
         step = self.trainer.global_step + 1
         self.watch.check(norm, learning_rate=rate, step=step, strategy=self.trainer.strategy)
 
@@ -223,7 +228,10 @@ class DiffusionModule(LightningModule):
     def on_fit_start(self) -> None:
         for network in self._frozen:
             network.to(self.device)  # type: ignore[arg-type]
-        if self.ema_decay is not None:
+        optimizer = self.trainer.optimizers[0]
+        if is_schedule_free(optimizer):
+            self.ema = ScheduleFreeAverage(self.trained, optimizer)
+        elif self.ema_decay is not None:
             self.ema = WeightAverage(self.trained, self.ema_decay)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,9 @@ def save_trainer(folder: Path, optimizer: Optimizer, schedule: LRScheduler | Non
     """Optimizer moments as tensors; everything else as JSON."""
     (folder / "trainer").mkdir(parents=True, exist_ok=True)
     state = optimizer.state_dict()
-    tensors, scalars = {}, {}
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
-            kind = tensors if isinstance(value, Tensor) else scalars
-            kind[f"{index}.{name}"] = value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
-    save_file(tensors, folder / _OPTIMIZER)
+    entries = dict(_flat(state["state"]))
+    scalars = {name: value for name, value in entries.items() if not isinstance(value, Tensor)}
+    save_file(_unshared({n: v for n, v in entries.items() if isinstance(v, Tensor)}), folder / _OPTIMIZER)
     content = {
         "counters": dict(counters),
         "optimizer": {"kind": type(optimizer).__name__, "groups": state["param_groups"], "scalars": scalars},
@@ -96,14 +93,39 @@ def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler |
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, value in {**load_file(checkpoint / _OPTIMIZER), **saved["scalars"]}.items():
-        index, _, entry = name.partition(".")
-        state.setdefault(int(index), {})[entry] = _laid_out(value, weights[int(index)])
+        index, *folders, entry = name.split(".")
+        place = state.setdefault(int(index), {})
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[entry] = _laid_out(value, weights[int(index)])
+    # JSON knows no tuples; what optimizers keep in groups are tuples, but for the list of weights.
     groups = [
-        {key: tuple(value) if key == "betas" else value for key, value in group.items()} for group in saved["groups"]
+        {key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
+        for group in saved["groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     if schedule is not None:
         schedule.load_state_dict(content["lr_scheduler"])
+
+
+def _flat(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The entries of nested mappings, by their keys joined with dots."""
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with memory of its own: safetensors refuses two names for one."""
+    seen: set[int] = set()
+    own = {}
+    for name, value in tensors.items():
+        flat = value.detach().cpu().contiguous()
+        own[name] = flat.clone() if flat.data_ptr() in seen else flat
+        seen.add(flat.data_ptr())
+    return own
 
 
 def _laid_out(value: Any, weight: nn.Parameter) -> Any:
