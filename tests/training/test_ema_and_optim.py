@@ -54,6 +54,21 @@ def test_averages_restore_by_name():
     assert torch.equal(target.state_dict("unet")["weight"], a.weight)
 
 
+def test_average_is_float32_beside_bfloat16_weights():
+    layer = nn.Linear(1, 1, bias=False).bfloat16()
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        average = WeightAverage({"unet": layer}, decay=0.999)
+        average.updates = 100_000  # past the warm-up
+        layer.weight.fill_(2.0)
+        for _ in range(3):
+            average.update()  # each adds a thousandth, which bfloat16 would round away
+        with average.in_place():
+            assert layer.weight.dtype == torch.bfloat16
+    value = average.state_dict("unet")["weight"]
+    assert value.dtype == torch.float32 and value.item() == pytest.approx(2 - 0.999**3, rel=1e-6)
+
+
 @pytest.mark.parametrize("decay", [0.0, 1.0, -1.0])
 def test_decay_outside_its_range_is_refused(decay):
     with pytest.raises(ValueError, match=r"\(0, 1\)"):

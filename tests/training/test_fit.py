@@ -195,7 +195,7 @@ def test_a_full_memory_or_disk_says_how_to_go_on(tmp_path, raised, error, code):
 
 
 def test_settings_are_checked_together(tmp_path):
-    settings = {"logger": None, "precision": "16-mixed", "gradient_clip_val": -1}
+    settings = {"logger": None, "precision": "64-true", "gradient_clip_val": -1}
     with pytest.raises(ConfigError, match=r"sets logger itself.*max_steps.*precision must.*gradient_clip_val"):
         train(tmp_path, max_steps=0, trainer=settings)
     with pytest.raises(ConfigError, match="keep_last must be at least 2"):

@@ -25,6 +25,7 @@ from mamoe.training.metrics import MetricsFile, StepMetrics
 from mamoe.training.module import DiffusionModule
 from mamoe.training.progress import TrainingProgress
 from mamoe.training.saving import Checkpoints, Resuming, continued
+from mamoe.training.scaling import MIXED_16, with_scaling
 from mamoe.training.validation import FixedLoss
 from mamoe.types import ConfigError
 
@@ -45,7 +46,7 @@ _OURS = {
     "gradient_clip_algorithm",
     "default_root_dir",
 }
-_PRECISIONS = ("32-true", "32", 32, "bf16-mixed")
+_PRECISIONS = ("32-true", "32", 32, "bf16-mixed", MIXED_16)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +120,7 @@ def fit(
         )
         try:
             lightning_trainer = Trainer(
-                **settings,
+                **with_scaling(settings),
                 max_steps=max_steps,
                 max_epochs=-1,
                 logger=[MetricsFile(run_dir, start), *loggers],
@@ -153,6 +154,7 @@ def fit(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own use
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the progress line tells
+            warnings.filterwarnings("ignore", message=".*`lr_scheduler.step\\(\\)` before.*")  # a first step left out
             warnings.filterwarnings("ignore", message=".*across ranks is zero.*")  # resumed after its last step
             lightning_trainer.fit(module, datamodule=data)
         return _result(lightning_trainer.global_step, saving.newest, stop.received, run_dir, max_steps)
@@ -178,7 +180,7 @@ def _checked(settings: dict[str, Any], max_steps: int) -> dict[str, Any]:
         problems.append(f"max_steps must be at least 1, got {max_steps}")
     precision = settings.get("precision", "32-true")
     if precision not in _PRECISIONS:
-        problems.append(f"precision must be 32-true or bf16-mixed, got {precision!r}")
+        problems.append(f"precision must be 32-true, bf16-mixed or 16-mixed, got {precision!r}")
     clip = settings.get("gradient_clip_val")
     if clip is not None and clip <= 0:
         problems.append(f"gradient_clip_val must be positive or null, got {clip}")

@@ -26,6 +26,7 @@ from mamoe.training.ema import AveragedWeights, ScheduleFreeAverage, WeightAvera
 from mamoe.training.finite import StepWatch
 from mamoe.training.latents import LatentMemory
 from mamoe.training.optim import apply_lr_factors, parameter_groups
+from mamoe.training.scaling import ScaledPrecision
 from mamoe.training.timesteps import UNIFORM, Places, TimestepKind, TimestepSampling
 from mamoe.types import ConfigError
 
@@ -216,11 +217,12 @@ class DiffusionModule(LightningModule):
         group = optimizer.param_groups[0]
         rate = group["lr"] / group.get("lr_factor", 1.0)
         step = self.trainer.global_step + 1
-        self.watch.check(norm, learning_rate=rate, step=step, strategy=self.trainer.strategy)
+        scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
+        self.watch.check(norm, learning_rate=rate, step=step, strategy=self.trainer.strategy, scaled=scaled)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.ema is not None:
+        if self.ema is not None and self.watch.skipped_in_a_row == 0:
             self.ema.update()
 
     # Set-up.

@@ -39,8 +39,12 @@ class Resuming(Callback):
                 if not folder.is_dir():
                     raise CheckpointError(f"{self._checkpoint} holds no weight average: resume with ema_decay=null.")
                 pl_module.ema.load_state_dict(name, read(network, folder))
+        counters = read_counters(self._checkpoint)
         if pl_module.ema is not None:
-            pl_module.ema.updates = read_counters(self._checkpoint)["ema_updates"]
+            pl_module.ema.updates = counters["ema_updates"]
+        if counters["loss_scale"]:
+            trainer.precision_plugin.load_state_dict(counters["loss_scale"])
+        pl_module.watch.skipped, pl_module.watch.skipped_in_a_row = counters["skipped"]
         load_trainer(self._checkpoint, trainer.optimizers[0], _schedule(trainer))
 
 
@@ -110,6 +114,8 @@ class Checkpoints(Callback):
             "seed": module.seed,
             "order_seed": data.seed,
             "data_size": len(data.train),
+            "loss_scale": trainer.precision_plugin.state_dict(),
+            "skipped": [module.watch.skipped, module.watch.skipped_in_a_row],
             "score": score,
         }
         save_trainer(folder, trainer.optimizers[0], _schedule(trainer), counters)
