@@ -42,9 +42,10 @@ class Resuming(Callback):
         counters = read_counters(self._checkpoint)
         if pl_module.ema is not None:
             pl_module.ema.updates = counters["ema_updates"]
-        if counters["loss_scale"]:
-            trainer.precision_plugin.load_state_dict(counters["loss_scale"])
-        pl_module.watch.skipped, pl_module.watch.skipped_in_a_row = counters["skipped"]
+        # Checkpoints from before float16 was known have neither.
+        if scale := counters.get("loss_scale"):
+            trainer.precision_plugin.load_state_dict(scale)
+        pl_module.watch.skipped, pl_module.watch.skipped_in_a_row = counters.get("skipped", (0, 0))
         load_trainer(self._checkpoint, trainer.optimizers[0], _schedule(trainer))
 
 
