@@ -17,6 +17,14 @@ def base_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def xl_base(tmp_path_factory) -> Path:
+    """A tiny base model of the SDXL kind, with two text encoders."""
+    from factories import tiny_base
+
+    return tiny_base(tmp_path_factory.mktemp("xl") / "base", two_encoders=True)
+
+
+@pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> Path:
     """A few drawn scenes of 64x64."""
     from factories import drawn_data

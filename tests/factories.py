@@ -1,5 +1,6 @@
 """What tests of whole runs need: a base model that trains in a moment, drawn scenes, and the command."""
 
+import copy
 import io
 import sys
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mamoe.cli import main
 from mamoe.data.scenes import Domain, write_scenes
@@ -19,26 +20,20 @@ from mamoe.diffusion.schedules import make_scheduler
 from mamoe.models import tiny
 from mamoe.taxonomy import Taxonomy
 
-TEXT_WIDTH = 32
+TEXT_WIDTH, SECOND_WIDTH, POOLED_WIDTH = 32, 48, 40
 
 
-def tiny_base(folder: Path) -> Path:
-    """Write a base model folder with random weights, as small as diffusers allows; returns the folder."""
+def tiny_base(folder: Path, *, two_encoders: bool = False) -> Path:
+    """Write a base model folder with random weights, as small as diffusers allows; returns the folder.
+
+    With two text encoders it is shaped like SDXL: three levels, no transformer blocks on the finest, two per layer on
+    the coarsest, and a pooled prompt and the pictures' sizes beside the text.
+    """
     tokenizer = tiny.new_tokenizer(c.prompt for c in Taxonomy.load("scenes").classes)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         parts: dict[str, Any] = {
-            "unet": UNet2DConditionModel(
-                sample_size=8,
-                block_out_channels=(32, 32),
-                down_block_types=("CrossAttnDownBlock2D",) * 2,
-                up_block_types=("CrossAttnUpBlock2D",) * 2,
-                layers_per_block=1,
-                cross_attention_dim=TEXT_WIDTH,
-                attention_head_dim=2,
-                norm_num_groups=8,
-                use_linear_projection=True,
-            ),
+            "unet": UNet2DConditionModel(**_UNET, **(_XL if two_encoders else _PLAIN)),
             "vae": AutoencoderKL(
                 block_out_channels=(8, 8, 8, 8),
                 down_block_types=("DownEncoderBlock2D",) * 4,
@@ -47,31 +42,68 @@ def tiny_base(folder: Path) -> Path:
                 latent_channels=4,
                 norm_num_groups=4,
             ),
-            "text_encoder": CLIPTextModel(
-                CLIPTextConfig(
-                    vocab_size=len(tokenizer),
-                    hidden_size=TEXT_WIDTH,
-                    intermediate_size=2 * TEXT_WIDTH,
-                    projection_dim=TEXT_WIDTH,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    max_position_embeddings=tiny.PROMPT_TOKENS,
-                    bos_token_id=tokenizer.bos_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            ),
+            "text_encoder": CLIPTextModel(text_config(tokenizer, TEXT_WIDTH)),
         }
-    pipe = StableDiffusionPipeline(
-        **parts,
-        tokenizer=tokenizer,
-        scheduler=make_scheduler("v_prediction", zero_snr=True),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        if two_encoders:
+            config = text_config(tokenizer, SECOND_WIDTH, projection_dim=POOLED_WIDTH, hidden_act="gelu")
+            parts["text_encoder_2"] = CLIPTextModelWithProjection(config)
+    if two_encoders:
+        parts["tokenizer_2"] = copy.deepcopy(tokenizer)
+        parts["tokenizer_2"].pad_token = "!"  # as SDXL's: the two differ in their padding
+        pipe = StableDiffusionXLPipeline(
+            **parts, tokenizer=tokenizer, scheduler=make_scheduler("epsilon", zero_snr=False), add_watermarker=False
+        )
+    else:
+        pipe = StableDiffusionPipeline(
+            **parts,
+            tokenizer=tokenizer,
+            scheduler=make_scheduler("v_prediction", zero_snr=True),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
     pipe.save_pretrained(folder)
     return folder
+
+
+_UNET: dict[str, Any] = {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 8, "use_linear_projection": True}
+_PLAIN: dict[str, Any] = {
+    "block_out_channels": (32, 32),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    "cross_attention_dim": TEXT_WIDTH,
+    "attention_head_dim": 2,
+}
+_XL: dict[str, Any] = {
+    "block_out_channels": (16, 32, 32),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 1, 2),
+    "attention_head_dim": (1, 2, 2),
+    "cross_attention_dim": TEXT_WIDTH + SECOND_WIDTH,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + POOLED_WIDTH,
+}
+
+
+def text_config(tokenizer: CLIPTokenizer, width: int, **changes: Any) -> CLIPTextConfig:
+    """A text transformer of two layers for the tokenizer's words."""
+    return CLIPTextConfig(
+        **{
+            "vocab_size": len(tokenizer),
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "projection_dim": width,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": tiny.PROMPT_TOKENS,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            **changes,
+        }
+    )
 
 
 def drawn_data(folder: Path, counts: Mapping[str, int], height: int = 64, width: int = 64) -> Path:

@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from mamoe.models.unet import MaMoEUNet2DConditionModel
     from mamoe.sampling.pipeline import LayoutPipeline
     from mamoe.taxonomy import Taxonomy
-    from mamoe.types import PanopticMap
+    from mamoe.types import Framing, PanopticMap
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Framing": "mamoe.types",
     "LayoutPipeline": "mamoe.sampling.pipeline",
     "MaMoEUNet2DConditionModel": "mamoe.models.unet",
     "PanopticMap": "mamoe.types",
     "Taxonomy": "mamoe.taxonomy",
 }
 
-__all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "PanopticMap", "Taxonomy"]
+__all__ = ["Framing", "LayoutPipeline", "MaMoEUNet2DConditionModel", "PanopticMap", "Taxonomy"]
 
 
 def __getattr__(name: str) -> Any:

@@ -43,6 +43,8 @@ class Model(Section):
     path: str
     revision: str | None = None
     variant: str | None = None
+    config: str | None = None  # of a single file: sd15, sd21, sd21_base, sdxl, or a folder of JSON
+    tokenizer: str | None = None  # of a single file: folder or hub id of CLIP's vocabulary
     train_text_encoder: bool = False
     gradient_checkpointing: bool = False
     channels_last: bool = False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from mamoe.errors import ConfigError
 from mamoe.sampling.pipeline import LayoutPipeline
@@ -14,7 +15,8 @@ from mamoe.sampling.pipeline import LayoutPipeline
 def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool = True) -> None:
     """Write the run's networks, averaged weights where there are any, to ``out``.
 
-    A run without region attention and experts is written as a stock ``StableDiffusionPipeline``.
+    A run without region attention and experts is written as a stock ``StableDiffusionPipeline``, or
+    ``StableDiffusionXLPipeline`` where the base model has two text encoders.
 
     Raises:
         ConfigError: ``out`` is not empty, or the run cannot be read.
@@ -28,14 +30,30 @@ def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool =
     if settings is not None and (settings.region_attention or settings.moe):
         pipe.save_pretrained(out)
         return
-    StableDiffusionPipeline(
-        vae=pipe.vae,
-        text_encoder=pipe.text_encoder,
-        tokenizer=pipe.tokenizer,
-        unet=pipe.unet,
+    stock_pipeline(pipe).save_pretrained(out)
+
+
+def stock_pipeline(pipe: LayoutPipeline) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """The networks of a pipeline without layout in the pipeline diffusers has for such a base model."""
+    shared: dict[str, Any] = {
+        "vae": pipe.vae,
+        "text_encoder": pipe.text_encoder,
+        "tokenizer": pipe.tokenizer,
+        "unet": pipe.unet,
         # Stock pipelines insist on an offset of 1; the trailing spacing of zero-SNR schedules does not look at it.
-        scheduler=DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=1),  # type: ignore[arg-type]
+        "scheduler": DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=1),
+    }
+    if pipe.text_encoder_2 is not None:
+        return StableDiffusionXLPipeline(
+            **shared,
+            text_encoder_2=pipe.text_encoder_2,
+            tokenizer_2=pipe.tokenizer_2,
+            force_zeros_for_empty_prompt=pipe.config["force_zeros_for_empty_prompt"],
+            add_watermarker=False,
+        )
+    return StableDiffusionPipeline(
+        **shared,
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
-    ).save_pretrained(out)
+    )

@@ -8,6 +8,7 @@ Letters: see :mod:`mamoe.types`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int16, Int32, Int64, UInt8
 from torch import Tensor
 
-from mamoe.types import PanopticMap, RegionPrompts
+from mamoe.types import Framing, PanopticMap, RegionPrompts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -28,6 +29,7 @@ class Sample:
     image: UInt8[Tensor, "3 H W"]
     panoptic: PanopticMap  # [H W]
     prompts: RegionPrompts
+    framing: Framing | None = None  # None: the picture is all of its file
 
     def __post_init__(self) -> None:
         size = tuple(self.image.shape[-2:])
@@ -69,6 +71,7 @@ class RegionBatch:
     region: Int16[Tensor, "K"]
     expert: Int16[Tensor, "K"]
     count: UInt8[Tensor, "K"]
+    framing: Int32[Tensor, "B 6"] | None = None  # see framing_rows; None: every picture is all of its file
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -125,6 +128,14 @@ class TextTokens:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PictureConditioning:
+    """What a UNet of the SDXL kind is told of each picture as a whole, beside the words (Podell et al. 2023, 2.2)."""
+
+    pooled: Float[Tensor, "B P"]  # the global prompt as one vector
+    time_ids: Float[Tensor, "B 6"]  # see framing_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ExpertRouting:
     """Which expert works on which cell, sorted by expert so that each expert reads one slice.
 
@@ -155,13 +166,21 @@ class Conditioning:
 
     text: TextTokens
     levels: tuple[LevelConditioning, ...]  # L, finest first; sizes follow ceil(size / 2)
+    picture: PictureConditioning | None = None  # None: the base model knows no such thing
 
     def unet_inputs(self) -> dict[str, Any]:
         """Keyword arguments for a UNet call; without any layout a stock UNet takes them too."""
         inputs: dict[str, Any] = {"encoder_hidden_states": self.text.embeds}
         if any(level.attend is not None or level.routing is not None for level in self.levels):
             inputs["cross_attention_kwargs"] = {"regions": self.levels}
+        if self.picture is not None:
+            inputs["added_cond_kwargs"] = {"text_embeds": self.picture.pooled, "time_ids": self.picture.time_ids}
         return inputs
+
+
+def framing_rows(framings: Sequence[Framing]) -> Int32[Tensor, "B 6"]:
+    """One row per picture, in SDXL's order: original H W, crop top left, target H W; in pixels."""
+    return torch.tensor([[*f.original, *f.crop, *f.target] for f in framings], dtype=torch.int32).view(-1, 6)
 
 
 def level_grids(grid: tuple[int, int], num_levels: int) -> tuple[tuple[int, int], ...]:

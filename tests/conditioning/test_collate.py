@@ -65,7 +65,7 @@ def test_a_worker_sends_little(make_settings):
     columns = [
         value for name in batch.regions.__slots__ if isinstance(value := getattr(batch.regions, name), torch.Tensor)
     ]
-    assert len(columns) == 5
+    assert len(columns) == 6
     assert sum(c.nbytes for c in columns) + batch.index.nbytes + batch.epoch.nbytes <= 0.1 * 2**20
 
 

@@ -31,7 +31,7 @@ def test_picture_and_map_move_together(crop, flip):
     geometry = Geometry(size=(24, 48), crop=crop, flip=flip)
     for seed in range(5):
         torch.manual_seed(seed)
-        moved, ids = geometry(image, planes, VOID)
+        moved, ids, _ = geometry(image, planes, VOID)
         assert moved.shape == ids.shape == (3, 24, 48)
         # Halved linear ramps: bicubic gives the mean position, nearest-exact the lower neighbour of the centre.
         error = (moved.int() - ids.int()).abs()
@@ -40,9 +40,9 @@ def test_picture_and_map_move_together(crop, flip):
 
 def test_no_resize_leaves_every_byte_in_place():
     image, planes = _pair(24, 48)
-    moved, ids = Geometry(size=(24, 48))(image, planes, VOID)
+    moved, ids, _ = Geometry(size=(24, 48))(image, planes, VOID)
     assert torch.equal(moved, image) and torch.equal(ids, planes)
-    moved, ids = Geometry(size=(24, 48), flip=1.0)(image, planes, VOID)
+    moved, ids, _ = Geometry(size=(24, 48), flip=1.0)(image, planes, VOID)
     assert torch.equal(moved, image.flip(-1)) and torch.equal(ids, planes.flip(-1))
 
 
@@ -69,11 +69,29 @@ def test_crops_differ_by_seed_and_are_windows_of_the_covering_resize():
     starts = set()
     for seed in range(12):
         torch.manual_seed(seed)
-        _, ids = geometry(image, planes, VOID)
+        _, ids, _ = geometry(image, planes, VOID)
         start = int(ids[1, 0, 0])
         starts.add(start)
         assert torch.equal(ids, planes[:, :, start : start + 48])
     assert len(starts) > 4
+
+
+@pytest.mark.parametrize("size", [(48, 48), (40, 96), 32])
+@pytest.mark.parametrize("crop", [None, "random", "center"])
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_the_framing_says_where_the_picture_was_cut_out(size, crop, flip):
+    height, width = 96, 200
+    place = np.stack([np.arange(height).repeat(width), np.tile(np.arange(width), height)]).reshape(2, height, width)
+    planes = torch.from_numpy(np.concatenate([place, place[:1]]).astype(np.uint8))
+    torch.manual_seed(1)
+    geometry = Geometry(size=size, crop=crop, flip=flip)
+    _, ids, framing = geometry(planes, planes, VOID)
+    assert framing.original == (height, width) and framing.target == tuple(ids.shape[-2:])
+    covered = geometry._resized_size(height, width)
+    resized = v2.functional.resize_image(planes, list(covered), interpolation=v2.InterpolationMode.NEAREST_EXACT)
+    resized = resized.flip(-1) if flip else resized  # cut out of the mirrored picture
+    (top, left), (rows, columns) = framing.crop, framing.target
+    assert torch.equal(ids, resized[:, top : top + rows, left : left + columns])
 
 
 def test_evaluation_is_never_random():
@@ -85,7 +103,7 @@ def test_evaluation_is_never_random():
         torch.manual_seed(seed)
         results.append(geometry(image, planes, VOID))
     torch.set_rng_state(state)
-    assert all(torch.equal(i, results[0][0]) and torch.equal(p, results[0][1]) for i, p in results)
+    assert all(torch.equal(i, results[0][0]) and torch.equal(p, results[0][1]) for i, p, _ in results)
     assert torch.equal(results[0][1], planes[:, :, 24:72])
 
 
@@ -93,7 +111,7 @@ def test_evaluation_is_never_random():
 @pytest.mark.parametrize("crop", [None, "random", "center"])
 def test_short_side_gives_multiples_of_eight(height, width, crop):
     image = torch.zeros(3, height, width, dtype=torch.uint8)
-    moved, ids = Geometry(size=32, crop=crop)(image, image, VOID)
+    moved, ids, _ = Geometry(size=32, crop=crop)(image, image, VOID)
     assert moved.shape == ids.shape and moved.shape[1] % 8 == moved.shape[2] % 8 == 0
     if crop is None:
         long = 32 * max(height, width) / min(height, width)
@@ -125,14 +143,14 @@ def test_settings_accept_what_yaml_gives():
 
 def test_colour_transforms_leave_the_map_alone():
     image, planes = _pair()
-    moved, ids = Geometry(size=(48, 96), extra=[v2.RandomInvert(p=1.0)])(image, planes, VOID)
+    moved, ids, _ = Geometry(size=(48, 96), extra=[v2.RandomInvert(p=1.0)])(image, planes, VOID)
     assert torch.equal(moved, 255 - image) and torch.equal(ids, planes)
 
 
 def test_pixels_turned_in_from_outside_become_void():
     image, planes = _pair(64, 64)
     torch.manual_seed(0)
-    _, ids = Geometry(size=(64, 64), extra=[v2.RandomRotation((45, 45))])(image, planes, VOID)
+    _, ids, _ = Geometry(size=(64, 64), extra=[v2.RandomRotation((45, 45))])(image, planes, VOID)
     corners = ids[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert corners[2].tolist() == [VOID] * 4 and not corners[:2].any()
     assert set(ids[2].unique().tolist()) == {3, VOID}

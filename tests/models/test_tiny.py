@@ -133,3 +133,7 @@ def test_a_missing_part_is_explained(folder, tmp_path):
     shutil.rmtree(tmp_path / "base/vae")
     with pytest.raises(ConfigError, match=r"model\.path=.*base: the base model cannot be loaded"):
         load_base(str(tmp_path / "base"))
+    shutil.copytree(folder / "vae", tmp_path / "base/vae")
+    shutil.rmtree(tmp_path / "base/tokenizer")
+    with pytest.raises(ConfigError, match=r"tokenizer of the base model knows \d tokens, its text encoder \d{3,}"):
+        load_base(str(tmp_path / "base"))

@@ -22,6 +22,7 @@ from mamoe.evaluation.extractors import load_extractor
 from mamoe.models.pretrained import BaseModel
 from mamoe.sampling.batches import sample_batch
 from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.sampling.runs import components_of
 from mamoe.sampling.schedule import ddim_scheduler
 from mamoe.targets import instantiate
 from mamoe.tensors import Sample
@@ -123,11 +124,10 @@ def draw_samples(
     """Pictures of a sample grid or of a score, drawn with the networks a training has at hand."""
     pipe = LayoutPipeline(
         vae=base.vae,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
         unet=unet,
         scheduler=ddim_scheduler(scheduler.config),
         layout=settings.to_dict(),
+        **components_of(base.text),
     )
     pipe.set_progress_bar_config(disable=True)
     return sample_batch(

@@ -17,8 +17,9 @@ from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.config import Train
 from mamoe.diffusion.schedules import make_scheduler
+from mamoe.errors import ConfigError
 from mamoe.models.finetune import method_of
-from mamoe.models.pretrained import BaseModel
+from mamoe.models.pretrained import BaseModel, TextParts
 from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.randomness import derive_seed
 from mamoe.sampling.schedule import is_zero_snr
@@ -73,13 +74,11 @@ def training_module(
     prompts: Sequence[RegionPrompts],
 ) -> DiffusionModule:
     trained_text = config.model.train_text_encoder
+    _check_trainable_text(trained_text, base)
     if trained_text:
-        encoder = PromptEncoder(base.tokenizer, base.text_encoder)
+        encoder = prompt_encoder(base.text)
     else:
-        embeddings = EmbeddingCache(
-            Path(config.runs) / "cache" / "text", fingerprint(base.text_encoder, base.tokenizer)
-        )
-        encoder = PromptEncoder(base.tokenizer, base.text_encoder, embeddings)
+        encoder = prompt_encoder(base.text, EmbeddingCache(Path(config.runs) / "cache" / "text", text_id(base.text)))
         encode_ahead(encoder, settings, prompts)
     levels = len(base.unet.config["block_out_channels"])
     method = method_of(config.method.model_dump())
@@ -88,7 +87,7 @@ def training_module(
         unet=unet,
         adapter_alone=method.keeps_adapter_alone,
         vae=base.vae,
-        text_encoder=base.text_encoder,
+        text_encoder=base.text_networks,
         conditioner=CallConditioner(Conditioner(encoder, settings, levels)),
         scheduler=scheduler,
         optimizer=partial(instantiate, config.optimizer, "optimizer"),
@@ -112,6 +111,34 @@ def training_module(
     )
 
 
+def prompt_encoder(text: TextParts, cache: EmbeddingCache | None = None) -> PromptEncoder:
+    """What encodes prompts as the base model's UNet reads them."""
+    return PromptEncoder(
+        text.tokenizer,
+        text.text_encoder,
+        cache,
+        tokenizer_2=text.tokenizer_2,
+        text_encoder_2=text.text_encoder_2,
+        zero_empty=text.force_zeros_for_empty_prompt,
+    )
+
+
+def text_id(text: TextParts) -> str:
+    """A name for the base model's text encoders together: what decides an embedding."""
+    first = fingerprint(text.text_encoder, text.tokenizer)
+    if text.text_encoder_2 is None or text.tokenizer_2 is None:
+        return first
+    return f"{first}-{fingerprint(text.text_encoder_2, text.tokenizer_2)}"
+
+
+def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
+    if wanted and base.text.text_encoder_2 is not None:
+        raise ConfigError(
+            f"model.train_text_encoder=true trains the only text encoder of a base model, but {base.source.path} has "
+            "two, which stay as they are. Set it to false."
+        )
+
+
 def encode_ahead(encoder: PromptEncoder, settings: LayoutSettings, prompts: Sequence[RegionPrompts]) -> None:
     """Put every prompt the data can ask for into the encoder's cache, so that no step waits for it."""
     whole = {"", *(p.global_prompt for p in prompts)}
@@ -129,10 +156,13 @@ def _with_length(spec: dict[str, Any], steps: int) -> dict[str, Any]:
 
 def recipe_of(config: Train, base: BaseModel, scheduler: DDPMScheduler, settings: LayoutSettings) -> dict[str, Any]:
     """What is needed besides the trained weights to build the model again, as plain JSON."""
-    local = not base.path.startswith(PREFIX) and Path(base.path).exists()
-    path = str(Path(base.path).resolve()) if local else base.path
+    source = base.source.to_dict()
+    for key in ("path", "config", "tokenizer"):
+        place = source[key]
+        if place is not None and not place.startswith(PREFIX) and Path(place).exists():
+            source[key] = str(Path(place).resolve())
     return {
-        "base": {"path": path, "revision": base.revision, "variant": base.variant},
+        "base": source,
         "scheduler": dict(scheduler.config),
         "layout": settings.to_dict(),
         "method": config.method.model_dump(),

@@ -52,7 +52,13 @@ def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tu
     steps = _steps(config, len(trains))
 
     check_installed(str(config.optimizer.get("_target_")))
-    base = load_base(config.model.path, config.model.revision, config.model.variant)
+    base = load_base(
+        config.model.path,
+        config.model.revision,
+        config.model.variant,
+        config=config.model.config,
+        tokenizer=config.model.tokenizer,
+    )
     loss = loss_of(config, base)
     run_dir = new_run_dir(config.runs, config.name) if config.resume is None else run_of(config.resume)
     write_start(run_dir, config=plain, overrides=overrides, dataset=_describe(trains, validates, settings, weights))

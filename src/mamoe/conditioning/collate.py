@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from mamoe.conditioning.regions import build_layout
 from mamoe.conditioning.settings import LayoutSettings
-from mamoe.tensors import Batch, RegionBatch, RegionLayout, Sample
+from mamoe.tensors import Batch, RegionBatch, RegionLayout, Sample, framing_rows
+from mamoe.types import Framing
 
 
 def collate_layouts(layouts: Sequence[RegionLayout], num_experts: int) -> RegionBatch:
@@ -60,11 +61,13 @@ class Collator:
             ValueError: a map's size is not divisible by ``factor``, or the samples differ in size.
         """
         layouts = [build_layout(s.panoptic, s.prompts, self.settings, self.factor) for s in samples]
+        framings = [s.framing or Framing.whole(s.panoptic.size) for s in samples]
+        regions = collate_layouts(layouts, self.settings.num_experts)
         return Batch(
             keys=tuple(sample.key for sample in samples),
             index=torch.tensor([sample.index for sample in samples]),
             epoch=torch.tensor([sample.epoch for sample in samples]),
-            regions=collate_layouts(layouts, self.settings.num_experts),
+            regions=replace(regions, framing=framing_rows(framings)),
             image=torch.stack([sample.image for sample in samples]),
             cell_weight=None if self.class_weights is None else self._cell_weights(samples, self.class_weights),
         )

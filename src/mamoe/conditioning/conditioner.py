@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isqrt
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mamoe.conditioning.experts import concatenate_routings, expert_routings
 from mamoe.conditioning.masks import area_shares, attend_mask, attend_weights, region_coverage, region_masks
 from mamoe.conditioning.settings import LayoutSettings, Strength
-from mamoe.conditioning.text import PromptEncoder
-from mamoe.tensors import Conditioning, ExpertRouting, LevelConditioning, RegionBatch, TextTokens, level_grids
+from mamoe.conditioning.text import EncodedPrompt, PromptEncoder
+from mamoe.tensors import (
+    Conditioning,
+    ExpertRouting,
+    LevelConditioning,
+    PictureConditioning,
+    RegionBatch,
+    TextTokens,
+    framing_rows,
+    level_grids,
+)
+from mamoe.types import Framing
 
 TOKEN_MULTIPLE = 8  # masked attention on a GPU copies masks of other widths to an aligned buffer in every call
 
@@ -49,7 +60,8 @@ class Conditioner:
                 f"The layouts were made for {regions.num_experts} experts, the settings have "
                 f"{self.settings.num_experts}. Use one LayoutSettings for both."
             )
-        embeds = self._encode(regions.prompts)
+        whole = self.encoder.encode_whole([prompts[0] for prompts in regions.prompts])
+        embeds = self._lay_out(whole, regions.prompts)
         restricted = _restricts(regions, embeds)
         text = _move(lay_end_to_end(embeds, TOKEN_MULTIPLE if restricted else 1), device, dtype)
         tables = regions.to(device)
@@ -64,7 +76,8 @@ class Conditioner:
             LevelConditioning(grid=grid, attend=attend, routing=routing)
             for grid, attend, routing in zip(grids, attends, routings, strict=True)
         ]
-        return Conditioning(text=text, levels=tuple(levels))
+        rows = _whole_framings(regions) if regions.framing is None else regions.framing
+        return Conditioning(text=text, levels=tuple(levels), picture=picture_conditioning(whole, rows, device, dtype))
 
     def _attends(self, tables: RegionBatch, text: TextTokens) -> list[Tensor]:
         shares = region_coverage(tables)
@@ -75,17 +88,40 @@ class Conditioner:
         masks = region_masks(shares, mode, threshold, self.num_levels)
         return [attend_mask(mask, text.region, text.valid) for mask in masks]
 
-    def _encode(self, prompts: Sequence[Sequence[str]]) -> list[list[Float[Tensor, "_ D"]]]:
+    def _lay_out(
+        self, whole: Sequence[EncodedPrompt], prompts: Sequence[Sequence[str]]
+    ) -> list[list[Float[Tensor, "_ D"]]]:
         """The embedding of every region of every picture; region 0 is padded, the others as the settings say."""
-        whole = [regions[0] for regions in prompts]
-        globals_ = iter(self.encoder.encode(whole, padded=True))
+        globals_ = iter([encoded.tokens for encoded in whole])
         if not self.settings.global_padding:
             # Attention is causal: a prompt's tokens are the same with and without what follows them.
-            lengths = map(self.encoder.num_tokens, whole)
+            lengths = [self.encoder.num_tokens(regions[0]) for regions in prompts]
             globals_ = (embed[:length] for embed, length in zip(globals_, lengths, strict=True))
         own = [prompt for regions in prompts for prompt in regions[1:]]
         others = iter(self.encoder.encode(own, padded=self.settings.encoder_padding))
         return [[next(globals_), *(next(others) for _ in regions[1:])] for regions in prompts]
+
+
+def picture_conditioning(
+    whole: Sequence[EncodedPrompt], framing: Int32[Tensor, "B 6"], device: torch.device | str, dtype: torch.dtype
+) -> PictureConditioning | None:
+    """What the UNet is told of each picture as a whole; None where the base model's prompts have no pooled vector.
+
+    The framing's numbers are given in float32 whatever ``dtype`` is: bfloat16 knows no 1023.
+    """
+    pooled = [encoded.pooled for encoded in whole if encoded.pooled is not None]
+    if not pooled:
+        return None
+    return PictureConditioning(
+        pooled=torch.stack(pooled).to(device, dtype, non_blocking=True),
+        time_ids=framing.to(device, torch.float32, non_blocking=True),
+    )
+
+
+def _whole_framings(regions: RegionBatch) -> Int32[Tensor, "B 6"]:
+    factor = isqrt(regions.cell_pixels)
+    size = (regions.grid[0] * factor, regions.grid[1] * factor)
+    return framing_rows([Framing.whole(size)] * len(regions))
 
 
 def lay_end_to_end(embeds: Sequence[Sequence[Float[Tensor, "_ D"]]], multiple: int = 1) -> TextTokens:
@@ -109,11 +145,14 @@ def concatenate_conditionings(conditionings: Sequence[Conditioning]) -> Conditio
     """Several conditionings as one of a larger batch, e.g. null and conditional for guidance.
 
     Raises:
-        ValueError: they differ in their levels, or only some have a routing.
+        ValueError: they differ in their levels, or only some have a routing or something said of the whole picture.
     """
     kinds = {tuple((level.grid, level.routing is None) for level in c.levels) for c in conditionings}
     if len(kinds) != 1:
         raise ValueError(f"Conditionings to concatenate must agree in (grid, dense) per level, got {sorted(kinds)}.")
+    pictures = [c.picture for c in conditionings if c.picture is not None]
+    if len(pictures) not in (0, len(conditionings)):
+        raise ValueError(f"Conditionings to concatenate must all have a pooled prompt, or none: {len(pictures)} have.")
     longest = max(c.text.valid.shape[1] for c in conditionings)
     texts = [_pad_text(c.text, longest) for c in conditionings]
     text = TextTokens(
@@ -124,7 +163,15 @@ def concatenate_conditionings(conditionings: Sequence[Conditioning]) -> Conditio
     per_level = zip(*(c.levels for c in conditionings), strict=True)
     padded = any(c.text.valid.shape[1] < longest for c in conditionings)
     levels = [_concatenate_level(levels, texts, padded) for levels in per_level]
-    return Conditioning(text=text, levels=tuple(levels))
+    return Conditioning(text=text, levels=tuple(levels), picture=_concatenate_pictures(pictures))
+
+
+def _concatenate_pictures(pictures: Sequence[PictureConditioning]) -> PictureConditioning | None:
+    if not pictures:
+        return None
+    return PictureConditioning(
+        pooled=torch.cat([one.pooled for one in pictures]), time_ids=torch.cat([one.time_ids for one in pictures])
+    )
 
 
 def _concatenate_level(

@@ -1,96 +1,206 @@
-"""Prompts to embeddings, each distinct prompt once."""
+"""Prompts to embeddings, each distinct prompt once.
+
+A base model has one text encoder or two. Of one the UNet reads the last hidden state; of two (the SDXL kind) it reads
+the second-last hidden states side by side, and as one vector per picture what the second encoder projects the whole
+prompt to (Podell et al. 2023, section 2.1).
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mamoe.conditioning.cache import EmbeddingCache
+from mamoe.errors import ConfigError
 
 CHUNK = 128  # prompts that run through the text encoder together
+_POOLED = "\0pooled\0"  # before a prompt: the name of its pooled vector in the cache; no prompt in a file has a NUL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EncodedPrompt:
+    """A prompt as the UNet gets it."""
+
+    tokens: Float[Tensor, "T D"]
+    pooled: Float[Tensor, "P"] | None  # of a padded prompt where there are two encoders
 
 
 class PromptEncoder:
-    """A CLIP-type text encoder with its tokenizer, and optionally a cache on disk.
+    """The CLIP-type text encoders of a base model with their tokenizers, and optionally a cache on disk.
 
-    *Padded* prompts are what the encoder was trained on: begin token, words, end token, padding up to the limit.
-    *Unpadded* ones are the words' tokens alone, put through the encoder as such, so that they take up few tokens.
+    *Padded* prompts are what the encoders were trained on: begin token, words, end token, padding up to the limit.
+    *Unpadded* ones are the words' tokens alone, put through the encoders as such, so that they take up few tokens.
 
-    The limit is the tokenizer's ``model_max_length`` (77), or the encoder's number of positions if that is smaller. A
+    The limit is the tokenizers' ``model_max_length`` (77), or the encoders' number of positions if that is smaller. A
     longer prompt is cut, with a warning once per prompt that quotes the part cut off.
+
+    Args:
+        tokenizer: of the first encoder.
+        text_encoder: the only encoder, or the first of two.
+        cache: of these encoders; None runs them every time.
+        tokenizer_2: of the second encoder; it must split prompts as the first does.
+        text_encoder_2: the second encoder; None: there is one.
+        zero_empty: the padded empty prompt is all zeros, as such a base model saw it in its own training.
+
+    Raises:
+        ConfigError: of the second tokenizer and the second encoder only one is given.
     """
 
     def __init__(
-        self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, cache: EmbeddingCache | None = None
+        self,
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel,
+        cache: EmbeddingCache | None = None,
+        *,
+        tokenizer_2: CLIPTokenizer | None = None,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        zero_empty: bool = False,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
+        if (tokenizer_2 is None) != (text_encoder_2 is None):
+            raise ConfigError("A second text encoder needs its tokenizer and the other way round: give both or none.")
+        self.tokenizers = (tokenizer,) if tokenizer_2 is None else (tokenizer, tokenizer_2)
+        self.text_encoders = (text_encoder,) if text_encoder_2 is None else (text_encoder, text_encoder_2)
         self.cache = cache
-        self.limit = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+        self.zero_empty = zero_empty
+        lengths = [one.model_max_length for one in self.tokenizers]
+        positions = [one.config.max_position_embeddings for one in self.text_encoders]
+        self.limit = min(*lengths, *positions)
         self._warned: set[str] = set()
 
-    def encode(self, prompts: Sequence[str], padded: bool) -> list[Float[Tensor, "_ D"]]:
-        """The last hidden state f32[T D] of every prompt, T = limit if padded, else its number of words' tokens.
+    @property
+    def pools(self) -> bool:
+        """Whether padded prompts come with a pooled vector."""
+        return len(self.text_encoders) > 1
 
-        Without a cache the embeddings are on the encoder's device and gradients flow as the caller's grad mode says;
+    def encode(self, prompts: Sequence[str], padded: bool) -> list[Float[Tensor, "_ D"]]:
+        """The features f32[T D] of every prompt, T = limit if padded, else its number of words' tokens.
+
+        Without a cache the embeddings are on the encoders' device and gradients flow as the caller's grad mode says;
         with a cache they come from the CPU, carry no gradients, and an encoder that learns must not use one.
+
+        Raises:
+            ConfigError: the two tokenizers split a prompt differently.
         """
-        distinct = list(dict.fromkeys(prompts))
-        embeds = self._run(distinct, padded) if self.cache is None else self._look_up(distinct, padded, self.cache)
-        return [embeds[prompt].float() for prompt in prompts]
+        return [encoded.tokens for encoded in self._encode(prompts, padded)]
+
+    def encode_whole(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
+        """Prompts for whole pictures: padded, with the pooled vector f32[P] if there is one; else as :meth:`encode`."""
+        return self._encode(prompts, padded=True)
 
     def num_tokens(self, prompt: str) -> int:
         """Tokens of a padded prompt before its padding begins: begin token, words, end token."""
-        return min(self.limit, len(self.tokenizer(prompt).input_ids))
+        return min(self.limit, len(self.tokenizers[0](prompt).input_ids))
 
-    def _look_up(self, prompts: Sequence[str], padded: bool, cache: EmbeddingCache) -> dict[str, Tensor]:
-        found = {prompt: cache.get(prompt, padded) for prompt in prompts}
-        missing = [prompt for prompt, embed in found.items() if embed is None]
-        fresh: dict[str, Tensor] = {}
+    def _encode(self, prompts: Sequence[str], padded: bool) -> list[EncodedPrompt]:
+        distinct = list(dict.fromkeys(prompts))
+        found = self._run(distinct, padded) if self.cache is None else self._look_up(distinct, padded, self.cache)
+        encoded = {prompt: _in_float32(one) for prompt, one in found.items()}
+        if padded and self.zero_empty and "" in encoded:
+            encoded[""] = _zeros_like(encoded[""])
+        return [encoded[prompt] for prompt in prompts]
+
+    def _look_up(self, prompts: Sequence[str], padded: bool, cache: EmbeddingCache) -> Mapping[str, EncodedPrompt]:
+        found = {prompt: self._cached(prompt, padded, cache) for prompt in prompts}
+        missing = [prompt for prompt, encoded in found.items() if encoded is None]
+        fresh: dict[str, EncodedPrompt] = {}
         if missing:
             with torch.no_grad():
-                fresh = {prompt: embed.cpu() for prompt, embed in self._run(missing, padded).items()}
-            cache.add(fresh, padded)
-        return fresh | {prompt: embed for prompt, embed in found.items() if embed is not None}
+                fresh = {prompt: _on_cpu(encoded) for prompt, encoded in self._run(missing, padded).items()}
+            tokens = {prompt: encoded.tokens for prompt, encoded in fresh.items()}
+            pooled = {_POOLED + p: e.pooled[None] for p, e in fresh.items() if e.pooled is not None}
+            cache.add(tokens | pooled, padded)
+        return fresh | {prompt: encoded for prompt, encoded in found.items() if encoded is not None}
 
-    def _run(self, prompts: Sequence[str], padded: bool) -> dict[str, Tensor]:
-        token_ids = self._tokenize(prompts, padded)
-        # Neighbours in a chunk are of similar length; a prompt without tokens never reaches the encoder.
-        shortest_first = sorted((p for p in prompts if token_ids[p]), key=lambda p: len(token_ids[p]))
-        width, device = self.text_encoder.config.hidden_size, self.text_encoder.device
-        embeds = {p: torch.zeros(0, width, device=device) for p in prompts if not token_ids[p]}
+    def _cached(self, prompt: str, padded: bool, cache: EmbeddingCache) -> EncodedPrompt | None:
+        tokens = cache.get(prompt, padded)
+        pooled = cache.get(_POOLED + prompt, padded) if padded and self.pools else None
+        if tokens is None or (padded and self.pools and pooled is None):
+            return None
+        return EncodedPrompt(tokens=tokens, pooled=None if pooled is None else pooled[0])
+
+    def _run(self, prompts: Sequence[str], padded: bool) -> dict[str, EncodedPrompt]:
+        ids_of = [self._tokenize(i, prompts, padded) for i in range(len(self.tokenizers))]
+        _check_counts(prompts, ids_of)
+        # Neighbours in a chunk are of similar length; a prompt without tokens never reaches the encoders.
+        shortest_first = sorted((p for p in prompts if ids_of[0][p]), key=lambda p: len(ids_of[0][p]))
+        width, device = sum(one.config.hidden_size for one in self.text_encoders), self.text_encoders[0].device
+        nothing = EncodedPrompt(tokens=torch.zeros(0, width, device=device), pooled=None)
+        encoded = {p: nothing for p in prompts if not ids_of[0][p]}
         for start in range(0, len(shortest_first), CHUNK):
             chunk = shortest_first[start : start + CHUNK]
             # Padding to the right is harmless: attention is causal, no token sees what follows it.
-            ids = pad_sequence([torch.tensor(token_ids[p]) for p in chunk], batch_first=True)
-            states = self.text_encoder(input_ids=ids.to(device)).last_hidden_state
-            embeds |= {p: state[: len(token_ids[p])] for p, state in zip(chunk, states, strict=True)}
-        return embeds
+            ids = [pad_sequence([torch.tensor(ids[p]) for p in chunk], batch_first=True) for ids in ids_of]
+            states, pooled = self._features(ids)
+            for i, prompt in enumerate(chunk):
+                own = pooled[i] if padded and pooled is not None else None
+                encoded[prompt] = EncodedPrompt(tokens=states[i, : len(ids_of[0][prompt])], pooled=own)
+        return encoded
 
-    def _tokenize(self, prompts: Sequence[str], padded: bool) -> dict[str, list[int]]:
+    def _features(
+        self, ids: Sequence[Int64[Tensor, "b T"]]
+    ) -> tuple[Float[Tensor, "b T D"], Float[Tensor, "b P"] | None]:
+        if len(self.text_encoders) == 1:
+            (encoder,) = self.text_encoders
+            return encoder(input_ids=ids[0].to(encoder.device)).last_hidden_state, None
+        outputs: list[Any] = [
+            encoder(input_ids=own.to(encoder.device), output_hidden_states=True)
+            for encoder, own in zip(self.text_encoders, ids, strict=True)
+        ]
+        return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds
+
+    def _tokenize(self, which: int, prompts: Sequence[str], padded: bool) -> dict[str, list[int]]:
         if not prompts:
             return {}
-        words = self.tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
-        room = self.limit - (self.tokenizer.num_special_tokens_to_add() if padded else 0)
+        tokenizer = self.tokenizers[which]
+        words = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
+        room = self.limit - (tokenizer.num_special_tokens_to_add() if padded else 0)
         for prompt, ids in zip(prompts, words, strict=True):
             self._warn_if_cut(prompt, ids[room:])
         if not padded:
             return {prompt: ids[:room] for prompt, ids in zip(prompts, words, strict=True)}
-        ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=self.limit).input_ids
+        ids = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=self.limit).input_ids
         return dict(zip(prompts, ids, strict=True))
 
     def _warn_if_cut(self, prompt: str, cut: list[int]) -> None:
         if cut and prompt not in self._warned:
             self._warned.add(prompt)
-            lost = str(self.tokenizer.decode(cut)).strip()
+            lost = str(self.tokenizers[0].decode(cut)).strip()
             warnings.warn(
                 f"A prompt is {len(cut)} tokens longer than the text encoder's limit of {self.limit}; "
                 f"cut off: {lost!r}. The prompt: {prompt!r}",
                 stacklevel=2,
             )
+
+
+def _check_counts(prompts: Sequence[str], ids_of: Sequence[Mapping[str, list[int]]]) -> None:
+    for prompt in prompts:
+        counts = [len(ids[prompt]) for ids in ids_of]
+        if len(set(counts)) > 1:
+            raise ConfigError(
+                f"The base model's two tokenizers split {prompt!r} into {counts[0]} and {counts[1]} tokens, but their "
+                "features are laid side by side, token by token. Wanted two tokenizers of one vocabulary: check "
+                "tokenizer/ and tokenizer_2/ of the base model."
+            )
+
+
+def _in_float32(encoded: EncodedPrompt) -> EncodedPrompt:
+    return EncodedPrompt(
+        tokens=encoded.tokens.float(), pooled=None if encoded.pooled is None else encoded.pooled.float()
+    )
+
+
+def _on_cpu(encoded: EncodedPrompt) -> EncodedPrompt:
+    return EncodedPrompt(tokens=encoded.tokens.cpu(), pooled=None if encoded.pooled is None else encoded.pooled.cpu())
+
+
+def _zeros_like(encoded: EncodedPrompt) -> EncodedPrompt:
+    pooled = None if encoded.pooled is None else torch.zeros_like(encoded.pooled)
+    return EncodedPrompt(tokens=torch.zeros_like(encoded.tokens), pooled=pooled)

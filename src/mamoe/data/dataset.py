@@ -90,7 +90,7 @@ class LayoutDataset(Dataset[Sample]):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "augment", epoch, index))
-            pixels, planes = self.geometry(_planes(image), _planes(rgb), self.taxonomy.void_id)
+            pixels, planes, framing = self.geometry(_planes(image), _planes(rgb), self.taxonomy.void_id)
 
         panoptic = _decode(planes, files)
         return Sample(
@@ -100,6 +100,7 @@ class LayoutDataset(Dataset[Sample]):
             image=pixels,
             panoptic=panoptic,
             prompts=visible_prompts(files.prompts, panoptic),
+            framing=framing,
         )
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> SplitContents:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from mamoe.types import ConfigError
+from mamoe.types import ConfigError, Framing
 
 MULTIPLE = 8  # pixels per latent cell: every size must be divisible by it
 
@@ -72,8 +72,8 @@ class Geometry:
 
     def __call__(
         self, image: UInt8[Tensor, "3 H0 W0"], planes: UInt8[Tensor, "3 H0 W0"], void_id: int
-    ) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "3 H W"]]:
-        """Transform a picture and the RGB planes of its map; H and W are divisible by 8.
+    ) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "3 H W"], Framing]:
+        """Transform a picture and the RGB planes of its map, and say what was cut out; H and W are divisible by 8.
 
         Args:
             image: RGB in [0, 255].
@@ -83,12 +83,17 @@ class Geometry:
         Raises:
             ConfigError: an extra transform fails, or changes the size or the dtype.
         """
-        covered = self._resized_size(image.shape[-2], image.shape[-1])
-        pair = resize_pair(image, planes, covered)
-        pair = self._cropper(covered)(*pair)
-        pair = v2.RandomHorizontalFlip(self.flip)(*pair)
+        original = (image.shape[-2], image.shape[-1])
+        covered = self._resized_size(*original)
+        size = self._cropped_size(covered)
+        top, left = (self._offset(whole, cut) for whole, cut in zip(covered, size, strict=True))
+        pair = [part[..., top : top + size[0], left : left + size[1]] for part in resize_pair(image, planes, covered)]
+        if torch.rand(()) < self.flip:
+            pair = [part.flip(-1) for part in pair]
+            left = covered[1] - size[1] - left
         image, planes = apply_extra(self.extra, *pair, void_id=void_id)
-        return image.contiguous(), planes.contiguous()
+        framing = Framing(original=original, crop=(top, left), target=size)
+        return image.contiguous(), planes.contiguous(), framing
 
     @property
     def _target(self) -> tuple[int, int]:
@@ -102,20 +107,25 @@ class Geometry:
         scale = max(least_height / height, least_width / width)
         return max(least_height, round(height * scale)), max(least_width, round(width * scale))
 
-    def _cropper(self, covered: tuple[int, int]) -> Callable[..., Any]:
-        if self.crop is None:
-            return v2.CenterCrop([side - side % MULTIPLE for side in covered])
-        return v2.RandomCrop(self._target) if self.crop is Crop.RANDOM else v2.CenterCrop(self._target)
+    def _cropped_size(self, covered: tuple[int, int]) -> tuple[int, int]:
+        if self.crop is not None:
+            return self._target
+        return covered[0] - covered[0] % MULTIPLE, covered[1] - covered[1] % MULTIPLE
+
+    def _offset(self, whole: int, cut: int) -> int:
+        if self.crop is Crop.RANDOM and whole > cut:
+            return int(torch.randint(whole - cut + 1, ()))
+        return round((whole - cut) / 2)
 
 
 def resize_pair(
     image: UInt8[Tensor, "3 H0 W0"], planes: UInt8[Tensor, "3 H0 W0"], size: tuple[int, int]
-) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "3 H W"]]:
     """Resize a picture (bicubic, antialiased) and its map (nearest-exact) to (H, W)."""
     resized = v2.functional.resize_image(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
     # The dispatcher resizes every Mask by `nearest`, which is half a pixel off; the image kernel knows nearest-exact.
     ids = v2.functional.resize_image(planes, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
-    return tv_tensors.Image(resized), tv_tensors.Mask(ids)
+    return resized, ids
 
 
 def apply_extra(

@@ -165,7 +165,7 @@ def read_through(path: Path, geometry: Geometry | None) -> UInt8[np.ndarray, "H 
     if geometry is None:
         return image
     planes = torch.from_numpy(image).permute(2, 0, 1)
-    pixels, _ = geometry.for_evaluation()(planes, planes, void_id=0)
+    pixels, _, _ = geometry.for_evaluation()(planes, planes, void_id=0)
     return pixels.permute(1, 2, 0).numpy()
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def posterior_of(vae: AutoencoderKL, pictures: Float[Tensor, "B 3 H W"]) -> DiagonalGaussianDistribution:
@@ -21,3 +26,23 @@ def decoded(vae: AutoencoderKL, latents: Float[Tensor, "B C h w"]) -> Float[Tens
     output = vae.decode(latents)  # pyright: ignore[reportArgumentType]
     assert isinstance(output, DecoderOutput)
     return output.sample
+
+
+@contextmanager
+def without_overflow(vae: AutoencoderKL) -> Iterator[None]:
+    """Inside the ``with``, an autoencoder whose config says ``force_upcast`` computes in float32 instead of float16.
+
+    SDXL's overflows in float16. bfloat16, which has the range of float32, is left as it is.
+    """
+    half, kind = vae.dtype == torch.float16, vae.device.type
+    cast_to_half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    if not vae.config["force_upcast"] or not (half or cast_to_half):
+        yield
+        return
+    network = cast(nn.Module, vae)
+    network.to(torch.float32)
+    try:
+        with torch.autocast(kind, enabled=False):
+            yield
+    finally:
+        network.to(torch.float16 if half else torch.float32)

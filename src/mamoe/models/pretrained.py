@@ -2,61 +2,160 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
-from mamoe.shipped import resolved
+from mamoe.models.sources import Parts, Source, parts_of
 from mamoe.types import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextParts:
+    """What turns prompts into what the UNet reads: one text encoder, or two of the SDXL kind."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    tokenizer_2: CLIPTokenizer | None = None
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+    force_zeros_for_empty_prompt: bool = False  # the empty prompt is all zeros, as the base model was trained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
     """The parts of a pretrained model in diffusers layout, weights in float32."""
 
-    path: str
-    revision: str | None
-    variant: str | None
+    source: Source
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
     scheduler: DDPMScheduler
+    text: TextParts
+
+    @property
+    def text_encoder(self) -> CLIPTextModel:
+        return self.text.text_encoder
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        return self.text.tokenizer
+
+    @property
+    def text_networks(self) -> nn.Module:
+        """All text encoders as one module, to be frozen and moved together."""
+        second = self.text.text_encoder_2
+        return self.text.text_encoder if second is None else nn.ModuleList([self.text.text_encoder, second])
 
 
-def load_base(path: str, revision: str | None = None, variant: str | None = None) -> BaseModel:
-    """Load a base model from a folder, the hub, or the package itself (``package:tiny``).
+def load_base(
+    path: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    *,
+    config: str | None = None,
+    tokenizer: str | None = None,
+) -> BaseModel:
+    """Load a base model from a folder, the hub, the package itself (``package:tiny``) or one original file.
+
+    Args: see :class:`~mamoe.models.sources.Source`.
 
     Raises:
-        ConfigError: a part cannot be loaded.
+        ConfigError: a part cannot be loaded, or the parts do not fit each other.
     """
-    folder = resolved(path)
-    options: dict[str, Any] = {"revision": revision}
-    weights = {**options, "variant": variant, "use_safetensors": True}
+    source = Source(path=path, revision=revision, variant=variant, config=config, tokenizer=tokenizer)
     try:
-        return BaseModel(
-            path=path,
-            revision=revision,
-            variant=variant,
-            unet=_float32(
-                UNet2DConditionModel.from_pretrained(folder, subfolder="unet", low_cpu_mem_usage=False, **weights)
-            ),
-            vae=_float32(AutoencoderKL.from_pretrained(folder, subfolder="vae", **weights)),
-            text_encoder=_float32(CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **weights)),
-            tokenizer=CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", **options),
-            scheduler=cast(DDPMScheduler, DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **options)),
-        )
+        parts = parts_of(source)
+        unet = parts.network(UNet2DConditionModel, "unet", torch.float32)
+        vae = parts.network(AutoencoderKL, "vae", torch.float32)
+        text = read_text(parts, torch.float32)
+        scheduler = parts.scheduler()
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"model.path={path}: the base model cannot be loaded: {reason} Wanted a folder in diffusers layout (unet/, "
-            "vae/, text_encoder/, tokenizer/, scheduler/) with safetensors weights, or a hub id and a network."
+            f"model.path={path}: the base model cannot be loaded: {reason} Wanted a folder in diffusers layout "
+            "(model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/) with safetensors weights, one "
+            ".safetensors file in the original layout, or a hub id and a network."
         ) from None
+    problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
+    if unet.config["in_channels"] != vae.config["latent_channels"]:
+        problems.append(
+            f"the UNet reads {unet.config['in_channels']} channels, the autoencoder's latents have "
+            f"{vae.config['latent_channels']} (inpainting and depth models cannot be a base)"
+        )
+    if problems:
+        raise ConfigError(f"model.path={path}: the parts of the base model do not fit: {'; '.join(problems)}.")
+    return BaseModel(source=source, unet=unet, vae=vae, scheduler=scheduler, text=text)
 
 
-def _float32(network: Any) -> Any:
-    # Cast afterwards: the name of the option that says so differs between libraries and their releases.
-    return network.to(torch.float32)
+def read_text(parts: Parts, dtype: torch.dtype, text_encoder: CLIPTextModel | None = None) -> TextParts:
+    """The text encoders and tokenizers, weights in ``dtype``; ``text_encoder`` takes the place of the first encoder.
+
+    Raises:
+        ConfigError: the model has no first text encoder, or a tokenizer without its vocabulary.
+        OSError: a file is missing or cannot be read.
+    """
+    index = parts.index()
+    if not _present(index, "text_encoder"):
+        raise ConfigError(
+            f"This model ({index.get('_class_name')}) has no text encoder of the first kind; refiners and models of "
+            "other kinds cannot be a base."
+        )
+    two = _present(index, "text_encoder_2")
+    text = TextParts(
+        tokenizer=parts.tokenizer("tokenizer"),
+        text_encoder=text_encoder or parts.network(CLIPTextModel, "text_encoder", dtype),
+        tokenizer_2=parts.tokenizer("tokenizer_2") if two else None,
+        text_encoder_2=parts.network(CLIPTextModelWithProjection, "text_encoder_2", dtype) if two else None,
+        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", two)),
+    )
+    _check_vocabulary("tokenizer", text.tokenizer, text.text_encoder)
+    _check_vocabulary("tokenizer_2", text.tokenizer_2, text.text_encoder_2)
+    return text
+
+
+def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None]) -> list[str]:
+    """Why a UNet of this configuration cannot read what these one or two text encoders give; empty when it can."""
+    configs: list[Any] = [encoder.config for encoder in encoders if encoder is not None]
+    width = sum(config.hidden_size for config in configs)
+    gives = f"the text encoder{'s' if len(configs) > 1 else ''} give{'' if len(configs) > 1 else 's'}"
+    reads = unet["cross_attention_dim"]
+    problems = []
+    if any(one != width for one in (reads if isinstance(reads, list | tuple) else [reads])):
+        sizes = " + ".join(str(config.hidden_size) for config in configs)
+        problems.append(f"the UNet reads text features of width {reads} (cross_attention_dim), {gives} {sizes}")
+    kind = unet.get("addition_embed_type")
+    if kind not in (None, "text_time"):
+        problems.append(f"the UNet wants more than text (addition_embed_type {kind!r}), which no base model here gives")
+    elif (kind == "text_time") != (len(configs) > 1):
+        wants = "wants" if kind == "text_time" else "does not take"
+        problems.append(
+            f"the UNet {wants} a pooled prompt and the picture's sizes (addition_embed_type {kind!r}), which go with "
+            f"two text encoders, and there {'are two' if len(configs) > 1 else 'is one'}"
+        )
+    elif kind == "text_time":
+        pooled, sizes = configs[-1].projection_dim, 6 * unet["addition_time_embed_dim"]
+        if unet["projection_class_embeddings_input_dim"] != pooled + sizes:
+            problems.append(
+                f"the UNet reads {unet['projection_class_embeddings_input_dim']} numbers about the whole picture "
+                f"(projection_class_embeddings_input_dim), the second text encoder gives {pooled} and six sizes {sizes}"
+            )
+    return problems
+
+
+def _check_vocabulary(part: str, tokenizer: CLIPTokenizer | None, encoder: PreTrainedModel | None) -> None:
+    # Where its files are missing, the library hands out a tokenizer that knows no words.
+    if tokenizer is not None and encoder is not None and len(tokenizer) != encoder.config.vocab_size:
+        raise ConfigError(
+            f"The {part} of the base model knows {len(tokenizer)} tokens, its text encoder "
+            f"{encoder.config.vocab_size}: files of {part}/ are missing or of another model."
+        )
+
+
+def _present(index: Mapping[str, Any], part: str) -> bool:
+    return index.get(part, [None])[0] is not None

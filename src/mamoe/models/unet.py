@@ -10,7 +10,7 @@ Letters: see :mod:`mamoe.types`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from typing import Any, Self, TypeVar, cast
 
@@ -43,13 +43,14 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
     Args:
         num_experts: E, experts of every feed-forward. 1 = dense.
         region_attention: whether a cell sees the text of its own regions only. False = it sees that of the whole image.
-        moe_levels: levels that get experts, 0 = finest. None = all.
+        moe_levels: levels that get experts, 0 = finest. None = all that have transformer blocks.
         learned_strength: whether every cross-attention head learns how strongly the regions bind it, as a function of
             the noise level; it starts at full strength.
         unet_config: the stock UNet's own arguments.
 
     Raises:
-        ConfigError: a value is out of range or the UNet has no transformer blocks of the usual kind.
+        ConfigError: a value is out of range, or the UNet has no transformer blocks of the usual kind, or none on a
+            level that is to get experts.
     """
 
     _no_split_modules = ["MaMoETransformerBlock", "ResnetBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]  # noqa: RUF012
@@ -73,6 +74,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             moe_levels=None if moe_levels is None else with_experts,
             learned_strength=learned_strength,
         )
+        _check_moe_levels(moe_levels, {level for level, _ in _transformers(self)})
         for level, transformer in _transformers(self):
             transformer.transformer_blocks = nn.ModuleList(
                 MaMoETransformerBlock(
@@ -220,6 +222,14 @@ def _check_config(
         problems.append("learned_strength needs region_attention: without it there is nothing whose strength to learn")
     if problems:
         raise ConfigError("; ".join(problems) + ".")
+
+
+def _check_moe_levels(moe_levels: Sequence[int] | None, with_blocks: Collection[int]) -> None:
+    if bare := [level for level in moe_levels or () if level not in with_blocks]:
+        raise ConfigError(
+            f"moe_levels {list(moe_levels or ())}: this UNet has transformer blocks on levels {sorted(with_blocks)} "
+            f"only, so there is no place for experts on {bare}."
+        )
 
 
 def _transformers(unet: UNet2DConditionModel) -> list[tuple[int, Transformer2DModel]]:

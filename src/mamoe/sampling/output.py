@@ -28,9 +28,10 @@ def key_of(name: str) -> int:
 
 
 def model_hash(pipe: LayoutPipeline) -> str:
-    """Sixteen hex digits that stand for the weights of UNet, autoencoder and text encoder."""
+    """Sixteen hex digits that stand for the weights of UNet, autoencoder and text encoders."""
     digest = hashlib.blake2b(digest_size=8)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+    networks = [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
+    for part in [network for network in networks if network is not None]:
         for name, weight in sorted(part.state_dict().items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, cast
@@ -15,24 +16,32 @@ from typing import Any, Self, cast
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mamoe.conditioning.collate import collate_layouts
-from mamoe.conditioning.conditioner import Conditioner, concatenate_conditionings, lay_end_to_end
+from mamoe.conditioning.conditioner import (
+    Conditioner,
+    concatenate_conditionings,
+    lay_end_to_end,
+    picture_conditioning,
+)
 from mamoe.conditioning.regions import build_layout
 from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.models.autoencoder import without_overflow
+from mamoe.models.pretrained import text_problems
+from mamoe.models.singlefile import is_single_file
 from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.sampling.guidance import guide
 from mamoe.sampling.requests import InstancePrompts, Request, gather_requests, generators_for, picture_size
-from mamoe.sampling.runs import is_run, load_components
+from mamoe.sampling.runs import is_run, load_components, load_single_file
 from mamoe.sampling.schedule import ddim_scheduler, is_zero_snr
 from mamoe.shipped import resolved
-from mamoe.tensors import Conditioning, TextTokens
-from mamoe.types import PanopticMap
+from mamoe.tensors import Conditioning, TextTokens, framing_rows
+from mamoe.types import Framing, PanopticMap
 
 # diffusers looks up a component of another library, and ModelMixin, in the module its folder names: this one.
 __all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "ModelMixin"]
@@ -48,14 +57,19 @@ class LayoutPipeline(DiffusionPipeline):
         text_encoder: CLIP-type encoder of the prompts.
         tokenizer: its tokenizer.
         unet: a MaMoE UNet, or a stock one for text alone.
+        text_encoder_2: the second encoder of a base model of the SDXL kind.
+        tokenizer_2: its tokenizer.
+        force_zeros_for_empty_prompt: the empty prompt is all zeros, as the base model was trained.
         scheduler: any diffusers scheduler; :func:`~mamoe.sampling.schedule.ddim_scheduler` makes the default one.
         layout: ``LayoutSettings.to_dict()`` of the training, or that as JSON text; None for a model without layout.
 
     Raises:
-        ConfigError: the layout settings and the UNet disagree about the number of experts.
+        ConfigError: the layout settings and the UNet disagree about the number of experts, or the UNet cannot read
+            what the text encoders give.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -65,23 +79,35 @@ class LayoutPipeline(DiffusionPipeline):
         unet: UNet2DConditionModel,
         scheduler: Any,
         layout: dict[str, Any] | str | None = None,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        force_zeros_for_empty_prompt: bool = False,
     ) -> None:
         super().__init__()
-        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+        )
         # As text, because diffusers sorts the keys of what it saves, and the order of the groups numbers the experts.
         text = layout if layout is None or isinstance(layout, str) else json.dumps(layout)
-        self.register_to_config(layout=text)
+        self.register_to_config(layout=text, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         self.settings = None if text is None else LayoutSettings.from_dict(json.loads(text))
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-        _check_layout(unet, self.settings)
+        _check_parts(unet, self.settings, [text_encoder, text_encoder_2])
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **options: Any) -> Self:
         """Read a saved pipeline, a run or one of its checkpoints, or a Stable Diffusion model.
 
-        The last is a folder, a hub name, or ``package:tiny``, which ships with the package.
-        A run takes the options of :func:`mamoe.sampling.runs.load_components`, everything else those of diffusers.
+        The last is a folder, a hub name, one original ``.safetensors`` file, or ``package:tiny``, which ships with the
+        package. A run takes the options of :func:`mamoe.sampling.runs.load_components`, a file those of
+        :func:`mamoe.sampling.runs.load_single_file`, everything else those of diffusers.
         Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM unless
         a ``scheduler`` is given.
 
@@ -90,6 +116,8 @@ class LayoutPipeline(DiffusionPipeline):
         """
         path = resolved(str(pretrained_model_name_or_path))
         folder = Path(path)
+        if is_single_file(path):
+            return cls(**load_single_file(path, **options))
         if is_run(folder):
             return cls(**load_components(folder, **options))
         _check_folder(folder)
@@ -120,6 +148,7 @@ class LayoutPipeline(DiffusionPipeline):
         width: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        framing: Framing | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw one picture per map or prompt. A picture does not depend on the others of its call.
 
@@ -135,20 +164,22 @@ class LayoutPipeline(DiffusionPipeline):
             width: likewise.
             output_type: "pil", "np" (f32[B H W 3] in [0, 1]), "pt" (f32[B 3 H W] in [0, 1]) or "latent".
             return_dict: False returns a tuple.
+            framing: what a base model of the SDXL kind is told of the pictures' origin; None: they are whole files.
 
         Raises:
             MamoeError: the arguments contradict each other, the maps or this model.
         """
         # Requests.
         requests = gather_requests(prompt, panoptic, instance_prompts)
-        self._check_call(requests, num_inference_steps, guidance_scale, guidance_rescale, output_type)
+        self._check_call(requests, num_inference_steps, guidance_scale, guidance_rescale, output_type, framing)
         size = picture_size(requests[0].panoptic, height, width, self._default_size(), self.vae_scale_factor)
         generators = generators_for(generator, len(requests))
         if guidance_rescale is None:
             guidance_rescale = ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
 
         # Conditioning.
-        conditioning = self._condition(requests, guidance_scale)
+        rows = framing_rows([framing or Framing.whole(size)] * len(requests))
+        conditioning = self._condition(requests, guidance_scale, rows)
 
         # Noise.
         latents = self._noise(size, generators)
@@ -163,39 +194,48 @@ class LayoutPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _condition(self, requests: list[Request], scale: float) -> Conditioning:
+    def _condition(self, requests: list[Request], scale: float, framing: Int32[Tensor, "B 6"]) -> Conditioning:
         """The conditional batch, the unconditional one (scale 0), or both end to end, unconditional first."""
         if requests[0].panoptic is None or self.settings is None:
             texts = [request.prompts.global_prompt for request in requests]
-            conditional, unconditional = self._by_text(texts), self._by_text([""] * len(texts))
+            conditional, unconditional = (self._by_text(t, framing) for t in (texts, [""] * len(texts)))
         else:
-            conditional, unconditional = self._by_layout(requests, self.settings)
+            conditional, unconditional = self._by_layout(requests, self.settings, framing)
         if scale == 1.0:
             return conditional
         if scale == 0.0:
             return unconditional
         return concatenate_conditionings([unconditional, conditional])
 
-    def _by_text(self, prompts: list[str]) -> Conditioning:
-        encoder = PromptEncoder(self.tokenizer, self.text_encoder)
-        text = lay_end_to_end([[embed] for embed in encoder.encode(prompts, padded=True)])
-        device = self._execution_device
-        tokens = TextTokens(
-            embeds=text.embeds.to(device, self.unet.dtype),
-            valid=text.valid.to(device),
-            region=text.region.to(device),
+    def _prompt_encoder(self) -> PromptEncoder:
+        return PromptEncoder(
+            self.tokenizer,
+            self.text_encoder,
+            tokenizer_2=self.tokenizer_2,
+            text_encoder_2=self.text_encoder_2,
+            zero_empty=self.config["force_zeros_for_empty_prompt"],
         )
-        return Conditioning(text=tokens, levels=())
 
-    def _by_layout(self, requests: list[Request], settings: LayoutSettings) -> tuple[Conditioning, Conditioning]:
-        encoder = PromptEncoder(self.tokenizer, self.text_encoder)
+    def _by_text(self, prompts: list[str], framing: Int32[Tensor, "B 6"]) -> Conditioning:
+        whole = self._prompt_encoder().encode_whole(prompts)
+        text = lay_end_to_end([[encoded.tokens] for encoded in whole])
+        device, dtype = self._execution_device, self.unet.dtype
+        tokens = TextTokens(
+            embeds=text.embeds.to(device, dtype), valid=text.valid.to(device), region=text.region.to(device)
+        )
+        return Conditioning(text=tokens, levels=(), picture=picture_conditioning(whole, framing, device, dtype))
+
+    def _by_layout(
+        self, requests: list[Request], settings: LayoutSettings, framing: Int32[Tensor, "B 6"]
+    ) -> tuple[Conditioning, Conditioning]:
+        encoder = self._prompt_encoder()
         conditioner = Conditioner(encoder, settings, num_levels=len(self.unet.config["block_out_channels"]))
         layouts = [
             build_layout(request.panoptic, request.prompts, settings, self.vae_scale_factor)
             for request in requests
             if request.panoptic is not None
         ]
-        regions = collate_layouts(layouts, settings.num_experts)
+        regions = replace(collate_layouts(layouts, settings.num_experts), framing=framing)
         device, dtype = self._execution_device, self.unet.dtype
         return (
             conditioner(regions, device=device, dtype=dtype),
@@ -238,7 +278,8 @@ class LayoutPipeline(DiffusionPipeline):
     def _decode(self, latents: Float[Tensor, "B C h w"], output_type: str) -> Any:
         config = self.vae.config
         unscaled = latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0)
-        images = self.vae.decode(unscaled.to(self.vae.dtype)).sample.float()
+        with without_overflow(self.vae):
+            images = self.vae.decode(unscaled.to(self.vae.dtype)).sample.float()
         return self.image_processor.postprocess(images, output_type=output_type)
 
     def _default_size(self) -> tuple[int, int]:
@@ -247,7 +288,13 @@ class LayoutPipeline(DiffusionPipeline):
         return height * self.vae_scale_factor, width * self.vae_scale_factor
 
     def _check_call(
-        self, requests: list[Request], steps: int, scale: float, rescale: float | None, output_type: str
+        self,
+        requests: list[Request],
+        steps: int,
+        scale: float,
+        rescale: float | None,
+        output_type: str,
+        framing: Framing | None,
     ) -> None:
         problems = []
         most = self.scheduler.config["num_train_timesteps"]
@@ -259,6 +306,8 @@ class LayoutPipeline(DiffusionPipeline):
             problems.append(f"guidance_rescale must lie in [0, 1], got {rescale}")
         if output_type not in ("pil", "np", "pt", "latent"):
             problems.append(f"output_type must be one of pil, np, pt, latent; got {output_type!r}")
+        if framing is not None and self.text_encoder_2 is None:
+            problems.append("this base model knows no framing (it has one text encoder): leave it out")
         maps = [request.panoptic for request in requests if request.panoptic is not None]
         if maps and self.settings is None:
             problems.append("this model knows no layout: leave out panoptic, or load a model fine-tuned with layouts")
@@ -269,11 +318,14 @@ class LayoutPipeline(DiffusionPipeline):
             raise MamoeError("The pipeline cannot draw this:\n" + "\n".join(f"- {problem}" for problem in problems))
 
 
-def _check_layout(unet: UNet2DConditionModel, settings: LayoutSettings | None) -> None:
+def _check_parts(
+    unet: UNet2DConditionModel, settings: LayoutSettings | None, encoders: Sequence[torch.nn.Module | None]
+) -> None:
+    config: Mapping[str, Any] = unet.config
+    if problems := text_problems(config, encoders):
+        raise ConfigError(f"The parts of this pipeline do not fit: {'; '.join(problems)}.")
     if settings is None:
         return
-    config: Mapping[str, Any] = unet.config
-    problems = []
     if settings.num_experts != config.get("num_experts", 1):
         problems.append(
             f"the layout settings have {settings.num_experts} experts, the UNet {config.get('num_experts', 1)}"

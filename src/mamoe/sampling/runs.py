@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch import nn
+from transformers import CLIPTextModel
 
 from mamoe.errors import ConfigError
 from mamoe.models.finetune import method_of
 from mamoe.models.finetune.adapterfile import ADAPTER, load_adapter
+from mamoe.models.pretrained import TextParts, load_base, read_text
+from mamoe.models.sources import Parts, Source, parts_of
 from mamoe.models.unet import OWN_CONFIG, MaMoEUNet2DConditionModel
 from mamoe.sampling.schedule import ddim_scheduler
-from mamoe.shipped import resolved
 
 _RECIPE = "recipe.json"
 _UNETS = {kind.__name__: kind for kind in (MaMoEUNet2DConditionModel, UNet2DConditionModel)}
@@ -49,23 +52,45 @@ def load_components(
     """
     folder = find_checkpoint(run, checkpoint)
     recipe = _read_recipe(folder / _RECIPE)
-    origin = {**recipe["base"], **({} if base is None else {"path": str(base), "revision": None})}
-    origin["path"] = resolved(origin["path"])
-    version: dict[str, Any] = {"revision": origin.get("revision")}
+    source = Source(**recipe["base"])
+    if base is not None:
+        source = Source(path=str(base), variant=source.variant)
     try:
+        parts = parts_of(source)
         return {
-            "vae": _from_base(AutoencoderKL, origin, "vae", torch_dtype),
-            "text_encoder": _text_encoder(folder, ema, origin, torch_dtype),
-            "tokenizer": CLIPTokenizer.from_pretrained(origin["path"], subfolder="tokenizer", **version),
-            "unet": _unet(_network(folder, "unet", ema), recipe, origin, torch_dtype),
+            "vae": parts.network(AutoencoderKL, "vae", torch_dtype),
+            "unet": _unet(_network(folder, "unet", ema), recipe, parts, torch_dtype),
             "scheduler": ddim_scheduler(recipe["scheduler"]),
             "layout": recipe["layout"],
+            **components_of(read_text(parts, torch_dtype, _trained_text_encoder(folder, ema, torch_dtype))),
         }
     except OSError as error:
         raise ConfigError(
-            f"Cannot load the networks of {folder}, trained on the base model {origin['path']}: {error} "
+            f"Cannot load the networks of {folder}, trained on the base model {source.path}: {error} "
             "If the base model has moved, give its place as base."
         ) from None
+
+
+def load_single_file(
+    path: str, *, config: str | None = None, tokenizer: str | None = None, torch_dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """The constructor arguments of a ``LayoutPipeline`` without layout from one original file.
+
+    Args: see :class:`mamoe.models.sources.Source`; ``torch_dtype`` is that of the weights.
+
+    Raises:
+        ConfigError: the file is no base model, or does not tell what kind.
+    """
+    base = load_base(path, config=config, tokenizer=tokenizer)
+    for network in (base.unet, base.vae, base.text_networks):
+        cast(nn.Module, network).to(torch_dtype)
+    scheduler = ddim_scheduler(base.scheduler.config)
+    return {"unet": base.unet, "vae": base.vae, "scheduler": scheduler, **components_of(base.text)}
+
+
+def components_of(text: TextParts) -> dict[str, Any]:
+    """The text's part of the constructor arguments of a ``LayoutPipeline``."""
+    return {field.name: getattr(text, field.name) for field in fields(text)}
 
 
 def find_checkpoint(run: Path, checkpoint: str = "latest") -> Path:
@@ -104,14 +129,14 @@ def _network(checkpoint: Path, name: str, ema: bool) -> Path:
     return averaged if ema and averaged.is_dir() else checkpoint / name
 
 
-def _unet(folder: Path, recipe: dict[str, Any], origin: dict[str, Any], dtype: torch.dtype) -> UNet2DConditionModel:
+def _unet(folder: Path, recipe: dict[str, Any], parts: Parts, dtype: torch.dtype) -> UNet2DConditionModel:
     config = cast(dict[str, Any], UNet2DConditionModel.load_config(folder))
     kind = config["_class_name"]
     if kind not in _UNETS:
         raise ConfigError(f"{folder} holds a {kind}; wanted one of {', '.join(_UNETS)}.")
     if not (folder / ADAPTER).is_file():
         return _cast(_UNETS[kind].from_pretrained(folder, use_safetensors=True), dtype)
-    unet = _from_base(UNet2DConditionModel, origin, "unet", torch.float32)
+    unet = parts.network(UNet2DConditionModel, "unet", torch.float32)
     if kind == MaMoEUNet2DConditionModel.__name__:
         unet = MaMoEUNet2DConditionModel.from_unet(unet, **{key: config[key] for key in OWN_CONFIG})
     method = method_of(recipe["method"])
@@ -124,21 +149,9 @@ def _cast(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionMode
     return cast(Any, unet).to(dtype)
 
 
-def _text_encoder(checkpoint: Path, ema: bool, origin: dict[str, Any], dtype: torch.dtype) -> CLIPTextModel:
+def _trained_text_encoder(checkpoint: Path, ema: bool, dtype: torch.dtype) -> CLIPTextModel | None:
     # A run that trained the text encoder keeps it beside the UNet.
     trained = _network(checkpoint, "text_encoder", ema)
-    if trained.is_dir():
-        return cast(Any, CLIPTextModel.from_pretrained(trained, use_safetensors=True)).to(dtype)
-    return _from_base(CLIPTextModel, origin, "text_encoder", dtype)
-
-
-def _from_base(kind: Any, origin: dict[str, Any], part: str, dtype: torch.dtype) -> Any:
-    # Cast afterwards: the name of the option that says so differs between libraries and their releases.
-    network = kind.from_pretrained(
-        origin["path"],
-        subfolder=part,
-        revision=origin.get("revision"),
-        variant=origin.get("variant"),
-        use_safetensors=True,
-    )
-    return network.to(dtype)
+    if not trained.is_dir():
+        return None
+    return cast(Any, CLIPTextModel.from_pretrained(trained, use_safetensors=True)).to(dtype)

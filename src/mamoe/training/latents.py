@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mamoe.models.autoencoder import posterior_of
+from mamoe.models.autoencoder import posterior_of, without_overflow
 
 MIB = 2**20
 
@@ -55,6 +55,7 @@ class LatentMemory:
         return found
 
     def _encode(self, images: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2 C h w"]:
-        pictures = images.to(self._vae.device, self._vae.dtype) / 127.5 - 1
-        posterior = posterior_of(self._vae, pictures)
+        with without_overflow(self._vae):
+            pictures = images.to(self._vae.device, self._vae.dtype) / 127.5 - 1
+            posterior = posterior_of(self._vae, pictures)
         return torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
