@@ -20,6 +20,7 @@ from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
 from mamoe.models.finetune import method_of
 from mamoe.models.pretrained import BaseModel, TextParts
+from mamoe.models.singlefile import Family
 from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.randomness import derive_seed
 from mamoe.sampling.schedule import is_zero_snr
@@ -159,8 +160,9 @@ def recipe_of(config: Train, base: BaseModel, scheduler: DDPMScheduler, settings
     source = base.source.to_dict()
     for key in ("path", "config", "tokenizer"):
         place = source[key]
-        if place is not None and not place.startswith(PREFIX) and Path(place).exists():
-            source[key] = str(Path(place).resolve())
+        named = place is None or place.startswith(PREFIX) or (key == "config" and place in list(Family))
+        if not named and Path(str(place)).exists():
+            source[key] = str(Path(str(place)).resolve())
     return {
         "base": source,
         "scheduler": dict(scheduler.config),

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
+from torch import nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from mamoe.errors import ConfigError
@@ -80,7 +81,7 @@ class DiffusersFolder:
             self._path, subfolder=part, variant=self._variant, use_safetensors=True, **self._version, **options
         )
         # Cast afterwards: the name of the option that says so differs between libraries and their releases.
-        return network.to(dtype)
+        return cast(nn.Module, network).to(dtype)
 
     def tokenizer(self, part: str) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)

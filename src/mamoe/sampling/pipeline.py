@@ -121,8 +121,10 @@ class LayoutPipeline(DiffusionPipeline):
         if is_run(folder):
             return cls(**load_components(folder, **options))
         _check_folder(folder)
-        options = {"use_safetensors": True, **options}  # weights are float32 unless an option says otherwise
+        options = {"use_safetensors": True, **options}
         pipe = super().from_pretrained(path, **options)
+        if not options.keys() & {"torch_dtype", "dtype"}:
+            pipe.to(torch.float32)  # text encoders would keep the type of their file
         saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
             pipe.scheduler = ddim_scheduler(pipe.scheduler.config)

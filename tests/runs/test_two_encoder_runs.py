@@ -1,4 +1,4 @@
-"""Whole runs on a base model of the SDXL kind, and on one original file."""
+"""Whole runs on a base model of the SDXL kind."""
 
 import json
 
