@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mamoe.compose import SHIPPED, compose
-from mamoe.config import validated
+from mamoe.compose import SHIPPED, compose, setting
+from mamoe.config import seconds_of, validated
 from mamoe.errors import ConfigError
 from mamoe.targets import ALLOWED, instantiate
 
@@ -99,6 +99,37 @@ def test_defaults_stand_in_yaml_and_overrides_win():
     assert config.layout.grouping == {"fast": ["car", "bus"]}
 
 
+def test_a_named_option_stands_above_the_experiment():
+    config = composed(
+        "experiment=demo", "callbacks=none", "trainer=gpu", "optimizer=adam", "optimizer.weight_decay=0.5"
+    )
+    callbacks = config.callbacks
+    assert (callbacks.validation, callbacks.samples, callbacks.checkpoints.every) == (None, None, None)
+    assert (config.trainer.accelerator, config.trainer.precision) == ("gpu", "bf16-mixed")
+    # What the option does not speak of is still the experiment's, and a single key stands above both.
+    assert (config.trainer.max_steps, config.optimizer["lr"]) == (460, 8e-4)
+    assert config.optimizer["name"] == "adam" and config.optimizer["weight_decay"] == 0.5
+    partly = composed("callbacks=none", "callbacks.checkpoints.every=7", "experiment=demo").callbacks
+    assert (partly.samples, partly.checkpoints.every) == (None, 7)
+    assert composed("experiment=demo", "trainer=gpu", "trainer.precision=32-true").trainer.precision == "32-true"
+
+
+@pytest.mark.parametrize("value", ["a b", "it's", "x,y=[1]", "back\\slash\\", "ü{}", "$home"])
+def test_any_path_can_be_a_setting(value):
+    assert composed(setting("runs", value)).runs == value
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [("11:45:00", 42300), ("1-00:00:05", 86405), ("90", 90), ("00:30", None), ("soon", None), ("0", None)],
+)
+def test_time_limits(words, seconds):
+    if seconds is None:
+        assert "max_time must be [days-]hours:minutes:seconds" in refusal(f"trainer.max_time={words}")
+    else:
+        assert seconds_of(composed(f"trainer.max_time={words}").trainer.max_time) == seconds
+
+
 def test_paths_follow_the_root():
     data = composed("data.root=/there").data
     assert (data.images, data.prompts) == ("/there/images", "/there/prompts_{split}.csv")
@@ -163,6 +194,8 @@ def test_all_problems_come_at_once():
         "objective.logit_std=0",
         "lr_factors.experts=0",
         "trainer.profiler=fancy",
+        "trainer.preemption_signal=SIGKILL",
+        "callbacks.checkpoints.best={metric: val/loss, mode: most}",
     ],
 )
 def test_values_out_of_range(override):

@@ -1,6 +1,7 @@
 """What the tests of whole runs share."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mamoe import LayoutPipeline, PanopticMap
 from mamoe.data.prompts import read_instance_prompts, read_prompts_csv
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+COMMAND = [sys.executable, "-m", "mamoe"]  # in a process of its own
 SMALL = [
     "callbacks.validation=null",
     "callbacks.samples=null",

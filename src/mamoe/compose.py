@@ -14,6 +14,13 @@ from mamoe.errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "configs"
 ROOT = "train"
+_CHOOSABLE = ("callbacks", "data", "logger", "loss", "lr_scheduler", "model", "optimizer", "trainer")
+
+
+def setting(key: str, value: str | Path) -> str:
+    """``key=value`` for Hydra, whatever characters the value has."""
+    text = re.sub(r"(\\+)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
+    return f"{key}='{text}'"
 
 
 def search_path(config_dirs: Sequence[str | Path] = ()) -> list[str]:
@@ -48,9 +55,44 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) ->
     if options := [override for override in overrides if override.startswith("-")]:
         raise ConfigError(f"There is no option {', '.join(options)}. Settings are written key=value; see --help.")
     try:
-        return _composed([*_added(folders), *overrides], whole=True)
+        return _with_choices([*_added(folders)], list(overrides))
     except Exception as error:  # for odd overrides Hydra lets errors of every kind through
         raise refusal(error, overrides, config_dirs) from None
+
+
+def _with_choices(added: list[str], overrides: list[str]) -> dict[str, Any]:
+    """The composition, where what a named option sets stands above the experiment.
+
+    Hydra merges an experiment after all groups, whoever chose them: ``callbacks=none experiment=demo`` would have the
+    demo's callbacks. So every key in which a named option differs from the group's default keeps its value.
+    """
+    choices = [override for override in overrides if override.partition("=")[0] in _CHOOSABLE]
+    if not choices or not any(override.startswith("experiment=") for override in overrides):
+        return _composed([*added, *overrides], whole=True)
+    from omegaconf import OmegaConf
+
+    composed = _composed([*added, *overrides], whole=False)
+    plain = [override for override in overrides if not override.startswith("experiment=")]
+    wanted, default = _composed([*added, *plain], whole=False), _composed(added, whole=False)
+    chosen = _composed([*added, *choices], whole=False)
+    groups = {override.partition("=")[0] for override in choices}
+    for group in groups:
+        composed[group] = _over(composed[group], wanted[group], chosen[group], default[group])
+    return dict(OmegaConf.to_container(OmegaConf.create(composed), resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+
+
+def _over(experiment: Any, wanted: Any, chosen: Any, default: Any) -> Any:
+    """``wanted`` where ``chosen`` is not ``default``, ``experiment`` elsewhere; key by key."""
+    if chosen == default:
+        return experiment
+    if not all(isinstance(value, Mapping) for value in (experiment, wanted, chosen, default)):
+        return wanted
+    keys = [key for key in [*experiment, *wanted] if key in experiment or chosen.get(key) != default.get(key)]
+    missing = object()
+    merged = {
+        key: _over(*(section.get(key, missing) for section in (experiment, wanted, chosen, default))) for key in keys
+    }
+    return {key: value for key, value in merged.items() if value is not missing}
 
 
 def refusal(error: Exception, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> ConfigError:

@@ -7,6 +7,7 @@ that a user's own YAML may leave out.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -168,11 +169,30 @@ class Trainer(Section):
     overfit_images: int | None = Field(ge=1)
     profiler: Literal["simple", "advanced"] | None
     detect_anomaly: bool
+    max_time: str | int | None  # [days-]hours:minutes:seconds, or seconds
+    preemption_signal: Literal["SIGUSR1", "SIGUSR2", "SIGHUP"] | None
+    auto_microbatch: bool
 
     @model_validator(mode="after")
     def _one_length(self) -> Trainer:
         if self.max_steps is None and self.max_epochs is None:
             raise ValueError("set max_steps or max_epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _time_is_readable(self) -> Trainer:
+        if self.max_time is not None:
+            seconds_of(self.max_time)
+        return self
+
+    @model_validator(mode="after")
+    def _microbatches_of_one_device(self) -> Trainer:
+        several = self.num_nodes > 1 or (isinstance(self.devices, int) and self.devices > 1)
+        if self.auto_microbatch and several:
+            raise ValueError(
+                "auto_microbatch=true works on one device: of several, one would wait for the other that ran out of "
+                "memory; double accumulate_grad_batches and halve data.batch_size instead"
+            )
         return self
 
 
@@ -202,9 +222,15 @@ class Scores(Section):
     keep_pictures: bool = False
 
 
+class Best(Section):
+    metric: str  # a column of metrics.csv
+    mode: Literal["min", "max"]
+
+
 class Checkpoints(Section):
     every: int | None = Field(ge=1)  # null = at the end only
     keep_last: int = Field(ge=2)
+    best: Best | None = None
 
 
 class Callbacks(Section):
@@ -268,6 +294,20 @@ class Train(Section):
         if problem := strength_problem(self.regions.strength, layout.region_attention, layout.region_resize):
             raise ValueError(f"regions.{problem}")
         return self
+
+
+def seconds_of(duration: str | int) -> int:
+    """Seconds of ``[days-]hours:minutes:seconds``, as SLURM writes it, or of a plain number of seconds.
+
+    Raises:
+        ValueError: it is neither, or not positive.
+    """
+    found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):(\d\d):)?(\d+)", str(duration))
+    parts = [int(part or 0) for part in found.groups()] if found else [0]
+    seconds = sum(part * size for part, size in zip(parts, (86400, 3600, 60, 1), strict=False)) if found else 0
+    if seconds < 1:
+        raise ValueError(f"max_time must be [days-]hours:minutes:seconds or seconds, e.g. 11:45:00; got {duration!r}")
+    return seconds
 
 
 def validated(composed: Mapping[str, Any]) -> Train:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mamoe.compose import ROOT, SHIPPED, compose, refusal, search_path_override
+from mamoe.compose import ROOT, SHIPPED, compose, refusal, search_path_override, setting
 from mamoe.config import validated
 from mamoe.rundir import read_overrides, run_of
 
@@ -22,9 +22,12 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     Raises:
         MamoeError: what the user can mend.
     """
-    resumed = next((o.removeprefix(RESUME) for o in overrides if o.startswith(RESUME)), "null")
-    if resumed != "null":
-        overrides = [*read_overrides(run_of(resumed)), *overrides]
+    given = [override for override in overrides if not override.startswith(RESUME)]
+    resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
+    if resumed in ("null", "auto"):
+        overrides = [*given, f"{RESUME}{resumed}"]
+    else:
+        overrides = [*read_overrides(run_of(resumed)), *given, setting("resume", resumed)]
     plain = compose(overrides, config_dirs)
     config = validated(plain)  # before anything heavy is imported
 

@@ -7,7 +7,8 @@ import os
 import platform
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,21 +19,58 @@ import yaml
 from mamoe.errors import ConfigError
 
 PACKAGES = ("mamoe", "torch", "torchvision", "lightning", "diffusers", "transformers", "safetensors", "numpy")
-SHARED = "MAMOE_RUN_DIR"  # how the first process tells those it starts which folder it chose
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 
 def new_run_dir(runs: str | Path, name: str) -> Path:
-    """``<runs>/<name>/<date-time>-<id>``, made; ``<runs>/<name>/latest`` points to it. One folder for all processes."""
-    if shared := os.environ.get(SHARED):
-        return Path(shared)
+    """``<runs>/<name>/<date-time>-<id>``, made; ``<runs>/<name>/latest`` points to it."""
     stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
     folder = Path(runs) / name / stamp
     folder.mkdir(parents=True)
     latest, temporary = folder.parent / "latest", folder.parent / f".latest-{stamp}"
     temporary.symlink_to(stamp)
     temporary.replace(latest)
-    os.environ[SHARED] = str(folder)
     return folder
+
+
+def newest_like(runs: str | Path, name: str, config: Mapping[str, Any]) -> Path | None:
+    """The newest run that was started with the same configuration, whatever it was resumed from."""
+    wanted = {**config, "resume": None}
+    for folder in sorted((path for path in (Path(runs) / name).glob("*-*") if not path.is_symlink()), reverse=True):
+        try:
+            theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):  # ended before it wrote one
+            continue
+        if isinstance(theirs, dict) and {**theirs, "resume": None} == wanted:
+            return folder
+    return None
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of a run's folder; the system lets go of it however this process ends.
+
+    Raises:
+        ConfigError: another process trains there.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"Another process is training in {folder}: wait for it, or start another run.") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def run_of(path: str | Path) -> Path:
@@ -57,10 +95,12 @@ def write_start(
     """config.yaml, overrides.txt, environment.json and dataset.json; a resumed run keeps those it has."""
     if (folder / "config.yaml").exists():
         return
-    (folder / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     (folder / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides), encoding="utf-8")
     for name, content in (("environment.json", environment()), ("dataset.json", dataset)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial = folder / ".config.yaml.partial"  # last and in one move: what has it has the others
+    partial.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    partial.replace(folder / "config.yaml")
 
 
 def read_overrides(folder: Path) -> list[str]:

@@ -2,13 +2,13 @@
 
 import json
 import re
-import signal
 from pathlib import Path
 
 import pytest
 
 from mamoe.demo import run
 from mamoe.training.fit import FitResult
+from mamoe.training.interruption import Stop
 from mamoe.training.metrics import read_rows
 
 FIGURES = {
@@ -67,7 +67,7 @@ def test_demo_leaves_a_page_and_goes_on_where_it_stopped(base_model, tmp_path, m
 
 
 def test_demo_interrupted_in_training_stops_there(base_model, tmp_path, monkeypatch):
-    stopped = FitResult(step=1, checkpoint=None, stopped_by=signal.SIGINT, message="")
+    stopped = FitResult(step=1, checkpoint=None, stopped_by=Stop.INTERRUPTED, message="")
     monkeypatch.setattr(run, "COUNTS", {"train": 2, "val": 1, "test": 1})
     monkeypatch.setattr(run, "train", lambda *args, **options: (stopped, tmp_path))
     assert run.run_demo(tmp_path / "demo", settings=[f"model.path={base_model}"]) == 130

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from factories import break_picture, drawn_data, only_run, short_run
 from mamoe.training.data import epoch_order
-from wholeruns import SMALL, WEIGHTS, trained
+from wholeruns import COMMAND, SMALL, WEIGHTS, trained
 
 
 def test_a_loss_out_of_hand_stops_before_the_weights_change(base_model, scenes, tmp_path):

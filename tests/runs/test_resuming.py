@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from factories import only_run, short_run
 from mamoe.training.metrics import read_rows
-from wholeruns import SMALL, WEIGHTS, assert_equal, cut_back, tensors, trained
+from wholeruns import COMMAND, SMALL, WEIGHTS, assert_equal, cut_back, tensors, trained
 
 
 def test_a_run_leaves_what_is_needed_to_understand_it(finished_run, base_model):

@@ -10,7 +10,7 @@ import yaml
 from factories import only_run, short_run
 from mamoe.training.metrics import read_rows
 from mamoe.training.module import DiffusionModule
-from wholeruns import SMALL, run_folders, tensors, trained
+from wholeruns import COMMAND, SMALL, run_folders, tensors, trained
 
 
 @pytest.mark.parametrize("debug", ["default", "fdr", "limit", "overfit", "profiler"])

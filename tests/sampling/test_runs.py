@@ -8,9 +8,16 @@ from diffusers import UNet2DConditionModel
 
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
+from mamoe.manifest import MANIFEST, manifest_of
 from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.sampling.jobs import load_run
 from mamoe.sampling.pipeline import LayoutPipeline
+
+
+def close(folder):
+    """Write the manifest, as training does when a checkpoint is whole."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / MANIFEST).write_text(manifest_of(folder, 0))
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +44,7 @@ def finished_run(base, layout_unet, settings, tmp_path_factory):
             "layout": settings.to_dict(),
         }
         (folder / "recipe.json").write_text(json.dumps(recipe))
+        close(folder)
     (root / "latest").symlink_to("step-00000020")
     (root / "best").symlink_to("step-00000010")
     return root.parent
@@ -85,6 +93,7 @@ def test_half_precision_on_disk_is_read_as_float32(run, base, tmp_path):
 
 def test_average_is_optional_and_links_may_be_text(run):
     shutil.rmtree(run / "checkpoints" / "step-00000020" / "unet_ema")
+    close(run / "checkpoints" / "step-00000020")
     (run / "checkpoints" / "latest").unlink()
     (run / "checkpoints" / "latest").write_text("step-00000020\n")
     assert mark(load_run(run)) == 3.0
@@ -95,6 +104,7 @@ def test_trained_text_encoder_comes_from_the_checkpoint(run, base):
     with torch.no_grad():
         next(trained.parameters()).fill_(7.0)
     trained.save_pretrained(run / "checkpoints" / "latest" / "text_encoder")
+    close(run / "checkpoints" / "latest")
     assert next(load_run(run).text_encoder.parameters()).flatten()[0].item() == 7.0
 
 
@@ -105,12 +115,14 @@ def test_stock_unet_of_an_ordinary_fine_tuning(run, parts, settings):
     recipe = json.loads((folder / "recipe.json").read_text())
     recipe["layout"] = {**settings.to_dict(), "moe": False, "region_attention": False}
     (folder / "recipe.json").write_text(json.dumps(recipe))
+    close(folder)
     assert type(load_run(run).unet) is UNet2DConditionModel
 
 
 def test_moved_base(run, base, tmp_path):
     recipe = run / "checkpoints" / "latest" / "recipe.json"
     recipe.write_text(recipe.read_text().replace(str(base), str(tmp_path / "gone" / "for" / "good")))
+    close(recipe.parent)
     with pytest.raises(ConfigError, match=r"If the base model has moved, give its place as base"):
         load_run(run)
     assert mark(load_run(run, base=base)) == 4.0
@@ -122,5 +134,20 @@ def test_missing_checkpoints_are_named(run, tmp_path):
     with pytest.raises(ConfigError, match="It has none yet"):
         load_run(tmp_path / "none")
     (run / "checkpoints" / "step-00000020" / "recipe.json").write_text("{}")
+    close(run / "checkpoints" / "step-00000020")
     with pytest.raises(ConfigError, match="lacks base, scheduler, layout"):
         load_run(run)
+
+
+def test_a_damaged_checkpoint_is_refused_and_others_are_named(run):
+    weights = run / "checkpoints/step-00000020/unet_ema/diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"step-00000020 is damaged: .*unet_ema.*sha256.*--checkpoint: step-00000010"):
+        load_run(run)
+    assert mark(load_run(run, ema=False)) == 3.0  # reads other files
+    assert mark(load_run(run, checkpoint="10")) == 2.0
+    (run / "checkpoints/step-00000010" / MANIFEST).unlink()
+    with pytest.raises(ConfigError, match=r"MANIFEST.json is missing"):
+        load_run(run, checkpoint="10")

@@ -5,12 +5,12 @@ import pytest
 import torch
 from training_fakes import tiny_unet
 
+from mamoe.manifest import problems_of
 from mamoe.training.checkpointing import (
     checkpoint_dir,
     checkpoints_of,
     find_checkpoint,
     link,
-    problems_of,
     prune,
     write_checkpoint,
 )

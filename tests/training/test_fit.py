@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from training_fakes import CPU, Pictures, collate, make_data, make_module, tiny_unet, weights
 
 from mamoe.training.errors import CheckpointError, DiskFullError, OutOfMemoryError
-from mamoe.training.fit import fit
-from mamoe.training.metrics import MetricsFile, read_rows
+from mamoe.training.fit import Endurance, fit
+from mamoe.training.interruption import Stop
+from mamoe.training.metrics import MetricsFile, log_metrics, read_rows
 from mamoe.training.optim import make_adam
+from mamoe.training.saving import BestBy
 from mamoe.training.validation import FixedLoss
 from mamoe.types import ConfigError, DatasetError
 
@@ -34,6 +36,7 @@ class Act(Callback):
 def train(run, *, max_steps=7, resume=None, extra=(), module=None, data=None, **changes):
     # 10 pictures in batches of 4 x 2: every checkpoint falls into the middle of an epoch.
     module = module or make_module(unet=tiny_unet(dropout=0.1))
+    changes = {"best_by": BestBy(metric="val/loss"), **changes}
     loss = FixedLoss(name="val/loss", data=Pictures(6), collate=collate, count=5, batch_size=3, every_n_steps=1)
     settings = {"checkpoint_every_n_steps": 2, "log_every_n_steps": 1, "trainer": SETTINGS, **changes}
     result = fit(
@@ -43,7 +46,6 @@ def train(run, *, max_steps=7, resume=None, extra=(), module=None, data=None, **
         max_steps=max_steps,
         recipe={"base": {"path": "tiny"}},
         callbacks=[loss, *extra],
-        best_by=loss,
         resume=resume,
         **settings,
     )
@@ -84,6 +86,42 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path, un
     result, _ = train(tmp_path, resume=tmp_path)
     assert (result.step, result.exit_code, result.stopped_by) == (7, 0, None)
     assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_schedulers_signal_saves_and_asks_to_be_started_again(tmp_path, number):
+    before = signal.getsignal(signal.SIGUSR1)
+    told = Endurance(preemption=(signal.SIGUSR1,))
+    result, _ = train(tmp_path, extra=[Act(3, lambda: os.kill(os.getpid(), number))], endurance=told)
+    assert (result.step, result.exit_code, result.stopped_by) == (3, 75, Stop.PREEMPTED)
+    assert os.readlink(tmp_path / "checkpoints/latest") == "step-00000003"
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_run_out_of_time_saves_and_asks_to_be_started_again(tmp_path):
+    result, _ = train(tmp_path, endurance=Endurance(max_seconds=0.0))
+    assert (result.step, result.exit_code, result.stopped_by) == (1, 75, Stop.OUT_OF_TIME)
+    assert os.readlink(tmp_path / "checkpoints/latest") == "step-00000001"
+    # A run whose time is up at its last step is done.
+    result, _ = train(tmp_path, max_steps=2, resume=tmp_path, endurance=Endurance(max_seconds=0.0))
+    assert (result.step, result.exit_code) == (2, 0)
+
+
+def test_the_best_checkpoint_goes_by_any_logged_metric(tmp_path, caplog):
+    class Score(Callback):
+        values = iter((3.0, 9.0, float("nan"), 5.0, 1.0))
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+                log_metrics(trainer, {"my/score": next(self.values)})
+
+    common = {"extra": [Score()], "checkpoint_every_n_steps": 1, "best_by": BestBy(metric="my/score", mode="max")}
+    train(tmp_path, max_steps=4, **common)
+    assert os.readlink(tmp_path / "checkpoints/best") == "step-00000002"
+    train(tmp_path, max_steps=5, resume=tmp_path, **common)  # remembered: 1 is not better than 9
+    assert os.readlink(tmp_path / "checkpoints/best") == "step-00000002"
+    train(tmp_path / "none", max_steps=1, best_by=BestBy(metric="val/los"))
+    assert "goes by val/los, but only train/grad_norm, train/loss, train/lr, val/loss was logged" in caplog.text
 
 
 def test_a_crashed_run_with_a_damaged_checkpoint_equals_an_uninterrupted_one(tmp_path, uninterrupted, caplog):
@@ -221,6 +259,6 @@ def test_metrics_file_appends_grows_columns_and_cuts_back(tmp_path):
     first.log_metrics({"a": 3.0, "b": 4.0}, step=3)
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("4,")  # a crash in the middle of a row
-    second = MetricsFile(tmp_path, start_step=2)
+    second = MetricsFile(tmp_path, 2)
     second.log_metrics({"c": 5.0}, step=3)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,a,b,c", "1,1.0,,", "2,,2.0,", "3,,,5.0"]

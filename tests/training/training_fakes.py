@@ -14,6 +14,7 @@ from mamoe.training.data import LayoutDataModule
 from mamoe.training.fit import fit
 from mamoe.training.module import DiffusionModule
 from mamoe.training.optim import cosine_with_warmup, make_adam
+from mamoe.training.saving import BestBy
 from mamoe.training.validation import FixedLoss
 from mamoe.types import PanopticMap, RegionPrompts
 
@@ -111,7 +112,7 @@ def condition(text: TextTable, regions: RegionBatch, device: torch.device, dtype
     return Conditioning(text=TextTokens(embeds=embeds, valid=valid, region=torch.zeros_like(valid).long()), levels=())
 
 
-def make_module(**changes) -> DiffusionModule:
+def make_module(kind: type[DiffusionModule] = DiffusionModule, **changes) -> DiffusionModule:
     text = TextTable()
     settings = {
         "unet": tiny_unet(),
@@ -125,7 +126,7 @@ def make_module(**changes) -> DiffusionModule:
         "ema_decay": 0.9,
         "seed": 5,
     }
-    return DiffusionModule(**{**settings, **changes})
+    return kind(**{**settings, **changes})
 
 
 def make_data(size: int = 10, batch_size: int = 4, **changes) -> LayoutDataModule:
@@ -168,6 +169,6 @@ def train_watched(run: Path, devices: int) -> dict:
         log_every_n_steps=1,
         trainer=settings if devices == 1 else {**settings, "strategy": "ddp"},
         callbacks=[loss],
-        best_by=loss,
+        best_by=BestBy(metric="val/loss"),
     )
     return {"weights": weights(module.unet), "seen": seen}

@@ -27,8 +27,11 @@ from mamoe.sampling.schedule import ddim_scheduler
 from mamoe.targets import instantiate
 from mamoe.tensors import Sample
 from mamoe.training.samples import SampleGrids
+from mamoe.training.saving import BestBy
 from mamoe.training.scoring import FixedScores
 from mamoe.training.validation import FixedLoss
+
+FIXED_LOSSES = ("val/loss", "train/stable_loss")
 
 
 def training_loggers(config: Train, run_dir: Path) -> list[Logger]:
@@ -64,9 +67,8 @@ def training_callbacks(
     collate: Collator,
     run_dir: Path,
     sampler: Callable[..., list[Image.Image]],
-) -> tuple[list[Callback], FixedLoss | None]:
+) -> list[Callback]:
     callbacks: list[Callback] = [instantiate(spec, "callbacks.extra") for spec in config.callbacks.extra]
-    best_by = None
     if (fixed := config.callbacks.validation) is not None:
         common: dict[str, Any] = {
             "collate": collate,
@@ -76,9 +78,9 @@ def training_callbacks(
             "seed": config.seed,
             "use_ema": True,
         }
-        best_by = FixedLoss(name="val/loss", data=validates, **common)
+        callbacks.append(FixedLoss(name="val/loss", data=validates, **common))
         stable = FixedLoss(name="train/stable_loss", data=unaugmented(config, trains, settings), **common)
-        callbacks += [best_by, stable]
+        callbacks.append(stable)
     if (samples := config.callbacks.samples) is not None:
         count = min(samples.images, len(validates))
         callbacks.append(
@@ -108,7 +110,15 @@ def training_callbacks(
                 keep_pictures=scores.keep_pictures,
             )
         )
-    return callbacks, best_by
+    return callbacks
+
+
+def best_by(config: Train) -> BestBy | None:
+    """What the best checkpoint goes by, if that is measured."""
+    best = config.callbacks.checkpoints.best
+    if best is None or (best.metric in FIXED_LOSSES and config.callbacks.validation is None):
+        return None
+    return BestBy(metric=best.metric, mode=best.mode)
 
 
 def draw_samples(

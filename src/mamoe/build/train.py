@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ from typing import Any
 import torch
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
-from mamoe.build.callbacks import draw_samples, training_callbacks, training_loggers
+from mamoe.build.callbacks import best_by, draw_samples, training_callbacks, training_loggers
 from mamoe.build.data import TRAIN, VAL, dataset, layout_settings, limited
 from mamoe.build.loss import class_weights, loss_of
 from mamoe.build.model import objective_scheduler, recipe_of, training_module
+from mamoe.build.start import REPLAY, choose_run
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
-from mamoe.config import Train
+from mamoe.config import Train, seconds_of
 from mamoe.models.pretrained import load_base
-from mamoe.rundir import SHARED, new_run_dir, run_of, write_start
+from mamoe.rundir import held, write_start
+from mamoe.training.cluster import agreement, is_first_process
 from mamoe.training.data import LayoutDataModule, steps_of_epochs
-from mamoe.training.fit import FitResult, fit
+from mamoe.training.fit import Endurance, FitResult, fit
 from mamoe.training.optim import check_installed
+from mamoe.training.replay import replay
 
 
 def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> tuple[FitResult, Path]:
@@ -33,13 +37,6 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
         plain: the same as it was composed, for config.yaml.
         overrides: what the user set, for overrides.txt.
     """
-    try:
-        return _train(config, plain, overrides)
-    finally:
-        os.environ.pop(SHARED, None)  # the next training of this process gets a folder of its own
-
-
-def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tuple[FitResult, Path]:
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     settings = layout_settings(config)
@@ -60,8 +57,6 @@ def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tu
         tokenizer=config.model.tokenizer,
     )
     loss = loss_of(config, base)
-    run_dir = new_run_dir(config.runs, config.name) if config.resume is None else run_of(config.resume)
-    write_start(run_dir, config=plain, overrides=overrides, dataset=_describe(trains, validates, settings, weights))
     scheduler = objective_scheduler(config, base.scheduler)
     module = training_module(config, base, scheduler, settings, loss, steps, [*trains.prompts, *validates.prompts])
     data = LayoutDataModule(
@@ -71,22 +66,32 @@ def _train(config: Train, plain: dict[str, Any], overrides: Sequence[str]) -> tu
         num_workers=config.data.num_workers,
         seed=config.seed,
     )
-    grids = partial(draw_samples, base, scheduler, settings)
-    callbacks, best_by = training_callbacks(config, settings, trains, validates, collate, run_dir, grids)
-    result = fit(
-        module,
-        data,
-        run_dir,
-        max_steps=steps,
-        recipe=recipe_of(config, base, scheduler, settings),
-        checkpoint_every_n_steps=config.callbacks.checkpoints.every or steps,
-        keep_last=config.callbacks.checkpoints.keep_last,
-        trainer=_trainer_settings(config, run_dir),
-        loggers=training_loggers(config, run_dir),
-        callbacks=callbacks,
-        best_by=best_by,
-        resume=None if config.resume is None else Path(config.resume),
-    )
+    with agreement(lambda: choose_run(config, plain, steps)) as chosen:
+        assert chosen["run"] is not None
+        run_dir, origin = Path(chosen["run"]), None if chosen["from"] is None else Path(chosen["from"])
+        if origin is not None and origin.suffix == REPLAY:
+            replay(origin, module, data, trainer=_trainer_settings(config, run_dir))
+            return FitResult(step=0, checkpoint=None, stopped_by=None, message=""), run_dir
+        with held(run_dir) if is_first_process() else nullcontext():
+            if is_first_process():
+                described = _describe(trains, validates, settings, weights)
+                write_start(run_dir, config=plain, overrides=overrides, dataset=described)
+            grids = partial(draw_samples, base, scheduler, settings)
+            result = fit(
+                module,
+                data,
+                run_dir,
+                max_steps=steps,
+                recipe=recipe_of(config, base, scheduler, settings),
+                checkpoint_every_n_steps=config.callbacks.checkpoints.every or steps,
+                keep_last=config.callbacks.checkpoints.keep_last,
+                trainer=_trainer_settings(config, run_dir),
+                loggers=training_loggers(config, run_dir),
+                callbacks=training_callbacks(config, settings, trains, validates, collate, run_dir, grids),
+                best_by=best_by(config),
+                resume=origin,
+                endurance=_endurance(config),
+            )
     return result, run_dir
 
 
@@ -96,6 +101,15 @@ def _steps(config: Train, images: int) -> int:
         return trainer.max_steps
     assert trainer.max_epochs is not None
     return steps_of_epochs(trainer.max_epochs, images, config.data.batch_size, trainer.accumulate_grad_batches)
+
+
+def _endurance(config: Train) -> Endurance:
+    named = config.trainer.preemption_signal
+    return Endurance(
+        max_seconds=None if config.trainer.max_time is None else seconds_of(config.trainer.max_time),
+        preemption=() if named is None else (signal.Signals[named],),
+        auto_microbatch=config.trainer.auto_microbatch,
+    )
 
 
 def _describe(
@@ -119,6 +133,9 @@ def _trainer_settings(config: Train, run_dir: Path) -> dict[str, Any]:
         "limit_train_images",
         "limit_val_images",
         "overfit_images",
+        "max_time",
+        "preemption_signal",
+        "auto_microbatch",
     }
     settings = config.trainer.model_dump(exclude=ours)
     if config.trainer.profiler is not None:  # by name it would report to Lightning's log, which nobody sees

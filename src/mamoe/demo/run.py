@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from mamoe.build.data import dataset, layout_settings
 from mamoe.build.train import train
-from mamoe.compose import compose
+from mamoe.compose import compose, setting
 from mamoe.config import Train, validated
 from mamoe.data.panoptic import colourize
 from mamoe.data.scenes import COLOURS, Domain, write_scenes
@@ -74,12 +75,12 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
             write_scenes(data, domain=Domain.DUSK_TOWN, counts=COUNTS, seed=SEED, progress=update)
 
     # Train.
-    overrides = ["experiment=demo", f"data.root={data}", f"runs={out / 'runs'}", f"seed={SEED}"]
+    overrides = ["experiment=demo", setting("data.root", data), setting("runs", out / "runs"), f"seed={SEED}"]
     overrides.append(f"trainer.precision={'bf16-mixed' if has_bf16() else '32-true'}")
     overrides.append("callbacks.samples=null")  # the page shows pictures
     overrides += [*settings, *([] if steps is None else [f"trainer.max_steps={steps}"])]
     latest = out / "runs" / "demo" / "latest"
-    resume = [f"resume={latest}"] if (latest / "checkpoints" / "latest").exists() else []
+    resume = [setting("resume", latest)] if (latest / "checkpoints" / "latest").exists() else []
     plain = compose([*overrides, *resume])
     config = validated(plain)
     say.line("Fine-tuning the tiny base model with regions and experts (Ctrl-C is safe: start again to go on)")
@@ -284,11 +285,13 @@ def losses_of(run: Path) -> tuple[Series, ...]:
 
 def commands_after(out: Path, run: Path) -> tuple[Command, ...]:
     """How to go on."""
-    latest = out / "runs" / "demo" / "latest"
+    latest, maps, pictures = (
+        shlex.quote(str(out / path)) for path in ("runs/demo/latest", "data/panoptic/test", "pictures")
+    )
     return (
         Command(
             what="More pictures of this run",
-            line=f"mamoe sample {latest} --panoptic {out}/data/panoptic/test --out {out}/pictures",
+            line=f"mamoe sample {latest} --panoptic {maps} --out {pictures}",
         ),
         Command(
             what="Your own photographs, in the official format of Cityscapes, CamVid or COCO",

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from mamoe.errors import ConfigError
+from mamoe.manifest import problems_of
 from mamoe.models.finetune import method_of
 from mamoe.models.finetune.adapterfile import ADAPTER, load_adapter
 from mamoe.models.pretrained import TextParts, load_base, read_text
@@ -21,6 +22,7 @@ from mamoe.models.unet import OWN_CONFIG, MaMoEUNet2DConditionModel
 from mamoe.sampling.schedule import ddim_scheduler
 
 _RECIPE = "recipe.json"
+_TRAINABLE = ("unet", "text_encoder")
 _UNETS = {kind.__name__: kind for kind in (MaMoEUNet2DConditionModel, UNet2DConditionModel)}
 
 
@@ -48,9 +50,16 @@ def load_components(
         torch_dtype: of the weights.
 
     Raises:
-        ConfigError: the run has no such checkpoint, or its recipe or base model cannot be read.
+        ConfigError: the run has no such checkpoint, it is damaged, or its recipe or base model cannot be read.
     """
     folder = find_checkpoint(run, checkpoint)
+    read = {_RECIPE, *(_network(folder, name, ema).name for name in _TRAINABLE)}
+    if problems := problems_of(folder, read):
+        others = [path.name for path in sorted(folder.parent.glob("step-*")) if path != folder]
+        raise ConfigError(
+            f"Checkpoint {folder} is damaged: {'; '.join(problems)}. Take another one with --checkpoint: "
+            f"{', '.join(others) or 'the run has none'}."
+        )
     recipe = _read_recipe(folder / _RECIPE)
     source = Source(**recipe["base"])
     if base is not None:

@@ -2,6 +2,7 @@
 
     <run>/checkpoints/step-00002000/   unet/ unet_ema/ [text_encoder/ ...] trainer/ recipe.json MANIFEST.json
     <run>/checkpoints/latest, best     relative links to such folders
+    <run>/checkpoints/abandoned-step-00003000/   of a branch that was left by resuming from an earlier checkpoint
 
 A folder is written beside its place under a name nobody reads, flushed to disk, closed with the manifest, and then
 renamed; only after that may an older one go. No pickle anywhere: safetensors and JSON.
@@ -9,20 +10,42 @@ renamed; only after that may an older one go. No pickle anywhere: safetensors an
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from mamoe.manifest import MANIFEST, manifest_of, problems_of
 from mamoe.training.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "MANIFEST.json"
-_FORMAT = 1
+_LINKS = ("latest", "best")
+
+
+class Storage:
+    """The file operations that a checkpoint's safety rests on, gathered so that each can be made to fail."""
+
+    def write(self, path: Path, text: str) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    def flush(self, path: Path) -> None:
+        """Wait until a file's content, or a folder's list of names, is on the disk."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        source.replace(target)
+
+    def remove(self, folder: Path) -> None:
+        shutil.rmtree(folder)
+
+
+DISK = Storage()
 
 
 def checkpoint_dir(run_dir: Path, step: int) -> Path:
@@ -38,75 +61,57 @@ def checkpoints_of(run_dir: Path) -> list[Path]:
     return sorted(p for p in (run_dir / "checkpoints").glob("step-*") if p.is_dir() and not p.is_symlink())
 
 
-def write_checkpoint(run_dir: Path, step: int, write: Callable[[Path], None]) -> Path:
-    """Let ``write`` fill a folder, and make it the run's ``latest`` checkpoint once it is safely on disk."""
+def write_checkpoint(run_dir: Path, step: int, write: Callable[[Path], None], storage: Storage = DISK) -> Path:
+    """Let ``write`` fill a folder, and make it the run's ``latest`` checkpoint once it is safely on disk.
+
+    Checkpoints of later steps belong to a branch that was left by resuming from an earlier one: they get another name.
+    """
     final = checkpoint_dir(run_dir, step)
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, replaced = _hidden(final, "partial"), _hidden(final, "replaced")
+    _restore_replaced(final.parent, storage)
+    for leftover in (partial, replaced):
+        if leftover.exists():
+            storage.remove(leftover)
     partial.mkdir(parents=True)
     try:
         write(partial)
-        files = sorted(p for p in partial.rglob("*") if p.is_file())
-        table = {str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
-        (partial / MANIFEST).write_text(json.dumps({"format": _FORMAT, "step": step, "files": table}, indent=1))
-        for path in [*files, partial / MANIFEST, *(p for p in partial.rglob("*") if p.is_dir()), partial]:
-            _flush(path)
-    except BaseException:
+        for path in [p for p in partial.rglob("*") if p.is_file()]:
+            storage.flush(path)
+        storage.write(partial / MANIFEST, manifest_of(partial, step))
+        for path in [partial / MANIFEST, *(p for p in partial.rglob("*") if p.is_dir()), partial]:
+            storage.flush(path)
+    except Exception:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    replaced = final.with_name(f".{final.name}.replaced")
+    _set_aside(run_dir, step, storage)
     if final.exists():  # the same step again, after resuming from an earlier one
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
-    partial.rename(final)
-    link(final, "latest")
-    shutil.rmtree(replaced, ignore_errors=True)
+        storage.rename(final, replaced)
+    storage.rename(partial, final)
+    storage.flush(final.parent)
+    link(final, "latest", storage)
+    if replaced.exists():
+        storage.remove(replaced)
     return final
 
 
-def link(checkpoint: Path, name: str) -> None:
+def link(checkpoint: Path, name: str, storage: Storage = DISK) -> None:
     """Point ``<checkpoints>/<name>`` at a checkpoint, in one move."""
     fresh = checkpoint.with_name(f".{name}.partial")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(checkpoint.name)
-    fresh.replace(checkpoint.with_name(name))
-    _flush(checkpoint.parent)
+    storage.rename(fresh, checkpoint.with_name(name))
+    storage.flush(checkpoint.parent)
 
 
-def prune(run_dir: Path, keep_last: int) -> None:
+def prune(run_dir: Path, keep_last: int, storage: Storage = DISK) -> None:
     """Keep the newest ``keep_last`` checkpoints and those a link points at; remove others and a crash's leftovers."""
     root = run_dir / "checkpoints"
-    for leftover in root.glob(".step-*"):
-        shutil.rmtree(leftover)
-    linked = {(root / name).resolve() for name in ("latest", "best") if (root / name).exists()}
+    _clear(root, storage)
+    linked = {(root / name).resolve() for name in _LINKS if (root / name).exists()}
     for old in checkpoints_of(run_dir)[:-keep_last]:
         if old.resolve() not in linked:
-            shutil.rmtree(old)
-
-
-def problems_of(checkpoint: Path) -> list[str]:
-    """What is wrong with a checkpoint folder, file by file; empty when every byte is as it was written."""
-    manifest = checkpoint / MANIFEST
-    try:
-        content = json.loads(manifest.read_text())
-        known = content["format"] == _FORMAT
-        files = content["files"] if known else {}
-    except FileNotFoundError:
-        return [f"{manifest} is missing"]
-    except (ValueError, KeyError, TypeError):
-        return [f"{manifest} cannot be read"]
-    if not known:
-        return [f"{manifest} has format {content['format']}, this version reads {_FORMAT}"]
-    problems = []
-    for name, facts in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            problems.append(f"{path} is missing")
-        elif path.stat().st_size != facts["bytes"]:
-            problems.append(f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}")
-        elif _sha256(path) != facts["sha256"]:
-            problems.append(f"{path} was changed: its sha256 differs from the manifest's")
-    return problems
+            storage.rename(old, _hidden(old, "removed"))  # gone at once, however long the deletion takes
+    _clear(root, storage)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -116,7 +121,7 @@ def find_checkpoint(path: Path) -> Path:
         CheckpointError: the checkpoint named is missing or damaged, or the run has no sound one.
     """
     is_run = (path / "checkpoints").is_dir()  # the newest run of an experiment is called latest, too
-    if not is_run and (path.name in ("latest", "best") or path.name.startswith("step-")):
+    if not is_run and (path.name in _LINKS or path.name.startswith("step-")):
         if not path.is_dir():
             raise CheckpointError(f"There is no checkpoint {path}. {_there_are(path.parent.parent)}")
         problems = problems_of(path)
@@ -126,7 +131,8 @@ def find_checkpoint(path: Path) -> Path:
                 f"the newest sound one. {_there_are(path.parent.parent)}"
             )
         return path.resolve()
-    for candidate in _newest_first(path):
+    _restore_replaced(path / "checkpoints", DISK)
+    for candidate in checkpoints_of(path)[::-1]:
         problems = problems_of(candidate)
         if not problems:
             return candidate.resolve()
@@ -134,13 +140,34 @@ def find_checkpoint(path: Path) -> Path:
     raise CheckpointError(f"There is no sound checkpoint to resume from in {path}. {_there_are(path)}")
 
 
-def _newest_first(run_dir: Path) -> list[Path]:
-    # A run resumed from an older checkpoint leaves newer ones of an abandoned branch; ``latest`` tells them apart.
-    found = checkpoints_of(run_dir)
-    latest = run_dir / "checkpoints" / "latest"
-    if latest.is_dir():
-        found = [p for p in found if step_of(p) <= step_of(latest)]
-    return found[::-1]
+def _set_aside(run_dir: Path, step: int, storage: Storage) -> None:
+    for later in [path for path in checkpoints_of(run_dir) if step_of(path) > step]:
+        kept = later.with_name(f"abandoned-{later.name}")
+        for name in _LINKS:
+            if (link := later.with_name(name)).is_symlink() and os.readlink(link) == later.name:
+                link.unlink()
+        if kept.exists():
+            storage.remove(kept)
+        storage.rename(later, kept)
+        log.warning("%s belongs to a branch of this run that was left; it is kept as %s.", later.name, kept.name)
+
+
+def _restore_replaced(root: Path, storage: Storage) -> None:
+    # Between the two renames that replace a checkpoint the old one has no name but this.
+    for replaced in root.glob(".step-*.replaced"):
+        final = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))
+        if not final.exists():
+            storage.rename(replaced, final)
+
+
+def _clear(root: Path, storage: Storage) -> None:
+    _restore_replaced(root, storage)
+    for leftover in root.glob(".step-*"):
+        storage.remove(leftover)
+
+
+def _hidden(final: Path, what: str) -> Path:
+    return final.with_name(f".{final.name}.{what}")
 
 
 def _there_are(run_dir: Path) -> str:
@@ -148,16 +175,3 @@ def _there_are(run_dir: Path) -> str:
     if names:
         return f"{run_dir / 'checkpoints'} holds: {', '.join(names)}."
     return f"Wanted a run folder with checkpoints/step-*; {run_dir} holds none."
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -45,14 +46,20 @@ def steps_of_epochs(epochs: float, size: int, batch_size: int, accumulate: int =
     return math.ceil(epochs * size / (batch_size * accumulate))
 
 
+def piece_starts(count: int, pieces: int) -> list[int]:
+    """Where the pieces of ``count`` pictures begin, and the end of the last: sizes differ by one at most."""
+    return [piece * count // pieces for piece in range(pieces + 1)]
+
+
 class StreamBatches(Sampler[list[Key]]):
-    """The batches of one process: its share of each global batch, as (epoch, index) keys.
+    """The micro-batches of one process: its share of each global batch, in pieces, as (epoch, index) keys.
 
     Args:
         size: pictures in the data set.
         batch_size: pictures of a global batch, over all processes; divisible by ``world_size``.
-        num_batches: how many batches to yield.
+        num_batches: how many global batches to yield the pieces of.
         first: position in the stream of the first picture: how many were seen before.
+        pieces: micro-batches that a process's share comes in.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class StreamBatches(Sampler[list[Key]]):
         first: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        pieces: int = 1,
     ) -> None:
         if size < 1:
             raise ConfigError("The training data set is empty: no picture to train on.")
@@ -75,9 +83,10 @@ class StreamBatches(Sampler[list[Key]]):
             )
         self.size, self.batch_size, self.num_batches = size, batch_size, num_batches
         self.seed, self.first, self.rank, self.world_size = seed, first, rank, world_size
+        self._starts = piece_starts(batch_size // world_size, pieces)
 
     def __len__(self) -> int:
-        return self.num_batches
+        return self.num_batches * (len(self._starts) - 1)
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, order = -1, None
@@ -89,7 +98,8 @@ class StreamBatches(Sampler[list[Key]]):
                     epoch = position // self.size
                     order = epoch_order(self.seed, epoch, self.size)
                 keys.append((epoch, int(order[position % self.size])))
-            yield keys
+            for start, end in pairwise(self._starts):
+                yield keys[start:end]
 
 
 class TimedLoader(DataLoader):
@@ -115,7 +125,7 @@ class TimedLoader(DataLoader):
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
     # Ctrl-C and schedulers signal the whole process group; a worker that died of it would break the last step.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -145,11 +155,18 @@ class LayoutDataModule(LightningDataModule):
         self.train, self.collate, self.batch_size = train, collate, batch_size
         self.num_workers, self.seed, self.prefetch_factor = num_workers, seed, prefetch_factor
         self.first = 0  # pictures seen before this run: set when a run is resumed
+        self.pieces = 1  # micro-batches that a process's share of a batch comes in: doubled where memory is short
         self._loader: TimedLoader | None = None
 
     def samples_seen(self, steps_done: int, accumulate: int) -> int:
-        """Position in the stream after ``steps_done`` optimizer steps of this run."""
-        return self.first + steps_done * accumulate * self.batch_size
+        """Position in the stream after ``steps_done`` optimizer steps of this run, of ``accumulate`` pieces each."""
+        return self.first + steps_done * accumulate // self.pieces * self.batch_size
+
+    def piece(self, batch_idx: int) -> tuple[int, float]:
+        """Where a micro-batch begins in its process's share of a batch, and the mean size of micro-batches."""
+        assert self.trainer is not None
+        share = self.batch_size // self.trainer.world_size
+        return piece_starts(share, self.pieces)[batch_idx % self.pieces], share / self.pieces
 
     def take_waited(self) -> float:
         """Seconds the training waited for pictures since the last call."""
@@ -161,11 +178,12 @@ class LayoutDataModule(LightningDataModule):
         batches = StreamBatches(
             len(self.train),
             batch_size=self.batch_size,
-            num_batches=(trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches,
+            num_batches=(trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches // self.pieces,
             seed=self.seed,
             first=self.first,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            pieces=self.pieces,
         )
         workers = {}
         if self.num_workers:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 
 from mamoe.types import MamoeError
@@ -28,6 +29,12 @@ class DiskFullError(MamoeError):
     exit_code = 6
 
 
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
+
+_GIB = 2**30
 _MEMORY_WORDS = ("not enough memory", "out of memory", "cannot allocate memory")
 _DISK_WORDS = ("no space left", "disk quota exceeded", "os error 28", "os error 122")
 
@@ -44,11 +51,11 @@ def explained(run_dir: Path) -> Iterator[None]:
         raise plain from None
     except Exception as error:
         text = str(error).lower()
-        if _is_memory(error, text):
+        if is_out_of_memory(error):
             raise OutOfMemoryError(
-                f"Out of memory: {_first_line(error)} Halve the batch size and double "
-                "trainer.accumulate_grad_batches (the result stays the same), turn on gradient_checkpointing or "
-                f"precision bf16-mixed, then resume with resume={run_dir}."
+                f"Out of memory: {_first_line(error)} {memory_facts()} Set trainer.auto_microbatch=true, which takes a "
+                "batch in smaller pieces with the same result, or model.gradient_checkpointing=true, or "
+                f"trainer.precision=bf16-mixed, or train less of the model; then resume with resume={run_dir}."
             ) from error
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(w in text for w in _DISK_WORDS):
             raise DiskFullError(
@@ -58,10 +65,22 @@ def explained(run_dir: Path) -> Iterator[None]:
         raise
 
 
-def _is_memory(error: Exception, text: str) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the machine has no memory left."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(word in text for word in _MEMORY_WORDS)
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _MEMORY_WORDS)
+
+
+def memory_facts() -> str:
+    """The most memory held so far, of how much, in GiB."""
+    if torch.cuda.is_available():
+        most, whole = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties().total_memory
+        return f"At most {most / _GIB:.2f} GiB of the device's {whole / _GIB:.2f} GiB were in use."
+    process = psutil.Process().memory_info()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if resource is not None else process.rss
+    whole = psutil.virtual_memory().total
+    return f"This process held at most {most / _GIB:.2f} GiB of the machine's {whole / _GIB:.2f} GiB."
 
 
 def _without_worker_trace(error: MamoeError) -> MamoeError | None:

@@ -25,14 +25,16 @@ class MetricsFile(Logger):
 
     Args:
         run_dir: the run's folder.
-        start_step: rows after this step, left by a run that got further than its last checkpoint, are cut off.
+        start_step: rows after this step, left by a run that got further than its last checkpoint, are cut off; None
+            cuts off all, for a run that starts.
     """
 
-    def __init__(self, run_dir: Path, start_step: int = 0) -> None:
+    def __init__(self, run_dir: Path, start_step: int | None = None) -> None:
         super().__init__()
-        self._path = run_dir / "metrics.csv"
+        self.path = run_dir / "metrics.csv"
         self._columns = ["step"]
-        self._cut(start_step)
+        self._newest: dict[str, tuple[int | None, float]] = {}
+        self._cut(-1 if start_step is None else start_step)
 
     @property
     def name(self) -> str:
@@ -46,30 +48,44 @@ class MetricsFile(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The run's config.yaml holds them."""
 
+    def measured_at(self, name: str, step: int) -> float | None:
+        """A metric's value if it was logged at exactly this step of this session; on the first process alone."""
+        logged_at, value = self._newest.get(name, (None, 0.0))
+        return value if logged_at == step else None
+
+    @property
+    def names(self) -> list[str]:
+        """The metrics logged in this session."""
+        return sorted(self._newest)
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._newest |= {name: (step, float(value)) for name, value in metrics.items()}
         new = [name for name in metrics if name not in self._columns]
-        if new or not self._path.exists():
-            rows = read_rows(self._path)
+        if new or not self.path.exists():
+            rows = read_rows(self.path)
             self._columns += new
             self._write(rows)
-        with self._path.open("a", newline="") as file:
+        with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns).writerow({"step": step, **metrics})
 
     @rank_zero_only
     def _cut(self, last_step: int) -> None:
-        rows = read_rows(self._path)
-        if rows:
+        rows = read_rows(self.path)
+        kept = [row for row in rows if int(row["step"]) <= last_step]
+        if kept:
             self._columns = list(rows[0])
-            self._write([row for row in rows if int(row["step"]) <= last_step])
+            self._write(kept)
+        elif self.path.exists():
+            self.path.unlink()
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        partial = self._path.with_name(".metrics.csv.partial")
+        partial = self.path.with_name(".metrics.csv.partial")
         with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(self._path)
+        partial.replace(self.path)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -21,6 +21,7 @@ from mamoe.diffusion.losses import Denoised, LatentLoss, mse
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
 from mamoe.randomness import derive_seed
 from mamoe.tensors import Batch, Conditioning, RegionBatch
+from mamoe.training.data import LayoutDataModule
 from mamoe.training.draws import Draws, posterior_noise, training_draws
 from mamoe.training.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
 from mamoe.training.finite import StepWatch
@@ -100,6 +101,7 @@ class DiffusionModule(LightningModule):
         self.ema: AveragedWeights | None = None
         self.watch = StepWatch()
         self._make_optimizer, self._make_lr_scheduler, self._lr_factors = optimizer, lr_scheduler, lr_factors or {}
+        self._mean_size: float | None = None  # pictures of a micro-batch, on average over those of a step
         _check(self)
 
     @property
@@ -126,11 +128,12 @@ class DiffusionModule(LightningModule):
             len(self.alphas_cumprod),
             self.prompt_dropout,
             sampling=self.timesteps,
-            places=self._places(len(epoch), batch_idx) if self.timesteps.kind is TimestepKind.STRATIFIED else None,
+            places=self._places(batch_idx) if self.timesteps.kind is TimestepKind.STRATIFIED else None,
         )
         loss = self.loss_per_image(latents, batch.regions, draws, batch.cell_weight, step=self.global_step)
-        self.watch.add(loss, batch.keys)
-        return loss.mean()
+        self.watch.add(loss, batch)
+        # Lightning averages over the micro-batches; where they are pieces of unequal size, each picture counts alike.
+        return loss.sum() / (self._mean_size or len(loss))
 
     def loss_per_image(
         self,
@@ -170,14 +173,18 @@ class DiffusionModule(LightningModule):
         )
         return self.loss(denoised)
 
-    def _places(self, count: int, batch_idx: int) -> Places:
-        trainer = self.trainer
-        accumulated = trainer.accumulate_grad_batches
+    @property
+    def _data(self) -> LayoutDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def _places(self, batch_idx: int) -> Places:
+        trainer, data = self.trainer, self._data
+        accumulated, part = trainer.accumulate_grad_batches, batch_idx % trainer.accumulate_grad_batches
         return Places(
-            batch=trainer.global_step * accumulated + batch_idx % accumulated,
-            first=trainer.global_rank,
+            batch=(trainer.global_step * accumulated + part) // data.pieces,
+            first=trainer.global_rank + data.piece(batch_idx)[0] * trainer.world_size,
             stride=trainer.world_size,
-            size=count * trainer.world_size,
+            size=data.batch_size,
         )
 
     @torch.no_grad()
@@ -216,9 +223,8 @@ class DiffusionModule(LightningModule):
         norm = nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], limit)
         group = optimizer.param_groups[0]
         rate = group["lr"] / group.get("lr_factor", 1.0)
-        step = self.trainer.global_step + 1
         scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
-        self.watch.check(norm, learning_rate=rate, step=step, strategy=self.trainer.strategy, scaled=scaled)
+        self.watch.check(norm, learning_rate=rate, trainer=self.trainer, scaled=scaled)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -228,6 +234,7 @@ class DiffusionModule(LightningModule):
     # Set-up.
 
     def on_fit_start(self) -> None:
+        self.watch = StepWatch()
         for network in self._frozen:
             network.to(self.device)  # type: ignore[arg-type]
         optimizer = self.trainer.optimizers[0]
@@ -240,6 +247,8 @@ class DiffusionModule(LightningModule):
         # Dropout layers know the global stream only. Seeding it per batch makes a resumed run draw the same numbers.
         trainer = self.trainer
         part = batch_idx % trainer.accumulate_grad_batches
+        self.watch.open = True
+        self._mean_size = self._data.piece(batch_idx)[1]
         torch.manual_seed(derive_seed(self.seed, "layers", trainer.global_step, part, trainer.global_rank))
 
 

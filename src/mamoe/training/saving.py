@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from mamoe.models.finetune.adapterfile import read_adapter, save_adapter
-from mamoe.training.checkpointing import link, prune, step_of, write_checkpoint
+from mamoe.training.checkpointing import DISK, checkpoint_dir, link, prune, step_of, write_checkpoint
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.errors import CheckpointError
+from mamoe.training.metrics import MetricsFile
 from mamoe.training.module import DiffusionModule
 from mamoe.training.state import load_trainer, read_counters, read_network, save_network, save_trainer
 from mamoe.training.steps import is_due, stepped
-from mamoe.training.validation import FixedLoss
 from mamoe.types import ConfigError
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,19 @@ class Resuming(Callback):
         load_trainer(self._checkpoint, trainer.optimizers[0], _schedule(trainer))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BestBy:
+    """What makes a checkpoint the best: the smallest or largest value of a logged metric."""
+
+    metric: str  # as in metrics.csv, e.g. val/loss
+    mode: Literal["min", "max"] = "min"
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        if not math.isfinite(value):
+            return False
+        return than is None or (value < than if self.mode == "min" else value > than)
+
+
 class Checkpoints(Callback):
     """Writes a checkpoint every n optimizer steps, at the last one, and when the run is about to stop.
 
@@ -56,8 +71,9 @@ class Checkpoints(Callback):
         run_dir: the run's folder.
         recipe: what is needed besides weights to build the model again; written as ``recipe.json``.
         every_n_steps: optimizer steps between checkpoints.
+        metrics: where ``best_by`` is looked up.
         keep_last: how many to keep, at least 2; ``best`` is kept besides.
-        best_by: the fixed-image loss whose lowest value makes a checkpoint ``best``, where both fall on one step.
+        best_by: the metric whose best value makes a checkpoint ``best``, where both fall on one step.
         resume: a sound checkpoint to continue from.
     """
 
@@ -67,8 +83,9 @@ class Checkpoints(Callback):
         *,
         recipe: Mapping[str, Any],
         every_n_steps: int,
+        metrics: MetricsFile,
         keep_last: int = 2,
-        best_by: FixedLoss | None = None,
+        best_by: BestBy | None = None,
         resume: Path | None = None,
     ) -> None:
         if keep_last < 2:
@@ -78,30 +95,52 @@ class Checkpoints(Callback):
         if every_n_steps < 1:
             raise ConfigError(f"Checkpoints need every_n_steps >= 1, got {every_n_steps}.")
         self._run_dir, self._recipe, self._every, self._keep = run_dir, dict(recipe), every_n_steps, keep_last
-        self._best_by, self._resume = best_by, resume
+        self._metrics, self._best_by, self._resume = metrics, best_by, resume
         self.newest: Path | None = resume
-        self._best = _best_value(run_dir)
+        self._best = None if best_by is None else _best_value(run_dir, best_by)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
         stops = trainer.should_stop and stepped(trainer, batch_idx)
         if stops or is_due(trainer, batch_idx, self._every):
             self._save(trainer, pl_module)
 
+    def save_unfinished(self, trainer: Trainer, module: DiffusionModule) -> None:
+        """Keep the state before a step that failed while nothing of it was in the weights; no older one goes.
+
+        Called on every process, or on the only one.
+        """
+        step = trainer.global_step
+        if step > 0 and trainer.is_global_zero and not checkpoint_dir(self._run_dir, step).is_dir():
+            self.newest = write_checkpoint(self._run_dir, step, lambda folder: self._write(folder, trainer, module))
+
     def _save(self, trainer: Trainer, module: DiffusionModule) -> None:
         step = trainer.global_step
-        score = None if self._best_by is None else self._best_by.measured_at(step)
         if trainer.is_global_zero:
+            score = None if self._best_by is None else self._metrics.measured_at(self._best_by.metric, step)
+            if self._metrics.path.exists():
+                DISK.flush(self._metrics.path)  # the rows up to here belong to what a resumed run continues
             self.newest = write_checkpoint(
                 self._run_dir, step, lambda folder: self._write(folder, trainer, module, score)
             )
-            if score is not None and score < self._best:
-                self._best = score
-                link(self.newest, "best")
+            if self._best_by is not None:
+                self._judge(self._best_by, score, step)
             prune(self._run_dir, self._keep)
             log.info("Step %d: checkpoint %s", step, self.newest)
         trainer.strategy.barrier("checkpoint")
 
-    def _write(self, folder: Path, trainer: Trainer, module: DiffusionModule, score: float | None) -> None:
+    def _judge(self, best_by: BestBy, score: float | None, step: int) -> None:
+        assert self.newest is not None
+        if score is None:
+            if best_by.metric not in self._metrics.names:
+                measured = ", ".join(self._metrics.names) or "nothing"
+                log.warning(
+                    "Step %d: the best checkpoint goes by %s, but only %s was logged.", step, best_by.metric, measured
+                )
+        elif best_by.is_better(score, self._best):
+            self._best = score
+            link(self.newest, "best")
+
+    def _write(self, folder: Path, trainer: Trainer, module: DiffusionModule, score: float | None = None) -> None:
         for name, network in module.trained.items():
             save = save_adapter if _is_adapter(module, name) else save_network
             save(network, network.state_dict(), folder / name)
@@ -117,7 +156,7 @@ class Checkpoints(Callback):
             "data_size": len(data.train),
             "loss_scale": trainer.precision_plugin.state_dict(),
             "skipped": [module.watch.skipped, module.watch.skipped_in_a_row],
-            "score": score,
+            "scores": {} if score is None or self._best_by is None else {self._best_by.metric: score},
         }
         save_trainer(folder, trainer.optimizers[0], _schedule(trainer), counters)
         (folder / "recipe.json").write_text(json.dumps(self._recipe, indent=1))
@@ -153,11 +192,9 @@ def _reader(module: DiffusionModule, name: str) -> Callable[[nn.Module, Path], d
     return read_adapter if _is_adapter(module, name) else read_network
 
 
-def _best_value(run_dir: Path) -> float:
+def _best_value(run_dir: Path, best_by: BestBy) -> float | None:
     best = run_dir / "checkpoints" / "best"
-    if not best.is_dir():
-        return float("inf")
-    return read_counters(best)["score"]
+    return read_counters(best).get("scores", {}).get(best_by.metric) if best.is_dir() else None
 
 
 def _schedule(trainer: Trainer):

@@ -71,11 +71,6 @@ class FixedLoss(Callback):
         self.name, self._data, self._collate, self._count = name, data, collate, min(count, len(data))
         self._batch_size, self._every, self._seed, self._use_ema = batch_size, every_n_steps, seed, use_ema
         self._fixed: list[_Fixed] | None = None
-        self._measured: tuple[int, float] | None = None
-
-    def measured_at(self, step: int) -> float | None:
-        """The loss if it was evaluated at exactly this step."""
-        return self._measured[1] if self._measured is not None and self._measured[0] == step else None
 
     def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
         if trainer.global_step == 0:
@@ -87,7 +82,6 @@ class FixedLoss(Callback):
 
     def _run(self, trainer: Trainer, module: DiffusionModule) -> None:
         value = self.evaluate(trainer, module)
-        self._measured = (trainer.global_step, value)
         log_metrics(trainer, {self.name: value})
         log.info("Step %d: %s %.5f", trainer.global_step, self.name, value)
 

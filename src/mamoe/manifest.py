@@ -1,0 +1,60 @@
+"""A folder's list of its own files with sizes and hashes, written last: what agrees with it was written whole.
+
+Training closes every checkpoint with one; whoever loads a checkpoint looks at it first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+MANIFEST = "MANIFEST.json"
+_FORMAT = 1
+
+
+def manifest_of(folder: Path, step: int) -> str:
+    """The text of the manifest of all files now in ``folder``."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    table = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+    }
+    return json.dumps({"format": _FORMAT, "step": step, "files": table}, indent=1)
+
+
+def problems_of(folder: Path, parts: Collection[str] | None = None) -> list[str]:
+    """What is wrong with a folder that has a manifest, file by file; empty when every byte is as it was written.
+
+    Args:
+        folder: for example a checkpoint.
+        parts: look only at these files and at what lies in these subfolders; None = at everything.
+    """
+    manifest = folder / MANIFEST
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        known = content["format"] == _FORMAT
+        files = content["files"] if known else {}
+    except FileNotFoundError:
+        return [f"{manifest} is missing"]
+    except (ValueError, KeyError, TypeError):
+        return [f"{manifest} cannot be read"]
+    if not known:
+        return [f"{manifest} has format {content['format']}, this version reads {_FORMAT}"]
+    problems = []
+    for name, facts in files.items():
+        if parts is not None and name.partition("/")[0] not in parts:
+            continue
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif path.stat().st_size != facts["bytes"]:
+            problems.append(f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}")
+        elif _sha256(path) != facts["sha256"]:
+            problems.append(f"{path} was changed: its sha256 differs from the manifest's")
+    return problems
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

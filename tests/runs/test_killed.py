@@ -1,0 +1,81 @@
+"""`kill -9` again and again, and the same command again: the result is that of a run nobody touched."""
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from factories import only_run, short_run
+from killed import Sessions
+from wholeruns import assert_equal, tensors
+
+STEPS, KILLS, INSIDE_SAVES = 30, 10, 3
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    # The server that forks imports from here.
+    paths = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+
+class Killer:
+    """Decides when to kill: inside a save, or a random moment after the training has begun."""
+
+    def __init__(self, runs: Path, inside_save: bool, delay: float) -> None:
+        self._runs, self._inside_save, self._delay = runs, inside_save, delay
+        self._began: float | None = None
+        self._rows = self._written()
+
+    def __call__(self) -> bool:
+        if self._inside_save:
+            return bool(partial_saves(self._runs))
+        if self._began is None:
+            if self._written() != self._rows:
+                self._began = time.monotonic()
+            return False
+        return time.monotonic() - self._began > self._delay
+
+    def _written(self) -> list[int]:
+        return [path.stat().st_mtime_ns for path in self._runs.glob("*/*/log.txt")]
+
+
+def partial_saves(runs: Path) -> list[Path]:
+    return list(runs.glob("*/*/checkpoints/.step-*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_ten_times_equals_untouched(base_model, scenes, tmp_path, importable, processes):
+    words = [
+        *short_run(base_model, scenes, tmp_path / "runs"),
+        f"trainer.max_steps={STEPS}",
+        "callbacks.validation={every: 3, images: 2}",
+        "callbacks.samples=null",
+        "callbacks.checkpoints.every=3",
+        f"trainer.devices={processes}",
+        *(["trainer.strategy=ddp"] if processes > 1 else []),
+    ]
+    whole = Sessions([*words, f"runs={tmp_path / 'whole'}"], processes, tmp_path / "whole.txt")
+    assert whole.run() == 0, (tmp_path / "whole.txt").read_text()
+
+    runs, rng = tmp_path / "runs", random.Random(processes)
+    again = Sessions([*words, "resume=auto"], processes, tmp_path / "killed.txt")
+    inside = kills = 0
+    while kills < KILLS or inside < INSIDE_SAVES:
+        assert kills < 3 * KILLS
+        wants_save = inside < INSIDE_SAVES and kills % 2 == 1
+        code = again.run(Killer(runs, wants_save, rng.uniform(0, 0.4)))
+        assert code is None, f"ended with {code} before it could be killed: {(tmp_path / 'killed.txt').read_text()}"
+        kills += 1
+        inside += bool(partial_saves(runs))  # what only a save cut short leaves
+    assert again.run() == 0, (tmp_path / "killed.txt").read_text()
+    a, b = only_run(tmp_path / "whole"), only_run(runs)
+    assert_equal(tensors(a, STEPS), tensors(b, STEPS))
+    name = f"checkpoints/step-{STEPS:08d}/trainer/state.json"
+    assert (a / name).read_text() == (b / name).read_text()
+    assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
+    assert "Resuming from" in (b / "log.txt").read_text()
+    print(f"{processes} processes: killed {kills} times, {inside} of them inside a save")
