@@ -9,6 +9,7 @@ import yaml
 from mamoe.compose import SHIPPED, compose, setting
 from mamoe.config import seconds_of, validated
 from mamoe.errors import ConfigError
+from mamoe.launch import launch_sweep
 from mamoe.targets import ALLOWED, instantiate
 
 ROOTED = ["data.root=somewhere"]  # data=folder has no root of its own
@@ -372,3 +373,9 @@ def test_arguments_that_do_not_fit_are_explained():
         instantiate({"_target_": "torch.optim.SGD", "speed": 1}, "optimizer", [])
     with pytest.raises(ConfigError, match=r"there is no torch.optim.Adamm"):
         instantiate({"_target_": "torch.optim.Adamm"}, "optimizer", [])
+
+
+def test_a_launcher_that_is_not_installed_is_refused_with_its_extra(monkeypatch):
+    monkeypatch.setattr("mamoe.launch.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"hydra/launcher=submitit_slurm .*pip install 'mamoe\[submitit\]'"):
+        launch_sweep(["hydra/launcher=submitit_slurm", "seed=1,2"])

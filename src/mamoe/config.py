@@ -159,7 +159,7 @@ class Trainer(Section):
     accelerator: str
     devices: int | str | list[int]
     num_nodes: int = Field(1, ge=1)
-    strategy: str
+    strategy: Literal["auto", "ddp"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     accumulate_grad_batches: int = Field(ge=1)
     gradient_clip_val: float | None = Field(gt=0)

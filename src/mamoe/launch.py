@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from mamoe.compose import ROOT, SHIPPED, compose, refusal, search_path_override, setting
 from mamoe.config import validated
+from mamoe.errors import ConfigError
 from mamoe.rundir import read_overrides, run_of
 
 RESUME = "resume="
+LAUNCHERS = {"joblib": "joblib", "submitit": "submitit"}  # how a launcher's name begins -> the extra that has it
 
 
 def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
@@ -47,6 +50,8 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    _check_launcher(overrides)
+
     @hydra.main(version_base="1.3", config_path=str(SHIPPED), config_name=ROOT)
     def job(_composed) -> None:
         chosen = [str(override) for override in HydraConfig.get().overrides.task]
@@ -62,3 +67,11 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides, config_dirs) from None
+
+
+def _check_launcher(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key, _, named = override.partition("=")
+        extra = next((extra for prefix, extra in LAUNCHERS.items() if named.startswith(prefix)), None)
+        if key == "hydra/launcher" and extra and find_spec(f"hydra_plugins.hydra_{extra}_launcher") is None:
+            raise ConfigError(f"{override} needs a package that is not installed: pip install 'mamoe[{extra}]'.")

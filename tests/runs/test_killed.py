@@ -22,24 +22,22 @@ def importable(monkeypatch):
 
 
 class Killer:
-    """Decides when to kill: inside a save, or a random moment after the training has begun."""
+    """Decides when to kill: inside a save, or a random moment after the training has said some things."""
 
-    def __init__(self, runs: Path, inside_save: bool, delay: float) -> None:
-        self._runs, self._inside_save, self._delay = runs, inside_save, delay
-        self._began: float | None = None
-        self._rows = self._written()
+    def __init__(self, runs: Path, inside_save: bool, lines: int, delay: float) -> None:
+        self._runs, self._inside_save, self._lines, self._delay = runs, inside_save, lines, delay
+        self._before = self._said()
+        self._since: float | None = None
 
     def __call__(self) -> bool:
         if self._inside_save:
-            return bool(partial_saves(self._runs))
-        if self._began is None:
-            if self._written() != self._rows:
-                self._began = time.monotonic()
-            return False
-        return time.monotonic() - self._began > self._delay
+            return bool(partial_saves(self._runs) and self._said() > self._before)
+        if self._since is None and self._said() >= self._before + self._lines:
+            self._since = time.monotonic()
+        return self._since is not None and time.monotonic() - self._since > self._delay
 
-    def _written(self) -> list[int]:
-        return [path.stat().st_mtime_ns for path in self._runs.glob("*/*/log.txt")]
+    def _said(self) -> int:
+        return sum(path.read_text().count("\n") for path in self._runs.glob("*/*-*/log.txt"))
 
 
 def partial_saves(runs: Path) -> list[Path]:
@@ -67,7 +65,7 @@ def test_killed_ten_times_equals_untouched(base_model, scenes, tmp_path, importa
     while kills < KILLS or inside < INSIDE_SAVES:
         assert kills < 3 * KILLS
         wants_save = inside < INSIDE_SAVES and kills % 2 == 1
-        code = again.run(Killer(runs, wants_save, rng.uniform(0, 0.4)))
+        code = again.run(Killer(runs, wants_save, rng.randint(1, 5), rng.uniform(0, 0.2)))
         assert code is None, f"ended with {code} before it could be killed: {(tmp_path / 'killed.txt').read_text()}"
         kills += 1
         inside += bool(partial_saves(runs))  # what only a save cut short leaves

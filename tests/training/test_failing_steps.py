@@ -39,10 +39,10 @@ class Cramped(DiffusionModule):
 
     room, from_step, update_fails = 8, 0, False
 
-    def loss_per_image(self, latents, *others):
+    def loss_per_image(self, latents, *others, **options):
         if self.training and len(latents) > self.room and self.trainer.global_step >= self.from_step:
             raise torch.OutOfMemoryError("out of memory: injected")
-        return super().loss_per_image(latents, *others)
+        return super().loss_per_image(latents, *others, **options)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)

@@ -149,13 +149,21 @@ def batch_of(*indices: int, epoch: int = 0) -> Batch:
 
 def train_watched(run: Path, devices: int) -> dict:
     """Train four steps; this process's final weights and the (epoch, index) keys of each of its batches."""
-    module, seen = make_module(), []
-    step = module.training_step
+    # Plain gradient descent: Adam would blow up rounding errors where a gradient is zero.
+    module, seen, drawn = make_module(optimizer=functools.partial(torch.optim.SGD, lr=0.1)), [], {}
+    step, loss_of = module.training_step, module.loss_per_image
 
     def watched(batch, batch_idx):
         seen.append(list(zip(batch.epoch.tolist(), batch.index.tolist(), strict=True)))
         return step(batch, batch_idx)
 
+    def drawing(latents, regions, draws, *others, **options):
+        if module.training:
+            for i, key in enumerate(seen[-1]):
+                drawn[key] = torch.cat([draws.timesteps[i : i + 1], draws.dropped[i : i + 1], draws.noise[i].flatten()])
+        return loss_of(latents, regions, draws, *others, **options)
+
+    module.loss_per_image = drawing  # type: ignore[method-assign]
     module.training_step = watched  # type: ignore[method-assign]
     loss = FixedLoss(name="val/loss", data=Pictures(5), collate=collate, count=5, batch_size=2, every_n_steps=2)
     settings = {**CPU, "devices": devices, "accumulate_grad_batches": 2}
@@ -171,4 +179,4 @@ def train_watched(run: Path, devices: int) -> dict:
         callbacks=[loss],
         best_by=BestBy(metric="val/loss"),
     )
-    return {"weights": weights(module.unet), "seen": seen}
+    return {"weights": weights(module.unet), "seen": seen, "drawn": drawn}
