@@ -203,6 +203,12 @@ def test_values_out_of_range(override):
     assert f"  {override.partition('=')[0].removesuffix('.max_epochs')}" in refusal(override)
 
 
+@pytest.mark.parametrize("method", ["lora_experts", "shared_expert"])
+def test_a_method_of_having_experts_needs_experts(method):
+    said = refusal(f"method={method}", "layout.moe=false", *ROOTED)
+    assert f"method={method} needs layout.moe=true: it is a way of having experts" in said
+
+
 @pytest.mark.parametrize(
     "override", ["trainer.max_steps=", "data.size=[1", "=3", "{", "a b=c", "~", "~data", "data", "--help-me"]
 )

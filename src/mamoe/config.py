@@ -144,7 +144,17 @@ class Lora(Section):
         return self
 
 
-Method = Annotated[Full | Decoder | Lora, Field(discriminator="name")]
+class LoraExperts(Section):
+    name: Literal["lora_experts"]
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+
+
+class SharedExpert(Section):
+    name: Literal["shared_expert"]
+
+
+Method = Annotated[Full | Decoder | Lora | LoraExperts | SharedExpert, Field(discriminator="name")]
 
 
 class LrFactors(Section):
@@ -293,6 +303,12 @@ class Train(Section):
         layout = self.layout
         if problem := strength_problem(self.regions.strength, layout.region_attention, layout.region_resize):
             raise ValueError(f"regions.{problem}")
+        return self
+
+    @model_validator(mode="after")
+    def _method_has_experts(self) -> Train:
+        if isinstance(self.method, LoraExperts | SharedExpert) and not self.layout.moe:
+            raise ValueError(f"method={self.method.name} needs layout.moe=true: it is a way of having experts")
         return self
 
 

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 
-from mamoe.models.finetune import Decoder, Full, Lora, method_of
+from mamoe.models.finetune import Decoder, Full, Lora, LoraExperts, SharedExpert, method_of
 from mamoe.models.finetune.adapterfile import ADAPTER, load_adapter, save_adapter, trained_names
 from mamoe.models.finetune.lora import Target, has_adapters
+from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.types import ConfigError
 
 METHODS = {
@@ -17,9 +18,14 @@ METHODS = {
     "decoder lora": Lora(rank=4, alpha=4.0, decoder_only=True),
     "dora": Lora(rank=4, alpha=4.0, dora=True),
 }
+OF_EXPERTS = {"lora experts": LoraExperts(rank=3, alpha=6.0), "shared expert": SharedExpert()}
+ALL = METHODS | OF_EXPERTS
+CASES = [(name, steered) for name in METHODS for steered in (False, True)] + [(name, True) for name in OF_EXPERTS]
 
 
-def a_unet(models, steered: bool):
+def a_unet(models, steered: bool, method=None):
+    if isinstance(method, LoraExperts | SharedExpert):  # these start from experts that are still copies
+        return MaMoEUNet2DConditionModel.from_unet(models.unet(), num_experts=3)
     return models.mamoe() if steered else models.unet()
 
 
@@ -40,10 +46,10 @@ def shaken(unet):
     return unet
 
 
-@pytest.mark.parametrize("steered", [False, True], ids=["stock", "mamoe"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "steered"), CASES)
 def test_prepared_is_the_same_function_and_merged_keeps_what_was_learned(name, steered, models, tmp_path):
-    method, unet = METHODS[name], a_unet(models, steered)
+    method = ALL[name]
+    unet = a_unet(models, steered, method)
     before = output(models, unet, steered)
     prepared = method.prepare(unet, seed=3)
     torch.testing.assert_close(output(models, prepared, steered), before, rtol=0, atol=1e-5)
@@ -55,12 +61,12 @@ def test_prepared_is_the_same_function_and_merged_keeps_what_was_learned(name, s
 
     if method.keeps_adapter_alone:
         save_adapter(learned, learned.state_dict(), tmp_path)
-        again = method.prepare(a_unet(models, steered), seed=9)
+        again = method.prepare(a_unet(models, steered, method), seed=9)
         load_adapter(again, tmp_path)
         torch.testing.assert_close(output(models, again, steered), after, rtol=0, atol=1e-6)
     merged = method.merged(learned)
     assert not has_adapters(merged)
-    assert set(merged.state_dict()) == set(a_unet(models, steered).state_dict())
+    assert set(merged.state_dict()) == set(a_unet(models, steered, method).state_dict())
     torch.testing.assert_close(output(models, merged, steered), after, rtol=1e-4, atol=1e-5)
 
 
@@ -87,9 +93,10 @@ def test_what_trains(models):
     assert len(trained_names(Lora(rank=2).prepare(models.mamoe(), seed=0))) == sum(count.values())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_learned_strengths_train_with_every_method(name, models):
-    prepared = METHODS[name].prepare(models.mamoe(learned_strength=True), seed=0)
+    unet = MaMoEUNet2DConditionModel.from_unet(models.unet(), num_experts=3, learned_strength=True)
+    prepared = ALL[name].prepare(unet, seed=0)
     assert any(".strength." in weight for weight in trained_names(prepared))
 
 
@@ -121,6 +128,8 @@ def test_methods_by_name():
     options = {"rank": 8, "alpha": 4.0, "attention": True, "conv": False, "projection": False, "feed_forward": True}
     made = method_of({"name": "dora", **options, "decoder_only": False})
     assert made == Lora(rank=8, alpha=4.0, targets=(Target.ATTENTION, Target.FEED_FORWARD), dora=True)
+    assert method_of({"name": "lora_experts", "rank": 4, "alpha": 2.0}) == LoraExperts(rank=4, alpha=2.0)
+    assert method_of({"name": "shared_expert"}) == SharedExpert()
     with pytest.raises(ConfigError, match="there are full, decoder, lora"):
         method_of({"name": "prompt"})
     with pytest.raises(ConfigError, match="needs at least one target"):

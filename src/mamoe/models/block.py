@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.models.attention import RegionAttnProcessor
-from mamoe.models.moe import MoEFeedForward
+from mamoe.models.moe import MoEFeedForward, RoutedFeedForward, SharedExpertFeedForward
 from mamoe.models.strength import RegionStrength
 from mamoe.types import ConfigError
 
@@ -31,6 +31,7 @@ class MaMoETransformerBlock(BasicTransformerBlock):
         num_experts: experts of the feed-forward; 1 = it stays dense.
         region_attention: whether a cell attends the text of its own regions only, or that of its whole image.
         learned_strength: whether every head learns how strongly the regions bind it at a noise level.
+        shared_expert: whether the pretrained feed-forward works on every cell, the experts beside it.
 
     Raises:
         ConfigError: the block is of a kind that latent diffusion UNets do not use.
@@ -39,7 +40,7 @@ class MaMoETransformerBlock(BasicTransformerBlock):
     norm2: nn.LayerNorm
     attn2: Attention
     norm3: nn.LayerNorm
-    ff: FeedForward | MoEFeedForward
+    ff: FeedForward | RoutedFeedForward
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class MaMoETransformerBlock(BasicTransformerBlock):
         num_experts: int,
         region_attention: bool,
         learned_strength: bool = False,
+        shared_expert: bool = False,
     ) -> None:
         _check_kind(stock)
         with torch.device("meta"):  # for the plain attributes only; the layers are taken over below
@@ -67,7 +69,7 @@ class MaMoETransformerBlock(BasicTransformerBlock):
         if region_attention:
             self.attn2.set_processor(cast(Any, RegionAttnProcessor()))
         if num_experts > 1:
-            self.ff = MoEFeedForward(stock.ff, num_experts)
+            self.ff = (SharedExpertFeedForward if shared_expert else MoEFeedForward)(stock.ff, num_experts)
         self.strength = RegionStrength(stock.num_attention_heads) if learned_strength else None
         self.level = level
         self.region_attention = region_attention
@@ -113,7 +115,7 @@ class MaMoETransformerBlock(BasicTransformerBlock):
 
         # Feed-forward.
         normed = self.norm3(hidden_states)
-        out = self.ff(normed, routing) if isinstance(self.ff, MoEFeedForward) else self.ff(normed)
+        out = self.ff(normed, routing) if isinstance(self.ff, RoutedFeedForward) else self.ff(normed)
         return hidden_states + out
 
 

@@ -30,7 +30,7 @@ from mamoe.types import ConfigError
 Model = TypeVar("Model", bound=UNet2DConditionModel)
 
 # Arguments a stock UNet does not have.
-OWN_CONFIG = ("num_experts", "region_attention", "moe_levels", "learned_strength")
+OWN_CONFIG = ("num_experts", "region_attention", "moe_levels", "learned_strength", "shared_expert")
 
 
 class MaMoEUNet2DConditionModel(UNet2DConditionModel):
@@ -46,6 +46,8 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         moe_levels: levels that get experts, 0 = finest. None = all that have transformer blocks.
         learned_strength: whether every cross-attention head learns how strongly the regions bind it, as a function of
             the noise level; it starts at full strength.
+        shared_expert: whether the pretrained feed-forward works on every cell and the experts of all groups but the
+            rest add to it (:class:`~mamoe.models.moe.SharedExpertFeedForward`).
         unet_config: the stock UNet's own arguments.
 
     Raises:
@@ -62,17 +64,19 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         region_attention: bool = True,
         moe_levels: Sequence[int] | None = None,
         learned_strength: bool = False,
+        shared_expert: bool = False,
         **unet_config: Any,
     ) -> None:
         super().__init__(**unet_config)
         num_levels = len(self.config["block_out_channels"])
-        _check_config(num_experts, moe_levels, num_levels, region_attention or not learned_strength)
+        _check_config(num_experts, moe_levels, num_levels, region_attention or not learned_strength, shared_expert)
         with_experts = list(range(num_levels) if moe_levels is None else moe_levels)
         self.register_to_config(
             num_experts=num_experts,
             region_attention=region_attention,
             moe_levels=None if moe_levels is None else with_experts,
             learned_strength=learned_strength,
+            shared_expert=shared_expert,
         )
         _check_moe_levels(moe_levels, {level for level, _ in _transformers(self)})
         for level, transformer in _transformers(self):
@@ -83,6 +87,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
                     num_experts=num_experts if level in with_experts else 1,
                     region_attention=region_attention,
                     learned_strength=learned_strength,
+                    shared_expert=shared_expert,
                 )
                 for block in transformer.transformer_blocks
             )
@@ -95,8 +100,11 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         region_attention: bool = True,
         moe_levels: Sequence[int] | None = None,
         learned_strength: bool = False,
+        shared_expert: bool = False,
     ) -> Self:
         """Convert a stock UNet, which stays as it is. Every expert starts as a copy of its feed-forward.
+
+        Beside a shared expert the output layers of the others start as zeros.
 
         Without a layout, or with one whose regions all cover everything, the result computes what ``unet`` computes.
 
@@ -105,10 +113,13 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         """
         with torch.device("meta"):
             options = {"num_experts": num_experts, "region_attention": region_attention, "moe_levels": moe_levels}
-            model = cast(Self, cls.from_config(unet.config, **options, learned_strength=learned_strength))
+            options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
+            model = cast(Self, cls.from_config(unet.config, **options))
         dense = unet.state_dict()
         experts = {
-            f"{name}.experts.{i}.{key}": dense[f"{name}.{key}"]
+            f"{name}.experts.{i}.{key}": torch.zeros_like(dense[f"{name}.{key}"])
+            if shared_expert and key.startswith("net.2.")
+            else dense[f"{name}.{key}"]
             for name, layer in model.named_modules()
             if isinstance(layer, MoEFeedForward)
             for i, expert in layer.experts.items()
@@ -210,11 +221,12 @@ MaMoEUNet2DConditionModel.__init__.__signature__ = _with_own_arguments(  # pyrig
 
 
 def _check_config(
-    num_experts: int, moe_levels: Sequence[int] | None, num_levels: int, strength_has_regions: bool
+    num_experts: int, moe_levels: Sequence[int] | None, num_levels: int, strength_has_regions: bool, shared: bool
 ) -> None:
     problems = []
-    if num_experts < 1:
-        problems.append(f"num_experts must be at least 1, got {num_experts}")
+    if num_experts < 1 + shared:
+        why = ": beside a shared expert there is one for each class group but the rest" if shared else ""
+        problems.append(f"num_experts must be at least {1 + shared}{why}, got {num_experts}")
     known = range(num_levels)
     if moe_levels is not None and (unknown := [level for level in moe_levels if level not in known]):
         problems.append(f"moe_levels must be among {list(known)} (0 = finest) or null for all, got {unknown}")

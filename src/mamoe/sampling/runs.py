@@ -147,7 +147,7 @@ def _unet(folder: Path, recipe: dict[str, Any], parts: Parts, dtype: torch.dtype
         return _cast(_UNETS[kind].from_pretrained(folder, use_safetensors=True), dtype)
     unet = parts.network(UNet2DConditionModel, "unet", torch.float32)
     if kind == MaMoEUNet2DConditionModel.__name__:
-        unet = MaMoEUNet2DConditionModel.from_unet(unet, **{key: config[key] for key in OWN_CONFIG})
+        unet = MaMoEUNet2DConditionModel.from_unet(unet, **{key: config[key] for key in OWN_CONFIG if key in config})
     method = method_of(recipe["method"])
     unet = method.prepare(unet, seed=0)  # what the seed decides is read from the file
     load_adapter(unet, folder)

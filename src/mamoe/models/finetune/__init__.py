@@ -1,5 +1,7 @@
 """Ways of fine-tuning a UNet: what is added to it, which of its weights train, and how that comes off again."""
 
+from .experts import LoraExperts as LoraExperts
+from .experts import SharedExpert as SharedExpert
 from .full import Decoder as Decoder
 from .full import Full as Full
 from .lora import Lora as Lora

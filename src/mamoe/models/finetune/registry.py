@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mamoe.models.finetune.experts import LoraExperts, SharedExpert
 from mamoe.models.finetune.full import Decoder, Full
 from mamoe.models.finetune.lora import Lora, Target
 from mamoe.models.finetune.method import Method
@@ -22,6 +23,8 @@ _METHODS: dict[str, Callable[[Mapping[str, Any]], Method]] = {
     "decoder": lambda options: Decoder(),
     "lora": lambda options: _lora(options, dora=False),
     "dora": lambda options: _lora(options, dora=True),
+    "lora_experts": lambda options: LoraExperts(rank=options["rank"], alpha=options["alpha"]),
+    "shared_expert": lambda options: SharedExpert(),
 }
 
 
