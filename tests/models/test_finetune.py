@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mamoe.models.finetune import Decoder, Full, Lora, LoraExperts, SharedExpert, method_of
+from mamoe.models.finetune import Decoder, Full, Lora, LoraExperts, SharedExpert, method_of, to_channels_last
 from mamoe.models.finetune.adapterfile import ADAPTER, load_adapter, save_adapter, trained_names
 from mamoe.models.finetune.lora import Target, has_adapters
 from mamoe.models.unet import MaMoEUNet2DConditionModel
@@ -108,6 +108,13 @@ def test_seed_decides_the_adapters_and_leaves_the_global_stream_alone(models):
     torch.set_rng_state(state)
     Lora(rank=2).prepare(copy.deepcopy(models.unet()), seed=1)
     assert Lora(rank=2, targets=(Target.ATTENTION,)).layers != Lora(rank=2).layers
+
+
+def test_dora_computes_the_same_with_channels_last(models):
+    unet = shaken(ALL["dora"].prepare(models.unet(), seed=0))
+    before = output(models, unet, False)
+    assert to_channels_last(unet).conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(output(models, unet, False), before, rtol=1e-4, atol=1e-5)
 
 
 def test_an_adapter_for_another_model_is_refused(models, tmp_path):

@@ -41,7 +41,7 @@ def words_of(name: str, steered: bool) -> list[str]:
 def test_trains_saves_reloads_and_samples_the_same_picture(name, steered, base_model, scenes, tmp_path, caplog):
     words = [*short_run(base_model, scenes, tmp_path), *words_of(name, steered)]
     words += [f"trainer.max_steps={STEPS}", "callbacks.validation=null", "optimizer.lr=1e-3", "trainer.threads=1"]
-    words += [f"callbacks.samples={{every: {STEPS}, images: 1, steps: 2, modes: [cfg]}}"]
+    words += [f"callbacks.samples={{every: {STEPS}, images: 1, steps: 2, modes: [cfg], guidance_scale: 4.0}}"]
     words += [f"callbacks.checkpoints.every={STEPS // 2}"]
     trained(*words)
     assert "not expected" not in caplog.text  # nothing reaches a network that does not know it
@@ -54,7 +54,7 @@ def test_trains_saves_reloads_and_samples_the_same_picture(name, steered, base_m
     sample = next(source[0, i] for i in range(len(source)) if source[0, i].key == facts["key"])
     pipe = LayoutPipeline.from_pretrained(run)
     pipe.set_progress_bar_config(disable=True)
-    (again,) = sample_batch(pipe, [sample], seeds=[facts["seed"]], steps=2, layout=steered)
+    (again,) = sample_batch(pipe, [sample], seeds=[facts["seed"]], steps=2, guidance_scale=4.0, layout=steered)
     first = Image.open(shown.with_suffix(".png"))
     assert np.abs(np.asarray(again, int) - np.asarray(first, int)).max() <= 1
     assert np.asarray(first).std() > 0

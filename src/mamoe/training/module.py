@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mamoe.diffusion.losses import Denoised, LatentLoss, mse
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
+from mamoe.models.finetune import to_channels_last
 from mamoe.randomness import derive_seed
 from mamoe.tensors import Batch, Conditioning, RegionBatch
 from mamoe.training.data import LayoutDataModule
@@ -82,7 +83,7 @@ class DiffusionModule(LightningModule):
         adapter_alone: bool = False,
     ) -> None:
         super().__init__()
-        self.unet = unet.to(memory_format=torch.channels_last) if channels_last else unet
+        self.unet = to_channels_last(unet) if channels_last else unet
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         # A tuple hides the frozen networks from nn.Module, so that they are neither trained, saved nor synchronised.

@@ -5,5 +5,6 @@ from .experts import SharedExpert as SharedExpert
 from .full import Decoder as Decoder
 from .full import Full as Full
 from .lora import Lora as Lora
+from .lora import to_channels_last as to_channels_last
 from .method import Method as Method
 from .registry import method_of as method_of

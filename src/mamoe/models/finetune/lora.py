@@ -17,7 +17,9 @@ from typing import ClassVar
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from mamoe.models.finetune.full import DECODER
 from mamoe.models.finetune.method import train_strengths
@@ -101,3 +103,14 @@ class Lora:
 def has_adapters(unet: UNet2DConditionModel) -> bool:
     """Whether any layer of the UNet carries a peft adapter."""
     return any(isinstance(module, BaseTunerLayer) for module in unet.modules())
+
+
+def to_channels_last(unet: nn.Module) -> nn.Module:
+    """Lay pictures' channels last in memory, in the weights of all convolutions but DoRA's: peft reads those flat."""
+    unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    for layer in unet.modules():
+        if isinstance(layer, LoraLayer):
+            for name in layer.lora_magnitude_vector:
+                for adapter in (layer.lora_A[name], layer.lora_B[name]):
+                    adapter.to(memory_format=torch.contiguous_format)
+    return unet
