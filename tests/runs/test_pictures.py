@@ -60,7 +60,13 @@ def test_an_exported_run_draws_the_same_picture(finished_run, scenes, tmp_path):
 
 
 def test_a_run_without_layout_is_exported_as_a_stock_pipeline(base_model, scenes, tmp_path):
-    words = ["layout.moe=false", "layout.region_attention=false", *SMALL, "trainer.max_steps=1"]
+    words = [
+        "layout.moe=false",
+        "layout.region_attention=false",
+        "layout.global_padding=true",
+        *SMALL,
+        "trainer.max_steps=1",
+    ]
     trained(*short_run(base_model, scenes, tmp_path / "runs"), *words)
     run = only_run(tmp_path / "runs")
     outcome = mamoe("export", run, tmp_path / "out", "--weights", "fp32")
