@@ -231,11 +231,6 @@ def test_schedule_free_stands_alone():
     assert "set ema_decay=null" in refusal("optimizer=schedule_free", "lr_scheduler=constant")
 
 
-def test_padding_is_hidden_by_region_attention_alone():
-    assert "needs region_attention=true" in refusal("layout.global_padding=false", "layout.region_attention=false")
-    assert not composed("layout.global_padding=false").layout.global_padding
-
-
 def test_strength_asks_for_regions():
     assert composed("regions.strength=soft").regions.strength == "soft"
     message = refusal("regions.strength=soft", "layout.region_resize=nearest")

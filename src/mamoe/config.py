@@ -70,12 +70,6 @@ class Layout(Section):
     pool_threshold: float
     expert_resize: str
 
-    @model_validator(mode="after")
-    def _padding_is_masked_by_regions(self) -> Layout:
-        if not self.global_padding and not self.region_attention:
-            raise ValueError("global_padding=false needs region_attention=true: without it every cell sees every token")
-        return self
-
 
 class Objective(Section):
     prediction: Literal["epsilon", "v_prediction", "sample"] | None

@@ -167,12 +167,15 @@ class Conditioning:
     text: TextTokens
     levels: tuple[LevelConditioning, ...]  # L, finest first; sizes follow ceil(size / 2)
     picture: PictureConditioning | None = None  # None: the base model knows no such thing
+    padded: bool = False  # whether tokens must be left out that no level's mask leaves out
 
     def unet_inputs(self) -> dict[str, Any]:
         """Keyword arguments for a UNet call; without any layout a stock UNet takes them too."""
         inputs: dict[str, Any] = {"encoder_hidden_states": self.text.embeds}
         if any(level.attend is not None or level.routing is not None for level in self.levels):
             inputs["cross_attention_kwargs"] = {"regions": self.levels}
+        elif self.padded:
+            inputs["encoder_attention_mask"] = self.text.valid
         if self.picture is not None:
             inputs["added_cond_kwargs"] = {"text_embeds": self.picture.pooled, "time_ids": self.picture.time_ids}
         return inputs

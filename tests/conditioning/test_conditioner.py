@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import Conditioner, concatenate_conditionings
@@ -281,3 +282,33 @@ def test_without_global_padding_the_same_words_remain(make_settings, make_map, c
     torch.testing.assert_close(bare.text.embeds[0, words : words + own], padded.text.embeds[0, limit : limit + own])
     for few, many in zip(bare.levels, padded.levels, strict=True):
         assert torch.equal(few.attend[..., words : words + own], many.attend[..., limit : limit + own])
+
+
+@torch.no_grad()
+def test_a_stock_unet_leaves_padding_out_and_hears_of_no_regions(make_settings, condition, caplog):
+    void = PanopticMap(segment_id=np.ones((16, 16), dtype=np.int32), class_id=np.full((16, 16), 19, dtype=np.uint8))
+    settings = make_settings(region_attention=False, moe=False, global_padding=False)
+    full, conditioner, batch = condition(settings, void, void)
+    mixed = conditioner(batch.drop(torch.tensor([True, False])), device="cpu")
+    assert set(mixed.unet_inputs()) == {"encoder_hidden_states", "encoder_attention_mask"}
+    both = concatenate_conditionings([conditioner(batch.null_like(), device="cpu"), full])
+    null, whole = (int(mixed.text.valid[i].sum()) for i in (0, 1))
+    assert null < whole
+    assert both.unet_inputs()["encoder_attention_mask"].sum(dim=1).tolist() == [null, null, whole, whole]
+
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=full.text.embeds.shape[2],
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).eval()
+    latents, timesteps = torch.randn(2, 4, 2, 2), torch.tensor([3, 5])
+    together = unet(latents, timesteps, **mixed.unet_inputs()).sample
+    for i, length in enumerate(mixed.text.valid.sum(dim=1).tolist()):
+        alone = unet(latents[i : i + 1], timesteps[i], mixed.text.embeds[i : i + 1, :length]).sample
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-5)
+    assert "not expected" not in caplog.text

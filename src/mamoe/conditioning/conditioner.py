@@ -66,7 +66,8 @@ class Conditioner:
         text = _move(lay_end_to_end(embeds, TOKEN_MULTIPLE if restricted else 1), device, dtype)
         tables = regions.to(device)
         attends: Sequence[Tensor | None] = [None] * self.num_levels
-        if restricted:
+        steered = self.settings.region_attention or self.settings.moe
+        if restricted and steered:
             attends = self._attends(tables, text)
         routings: Sequence[ExpertRouting | None] = [None] * self.num_levels
         if self.settings.moe:
@@ -77,7 +78,12 @@ class Conditioner:
             for grid, attend, routing in zip(grids, attends, routings, strict=True)
         ]
         rows = _whole_framings(regions) if regions.framing is None else regions.framing
-        return Conditioning(text=text, levels=tuple(levels), picture=picture_conditioning(whole, rows, device, dtype))
+        return Conditioning(
+            text=text,
+            levels=tuple(levels),
+            picture=picture_conditioning(whole, rows, device, dtype),
+            padded=restricted and not steered,
+        )
 
     def _attends(self, tables: RegionBatch, text: TextTokens) -> list[Tensor]:
         shares = region_coverage(tables)
@@ -160,8 +166,11 @@ def concatenate_conditionings(conditionings: Sequence[Conditioning]) -> Conditio
         valid=torch.cat([t.valid for t in texts]),
         region=torch.cat([t.region for t in texts]),
     )
-    per_level = zip(*(c.levels for c in conditionings), strict=True)
-    padded = any(c.text.valid.shape[1] < longest for c in conditionings)
+    per_level = list(zip(*(c.levels for c in conditionings), strict=True))
+    padded = any(c.padded or c.text.valid.shape[1] < longest for c in conditionings)
+    if all(level.attend is None and level.routing is None for levels in per_level for level in levels):
+        levels = conditionings[0].levels
+        return Conditioning(text=text, levels=levels, picture=_concatenate_pictures(pictures), padded=padded)
     levels = [_concatenate_level(levels, texts, padded) for levels in per_level]
     return Conditioning(text=text, levels=tuple(levels), picture=_concatenate_pictures(pictures))
 
