@@ -108,7 +108,7 @@ def test_a_named_option_stands_above_the_experiment():
     assert (callbacks.validation, callbacks.samples, callbacks.checkpoints.every) == (None, None, None)
     assert (config.trainer.accelerator, config.trainer.precision) == ("gpu", "bf16-mixed")
     # What the option does not speak of is still the experiment's, and a single key stands above both.
-    assert (config.trainer.max_steps, config.optimizer["lr"]) == (460, 8e-4)
+    assert (config.trainer.max_steps, config.optimizer["lr"]) == (600, 8e-4)
     assert config.optimizer["name"] == "adam" and config.optimizer["weight_decay"] == 0.5
     partly = composed("callbacks=none", "callbacks.checkpoints.every=7", "experiment=demo").callbacks
     assert (partly.samples, partly.checkpoints.every) == (None, 7)

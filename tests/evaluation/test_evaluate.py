@@ -132,7 +132,7 @@ def asked(out: Path) -> Asked:
 
 def test_run_in_all_modes(evaluated_run):
     rows = table_in(evaluated_run)
-    assert list(rows) == ["cond", "uncond", "cfg", "real (train)", "autoencoder"]
+    assert list(rows) == ["cond", "uncond", "cfg", "real (train)", "autoencoder", "real"]
     guidance = [
         row.scores[0].protocol.generation.guidance for row in rows.values() if row.scores[0].protocol.generation
     ]
