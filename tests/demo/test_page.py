@@ -32,6 +32,7 @@ def report() -> DemoReport:
             swapped=HitRate(hits=36, n=40),
             base=HitRate(hits=5, n=40),
             chance=0.125,
+            caption_chance=0.3,
             accuracy_real=0.9,
             accuracy_mamoe=0.81,
         ),

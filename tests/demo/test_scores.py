@@ -34,10 +34,11 @@ def test_each_kind_of_picture_is_measured_against_what_it_was_asked_for(scenes):
         painted.append(image)
     judges = Judges(vocabulary=vocabulary, segmenter=KnowsByBrightness(2), num_classes=19)
     grey = [np.full_like(image, 128) for image in images]
-    scores = score(judges, maps, colours, swapped, real=images, mamoe=grey, swapped=painted, base=painted)
+    captions = [s.caption for s in scenes]
+    scores = score(judges, maps, colours, swapped, captions, real=images, mamoe=grey, swapped=painted, base=painted)
     assert scores.real.rate > 0.8 and scores.swapped.rate == 1.0
     assert scores.base.rate < 0.2 and scores.mamoe.rate < 0.4
-    assert scores.chance == 1 / len(vocabulary)
+    assert scores.chance == 1 / len(vocabulary) < scores.caption_chance < 0.8
     known = np.stack([m.class_id for m in maps]) < 19
     sidewalk = np.stack([m.class_id for m in maps]) == 1
     assert scores.accuracy_mamoe == pytest.approx((sidewalk & known).sum() / known.sum())

@@ -7,6 +7,7 @@ from mamoe.data.scenes import draw_scene
 from mamoe.evaluation.attributes import (
     MIN_AREA,
     HitRate,
+    caption_chance,
     colour_hits,
     fit_vocabulary,
     named_colours,
@@ -75,6 +76,16 @@ def test_three_latent_cells_are_enough_and_one_pixel_less_is_not():
     assert colour_hits([right], [panoptic], [colours], vocabulary) == HitRate(hits=1, n=1)
     assert colour_hits([wrong], [panoptic], [colours], vocabulary) == HitRate(hits=0, n=1)
     assert colour_hits([wrong], [panoptic], [colours], vocabulary, min_area=1) == HitRate(hits=1, n=2)
+
+
+def test_guessing_among_the_words_of_the_caption():
+    """Alone in its caption: sure. One of two: a half. Not named: never. No colour named: one of all words."""
+    colours = [{1: "red", 2: "blue"}] * 4
+    captions = ["a red car", "a Red car and a blue bus", "a blue bus", "a street"]
+    chance = caption_chance([two_boxes()] * 4, colours, captions, PAINTS)
+    assert chance == pytest.approx((1 + 1 / 2 + 0 + 1 / 3) / 4)
+    with pytest.raises(ValueError, match="No coloured instance of 192 pixels or more in 1 maps"):
+        caption_chance([two_boxes()], [{2: "blue"}], ["a street"], PAINTS)
 
 
 def test_vocabulary_is_the_mean_over_instances_not_pixels():

@@ -84,10 +84,15 @@ def test_a_short_run_is_evaluated_with_every_number(base_model, features, tmp_pa
     assert outcome.code == 0, outcome.err
     (path,) = run.glob("eval/val/*/metrics.json")
     rows = {row.label: row for row in Table.from_dict(json.loads(path.read_text())).rows}
-    assert list(rows) == ["cfg", "real (train)", "autoencoder"]
+    assert list(rows) == ["cfg", "real (train)", "autoencoder", "real"], list(rows)
     for row in rows.values():
-        assert len(row.scores) == len(SCORES) + 1
-        assert all(score.value is not None and score.interval is not None for score in row.scores)
+        of_features = [score for score in row.scores if score.name.endswith("-alexnet")]
+        assert len(of_features) == (0 if row.label == "real" else len(SCORES) + 1)
+        assert all(score.value is not None and score.interval is not None for score in of_features)
+        assert all((score.value is None) == bool(score.missing) for score in row.scores)
+    for name in ("mIoU-domain", "pixel accuracy-domain", "PQ-domain", "IoU/road-domain", "recall 1 to 4 cells-domain"):
+        ceiling, read = rows["real"].score(name), rows["cfg"].score(name)
+        assert ceiling is not None and read is not None and ceiling.value > read.value, name
     floor, drawn = rows["real (train)"].score("FD-alexnet"), rows["cfg"].score("FD-alexnet")
     assert floor is not None and drawn is not None and floor.value < drawn.value
     assert (path.parent / "copies-cfg-alexnet.png").is_file()

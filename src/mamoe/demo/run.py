@@ -219,6 +219,7 @@ def measure(
         [sample.panoptic for sample in tests],
         [colours_of(sample) for sample in tests],
         [colours_of(sample) for sample in swapped],
+        [sample.prompts.global_prompt for sample in tests],
         real=[picture_of(sample) for sample in tests],
         mamoe=pictures.mamoe,
         swapped=pictures.swapped,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from mamoe.evaluation.attributes import Colours, HitRate, colour_hits, fit_vocabulary
+from mamoe.evaluation.attributes import Colours, HitRate, caption_chance, colour_hits, fit_vocabulary
 from mamoe.evaluation.layout import confusion, pixel_accuracy
 from mamoe.evaluation.segmenter import Segmenter, train_segmenter
 from mamoe.types import PanopticMap
@@ -35,6 +35,7 @@ class DemoScores:
     swapped: HitRate  # drawn with, and measured against, swapped colours
     base: HitRate  # the base model, told the prompt but no layout
     chance: float  # 1 / number of colour words
+    caption_chance: float  # of one who knows the caption's colours but not what wears them: the base model's yardstick
     accuracy_real: float  # of the segmenter, on real test pictures
     accuracy_mamoe: float
 
@@ -60,6 +61,7 @@ class DemoScores:
             **{f"colour_{name}": round(rate.rate, 4) for name, rate in rates.items()},
             "colour_instances": self.real.n,
             "colour_chance": round(self.chance, 4),
+            "colour_caption_chance": round(self.caption_chance, 4),
             "colour_mamoe_to_real": round(self.colour_share, 4),
             "colour_swapped_to_real": round(self.swapped_share, 4),
             "layout_accuracy_real": round(self.accuracy_real, 4),
@@ -103,6 +105,7 @@ def score(
     maps: Sequence[PanopticMap],
     colours: Sequence[Colours],
     swapped_colours: Sequence[Colours],
+    captions: Sequence[str],
     *,
     real: Images,
     mamoe: Images,
@@ -116,6 +119,7 @@ def score(
         maps: the test layouts.
         colours: per layout, segment id -> the colour word of its prompt.
         swapped_colours: the same after the swap.
+        captions: the prompts of the layouts, before the swap.
         real: the real test pictures u8.
         mamoe: drawn from layouts and prompts.
         swapped: drawn from layouts and swapped prompts.
@@ -138,6 +142,7 @@ def score(
         swapped=hits(swapped, swapped_colours),
         base=hits(base, colours),
         chance=1 / len(judges.vocabulary),
+        caption_chance=caption_chance(maps, colours, captions, judges.vocabulary),
         accuracy_real=accuracy(real),
         accuracy_mamoe=accuracy(mamoe),
     )

@@ -119,6 +119,40 @@ def colour_hits(
     return HitRate(hits=hits, n=len(instances))
 
 
+def caption_chance(
+    maps: Sequence[PanopticMap],
+    colours: Sequence[Colours],
+    captions: Sequence[str],
+    words: Collection[str],
+    *,
+    min_area: int = MIN_AREA,
+) -> float:
+    """Hit rate of one who knows the colours a caption names but not what wears them, in [0, 1].
+
+    Every instance gets one of its caption's colour words, each with equal chance; of all words if the caption names
+    none. This is the chance level of a model that reads the caption and sees no layout.
+
+    Args:
+        maps: the panoptic maps.
+        colours: per map, the colour word asked for in each coloured segment.
+        captions: the prompt of every picture.
+        words: all colour words.
+        min_area: smallest instance that counts, in pixels.
+
+    Raises:
+        ValueError: the lists differ in length, or no instance counts.
+    """
+    known = set(words)
+    chances: list[float] = []
+    for panoptic, of_picture, caption in zip(maps, colours, captions, strict=True):
+        named = [word for word in _tokens(caption) if word in known] or list(known)
+        large = (word for segment, word in of_picture.items() if (panoptic.segment_id == segment).sum() >= min_area)
+        chances += [named.count(word) / len(named) for word in large]
+    if not chances:
+        raise ValueError(f"No coloured instance of {min_area} pixels or more in {len(maps)} maps.")
+    return sum(chances) / len(chances)
+
+
 def swap_colours(
     instance_prompts: Mapping[int, str], words: Collection[str], rng: np.random.Generator
 ) -> dict[int, str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -218,7 +219,7 @@ def _kept(entry: Path) -> Float[Tensor, "d"]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")  # threads and machines may write the same entry
     try:
         yield partial
         os.replace(partial, path)

@@ -81,7 +81,8 @@ class DiffusersFolder:
             self._path, subfolder=part, variant=self._variant, use_safetensors=True, **self._version, **options
         )
         # Cast afterwards: the name of the option that says so differs between libraries and their releases.
-        return cast(nn.Module, network).to(dtype)
+        # As a plain module, because diffusers' own `to` warns even of an empty list of parts to be kept in float32.
+        return nn.Module.to(network, dtype)
 
     def tokenizer(self, part: str) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)

@@ -92,7 +92,7 @@ def load_single_file(
     """
     base = load_base(path, config=config, tokenizer=tokenizer)
     for network in (base.unet, base.vae, base.text_networks):
-        cast(nn.Module, network).to(torch_dtype)
+        nn.Module.to(network, torch_dtype)
     scheduler = ddim_scheduler(base.scheduler.config)
     return {"unet": base.unet, "vae": base.vae, "scheduler": scheduler, **components_of(base.text)}
 
@@ -155,7 +155,7 @@ def _unet(folder: Path, recipe: dict[str, Any], parts: Parts, dtype: torch.dtype
 
 
 def _cast(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
-    return cast(Any, unet).to(dtype)
+    return cast(UNet2DConditionModel, nn.Module.to(unet, dtype))
 
 
 def _trained_text_encoder(checkpoint: Path, ema: bool, dtype: torch.dtype) -> CLIPTextModel | None:
