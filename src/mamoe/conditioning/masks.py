@@ -80,7 +80,7 @@ def attend_mask(
 
     Every row has a True as long as an everywhere-region has a valid token: region 0 always has.
     """
-    return _of_tokens(mask, region) & valid.unsqueeze(1)
+    return _of_tokens(mask, region).logical_and_(valid.unsqueeze(1))
 
 
 def attend_weights(
@@ -96,8 +96,9 @@ def attend_weights(
 
 def _of_tokens(values: Shaped[Tensor, "B R h w"], region: Int64[Tensor, "B S"]) -> Shaped[Tensor, "B N S"]:
     """For every cell and token the value of the token's region."""
-    values_BNR = values.flatten(2).transpose(1, 2)
-    # Gathered along the last axis, which is how attention reads the result: no transposed copy afterwards.
+    # Gathered along the last axis, which is how attention reads the result: no transposed copy of all tokens
+    # afterwards, but one of the few regions before, because gathering from neighbours is twice as fast.
+    values_BNR = values.flatten(2).transpose(1, 2).contiguous()
     return values_BNR.gather(2, region.unsqueeze(1).expand(-1, values_BNR.shape[1], -1))
 
 
