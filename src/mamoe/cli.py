@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,8 +101,12 @@ def sample(
     batch_size: Annotated[int, typer.Option(min=1)] = 4,
     device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
 ) -> None:
-    """Draw a picture for every panoptic map of a folder, with a JSON record each and a contact sheet."""
+    """Draw a picture for every panoptic map of a folder, with a JSON record each and a contact sheet.
+
+    Started again, it goes on where it stopped; torchrun shares the work.
+    """
     from mamoe.console import quiet_libraries
+    from mamoe.processes import started_processes
     from mamoe.sampling.jobs import sample_folder
     from mamoe.sampling.pipeline import LayoutPipeline
     from mamoe.sampling.runs import is_run
@@ -110,7 +115,7 @@ def sample(
     pipe = LayoutPipeline.from_pretrained(run, **({"checkpoint": checkpoint} if is_run(run) else {}))
     pipe.to(usable_device(device))
     pipe.set_progress_bar_config(disable=True)
-    with progress("Drawing") as update:
+    with started_processes() as processes, progress("Drawing") as update:
         result = sample_folder(
             pipe,
             panoptic,
@@ -122,11 +127,12 @@ def sample(
             steps=steps,
             guidance_scale=guidance_scale,
             batch_size=batch_size,
+            processes=processes,
             progress=update,
         )
-    typer.echo(
-        f"{len(result.pictures)} pictures in {out}, {result.drawn} of them new; all of them: {result.contact_sheet}"
-    )
+    if processes.first:
+        new = f"{len(result.pictures)} pictures in {out}, {result.drawn} of them new"
+        typer.echo(f"{new}; all of them: {result.contact_sheet}")
 
 
 @app.command()
@@ -296,6 +302,8 @@ def usable_device(device: str | None) -> str:
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and torch.cuda.device_count() > 1:  # a GPU for each process of this machine
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -305,7 +313,7 @@ def usable_device(device: str | None) -> str:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[..., None]]:
-    """A rich progress bar, fed by calls of (done, total) and an optional word."""
+    """A rich progress bar, fed by calls of (done, total) and an optional word; only the first process shows it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns: tuple[Any, ...] = (
@@ -315,7 +323,7 @@ def progress(title: str) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[word]}"),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, disable=os.environ.get("RANK", "0") != "0") as bar:
         task = bar.add_task(title, total=None, word="")
         yield lambda done, total, word="": bar.update(task, completed=done, total=total, word=word)
 

@@ -15,8 +15,8 @@ from mamoe.data.scenes import Domain, write_scenes
 from mamoe.evaluation import evaluate as module
 from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.evaluate import SCORES
-from mamoe.evaluation.processes import Processes
 from mamoe.evaluation.table import Row, Table
+from mamoe.processes import Processes
 
 PIXELS = ("--extractor", "pixels")
 
@@ -164,7 +164,7 @@ def test_pictures_of_other_settings_are_not_scored(evaluated_run, finished_run):
 
 def test_two_processes_fill_one_folder_once(tmp_path, monkeypatch):
     meeting, made = Barrier(2), []
-    monkeypatch.setattr(Processes, "wait", lambda self: meeting.wait(10))
+    monkeypatch.setattr(Processes, "wait", lambda self: meeting.wait(60))
 
     def make(batch):
         made.append(tuple(batch))

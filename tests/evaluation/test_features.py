@@ -15,7 +15,7 @@ from mamoe.data.transforms import Geometry
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.extractors import ExtractorName, load_extractor
 from mamoe.evaluation.features import common_size, features_of, list_pictures, read_through
-from mamoe.evaluation.processes import Processes
+from mamoe.processes import Processes
 from mamoe.randomness import generator_for
 
 
@@ -173,7 +173,7 @@ def test_damaged_entries_are_made_again(folder, tmp_path, pixels):
 def test_processes_share_the_work(folder, tmp_path, pixels, monkeypatch):
     """Two at once, each with its batches, come to what one process makes."""
     made, meeting = [], Barrier(2)
-    monkeypatch.setattr(Processes, "wait", lambda self: meeting.wait(10) if self.count > 1 else None)
+    monkeypatch.setattr(Processes, "wait", lambda self: meeting.wait(60) if self.count > 1 else None)
     one_by_one = replace(pixels, batch_size=1, network=lambda inputs: made.append(1) or inputs.flatten(1))
     paths = list_pictures(folder)
     alone = features_of(paths, one_by_one, tmp_path / "alone").values
@@ -183,7 +183,7 @@ def test_processes_share_the_work(folder, tmp_path, pixels, monkeypatch):
             pool.submit(features_of, paths, one_by_one, tmp_path / "shared", processes=Processes(rank=rank, count=2))
             for rank in (0, 1)
         ]
-        assert all(torch.equal(found.result(20).values, alone) for found in both)
+        assert all(torch.equal(found.result(60).values, alone) for found in both)
     assert len(made) == 3
 
 

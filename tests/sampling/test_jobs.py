@@ -1,5 +1,8 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from PIL import Image
 
 from mamoe.data.panoptic import read_panoptic, resized_panoptic
 from mamoe.errors import DatasetError
+from mamoe.processes import Processes
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
 from mamoe.sampling.jobs import sample_folder
@@ -228,3 +232,33 @@ def test_batches_hold_one_size_and_every_picture_once():
     assert list(batches_by_size(sizes, 2)) == [[0, 2], [3], [1]]
     with pytest.raises(ValueError, match="at least 1"):
         list(batches_by_size(sizes, 0))
+
+
+def test_two_processes_share_the_pictures(pipe, maps, tmp_path, monkeypatch):
+    """Each draws its batches; together they leave what one alone leaves, to the byte."""
+    meeting = Barrier(2, timeout=60)
+    monkeypatch.setattr(Processes, "wait", lambda self: meeting.wait() if self.count > 1 else None)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    sample_folder(pipe, maps, alone, steps=2, batch_size=1)
+    ends = []
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(
+                sample_folder,
+                copy(pipe),
+                maps,
+                shared,
+                steps=2,
+                batch_size=1,
+                processes=Processes(rank=rank, count=2),
+                progress=lambda done, total, rank=rank: ends.append((rank, done, total)),
+            )
+            for rank in (0, 1)
+        ]
+        assert {job.result(60).pictures for job in both} == {tuple(shared / p.name for p in sorted_maps(maps))}
+    assert {end[0]: end[1:] for end in ends} == {0: (2, 2), 1: (1, 1)}
+    assert {p.name: p.read_bytes() for p in shared.iterdir()} == {p.name: p.read_bytes() for p in alone.iterdir()}
+
+
+def sorted_maps(folder):
+    return sorted(folder.iterdir(), key=lambda path: int(path.stem.split("_")[1]))

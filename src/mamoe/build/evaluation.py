@@ -30,11 +30,11 @@ from mamoe.evaluation.evaluate import (
 )
 from mamoe.evaluation.extractors import Extractor, load_extractor
 from mamoe.evaluation.features import common_size, list_pictures
-from mamoe.evaluation.processes import Processes, started_processes
 from mamoe.evaluation.protocol import Generation, PictureSet
 from mamoe.evaluation.reconstruction import load_autoencoder
 from mamoe.evaluation.table import Table
 from mamoe.prepare.check import data_folder
+from mamoe.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
 from mamoe.sampling.jobs import load_run

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from mamoe.errors import ConfigError
-from mamoe.evaluation.processes import Processes
+from mamoe.processes import Processes
 
 _ABOUT = "about.json"
 
@@ -50,7 +50,7 @@ def fill(
         _claim(folder, about)
     open_batches = [list(batch) for batch in batches if not all(paths[i].exists() for i in batch)]
     processes.wait()
-    mine = open_batches[processes.rank :: processes.count]
+    mine = processes.share(open_batches)
     for number, batch in enumerate(mine):
         for i, image in zip(batch, make(batch), strict=True):
             if not paths[i].exists():

@@ -21,10 +21,10 @@ from mamoe.evaluation.distribution import Kind
 from mamoe.evaluation.extractors import Extractor
 from mamoe.evaluation.families import Reading, copying_family, distribution_family
 from mamoe.evaluation.features import common_size, list_pictures
-from mamoe.evaluation.processes import Processes
 from mamoe.evaluation.protocol import Family, Generation, PictureSet
 from mamoe.evaluation.reconstruction import reconstruct_all
 from mamoe.evaluation.table import Row, Table
+from mamoe.processes import Processes
 
 COPYING = "copying"
 SCORES = (*(kind.value for kind in Kind), COPYING)

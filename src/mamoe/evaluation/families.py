@@ -11,7 +11,6 @@ from mamoe.evaluation.distribution import Kind, Measured, better, measure, metho
 from mamoe.evaluation.extractors import Extractor
 from mamoe.evaluation.features import Features, features_of, preprocessing_name
 from mamoe.evaluation.memorization import BETTER, COPY_GAP, COPY_RATE, METHODS, copy_sheet, copying
-from mamoe.evaluation.processes import Processes
 from mamoe.evaluation.protocol import (
     Family,
     PictureSet,
@@ -21,6 +20,7 @@ from mamoe.evaluation.protocol import (
     hash_of_names,
     library_versions,
 )
+from mamoe.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

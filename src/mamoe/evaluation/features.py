@@ -33,8 +33,8 @@ from mamoe.data.pictures import SUFFIXES, read_picture
 from mamoe.data.transforms import Geometry
 from mamoe.errors import DatasetError
 from mamoe.evaluation.extractors import Extractor
-from mamoe.evaluation.processes import Processes
 from mamoe.evaluation.protocol import file_hash
+from mamoe.processes import Processes
 
 _KEY = "features"
 Size = tuple[int, int]  # (H, W) in pixels
@@ -90,7 +90,7 @@ def features_of(
     missing = list({entries[i]: i for i in reversed(missing)}.values())[::-1]  # the same picture twice is one entry
     processes.wait()  # before anybody writes: all must see the same list
     batches = [missing[i : i + extractor.batch_size] for i in range(0, len(missing), extractor.batch_size)]
-    mine = batches[processes.rank :: processes.count]
+    mine = processes.share(batches)
     for number, batch in enumerate(mine):
         values = extractor([read_through(paths[i], geometry) for i in batch])
         for i, value in zip(batch, values, strict=True):

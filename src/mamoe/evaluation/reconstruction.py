@@ -16,8 +16,8 @@ from mamoe.errors import ConfigError
 from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.extractors import weights_hash
 from mamoe.evaluation.features import read_through
-from mamoe.evaluation.processes import Processes
 from mamoe.evaluation.protocol import hash_of_files
+from mamoe.processes import Processes
 from mamoe.shipped import resolved
 
 

@@ -20,6 +20,7 @@ from mamoe.data.panoptic import read_panoptic, resized_panoptic
 from mamoe.data.pictures import CONTACT_SHEET
 from mamoe.data.prompts import raise_problems, read_instance_prompts, read_prompts_csv
 from mamoe.errors import DatasetError
+from mamoe.processes import Processes
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import GUIDANCE, batches_by_size, draw
 from mamoe.sampling.output import contact_sheet, key_of, model_hash, write_json, write_picture
@@ -116,6 +117,7 @@ def sample_folder(
     steps: int = 50,
     guidance_scale: float = GUIDANCE,
     batch_size: int = 4,
+    processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FolderResult:
     """Draw a picture for every map of a folder, and a contact sheet of maps and pictures.
@@ -134,12 +136,13 @@ def sample_folder(
         steps: of the scheduler.
         guidance_scale: see the pipeline.
         batch_size: pictures drawn together.
-        progress: called with (pictures done, pictures in all), once at the start and after every batch.
+        processes: those that share the work, batch by batch; None: this one alone. All return when all is done.
+        progress: called with (pictures done, pictures in all) of this process, once at the start and after every batch.
 
     Raises:
         DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
     """
-    out = Path(out)
+    out, processes = Path(out), processes or Processes()
     jobs = list_jobs(
         Path(panoptic),
         pipe,
@@ -156,11 +159,13 @@ def sample_folder(
     records = [record_of(job, seed, settings) for job in jobs]
     _check_out(out, jobs, records)
     open_jobs = [i for i, job in enumerate(jobs) if not (out / job.name).exists()]
+    processes.wait()  # before anybody draws: all must see the same pictures missing
     out.mkdir(parents=True, exist_ok=True)
-    done = len(jobs) - len(open_jobs)
+    mine = processes.share(list(batches_by_size([jobs[i].size for i in open_jobs], batch_size)))
+    done, total = len(jobs) - len(open_jobs), len(jobs) - len(open_jobs) + sum(map(len, mine))
     if progress is not None:
-        progress(done, len(jobs))
-    for chosen in batches_by_size([jobs[i].size for i in open_jobs], batch_size):
+        progress(done, total)
+    for chosen in mine:
         batch = [open_jobs[position] for position in chosen]
         requests = [_request(jobs[i]) for i in batch]
         seeds = [records[i]["seed"] for i in batch]
@@ -170,11 +175,13 @@ def sample_folder(
             write_picture(image, out / jobs[i].name)
         done += len(batch)
         if progress is not None:
-            progress(done, len(jobs))
+            progress(done, total)
+    processes.wait()
     pictures = tuple(out / job.name for job in jobs)
-    taxonomy = None if pipe.settings is None else pipe.settings.taxonomy
-    sheet = contact_sheet([(job.panoptic, picture) for job, picture in zip(jobs, pictures, strict=True)], taxonomy)
-    write_picture(sheet, out / CONTACT_SHEET)
+    if processes.first:
+        taxonomy = None if pipe.settings is None else pipe.settings.taxonomy
+        sheet = contact_sheet([(job.panoptic, picture) for job, picture in zip(jobs, pictures, strict=True)], taxonomy)
+        write_picture(sheet, out / CONTACT_SHEET)
     return FolderResult(pictures=pictures, drawn=len(open_jobs), contact_sheet=out / CONTACT_SHEET)
 
 

@@ -1,14 +1,17 @@
-"""The processes that share an evaluation: torchrun starts them, this one alone otherwise."""
+"""The processes that share drawing or scoring: torchrun starts them, this one alone otherwise."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=12)  # another process may draw pictures for long
 
@@ -24,6 +27,10 @@ class Processes:
     def first(self) -> bool:
         """Whether this one writes what is written once."""
         return self.rank == 0
+
+    def share(self, work: Sequence[T]) -> list[T]:
+        """What this one does of what all do together."""
+        return list(work[self.rank :: self.count])
 
     def wait(self) -> None:
         """Return when every process has come to the same point."""
