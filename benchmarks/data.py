@@ -35,7 +35,7 @@ from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
 from mamoe.conditioning.regions import build_layout
 from mamoe.conditioning.settings import LayoutSettings, RegionResize
 from mamoe.data.panoptic import decode_panoptic, read_panoptic, read_panoptic_rgb, write_panoptic
-from mamoe.data.transforms import resize_pair
+from mamoe.data.transforms import Geometry
 from mamoe.taxonomy import Taxonomy
 from mamoe.tensors import RegionLayout, level_grids
 from mamoe.types import PanopticMap, RegionPrompts
@@ -44,7 +44,6 @@ FILE_SIZE, SIZE, GRID = (1024, 2048), (512, 1024), (64, 128)
 INSTANCES, TOKENS, GLOBAL_TOKENS = 30, 15, 77
 HEADS = (5, 10, 20, 20)  # of the four levels of Stable Diffusion 2.1
 MASKED = -10000.0
-PIXEL = torch.zeros(3, 1, 1, dtype=torch.uint8)  # stands for the photograph, which is no part of the measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ def draw_map() -> PanopticMap:
 def our_table(scenario: Scenario) -> RegionLayout:
     """What a data worker does with the map of a sample."""
     planes = torch.from_numpy(read_panoptic_rgb(scenario.path)).permute(2, 0, 1)
-    _, planes = resize_pair(PIXEL, planes, SIZE)
+    planes = Geometry(size=SIZE).draw(*planes.shape[-2:]).planes(planes)
     panoptic = decode_panoptic(planes.permute(1, 2, 0).numpy())
     return build_layout(panoptic, scenario.prompts, scenario.settings)
 

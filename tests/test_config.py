@@ -179,6 +179,18 @@ def test_all_problems_come_at_once():
     assert "got 0" in message and "got 'perhaps'" in message
 
 
+def test_a_cache_of_pictures_that_change_is_refused_with_every_reason():
+    message = refusal("cache.latents=true", "data.crop=random", "data.transforms=[{_target_: torchvision.a}]")
+    assert "data.crop=random shows another part" in message and "data.transforms change a picture" in message
+    assert composed("cache.latents=true", "data.crop=center").cache.folder == "runs/cache"
+    assert composed("runs=there").cache.folder == "there/cache"
+
+
+def test_buckets_and_crops_exclude_each_other():
+    assert "data: buckets=true squeezes" in refusal("data.buckets=true", "data.crop=center")
+    assert composed("data.buckets=true", "data.size=512").data.buckets
+
+
 @pytest.mark.parametrize(
     "override",
     [

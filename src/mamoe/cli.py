@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
 
 app = typer.Typer(
@@ -82,6 +81,21 @@ def train(
         launch_sweep(context.args, config_dir or [])
     else:
         raise typer.Exit(launch(context.args, config_dir or []))
+
+
+@app.command(context_settings=PASS_ON)
+def cache(
+    context: typer.Context,
+    config_dir: Annotated[list[Path] | None, typer.Option(help="Folder of your own YAML; may be repeated.")] = None,
+) -> None:
+    """Encode prompts and pictures ahead of a training: mamoe cache data=… experiment=… [any.key=value]
+
+    Takes what `mamoe train` takes; a training with the same words finds everything encoded.
+    """
+    from mamoe.launch import launch_cache
+
+    for line in launch_cache(context.args, config_dir or []):
+        typer.echo(line)
 
 
 @app.command()
@@ -309,23 +323,6 @@ def usable_device(device: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
     return device
-
-
-@contextmanager
-def progress(title: str) -> Iterator[Callable[..., None]]:
-    """A rich progress bar, fed by calls of (done, total) and an optional word; only the first process shows it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[word]}"),
-    )
-    with Progress(*columns, disable=os.environ.get("RANK", "0") != "0") as bar:
-        task = bar.add_task(title, total=None, word="")
-        yield lambda done, total, word="": bar.update(task, completed=done, total=total, word=word)
 
 
 def main() -> None:

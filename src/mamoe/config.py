@@ -34,10 +34,25 @@ class Data(Section):
     taxonomy: str | None = None  # name or path; null = the config group
     size: tuple[int, int] | int
     crop: Literal["random", "center"] | None = None
+    buckets: bool = False
     flip: float = Field(0.5, ge=0, le=1)
     transforms: list[Target] = []
     batch_size: int = Field(8, ge=1)
     num_workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _buckets_crop_nothing(self) -> Data:
+        if self.buckets and self.crop is not None:
+            raise ValueError(
+                f"buckets=true squeezes every picture to the nearest of a few sizes and crops nothing, but crop="
+                f"{self.crop}; set data.crop=null"
+            )
+        return self
+
+
+class Cache(Section):
+    folder: str
+    latents: bool
 
 
 class Model(Section):
@@ -49,7 +64,6 @@ class Model(Section):
     train_text_encoder: bool = False
     gradient_checkpointing: bool = False
     channels_last: bool = False
-    latent_memory_mib: int = Field(0, ge=0)
 
 
 class Regions(Section):
@@ -266,6 +280,7 @@ class Train(Section):
     resume: str | None
     taxonomy: dict[str, Any]
     data: Data
+    cache: Cache
     model: Model
     layout: Layout
     regions: Regions
@@ -305,6 +320,17 @@ class Train(Section):
             raise ValueError(f"method={self.method.name} needs layout.moe=true: it is a way of having experts")
         return self
 
+    @model_validator(mode="after")
+    def _cached_pictures_stay_the_same(self) -> Train:
+        reasons = []
+        if self.data.crop == "random":
+            reasons.append("data.crop=random shows another part of a picture in every epoch; choose center or null")
+        if self.data.transforms:
+            reasons.append("data.transforms change a picture in every epoch; set data.transforms=[]")
+        if self.cache.latents and reasons:
+            raise ValueError("cache.latents=true does not fit: " + "; ".join(reasons) + "; or set cache.latents=false")
+        return self
+
 
 def seconds_of(duration: str | int) -> int:
     """Seconds of ``[days-]hours:minutes:seconds``, as SLURM writes it, or of a plain number of seconds.
@@ -342,7 +368,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{where}: is missing; set {where}=…"
     if isinstance(problem["input"], Mapping):  # keys that contradict each other: the message names them
-        return f"{where}: {problem['msg']}".removeprefix(": ")
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
     return f"{where}: {problem['msg']}; got {problem['input']!r}"
 
 

@@ -43,6 +43,21 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     return result.exit_code
 
 
+def launch_cache(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
+    """Compose, validate and fill the caches a training would use; returns a line on each.
+
+    Raises:
+        MamoeError: what the user can mend.
+    """
+    config = validated(compose(overrides, config_dirs))  # before anything heavy is imported
+
+    from mamoe.build.cache import build_caches
+    from mamoe.console import progress, quiet_libraries
+
+    quiet_libraries()
+    return build_caches(config, progress)
+
+
 def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> None:
     """One training per combination of comma-separated values, by whatever launcher the configuration names."""
     import hydra

@@ -64,12 +64,12 @@ def test_two_writers_at_once(tmp_path):
 
 
 def test_a_shard_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch):
-    def fill_the_disk(tensors, path):
+    def fill_the_disk(tensors, path, metadata):
         path.write_bytes(b"half a shard")
         raise OSError("No space left on device")
 
     folder = EmbeddingCache(tmp_path, "id").folder
-    monkeypatch.setattr("mamoe.conditioning.cache.save_file", fill_the_disk)
+    monkeypatch.setattr("mamoe.shards.save_file", fill_the_disk)
     with pytest.raises(OSError, match="No space"):
         EmbeddingCache(tmp_path, "id").add({"car": torch.ones(2, 3)}, padded=False)
     assert list(folder.iterdir()) == []

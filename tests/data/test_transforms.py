@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from mamoe.data.transforms import Crop, Geometry, resize_pair
+from mamoe.data.transforms import Crop, Geometry
 from mamoe.types import ConfigError
 
 VOID = 19
@@ -57,7 +57,7 @@ def test_flip_commutes_with_the_resize():
 @pytest.mark.parametrize(("height", "width", "size"), [(30, 50, (16, 24)), (16, 24, (40, 64)), (33, 47, (32, 48))])
 def test_map_resize_is_nearest_exact(height, width, size):
     image, planes = _pair(height, width)
-    _, ids = resize_pair(image, planes, size)
+    _, ids, _ = Geometry(size=size)(image, planes, VOID)
     rows = np.floor((np.arange(size[0]) + 0.5) * height / size[0]).astype(int)
     columns = np.floor((np.arange(size[1]) + 0.5) * width / size[1]).astype(int)
     assert np.array_equal(ids.numpy(), planes.numpy()[:, rows][:, :, columns])

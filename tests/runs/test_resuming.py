@@ -64,7 +64,7 @@ def test_only_our_lines_are_printed(finished_run, base_model, scenes, tmp_path):
     outcome = trained(*short_run(base_model, scenes, tmp_path), *SMALL)
     assert outcome.err == ""
     lines = outcome.out.splitlines()
-    assert all(line.startswith(("Step ", "step ", "Trained ")) for line in lines), lines
+    assert all(line.startswith(("Encoding ", "Step ", "step ", "Trained ")) for line in lines), lines
 
 
 def test_resumed_equals_uninterrupted(finished_run, tmp_path):

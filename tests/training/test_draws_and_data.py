@@ -4,8 +4,8 @@ import pytest
 import torch
 from training_fakes import Pictures, make_data
 
-from mamoe.training.data import StreamBatches, epoch_order, steps_of_epochs
 from mamoe.training.draws import fixed_draws, posterior_noise, training_draws
+from mamoe.training.order import StreamBatches, epoch_order, steps_of_epochs
 from mamoe.training.timesteps import Places, TimestepKind, TimestepSampling, draw_timesteps
 from mamoe.types import ConfigError
 

@@ -68,7 +68,7 @@ def whole(tmp_path_factory):
 
 
 def seen_in_step(step, size=5, accumulate=2):
-    from mamoe.training.data import StreamBatches
+    from mamoe.training.order import StreamBatches
 
     batches = list(StreamBatches(10, batch_size=size, num_batches=step * accumulate, seed=3))
     return [key for batch in batches[-accumulate:] for key in batch]

@@ -1,4 +1,4 @@
-"""Encoded pictures that are remembered are the ones that would be encoded anew."""
+"""Latents from a cache are those that would be encoded anew."""
 
 from __future__ import annotations
 
@@ -6,62 +6,120 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from mamoe.training.latents import LatentMemory
+from factories import drawn_data
+from mamoe.data.dataset import LayoutDataset
+from mamoe.data.latents import LatentCache
+from mamoe.data.transforms import Geometry
+from mamoe.models.autoencoder import vae_fingerprint
+from mamoe.shards import CacheError
+from mamoe.taxonomy import Taxonomy
+from mamoe.training import latents
+from mamoe.training.latents import LatentScaling, fill_latents, moments_of
+from mamoe.types import ConfigError
+
+
+def new_vae(seed: int = 0) -> AutoencoderKL:
+    torch.manual_seed(seed)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 4, 4),
+        norm_num_groups=2,
+        shift_factor=0.5,
+    ).eval()
 
 
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKL:
-    torch.manual_seed(0)
-    widths = (4, 4, 4, 4)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=widths,
-        norm_num_groups=2,
-    ).eval()
+    return new_vae()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return drawn_data(tmp_path_factory.mktemp("drawn"), {"train": 5})
+
+
+def dataset(folder, split: str = "train", **geometry) -> LayoutDataset:
+    return LayoutDataset(
+        images=folder / "images",
+        panoptic_maps=folder / "panoptic",
+        split=split,
+        prompts=folder / "prompts_{split}.csv",
+        instance_prompts=None,
+        taxonomy=Taxonomy.load("scenes"),
+        geometry=Geometry(**{"size": (32, 48), "flip": 0.5, **geometry}),
+        seed=3,
+    )
 
 
 def pictures(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(256, (count, 3, 16, 24), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def test_remembered_moments_equal_fresh_ones_bit_for_bit_in_any_company(vae):
-    memory = LatentMemory(vae, 10)
-    x = pictures(4)
-    memory.moments(x[:2])
-    late = memory.moments(x.flip(0))
-    alone = LatentMemory(vae, 10).moments(x[3:])
-    assert torch.equal(late[0][0], alone[0][0]) and torch.equal(late[1][0], alone[1][0])
-    assert len(memory) == 4
-
-
-def test_moments_are_those_of_the_posterior(vae):
+def test_moments_are_those_of_the_posterior_and_do_not_depend_on_batch_mates(vae):
     x = pictures(3)
     with torch.no_grad():
         posterior = vae.encode(x / 127.5 - 1).latent_dist
-    for memory in (LatentMemory(vae, 0), LatentMemory(vae, 10)):
-        mean, std = memory.moments(x)
-        torch.testing.assert_close(mean, posterior.mean, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(std, posterior.std, atol=1e-5, rtol=1e-4)
+    both = moments_of(vae, x)
+    torch.testing.assert_close(both[:, 0], posterior.mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both[:, 1], posterior.std, atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(moments_of(vae, x[i : i + 1])[0], both[i]) for i in range(3))
 
 
-def test_a_picture_is_encoded_once_and_its_mirror_image_is_another(vae, monkeypatch):
-    calls = []
-    encode = vae.encode
-    monkeypatch.setattr(vae, "encode", lambda x: calls.append(len(x)) or encode(x))
-    memory = LatentMemory(vae, 10)
-    x = pictures(1)
-    for _ in range(3):
-        memory.moments(x)
-        memory.moments(x.flip(-1))
-    assert calls == [1, 1]
+def test_scaling_is_what_pipelines_undo(vae):
+    x, scaling = torch.randn(2, 4, 2, 3), LatentScaling.of(vae)
+    torch.testing.assert_close(scaling.scaled(x) / vae.config["scaling_factor"] + vae.config["shift_factor"], x)
 
 
-def test_a_full_memory_forgets_nothing_and_still_answers(vae):
-    memory = LatentMemory(vae, 10)
-    memory._room = 2 * 4 * 2 * 3 * 4  # one picture: two moments of 4 channels of 2x3 cells, float32
-    x = pictures(3)
-    first = memory.moments(x)
-    again = memory.moments(x)
-    assert len(memory) == 1
-    assert torch.equal(first[0], again[0])
+@pytest.mark.parametrize("geometry", [{}, {"crop": "center"}, {"size": 32, "buckets": True}])
+def test_encoded_samples_carry_the_moments_of_the_very_pixels_others_get(vae, folder, tmp_path, geometry):
+    plain = dataset(folder, **geometry)
+    encoded = plain.encoded(LatentCache(tmp_path, "A"))
+    assert fill_latents(encoded._latents, [encoded], vae, threads=2) == 10
+    assert fill_latents(encoded._latents, [encoded], vae) == 0
+    mirrored = set()
+    for epoch in range(3):
+        for index in range(5):
+            a, b = plain[epoch, index], encoded[epoch, index]
+            assert b.image is None and torch.equal(b.moments, moments_of(vae, a.image[None])[0])
+            assert (a.panoptic.segment_id == b.panoptic.segment_id).all() and a.prompts == b.prompts
+            mirrored.add(torch.equal(a.image, plain.unaugmented()[index].image))
+    assert mirrored == {True, False}
+    with pytest.raises(ValueError, match="no pixels"):
+        b.picture  # noqa: B018
+
+
+def test_two_builders_share_the_work_and_agree(vae, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "SHARD", 2)
+    plain = dataset(folder)
+    first, second = (plain.encoded(LatentCache(tmp_path, "A")) for _ in range(2))
+    made = []
+
+    def meanwhile(done: int, total: int) -> None:  # the other builder does everything while the first is at its start
+        if not made:
+            made.append(0)
+            made[0] = fill_latents(second._latents, [second], vae)
+
+    mine = fill_latents(first._latents, [first], vae, progress=meanwhile)
+    assert made == [10] and mine == 2  # the shard it was working on
+    again = plain.encoded(LatentCache(tmp_path, "A"))
+    assert again.missing() == [] and len(again._latents) == 10
+
+
+def test_what_cannot_be_cached_is_refused_with_the_reason(folder, tmp_path):
+    cache = LatentCache(tmp_path, "A")
+    with pytest.raises(ConfigError, match="random crop shows another part"):
+        dataset(folder, crop="random").encoded(cache)
+    with pytest.raises(ConfigError, match="extra transforms"):
+        dataset(folder, extra=[lambda *pair: pair]).encoded(cache)
+    with pytest.raises(CacheError, match=r"lacks a picture as resized to 32x48, cut at \(0, 0\) to 32x48"):
+        dataset(folder).encoded(cache)[0]
+
+
+def test_fingerprint_knows_the_encoding_half_and_the_precision(vae):
+    one = vae_fingerprint(vae, "32-true")
+    assert one == vae_fingerprint(new_vae(), "32-true")
+    assert len({one, vae_fingerprint(vae, "bf16-mixed"), vae_fingerprint(new_vae(1), "32-true")}) == 3
+    other = new_vae()
+    other.decoder.conv_out.bias.data += 1  # does not change a posterior
+    assert one == vae_fingerprint(other, "32-true")

@@ -1,4 +1,5 @@
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,8 +19,12 @@ class Painter:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, unet, samples, mode, seeds):
-        assert not unet.training
+    @contextmanager
+    def __call__(self, module):
+        assert not module.unet.training
+        yield self.draw
+
+    def draw(self, samples, mode, seeds):
         self.calls.append((mode, [s.key for s in samples], seeds))
         shade = {"cond": 10, "uncond": 20, "cfg": 30}[mode]
         return [Image.new("RGB", (16, 16), (shade, seed % 251, 0)) for seed in seeds]

@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,10 +18,16 @@ DATA = Pictures(8)
 SAMPLES = [DATA[0, i] for i in range(8)]
 
 
-def dimmed(unet, samples, mode, seeds):
+@contextmanager
+def dimmed(module):
     """A sampler that returns the real pictures, darker."""
-    assert not unet.training and mode == "cfg"
-    return [Image.fromarray(s.image.permute(1, 2, 0).numpy() // 2) for s in samples]
+    assert not module.unet.training
+
+    def draw(samples, mode, seeds):
+        assert mode == "cfg"
+        return [Image.fromarray(s.picture // 2) for s in samples]
+
+    yield draw
 
 
 def scored(folder, **changes):
@@ -47,7 +55,7 @@ def run(tmp_path_factory):
 def test_logged_scores_are_those_of_the_pictures(run):
     """At every second and at the last step; what cannot be measured on eight pictures is said and not logged."""
     extractor = load_extractor("pixels")
-    real = [s.image.permute(1, 2, 0).numpy() for s in SAMPLES]
+    real = [s.picture for s in SAMPLES]
     drawn, held = (
         Features(values=extractor(images), extractor="p", preprocessing="", names=())
         for images in ([image // 2 for image in real], real)
@@ -67,7 +75,7 @@ def test_pictures_are_deleted_unless_kept(run, tmp_path):
     kept = scored(tmp_path, keep_pictures=True) / "scored/step-00000003"
     assert len(list(kept.glob("*.png"))) == 8
     first = np.asarray(Image.open(kept / f"{SAMPLES[0].key.partition('.')[0]}.png"))
-    assert (first == SAMPLES[0].image.permute(1, 2, 0).numpy() // 2).all()
+    assert (first == SAMPLES[0].picture // 2).all()
 
 
 def test_settings_that_measure_nothing_are_refused(tmp_path):

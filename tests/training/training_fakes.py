@@ -12,6 +12,7 @@ from mamoe.randomness import generator_for
 from mamoe.tensors import Batch, Conditioning, RegionBatch, Sample, TextTokens
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.fit import fit
+from mamoe.training.latents import LatentScaling
 from mamoe.training.module import DiffusionModule
 from mamoe.training.optim import cosine_with_warmup, make_adam
 from mamoe.training.saving import BestBy
@@ -117,6 +118,7 @@ def make_module(kind: type[DiffusionModule] = DiffusionModule, **changes) -> Dif
     settings = {
         "unet": tiny_unet(),
         "vae": tiny_vae(),
+        "scaling": LatentScaling(factor=0.18215),
         "text_encoder": text,
         "conditioner": functools.partial(condition, text),
         "scheduler": make_scheduler("v", zero_snr=True),

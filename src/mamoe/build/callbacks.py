@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,21 +14,23 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from PIL import Image
 
-from mamoe.build.data import unaugmented
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Samples, Scores, Train
+from mamoe.data.dataset import LayoutDataset
 from mamoe.errors import ConfigError
 from mamoe.evaluation.distribution import Kind
 from mamoe.evaluation.extractors import load_extractor
-from mamoe.models.pretrained import BaseModel
+from mamoe.models.pretrained import load_text, load_vae
+from mamoe.models.sources import Source
 from mamoe.sampling.batches import sample_batch
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.runs import components_of
 from mamoe.sampling.schedule import ddim_scheduler
 from mamoe.targets import instantiate
 from mamoe.tensors import Sample
-from mamoe.training.samples import SampleGrids
+from mamoe.training.module import DiffusionModule
+from mamoe.training.samples import Draw, SampleGrids
 from mamoe.training.saving import BestBy
 from mamoe.training.scoring import FixedScores
 from mamoe.training.validation import FixedLoss
@@ -62,12 +66,20 @@ def training_loggers(config: Train, run_dir: Path) -> list[Logger]:
 def training_callbacks(
     config: Train,
     settings: LayoutSettings,
-    trains: Any,
-    validates: Any,
+    *,
+    trains: LayoutDataset,
+    validates: LayoutDataset,
+    shown: LayoutDataset,
     collate: Collator,
     run_dir: Path,
-    sampler: Callable[..., list[Image.Image]],
+    sampler: PictureSampler,
 ) -> list[Callback]:
+    """The callbacks of a training.
+
+    Args:
+        trains: the training pictures without augmentation.
+        shown: the validation split with its pictures as pixels, for grids and scores.
+    """
     callbacks: list[Callback] = [instantiate(spec, "callbacks.extra") for spec in config.callbacks.extra]
     if (fixed := config.callbacks.validation) is not None:
         common: dict[str, Any] = {
@@ -79,15 +91,14 @@ def training_callbacks(
             "use_ema": True,
         }
         callbacks.append(FixedLoss(name="val/loss", data=validates, **common))
-        stable = FixedLoss(name="train/stable_loss", data=unaugmented(config, trains, settings), **common)
-        callbacks.append(stable)
+        callbacks.append(FixedLoss(name="train/stable_loss", data=trains, **common))
     if (samples := config.callbacks.samples) is not None:
-        count = min(samples.images, len(validates))
+        count = min(samples.images, len(shown))
         callbacks.append(
             SampleGrids(
                 run_dir,
                 sampler=partial(sampler, samples),
-                samples=[validates[0, i * len(validates) // count] for i in range(count)],
+                samples=[shown[0, i * len(shown) // count] for i in range(count)],
                 taxonomy=settings.taxonomy,
                 modes=samples.modes,
                 every_n_steps=samples.every,
@@ -95,13 +106,13 @@ def training_callbacks(
             )
         )
     if (scores := config.callbacks.scores) is not None:
-        count = min(scores.images, len(validates))
+        count = min(scores.images, len(shown))
         name, _, source = scores.extractor.partition("=")
         callbacks.append(
             FixedScores(
                 run_dir,
                 sampler=partial(sampler, scores),
-                samples=[validates[0, i * len(validates) // count] for i in range(count)],
+                samples=[shown[0, i * len(shown) // count] for i in range(count)],
                 extractor=load_extractor(name, Path(source) if source else None),
                 kinds=[Kind(kind) for kind in scores.scores],
                 mode=scores.mode,
@@ -121,31 +132,35 @@ def best_by(config: Train) -> BestBy | None:
     return BestBy(metric=best.metric, mode=best.mode)
 
 
-def draw_samples(
-    base: BaseModel,
-    scheduler: DDPMScheduler,
-    settings: LayoutSettings,
-    how: Samples | Scores,
-    unet: Any,
-    samples: list[Sample],
-    mode: str,
-    seeds: list[int],
-) -> list[Image.Image]:
-    """Pictures of a sample grid or of a score, drawn with the networks a training has at hand."""
-    pipe = LayoutPipeline(
-        vae=base.vae,
-        unet=unet,
-        scheduler=ddim_scheduler(scheduler.config),
-        layout=settings.to_dict(),
-        **components_of(base.text),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return sample_batch(
-        pipe,
-        samples,
-        mode=mode,
-        seeds=seeds,
-        steps=how.steps,
-        guidance_scale=how.guidance_scale,
-        layout=settings.region_attention or settings.moe,
-    )
+@dataclass(frozen=True, slots=True)
+class PictureSampler:
+    """Draws the pictures of sample grids and scores with the networks a training has at hand.
+
+    An autoencoder or text encoder that the training does without is loaded for as long as it takes.
+    """
+
+    source: Source
+    scheduler: DDPMScheduler
+    settings: LayoutSettings
+
+    @contextmanager
+    def __call__(self, how: Samples | Scores, module: DiffusionModule) -> Iterator[Draw]:
+        # The pipeline declares these as classes of diffusers and transformers, the module as any network.
+        unet: Any = module.unet
+        trained_text: Any = module.trained.get("text_encoder")
+        pipe = LayoutPipeline(
+            vae=module.vae or load_vae(self.source),
+            unet=unet,
+            scheduler=ddim_scheduler(self.scheduler.config),
+            layout=self.settings.to_dict(),
+            **components_of(load_text(self.source, trained_text)),
+        )
+        pipe.to(module.device)
+        pipe.set_progress_bar_config(disable=True)
+        layout = self.settings.region_attention or self.settings.moe
+
+        def draw(samples: list[Sample], mode: str, seeds: list[int]) -> list[Image.Image]:
+            steps, scale = how.steps, how.guidance_scale
+            return sample_batch(pipe, samples, mode=mode, seeds=seeds, steps=steps, guidance_scale=scale, layout=layout)
+
+        yield draw

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train
 from mamoe.data.dataset import LayoutDataset
@@ -11,8 +9,6 @@ from mamoe.data.prompts import raise_problems
 from mamoe.data.transforms import Geometry
 from mamoe.targets import instantiate
 from mamoe.taxonomy import Taxonomy
-from mamoe.tensors import Sample
-from mamoe.types import RegionPrompts
 
 TRAIN, VAL = "train", "val"
 
@@ -35,6 +31,7 @@ def dataset(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
     geometry = Geometry(
         size=data.size,
         crop=data.crop,
+        buckets=data.buckets,
         flip=data.flip,
         extra=[instantiate(spec, "data.transforms") for spec in data.transforms],
     )
@@ -52,29 +49,25 @@ def dataset(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
     return source
 
 
-class FirstOf:
-    """The first ``count`` samples of a data set."""
-
-    def __init__(self, source: LayoutDataset, count: int) -> None:
-        self.source, self.count = source, min(count, len(source))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        return self.source[key]
-
-    @property
-    def prompts(self) -> tuple[RegionPrompts, ...]:
-        return self.source.prompts[: self.count]
+def limited(source: LayoutDataset, count: int | None) -> LayoutDataset:
+    return source if count is None else source.first(count)
 
 
-def limited(source: LayoutDataset, count: int | None) -> LayoutDataset | FirstOf:
-    return source if count is None else FirstOf(source, count)
+def splits(config: Train, taxonomy: Taxonomy) -> tuple[LayoutDataset, LayoutDataset]:
+    """What to train on and what to validate on."""
+    trainer = config.trainer
+    trains = dataset(config, TRAIN, taxonomy)
+    if trainer.overfit_images is not None:
+        trains = limited(trains, trainer.overfit_images)
+        return trains, trains
+    validates = limited(dataset(config, VAL, taxonomy), trainer.limit_val_images)
+    return limited(trains, trainer.limit_train_images), validates
 
 
-def unaugmented(config: Train, trains: Any, settings: LayoutSettings) -> Any:
-    """The training pictures as validation would see them."""
-    source = dataset(config, TRAIN, settings.taxonomy)
-    source.geometry = source.geometry.for_evaluation()
-    return limited(source, len(trains))
+def buckets_of(config: Train, source: LayoutDataset) -> list[int] | None:
+    """The bucket of every picture, if there are any: pictures of one size have one number."""
+    if not config.data.buckets:
+        return None
+    sizes = source.sizes()
+    number = {size: n for n, size in enumerate(sorted(set(sizes)))}
+    return [number[size] for size in sizes]

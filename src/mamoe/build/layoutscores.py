@@ -125,7 +125,7 @@ def _size_name(train: LayoutDataset) -> str:
 
 
 def _picture(sample: Sample) -> np.ndarray:
-    return sample.image.permute(1, 2, 0).numpy()
+    return sample.picture
 
 
 def _layout(sample: Sample) -> Layout:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffusers import AutoencoderKL
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from mamoe.build.data import unaugmented
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import LatentLpips, Lpips, MaskedMse, Perceptual, Train
+from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion import losses
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import decoded
@@ -46,7 +47,7 @@ def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
     if isinstance(loss, Lpips):
         weights = None if loss.weights is None else Path(loss.weights)
         lpips = losses.load_lpips(losses.LpipsNet(loss.net), weights)
-        decode = partial(_pictures_of, base)
+        decode = partial(_pictures_of, base.vae)
         on_pictures = losses.OnPictures(lpips, decode, every=loss.every, weight=loss.weight)
         return ConfiguredLoss(function=on_pictures, networks=(lpips, base.vae))
     if isinstance(loss, LatentLpips):
@@ -56,12 +57,11 @@ def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
     return ConfiguredLoss(function=losses.masked_mse if isinstance(loss, MaskedMse) else losses.mse)
 
 
-def _pictures_of(base: BaseModel, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-    config = base.vae.config
-    return decoded(base.vae, latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0))
+def _pictures_of(vae: AutoencoderKL, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+    return decoded(vae, latents / vae.config["scaling_factor"] + (vae.config.get("shift_factor") or 0.0))
 
 
-def class_weights(config: Train, trains: Any, settings: LayoutSettings) -> tuple[float, ...] | None:
+def class_weights(config: Train, trains: LayoutDataset, settings: LayoutSettings) -> tuple[float, ...] | None:
     """How much a pixel of each class id counts in the loss; None = all the same.
 
     Raises:
@@ -71,7 +71,7 @@ def class_weights(config: Train, trains: Any, settings: LayoutSettings) -> tuple
     if not isinstance(loss, MaskedMse):
         return None
     if loss.class_weights is None:
-        shares = class_shares(unaugmented(config, trains, settings))
+        shares = class_shares(trains.unaugmented())
         weights = losses.inverse_frequency_weights(shares, power=loss.power, cap=loss.cap)
     else:
         weights = given_weights(loss.class_weights, settings.taxonomy)

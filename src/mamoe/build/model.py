@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
+from mamoe.build.cache import Bar, caching_encoder, fill_prompts, prompt_encoder
 from mamoe.build.loss import ConfiguredLoss
-from mamoe.conditioning.cache import EmbeddingCache, fingerprint
 from mamoe.conditioning.conditioner import Conditioner
 from mamoe.conditioning.settings import LayoutSettings, Strength
-from mamoe.conditioning.text import PromptEncoder
+from mamoe.conditioning.text import Prompts
 from mamoe.config import Train
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
 from mamoe.models.finetune import method_of
-from mamoe.models.pretrained import BaseModel, TextParts
+from mamoe.models.pretrained import BaseModel
 from mamoe.models.singlefile import Family
 from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.randomness import derive_seed
@@ -27,11 +27,10 @@ from mamoe.sampling.schedule import is_zero_snr
 from mamoe.shipped import PREFIX
 from mamoe.targets import instantiate
 from mamoe.tensors import RegionBatch
+from mamoe.training.latents import LatentScaling
 from mamoe.training.module import DiffusionModule
 from mamoe.training.timesteps import TimestepKind, TimestepSampling
 from mamoe.types import RegionPrompts
-
-ENCODED_TOGETHER = 512  # prompts per shard of the cache
 
 
 def objective_scheduler(config: Train, base: DDPMScheduler) -> DDPMScheduler:
@@ -72,24 +71,20 @@ def training_module(
     settings: LayoutSettings,
     loss: ConfiguredLoss,
     steps: int,
-    prompts: Sequence[RegionPrompts],
+    prompts: Prompts,
 ) -> DiffusionModule:
+    """What is trained. Networks that only feed a cache are not part of it."""
     trained_text = config.model.train_text_encoder
-    _check_trainable_text(trained_text, base)
-    if trained_text:
-        encoder = prompt_encoder(base.text)
-    else:
-        encoder = prompt_encoder(base.text, EmbeddingCache(Path(config.runs) / "cache" / "text", text_id(base.text)))
-        encode_ahead(encoder, settings, prompts)
     levels = len(base.unet.config["block_out_channels"])
     method = method_of(config.method.model_dump())
     unet = method.prepare(steered_unet(config, base.unet, settings), seed=derive_seed(config.seed, "method"))
     return DiffusionModule(
         unet=unet,
         adapter_alone=method.keeps_adapter_alone,
-        vae=base.vae,
-        text_encoder=base.text_networks,
-        conditioner=CallConditioner(Conditioner(encoder, settings, levels)),
+        vae=None if config.cache.latents else base.vae,
+        scaling=LatentScaling.of(base.vae),
+        text_encoder=base.text_networks if trained_text else None,
+        conditioner=CallConditioner(Conditioner(prompts, settings, levels)),
         scheduler=scheduler,
         optimizer=partial(instantiate, config.optimizer, "optimizer"),
         lr_scheduler=partial(instantiate, _with_length(config.lr_scheduler, steps), "lr_scheduler"),
@@ -108,28 +103,23 @@ def training_module(
         train_text_encoder=trained_text,
         gradient_checkpointing=config.model.gradient_checkpointing,
         channels_last=config.model.channels_last,
-        latent_memory_mib=config.model.latent_memory_mib,
     )
 
 
-def prompt_encoder(text: TextParts, cache: EmbeddingCache | None = None) -> PromptEncoder:
-    """What encodes prompts as the base model's UNet reads them."""
-    return PromptEncoder(
-        text.tokenizer,
-        text.text_encoder,
-        cache,
-        tokenizer_2=text.tokenizer_2,
-        text_encoder_2=text.text_encoder_2,
-        zero_empty=text.force_zeros_for_empty_prompt,
-    )
+def training_prompts(
+    config: Train, base: BaseModel, settings: LayoutSettings, prompts: Sequence[RegionPrompts], bar: Bar
+) -> Prompts:
+    """How the training gets its prompts' embeddings: from the encoder it trains, or all of them from the cache.
 
-
-def text_id(text: TextParts) -> str:
-    """A name for the base model's text encoders together: what decides an embedding."""
-    first = fingerprint(text.text_encoder, text.tokenizer)
-    if text.text_encoder_2 is None or text.tokenizer_2 is None:
-        return first
-    return f"{first}-{fingerprint(text.text_encoder_2, text.tokenizer_2)}"
+    Raises:
+        ConfigError: there is more than one text encoder to train.
+    """
+    _check_trainable_text(config.model.train_text_encoder, base)
+    if config.model.train_text_encoder:
+        return prompt_encoder(base.text)
+    encoder = caching_encoder(config, base)
+    fill_prompts(config, encoder, settings, prompts, bar)
+    return encoder.from_cache()
 
 
 def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
@@ -138,16 +128,6 @@ def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
             f"model.train_text_encoder=true trains the only text encoder of a base model, but {base.source.path} has "
             "two, which stay as they are. Set it to false."
         )
-
-
-def encode_ahead(encoder: PromptEncoder, settings: LayoutSettings, prompts: Sequence[RegionPrompts]) -> None:
-    """Put every prompt the data can ask for into the encoder's cache, so that no step waits for it."""
-    whole = {"", *(p.global_prompt for p in prompts)}
-    classes = {c.prompt for c in settings.taxonomy.classes}
-    own = {text for p in prompts for text in p.by_segment.values()} | classes | {settings.dataset_prompt or ""}
-    for texts, padded in ((sorted(whole), True), (sorted(own - {""}), settings.encoder_padding)):
-        for start in range(0, len(texts), ENCODED_TOGETHER):
-            encoder.encode(texts[start : start + ENCODED_TOGETHER], padded=padded)
 
 
 def _with_length(spec: dict[str, Any], steps: int) -> dict[str, Any]:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
-from mamoe.build.callbacks import best_by, draw_samples, training_callbacks, training_loggers
-from mamoe.build.data import TRAIN, VAL, dataset, layout_settings, limited
+from mamoe.build.cache import base_of, encoded
+from mamoe.build.callbacks import PictureSampler, best_by, training_callbacks, training_loggers
+from mamoe.build.data import buckets_of, layout_settings, splits
 from mamoe.build.loss import class_weights, loss_of
-from mamoe.build.model import objective_scheduler, recipe_of, training_module
+from mamoe.build.model import objective_scheduler, recipe_of, training_module, training_prompts
 from mamoe.build.start import REPLAY, choose_run
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train, seconds_of
-from mamoe.models.pretrained import load_base
+from mamoe.console import progress, silent
+from mamoe.data.dataset import LayoutDataset
+from mamoe.models.sources import Source
 from mamoe.rundir import held, write_start
+from mamoe.training.buckets import bucket_batches_of_epochs
 from mamoe.training.cluster import agreement, is_first_process
-from mamoe.training.data import LayoutDataModule, steps_of_epochs
+from mamoe.training.data import LayoutDataModule
 from mamoe.training.fit import Endurance, FitResult, fit
+from mamoe.training.module import DiffusionModule
 from mamoe.training.optim import check_installed
+from mamoe.training.order import steps_of_epochs
 from mamoe.training.replay import replay
 
 
@@ -40,54 +48,52 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     settings = layout_settings(config)
-    trains = limited(dataset(config, TRAIN, settings.taxonomy), config.trainer.limit_train_images)
-    validates = limited(dataset(config, VAL, settings.taxonomy), config.trainer.limit_val_images)
-    if config.trainer.overfit_images is not None:
-        trains = validates = limited(dataset(config, TRAIN, settings.taxonomy), config.trainer.overfit_images)
+    trains, validates = splits(config, settings.taxonomy)
     weights = class_weights(config, trains, settings)
     collate = Collator(settings, class_weights=weights)
-    steps = _steps(config, len(trains))
-
+    buckets = buckets_of(config, trains)
+    steps = _steps(config, len(trains), buckets)
     check_installed(str(config.optimizer.get("_target_")))
-    base = load_base(
-        config.model.path,
-        config.model.revision,
-        config.model.variant,
-        config=config.model.config,
-        tokenizer=config.model.tokenizer,
-    )
-    loss = loss_of(config, base)
-    scheduler = objective_scheduler(config, base.scheduler)
-    module = training_module(config, base, scheduler, settings, loss, steps, [*trains.prompts, *validates.prompts])
+    job = _prepared(config, settings, steps, trains, validates)
     data = LayoutDataModule(
-        train=trains,
+        train=job.trains,
         collate=collate,
         batch_size=config.data.batch_size,
         num_workers=config.data.num_workers,
         seed=config.seed,
+        buckets=buckets,
     )
     with agreement(lambda: choose_run(config, plain, steps)) as chosen:
         assert chosen["run"] is not None
         run_dir, origin = Path(chosen["run"]), None if chosen["from"] is None else Path(chosen["from"])
         if origin is not None and origin.suffix == REPLAY:
-            replay(origin, module, data, trainer=_trainer_settings(config, run_dir))
+            replay(origin, job.module, data, trainer=_trainer_settings(config, run_dir))
             return FitResult(step=0, checkpoint=None, stopped_by=None, message=""), run_dir
         with held(run_dir) if is_first_process() else nullcontext():
             if is_first_process():
                 described = _describe(trains, validates, settings, weights)
                 write_start(run_dir, config=plain, overrides=overrides, dataset=described)
-            grids = partial(draw_samples, base, scheduler, settings)
+            callbacks = training_callbacks(
+                config,
+                settings,
+                trains=job.stable,
+                validates=job.validates,
+                shown=validates,
+                collate=collate,
+                run_dir=run_dir,
+                sampler=PictureSampler(job.source, job.scheduler, settings),
+            )
             result = fit(
-                module,
+                job.module,
                 data,
                 run_dir,
                 max_steps=steps,
-                recipe=recipe_of(config, base, scheduler, settings),
+                recipe=job.recipe,
                 checkpoint_every_n_steps=config.callbacks.checkpoints.every or steps,
                 keep_last=config.callbacks.checkpoints.keep_last,
                 trainer=_trainer_settings(config, run_dir),
                 loggers=training_loggers(config, run_dir),
-                callbacks=training_callbacks(config, settings, trains, validates, collate, run_dir, grids),
+                callbacks=callbacks,
                 best_by=best_by(config),
                 resume=origin,
                 endurance=_endurance(config),
@@ -95,12 +101,50 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
     return result, run_dir
 
 
-def _steps(config: Train, images: int) -> int:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What a training takes from the base model; what it only needed to fill the caches is not in memory any more."""
+
+    module: DiffusionModule
+    source: Source
+    scheduler: DDPMScheduler
+    recipe: dict[str, Any]
+    trains: LayoutDataset
+    stable: LayoutDataset  # the training pictures without augmentation
+    validates: LayoutDataset
+
+
+def _prepared(
+    config: Train, settings: LayoutSettings, steps: int, trains: LayoutDataset, validates: LayoutDataset
+) -> _Job:
+    base = base_of(config)
+    loss = loss_of(config, base)  # what it lacks is said before anything is encoded
+    scheduler = objective_scheduler(config, base.scheduler)
+    bar = progress if is_first_process() else silent
+    prompts = training_prompts(config, base, settings, [*trains.prompts, *validates.prompts], bar)
+    sources = [trains, trains.unaugmented(), validates]
+    if config.cache.latents:
+        sources, *_ = encoded(config, base.vae, sources, bar)
+    return _Job(
+        module=training_module(config, base, scheduler, settings, loss, steps, prompts),
+        source=base.source,
+        scheduler=scheduler,
+        recipe=recipe_of(config, base, scheduler, settings),
+        trains=sources[0],
+        stable=sources[1],
+        validates=sources[2],
+    )
+
+
+def _steps(config: Train, images: int, buckets: list[int] | None) -> int:
     trainer = config.trainer
     if trainer.max_steps is not None:
         return trainer.max_steps
     assert trainer.max_epochs is not None
-    return steps_of_epochs(trainer.max_epochs, images, config.data.batch_size, trainer.accumulate_grad_batches)
+    size, accumulate = config.data.batch_size, trainer.accumulate_grad_batches
+    if buckets is not None:
+        return math.ceil(bucket_batches_of_epochs(trainer.max_epochs, buckets, size) / accumulate)
+    return steps_of_epochs(trainer.max_epochs, images, size, accumulate)
 
 
 def _endurance(config: Train) -> Endurance:

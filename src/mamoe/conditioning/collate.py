@@ -68,7 +68,8 @@ class Collator:
             index=torch.tensor([sample.index for sample in samples]),
             epoch=torch.tensor([sample.epoch for sample in samples]),
             regions=replace(regions, framing=framing_rows(framings)),
-            image=torch.stack([sample.image for sample in samples]),
+            image=_stacked([sample.image for sample in samples]),
+            moments=_stacked([sample.moments for sample in samples]),
             cell_weight=None if self.class_weights is None else self._cell_weights(samples, self.class_weights),
         )
 
@@ -76,3 +77,10 @@ class Collator:
         table = torch.tensor(weights)
         pixels = torch.stack([table[torch.from_numpy(sample.panoptic.class_id).long()] for sample in samples])
         return F.avg_pool2d(pixels[:, None], self.factor)[:, 0]
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    given = [tensor for tensor in tensors if tensor is not None]
+    if given and len(given) < len(tensors):
+        raise ValueError("The samples of a batch must all have pixels or all be encoded.")
+    return torch.stack(given) if given else None

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mamoe.conditioning.experts import concatenate_routings, expert_routings
 from mamoe.conditioning.masks import area_shares, attend_mask, attend_weights, region_coverage, region_masks
 from mamoe.conditioning.settings import LayoutSettings, Strength
-from mamoe.conditioning.text import EncodedPrompt, PromptEncoder
+from mamoe.conditioning.text import EncodedPrompt, Prompts
 from mamoe.tensors import (
     Conditioning,
     ExpertRouting,
@@ -39,7 +39,7 @@ class Conditioner:
         num_levels: levels of the UNet, ``len(unet.config.block_out_channels)``.
     """
 
-    def __init__(self, encoder: PromptEncoder, settings: LayoutSettings, num_levels: int) -> None:
+    def __init__(self, encoder: Prompts, settings: LayoutSettings, num_levels: int) -> None:
         self.encoder = encoder
         self.settings = settings
         self.num_levels = num_levels

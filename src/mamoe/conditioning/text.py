@@ -8,9 +8,9 @@ prompt to (Podell et al. 2023, section 2.1).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,8 +20,10 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from mamoe.conditioning.cache import EmbeddingCache
 from mamoe.errors import ConfigError
+from mamoe.shards import CacheError
 
 CHUNK = 128  # prompts that run through the text encoder together
+SHARD = 512  # prompts per shard of a cache that is filled
 _POOLED = "\0pooled\0"  # before a prompt: the name of its pooled vector in the cache; no prompt in a file has a NUL
 
 
@@ -31,6 +33,49 @@ class EncodedPrompt:
 
     tokens: Float[Tensor, "T D"]
     pooled: Float[Tensor, "P"] | None  # of a padded prompt where there are two encoders
+
+
+class Prompts(Protocol):
+    """Gives the embeddings of prompts; see :class:`PromptEncoder`."""
+
+    def encode(self, prompts: Sequence[str], padded: bool) -> list[Float[Tensor, "_ D"]]: ...
+
+    def encode_whole(self, prompts: Sequence[str]) -> list[EncodedPrompt]: ...
+
+    def num_tokens(self, prompt: str) -> int: ...
+
+
+class CachedPrompts:
+    """Prompts that have all been encoded: what a training holds in place of the text encoders.
+
+    Args: those of the :class:`PromptEncoder` that filled ``cache``, see :meth:`PromptEncoder.from_cache`.
+
+    Its methods answer as the encoder's do, on the CPU, and raise a CacheError where a prompt is not in the cache.
+    """
+
+    def __init__(
+        self, tokenizer: CLIPTokenizer, cache: EmbeddingCache, *, limit: int, pools: bool, zero_empty: bool
+    ) -> None:
+        self.tokenizer, self.cache, self.limit, self.pools, self.zero_empty = tokenizer, cache, limit, pools, zero_empty
+
+    def encode(self, prompts: Sequence[str], padded: bool) -> list[Float[Tensor, "_ D"]]:
+        return [encoded.tokens for encoded in self._encode(prompts, padded)]
+
+    def encode_whole(self, prompts: Sequence[str]) -> list[EncodedPrompt]:
+        return self._encode(prompts, padded=True)
+
+    def num_tokens(self, prompt: str) -> int:
+        return _num_tokens(self.tokenizer, prompt, self.limit)
+
+    def _encode(self, prompts: Sequence[str], padded: bool) -> list[EncodedPrompt]:
+        found = {prompt: _cached(self.cache, prompt, padded, self.pools) for prompt in prompts}
+        there = {prompt: encoded for prompt, encoded in found.items() if encoded is not None}
+        if missing := sorted(found.keys() - there.keys()):
+            raise CacheError(
+                f"{self.cache.folder} lacks {len(missing)} prompts, {missing[0]!r} among them, and the text encoder is "
+                "not in memory any more. Start again to fill the gap."
+            )
+        return _as_read(there, prompts, padded, self.zero_empty)
 
 
 class PromptEncoder:
@@ -97,18 +142,49 @@ class PromptEncoder:
 
     def num_tokens(self, prompt: str) -> int:
         """Tokens of a padded prompt before its padding begins: begin token, words, end token."""
-        return min(self.limit, len(self.tokenizers[0](prompt).input_ids))
+        return _num_tokens(self.tokenizers[0], prompt, self.limit)
+
+    def fill(self, prompts: Sequence[str], padded: bool, progress: Callable[[int, int], None] | None = None) -> int:
+        """Encode the prompts that the cache lacks, a shard at a time; returns how many that were.
+
+        Other processes may do the same at the same time: what they have finished is not encoded again.
+
+        Args:
+            progress: called with (prompts done, prompts in all).
+        """
+        cache = self.cache
+        assert cache is not None, "only an encoder with a cache can fill it"
+        missing = self.missing(list(dict.fromkeys(prompts)), padded)
+        made = 0
+        for start in range(0, len(missing), SHARD):
+            chunk = missing[start : start + SHARD]
+            cache.shards.refresh()
+            todo = self.missing(chunk, padded)
+            self._look_up(todo, padded, cache)
+            made += len(todo)
+            if progress is not None:
+                progress(start + len(chunk), len(missing))
+        return made
+
+    def missing(self, prompts: Sequence[str], padded: bool) -> list[str]:
+        """Those of ``prompts`` that the cache lacks."""
+        assert self.cache is not None, "only an encoder with a cache can lack something in it"
+        return [prompt for prompt in prompts if _cached(self.cache, prompt, padded, self.pools) is None]
+
+    def from_cache(self) -> CachedPrompts:
+        """The same prompts without the encoders, for those that the cache holds by now."""
+        assert self.cache is not None, "only an encoder with a cache can do without itself"
+        return CachedPrompts(
+            self.tokenizers[0], self.cache, limit=self.limit, pools=self.pools, zero_empty=self.zero_empty
+        )
 
     def _encode(self, prompts: Sequence[str], padded: bool) -> list[EncodedPrompt]:
         distinct = list(dict.fromkeys(prompts))
         found = self._run(distinct, padded) if self.cache is None else self._look_up(distinct, padded, self.cache)
-        encoded = {prompt: _in_float32(one) for prompt, one in found.items()}
-        if padded and self.zero_empty and "" in encoded:
-            encoded[""] = _zeros_like(encoded[""])
-        return [encoded[prompt] for prompt in prompts]
+        return _as_read(found, prompts, padded, self.zero_empty)
 
     def _look_up(self, prompts: Sequence[str], padded: bool, cache: EmbeddingCache) -> Mapping[str, EncodedPrompt]:
-        found = {prompt: self._cached(prompt, padded, cache) for prompt in prompts}
+        found = {prompt: _cached(cache, prompt, padded, self.pools) for prompt in prompts}
         missing = [prompt for prompt, encoded in found.items() if encoded is None]
         fresh: dict[str, EncodedPrompt] = {}
         if missing:
@@ -118,13 +194,6 @@ class PromptEncoder:
             pooled = {_POOLED + p: e.pooled[None] for p, e in fresh.items() if e.pooled is not None}
             cache.add(tokens | pooled, padded)
         return fresh | {prompt: encoded for prompt, encoded in found.items() if encoded is not None}
-
-    def _cached(self, prompt: str, padded: bool, cache: EmbeddingCache) -> EncodedPrompt | None:
-        tokens = cache.get(prompt, padded)
-        pooled = cache.get(_POOLED + prompt, padded) if padded and self.pools else None
-        if tokens is None or (padded and self.pools and pooled is None):
-            return None
-        return EncodedPrompt(tokens=tokens, pooled=None if pooled is None else pooled[0])
 
     def _run(self, prompts: Sequence[str], padded: bool) -> dict[str, EncodedPrompt]:
         ids_of = [self._tokenize(i, prompts, padded) for i in range(len(self.tokenizers))]
@@ -178,6 +247,28 @@ class PromptEncoder:
                 f"cut off: {lost!r}. The prompt: {prompt!r}",
                 stacklevel=2,
             )
+
+
+def _cached(cache: EmbeddingCache, prompt: str, padded: bool, pools: bool) -> EncodedPrompt | None:
+    tokens = cache.get(prompt, padded)
+    pooled = cache.get(_POOLED + prompt, padded) if padded and pools else None
+    if tokens is None or (padded and pools and pooled is None):
+        return None
+    return EncodedPrompt(tokens=tokens, pooled=None if pooled is None else pooled[0])
+
+
+def _as_read(
+    found: Mapping[str, EncodedPrompt], prompts: Sequence[str], padded: bool, zero_empty: bool
+) -> list[EncodedPrompt]:
+    """The prompts in their order, as the UNet reads them."""
+    encoded = {prompt: _in_float32(one) for prompt, one in found.items()}
+    if padded and zero_empty and "" in encoded:
+        encoded[""] = _zeros_like(encoded[""])
+    return [encoded[prompt] for prompt in prompts]
+
+
+def _num_tokens(tokenizer: CLIPTokenizer, prompt: str, limit: int) -> int:
+    return min(limit, len(tokenizer(prompt).input_ids))
 
 
 def _check_counts(prompts: Sequence[str], ids_of: Sequence[Mapping[str, list[int]]]) -> None:

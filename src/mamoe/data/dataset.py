@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mamoe.data.files import SampleFiles, index_split
 from mamoe.data.inspection import SplitContents, inspect_split
+from mamoe.data.latents import LatentCache, content_of
 from mamoe.data.panoptic import decode_panoptic, read_panoptic_rgb
-from mamoe.data.pictures import read_picture
+from mamoe.data.pictures import picture_size, read_picture
 from mamoe.data.prompts import raise_problems
-from mamoe.data.transforms import Geometry
+from mamoe.data.transforms import Geometry, Placement
 from mamoe.randomness import derive_seed
 from mamoe.taxonomy import Taxonomy
 from mamoe.tensors import Sample
-from mamoe.types import DatasetError, PanopticMap, RegionPrompts
+from mamoe.types import ConfigError, DatasetError, Framing, PanopticMap, RegionPrompts
 
 TRAIN_SPLIT = "train"
 
@@ -65,6 +72,8 @@ class LayoutDataset(Dataset[Sample]):
             instance_prompts=None if instance_prompts is None else Path(instance_prompts),
         )
         self.keys = tuple(sample.key for sample in self.files.samples)
+        self._latents: LatentCache | None = None
+        self._contents: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -86,11 +95,10 @@ class LayoutDataset(Dataset[Sample]):
             raise IndexError(f"The split {self.split!r} has {len(self)} samples, there is no number {index}.")
         self._raise(self.files.problems)
         files = self.files.samples[index]
-        image, rgb = _read_pair(files)
-
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "augment", epoch, index))
-            pixels, planes, framing = self.geometry(_planes(image), _planes(rgb), self.taxonomy.void_id)
+            read = self._pixels(files) if self._latents is None else self._encoded(files, index)
+            pixels, moments, planes, framing = read
 
         panoptic = _decode(planes, files)
         return Sample(
@@ -98,10 +106,88 @@ class LayoutDataset(Dataset[Sample]):
             index=index,
             epoch=epoch,
             image=pixels,
+            moments=moments,
             panoptic=panoptic,
             prompts=visible_prompts(files.prompts, panoptic),
             framing=framing,
         )
+
+    def _pixels(self, files: SampleFiles) -> tuple[Tensor, None, Tensor, Framing]:
+        image, rgb = read_picture(files.image), _read_map(files)
+        _require_one_size(files, image.shape[:2], rgb)
+        pixels, planes, framing = self.geometry(_planes(image), _planes(rgb), self.taxonomy.void_id)
+        return pixels, None, planes, framing
+
+    def _encoded(self, files: SampleFiles, index: int) -> tuple[None, Tensor, Tensor, Framing]:
+        assert self._latents is not None
+        original, rgb = picture_size(files.image), _read_map(files)
+        _require_one_size(files, original, rgb)
+        placement = self.geometry.draw(*original)
+        moments = self._latents.get(self._contents[index], placement)
+        return None, moments, placement.planes(_planes(rgb)), placement.framing(original)
+
+    def first(self, count: int) -> LayoutDataset:
+        """The same data set with its first ``count`` samples alone."""
+        files = replace(self.files, samples=self.files.samples[:count])
+        return self._changed(files=files, keys=self.keys[:count])
+
+    def unaugmented(self) -> LayoutDataset:
+        """The same data set as a split that is not trained on would show it."""
+        return self._changed(geometry=self.geometry.for_evaluation())
+
+    def encoded(self, latents: LatentCache) -> LayoutDataset:
+        """The same data set with samples that carry ``moments`` from the cache; no picture is decoded for them.
+
+        Every picture's file is read once, now, for the hash it is looked up by.
+
+        Raises:
+            ConfigError: its geometry cannot be cached.
+            DatasetError: a picture cannot be read.
+        """
+        if (reason := self.geometry.unpredictable) is not None:
+            raise ConfigError(f"The split {self.split!r} cannot use a cache of latents: {reason}.")
+        with ThreadPoolExecutor() as pool:
+            contents = tuple(pool.map(content_of, (files.image for files in self.files.samples)))
+        return self._changed(_latents=latents, _contents=contents)
+
+    def missing(self) -> list[tuple[int, Placement]]:
+        """The entries that the cache still lacks: an index and a placement each."""
+        assert self._latents is not None, "only an encoded data set has a cache"
+        pairs = zip(self._contents, self.files.samples, strict=True)
+        return [
+            (index, placement)
+            for index, (content, files) in enumerate(pairs)
+            for placement in self.geometry.variants(*picture_size(files.image))
+            if not self._latents.has(content, placement)
+        ]
+
+    def content(self, index: int) -> str:
+        """The hash of a picture's file, of an encoded data set."""
+        return self._contents[index]
+
+    def placed_picture(self, index: int, placement: Placement) -> UInt8[Tensor, "3 H W"]:
+        """One picture as a placement shows it."""
+        return placement.picture(_planes(read_picture(self.files.samples[index].image)))
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of every sample, from the headers of the pictures alone.
+
+        Raises:
+            DatasetError: lists every picture that cannot be read.
+        """
+        found, problems = [], []
+        for files in self.files.samples:
+            try:
+                found.append(self.geometry.size_of(*picture_size(files.image)))
+            except DatasetError as error:
+                problems.append(str(error))
+        self._raise(tuple(problems))
+        return found
+
+    def _changed(self, **attributes: Any) -> LayoutDataset:
+        other = copy(self)
+        other.__dict__.update(attributes)
+        return other
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> SplitContents:
         """Open every file and return what the split holds.
@@ -125,14 +211,16 @@ def visible_prompts(prompts: RegionPrompts, panoptic: PanopticMap) -> RegionProm
     return RegionPrompts(global_prompt=prompts.global_prompt, by_segment=kept)
 
 
-def _read_pair(files: SampleFiles) -> tuple[np.ndarray, np.ndarray]:
+def _read_map(files: SampleFiles) -> UInt8[np.ndarray, "H W 3"]:
     if files.panoptic is None:
         raise DatasetError(f"The picture {files.image} has no panoptic map.")
-    image, rgb = read_picture(files.image), read_panoptic_rgb(files.panoptic)
-    if image.shape != rgb.shape:
-        sizes = f"(height, width) {rgb.shape[:2]}, but its picture {files.image} has {image.shape[:2]}"
+    return read_panoptic_rgb(files.panoptic)
+
+
+def _require_one_size(files: SampleFiles, picture: tuple[int, ...], rgb: np.ndarray) -> None:
+    if picture != rgb.shape[:2]:
+        sizes = f"(height, width) {rgb.shape[:2]}, but its picture {files.image} has {picture}"
         raise DatasetError(f"{files.panoptic} has {sizes}.")
-    return image, rgb
 
 
 def _planes(pixels: np.ndarray) -> torch.Tensor:

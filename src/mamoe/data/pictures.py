@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +24,27 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         DatasetError: the file is missing, damaged, no picture, or has more than 8 bits per channel.
     """
+    with _opened(path) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a picture, from its header alone.
+
+    Raises:
+        DatasetError: as :func:`read_picture`, as far as the header tells.
+    """
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             if picture.mode not in _EIGHT_BIT:
                 raise DatasetError(f"The picture {path} has pixels of the kind {picture.mode!r}; convert it to 8 bits.")
-            return np.array(picture.convert("RGB"))
+            yield picture
     except DatasetError:
         raise
     except FileNotFoundError:

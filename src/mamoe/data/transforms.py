@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
+from mamoe.data.buckets import bucket_size
 from mamoe.types import ConfigError, Framing
 
 MULTIPLE = 8  # pixels per latent cell: every size must be divisible by it
@@ -29,23 +30,67 @@ class Crop(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """What becomes of one picture and its map, every choice made: resize, then crop, then mirror."""
+
+    resized: tuple[int, int]  # (H, W)
+    corner: tuple[int, int]  # of the crop: (top, left)
+    size: tuple[int, int]  # (H, W) of the crop
+    mirrored: bool
+
+    def __str__(self) -> str:
+        def by(pair: tuple[int, int]) -> str:
+            return f"{pair[0]}x{pair[1]}"
+
+        mirrored = ", mirrored" if self.mirrored else ""
+        return f"resized to {by(self.resized)}, cut at {self.corner} to {by(self.size)}{mirrored}"
+
+    def picture(self, image: UInt8[Tensor, "3 H0 W0"]) -> UInt8[Tensor, "3 H W"]:
+        """A picture as placed; bicubic, antialiased."""
+        bicubic = InterpolationMode.BICUBIC
+        return self._cut(v2.functional.resize_image(image, list(self.resized), interpolation=bicubic, antialias=True))
+
+    def planes(self, planes: UInt8[Tensor, "3 H0 W0"]) -> UInt8[Tensor, "3 H W"]:
+        """The byte planes of a map as placed; nearest-exact."""
+        # The dispatcher resizes a Mask by `nearest`, which is half a pixel off; the image kernel knows nearest-exact.
+        nearest = InterpolationMode.NEAREST_EXACT
+        return self._cut(v2.functional.resize_image(planes, list(self.resized), interpolation=nearest))
+
+    def framing(self, original: tuple[int, int]) -> Framing:
+        """The same in words of the file, which is ``original`` (H, W) large."""
+        top, left = self.corner
+        if self.mirrored:
+            left = self.resized[1] - self.size[1] - left
+        return Framing(original=original, crop=(top, left), target=self.size)
+
+    def _cut(self, pixels: Tensor) -> Tensor:
+        (top, left), (height, width) = self.corner, self.size
+        cut = pixels[..., top : top + height, left : left + width]
+        return (cut.flip(-1) if self.mirrored else cut).contiguous()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Geometry:
     """How a picture and its map reach the size the model is trained at.
 
     ``size`` (H, W) without a crop squeezes the picture to exactly that size; with a crop the picture is resized,
     keeping its aspect, until it covers (H, W), and the crop is taken from it. A whole number is the short side: the
-    aspect is kept and the long side is cut at its centre to a multiple of 8, or a square is cropped.
+    aspect is kept and the long side is cut at its centre to a multiple of 8, or a square is cropped. With ``buckets``
+    the picture is squeezed, a little, to the nearest of a few sizes that have the area of ``size`` (of a square, for a
+    whole number): see :mod:`mamoe.data.buckets`.
 
     Random choices are drawn from torch's global generator, as torchvision does; see
     :class:`mamoe.data.dataset.LayoutDataset`, which seeds it per sample.
 
     Raises:
-        ConfigError: a size is not a positive multiple of 8, the crop is unknown, or ``flip`` is no probability.
+        ConfigError: a size is not a positive multiple of 8, the crop is unknown or stands beside ``buckets``, or
+            ``flip`` is no probability.
     """
 
     size: Sequence[int] | int  # (H, W), or the short side
     crop: Crop | str | None = None
     flip: float = 0.0  # probability of a horizontal flip
+    buckets: bool = False
     extra: Sequence[Callable[..., Any]] = ()  # torchvision v2 transforms that keep size and dtype
 
     def __post_init__(self) -> None:
@@ -58,6 +103,8 @@ class Geometry:
             )
         if self.crop is not None and self.crop not in list(Crop):
             problems.append(f"crop must be one of {', '.join(Crop)} or null; got {self.crop!r}")
+        if self.crop is not None and self.buckets:
+            problems.append(f"buckets are there so that nothing is cropped, but crop is {self.crop!r}: set it to null")
         if not 0.0 <= self.flip <= 1.0:
             problems.append(f"flip must be a probability in [0, 1]; got {self.flip}")
         if problems:
@@ -84,16 +131,40 @@ class Geometry:
             ConfigError: an extra transform fails, or changes the size or the dtype.
         """
         original = (image.shape[-2], image.shape[-1])
-        covered = self._resized_size(*original)
-        size = self._cropped_size(covered)
-        top, left = (self._offset(whole, cut) for whole, cut in zip(covered, size, strict=True))
-        pair = [part[..., top : top + size[0], left : left + size[1]] for part in resize_pair(image, planes, covered)]
-        if torch.rand(()) < self.flip:
-            pair = [part.flip(-1) for part in pair]
-            left = covered[1] - size[1] - left
-        image, planes = apply_extra(self.extra, *pair, void_id=void_id)
-        framing = Framing(original=original, crop=(top, left), target=size)
-        return image.contiguous(), planes.contiguous(), framing
+        placement = self.draw(*original)
+        image, planes = apply_extra(self.extra, placement.picture(image), placement.planes(planes), void_id=void_id)
+        return image.contiguous(), planes.contiguous(), placement.framing(original)
+
+    def draw(self, height: int, width: int) -> Placement:
+        """One of the placements a picture of this size may get, by torch's global generator."""
+        resized = self._resized_size(height, width)
+        size = self._cropped_size(resized)
+        top, left = (self._offset(whole, cut) for whole, cut in zip(resized, size, strict=True))
+        mirrored = self.flip == 1 or (self.flip > 0 and bool(torch.rand(()) < self.flip))
+        return Placement(resized=resized, corner=(top, left), size=size, mirrored=mirrored)
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """The (H, W) that a picture of ``height`` x ``width`` gets."""
+        return self._cropped_size(self._resized_size(height, width))
+
+    def variants(self, height: int, width: int) -> tuple[Placement, ...]:
+        """Every placement that a picture of this size may get.
+
+        Raises:
+            ConfigError: there is no telling: the crop is random, or extra transforms change the picture.
+        """
+        if (reason := self.unpredictable) is not None:
+            raise ConfigError(f"The pictures cannot be encoded ahead: {reason}.")
+        fixed = replace(self, flip=0.0).draw(height, width)
+        mirrored = [flag for flag, share in ((False, 1 - self.flip), (True, self.flip)) if share > 0]
+        return tuple(replace(fixed, mirrored=flag) for flag in mirrored)
+
+    @property
+    def unpredictable(self) -> str | None:
+        """Why a picture's pixels differ in every pass over the data, flips aside; None where they do not."""
+        if self.crop is Crop.RANDOM:
+            return "a random crop shows another part of the picture in every epoch"
+        return "extra transforms change the picture in every epoch" if self.extra else None
 
     @property
     def _target(self) -> tuple[int, int]:
@@ -101,31 +172,23 @@ class Geometry:
         return height, width
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.buckets:
+            return bucket_size((height, width), self._target, MULTIPLE)
         if self.crop is None and not isinstance(self.size, int):
             return self._target
         least_height, least_width = self._target
         scale = max(least_height / height, least_width / width)
         return max(least_height, round(height * scale)), max(least_width, round(width * scale))
 
-    def _cropped_size(self, covered: tuple[int, int]) -> tuple[int, int]:
-        if self.crop is not None:
-            return self._target
-        return covered[0] - covered[0] % MULTIPLE, covered[1] - covered[1] % MULTIPLE
+    def _cropped_size(self, resized: tuple[int, int]) -> tuple[int, int]:
+        if self.crop is None:
+            return resized[0] - resized[0] % MULTIPLE, resized[1] - resized[1] % MULTIPLE
+        return self._target
 
     def _offset(self, whole: int, cut: int) -> int:
         if self.crop is Crop.RANDOM and whole > cut:
             return int(torch.randint(whole - cut + 1, ()))
         return round((whole - cut) / 2)
-
-
-def resize_pair(
-    image: UInt8[Tensor, "3 H0 W0"], planes: UInt8[Tensor, "3 H0 W0"], size: tuple[int, int]
-) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "3 H W"]]:
-    """Resize a picture (bicubic, antialiased) and its map (nearest-exact) to (H, W)."""
-    resized = v2.functional.resize_image(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
-    # The dispatcher resizes every Mask by `nearest`, which is half a pixel off; the image kernel knows nearest-exact.
-    ids = v2.functional.resize_image(planes, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
-    return resized, ids
 
 
 def apply_extra(

@@ -207,7 +207,7 @@ def measure(
     trains = samples_of(config, "train")
     with say.part("Training a small segmenter on the real pictures") as update:
         judges = fit_judges(
-            [picture_of(sample) for sample in trains],
+            [sample.picture for sample in trains],
             [sample.panoptic for sample in trains],
             [colours_of(sample) for sample in trains],
             num_classes=len(Taxonomy.load("scenes").classes),
@@ -220,16 +220,11 @@ def measure(
         [colours_of(sample) for sample in tests],
         [colours_of(sample) for sample in swapped],
         [sample.prompts.global_prompt for sample in tests],
-        real=[picture_of(sample) for sample in tests],
+        real=[sample.picture for sample in tests],
         mamoe=pictures.mamoe,
         swapped=pictures.swapped,
         base=pictures.base,
     )
-
-
-def picture_of(sample: Sample) -> np.ndarray:
-    """The sample's own picture, u8 [H W 3]."""
-    return sample.image.permute(1, 2, 0).numpy()
 
 
 def colours_of(sample: Sample) -> dict[int, str]:
@@ -249,7 +244,7 @@ def gallery(
                 prompt=sample.prompts.global_prompt,
                 instances=instance_lines(sample, other),
                 panoptic=colourize(sample.panoptic, taxonomy),
-                real=picture_of(sample),
+                real=sample.picture,
                 base=pictures.base[i],
                 mamoe=pictures.mamoe[i],
                 swapped=pictures.swapped[i],

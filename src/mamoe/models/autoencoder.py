@@ -13,6 +13,10 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mamoe.shards import fingerprint_of
+
+_ARCHITECTURE = ("act_fn", "norm_num_groups", "down_block_types", "layers_per_block")  # what no weight's shape tells
+
 
 def posterior_of(vae: AutoencoderKL, pictures: Float[Tensor, "B 3 H W"]) -> DiagonalGaussianDistribution:
     """The distribution of the latents [B C h w], not yet scaled, of ``pictures`` in [-1, 1]."""
@@ -46,3 +50,13 @@ def without_overflow(vae: AutoencoderKL) -> Iterator[None]:
             yield
     finally:
         network.to(torch.float16 if half else torch.float32)
+
+
+def vae_fingerprint(vae: AutoencoderKL, precision: str) -> str:
+    """A short name for what decides a posterior: architecture, weights of the encoding half, and number format.
+
+    Args:
+        precision: of the computation, as lightning calls it, e.g. ``32-true`` or ``bf16-mixed``.
+    """
+    weights = {k: v for k, v in vae.state_dict().items() if k.startswith(("encoder.", "quant_conv."))}
+    return fingerprint_of(f"{precision} {[vae.config.get(key) for key in _ARCHITECTURE]}", weights)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,21 +68,12 @@ def load_base(
         ConfigError: a part cannot be loaded, or the parts do not fit each other.
     """
     source = Source(path=path, revision=revision, variant=variant, config=config, tokenizer=tokenizer)
-    try:
+    with _explained(path):
         parts = parts_of(source)
         unet = parts.network(UNet2DConditionModel, "unet", torch.float32)
-        vae = parts.network(AutoencoderKL, "vae", torch.float32)
-        text = read_text(parts, torch.float32)
+        vae = load_vae(source)
+        text = load_text(source)
         scheduler = parts.scheduler()
-    except ConfigError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"model.path={path}: the base model cannot be loaded: {reason} Wanted a folder in diffusers layout "
-            "(model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/) with safetensors weights, one "
-            ".safetensors file in the original layout, or a hub id and a network."
-        ) from None
     problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
     if unet.config["in_channels"] != vae.config["latent_channels"]:
         problems.append(
@@ -91,6 +83,41 @@ def load_base(
     if problems:
         raise ConfigError(f"model.path={path}: the parts of the base model do not fit: {'; '.join(problems)}.")
     return BaseModel(source=source, unet=unet, vae=vae, scheduler=scheduler, text=text)
+
+
+def load_vae(source: Source) -> AutoencoderKL:
+    """A base model's autoencoder alone, float32.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    with _explained(source.path):
+        return parts_of(source).network(AutoencoderKL, "vae", torch.float32)
+
+
+def load_text(source: Source, text_encoder: CLIPTextModel | None = None) -> TextParts:
+    """A base model's text encoders and tokenizers alone, float32; ``text_encoder`` takes the first encoder's place.
+
+    Raises:
+        ConfigError: they cannot be loaded.
+    """
+    with _explained(source.path):
+        return read_text(parts_of(source), torch.float32, text_encoder)
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"model.path={path}: the base model cannot be loaded: {reason} Wanted a folder in diffusers layout "
+            "(model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/) with safetensors weights, one "
+            ".safetensors file in the original layout, or a hub id and a network."
+        ) from None
 
 
 def read_text(parts: Parts, dtype: torch.dtype, text_encoder: CLIPTextModel | None = None) -> TextParts:

@@ -1,31 +1,19 @@
-"""Which picture is seen when, and the loaders that fetch it.
-
-Training reads one endless stream: pass after pass over the data, each pass in an order of its own derived from
-(seed, epoch). A global batch is a window of that stream, dealt out to the processes in turn. So there is no last
-partial batch to drop, a run may stop and go on at any position, and neither the number of workers nor of processes
-changes which pictures make up a step.
-"""
+"""The loaders that fetch the pictures of a training in the order of :mod:`mamoe.training.order`."""
 
 from __future__ import annotations
 
-import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
-from jaxtyping import Int64
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from mamoe.randomness import generator_for
 from mamoe.tensors import Batch, Sample
-from mamoe.types import ConfigError
-
-Key = tuple[int, int]  # (epoch, index)
+from mamoe.training.buckets import BucketBatches
+from mamoe.training.order import Key, StreamBatches, piece_starts
 
 
 class SampleSource(Protocol):
@@ -34,72 +22,6 @@ class SampleSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, key: Key, /) -> Sample: ...
-
-
-def epoch_order(seed: int, epoch: int, size: int) -> Int64[Tensor, "size"]:
-    """The order of one pass over the data, a permutation."""
-    return torch.randperm(size, generator=generator_for(seed, "order", epoch))
-
-
-def steps_of_epochs(epochs: float, size: int, batch_size: int, accumulate: int = 1) -> int:
-    """Optimizer steps until every picture has been seen ``epochs`` times (``batch_size`` over all processes)."""
-    return math.ceil(epochs * size / (batch_size * accumulate))
-
-
-def piece_starts(count: int, pieces: int) -> list[int]:
-    """Where the pieces of ``count`` pictures begin, and the end of the last: sizes differ by one at most."""
-    return [piece * count // pieces for piece in range(pieces + 1)]
-
-
-class StreamBatches(Sampler[list[Key]]):
-    """The micro-batches of one process: its share of each global batch, in pieces, as (epoch, index) keys.
-
-    Args:
-        size: pictures in the data set.
-        batch_size: pictures of a global batch, over all processes; divisible by ``world_size``.
-        num_batches: how many global batches to yield the pieces of.
-        first: position in the stream of the first picture: how many were seen before.
-        pieces: micro-batches that a process's share comes in.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        *,
-        batch_size: int,
-        num_batches: int,
-        seed: int,
-        first: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        pieces: int = 1,
-    ) -> None:
-        if size < 1:
-            raise ConfigError("The training data set is empty: no picture to train on.")
-        if batch_size % world_size:
-            raise ConfigError(
-                f"The batch size counts the pictures of all processes together and must be divisible by their "
-                f"number: got {batch_size} for {world_size} processes."
-            )
-        self.size, self.batch_size, self.num_batches = size, batch_size, num_batches
-        self.seed, self.first, self.rank, self.world_size = seed, first, rank, world_size
-        self._starts = piece_starts(batch_size // world_size, pieces)
-
-    def __len__(self) -> int:
-        return self.num_batches * (len(self._starts) - 1)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        epoch, order = -1, None
-        for batch in range(self.num_batches):
-            keys = []
-            start = self.first + batch * self.batch_size
-            for position in range(start + self.rank, start + self.batch_size, self.world_size):
-                if order is None or position // self.size != epoch:
-                    epoch = position // self.size
-                    order = epoch_order(self.seed, epoch, self.size)
-                keys.append((epoch, int(order[position % self.size])))
-            for start, end in pairwise(self._starts):
-                yield keys[start:end]
 
 
 class TimedLoader(DataLoader):
@@ -139,6 +61,7 @@ class LayoutDataModule(LightningDataModule):
         num_workers: processes that load pictures; 0 loads in the training process.
         seed: the order of the pictures derives from it.
         prefetch_factor: batches each worker keeps ready.
+        buckets: of every picture, where they differ in size: only pictures of one bucket make up a batch.
     """
 
     def __init__(
@@ -150,10 +73,12 @@ class LayoutDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         prefetch_factor: int = 2,
+        buckets: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.train, self.collate, self.batch_size = train, collate, batch_size
         self.num_workers, self.seed, self.prefetch_factor = num_workers, seed, prefetch_factor
+        self.buckets = buckets
         self.first = 0  # pictures seen before this run: set when a run is resumed
         self.pieces = 1  # micro-batches that a process's share of a batch comes in: doubled where memory is short
         self._loader: TimedLoader | None = None
@@ -175,16 +100,19 @@ class LayoutDataModule(LightningDataModule):
     def train_dataloader(self) -> TimedLoader:
         trainer = self.trainer
         assert trainer is not None
-        batches = StreamBatches(
-            len(self.train),
-            batch_size=self.batch_size,
-            num_batches=(trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches // self.pieces,
-            seed=self.seed,
-            first=self.first,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            pieces=self.pieces,
-        )
+        share: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "num_batches": (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches // self.pieces,
+            "seed": self.seed,
+            "first": self.first,
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+            "pieces": self.pieces,
+        }
+        if self.buckets is None:
+            batches = StreamBatches(len(self.train), **share)
+        else:
+            batches = BucketBatches(self.buckets, **share)
         workers = {}
         if self.num_workers:
             # A forked worker would inherit locks of the parent's threads and a CUDA context it must not touch.

@@ -50,19 +50,23 @@ def explained(run_dir: Path) -> Iterator[None]:
             raise
         raise plain from None
     except Exception as error:
-        text = str(error).lower()
         if is_out_of_memory(error):
             raise OutOfMemoryError(
                 f"Out of memory: {_first_line(error)} {memory_facts()} Set trainer.auto_microbatch=true, which takes a "
                 "batch in smaller pieces with the same result, or model.gradient_checkpointing=true, or "
                 f"trainer.precision=bf16-mixed, or train less of the model; then resume with resume={run_dir}."
             ) from error
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(w in text for w in _DISK_WORDS):
+        if is_disk_full(error):
             raise DiskFullError(
                 f"The disk of {run_dir} is full: {_first_line(error)} Earlier checkpoints are unharmed. Free some "
                 f"space or keep fewer checkpoints, then resume with resume={run_dir}."
             ) from error
         raise
+
+
+def is_disk_full(error: Exception) -> bool:
+    text = str(error).lower()
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(w in text for w in _DISK_WORDS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

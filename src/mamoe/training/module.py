@@ -26,7 +26,7 @@ from mamoe.training.data import LayoutDataModule
 from mamoe.training.draws import Draws, posterior_noise, training_draws
 from mamoe.training.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
 from mamoe.training.finite import StepWatch
-from mamoe.training.latents import LatentMemory
+from mamoe.training.latents import LatentScaling, moments_of
 from mamoe.training.optim import apply_lr_factors, parameter_groups
 from mamoe.training.scaling import ScaledPrecision
 from mamoe.training.timesteps import UNIFORM, Places, TimestepKind, TimestepSampling
@@ -40,8 +40,10 @@ class DiffusionModule(LightningModule):
 
     Args:
         unet: a stock or MaMoE UNet with float32 weights.
-        vae: the autoencoder, frozen; kept out of this module's parameters and state.
-        text_encoder: the network inside ``conditioner``, frozen unless ``train_text_encoder``.
+        vae: the autoencoder, frozen; kept out of this module's parameters and state. None: every batch comes encoded.
+        scaling: how the UNet knows the autoencoder's latents.
+        text_encoder: the network inside ``conditioner``, frozen unless ``train_text_encoder``. None: there is none,
+            the prompts have been encoded.
         conditioner: regions -> conditioning on a device; differentiable when the text encoder is trained.
         scheduler: the noise schedule; its ``prediction_type`` is what the UNet predicts.
         optimizer: parameter groups as torch has them -> optimizer.
@@ -55,15 +57,15 @@ class DiffusionModule(LightningModule):
         ema_decay: decay of the weight average; None keeps no average. A schedule-free optimizer brings its own.
         seed: every draw derives from it.
         adapter_alone: whether checkpoints hold the UNet's trained weights only.
-        latent_memory_mib: how many MiB of encoded pictures to remember; 0 encodes every picture every time.
     """
 
     def __init__(
         self,
         *,
         unet: nn.Module,
-        vae: AutoencoderKL,
-        text_encoder: nn.Module,
+        vae: AutoencoderKL | None,
+        scaling: LatentScaling,
+        text_encoder: nn.Module | None,
         conditioner: ConditionerFn,
         scheduler: DDPMScheduler,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
@@ -79,7 +81,6 @@ class DiffusionModule(LightningModule):
         train_text_encoder: bool = False,
         gradient_checkpointing: bool = False,
         channels_last: bool = False,
-        latent_memory_mib: int = 0,
         adapter_alone: bool = False,
     ) -> None:
         super().__init__()
@@ -87,13 +88,15 @@ class DiffusionModule(LightningModule):
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         # A tuple hides the frozen networks from nn.Module, so that they are neither trained, saved nor synchronised.
-        self._frozen = ((vae,) if train_text_encoder else (vae, text_encoder)) + tuple(loss_networks)
+        frozen = ((vae,) if train_text_encoder else (vae, text_encoder)) + tuple(loss_networks)
+        self._frozen = tuple(network for network in frozen if network is not None)
         for network in self._frozen:
             network.requires_grad_(False).eval()
         if train_text_encoder:
+            assert text_encoder is not None, "a text encoder that is trained is there"
             self.text_encoder = text_encoder
         self.train()  # from_pretrained hands networks over in evaluation mode
-        self._latent_memory = LatentMemory(vae, latent_memory_mib)
+        self._vae, self.scaling = (vae,), scaling
         self.conditioner = conditioner
         self.prediction = Prediction.parse(scheduler.config["prediction_type"])
         self.alphas_cumprod = scheduler.alphas_cumprod.clone()
@@ -106,8 +109,8 @@ class DiffusionModule(LightningModule):
         _check(self)
 
     @property
-    def vae(self) -> AutoencoderKL:
-        return self._frozen[0]  # type: ignore[return-value]
+    def vae(self) -> AutoencoderKL | None:
+        return self._vae[0]
 
     @property
     def trained(self) -> dict[str, nn.Module]:
@@ -191,12 +194,15 @@ class DiffusionModule(LightningModule):
     @torch.no_grad()
     def encode(self, batch: Batch) -> Float[Tensor, "B C h w"]:
         """The latents of a batch's pictures: a posterior sample each, shifted and scaled as the UNet knows them."""
-        vae = self.vae
-        mean, std = self._latent_memory.moments(batch.image)
+        if batch.moments is not None:
+            moments = batch.moments.to(self.device)
+        else:
+            assert self.vae is not None and batch.image is not None
+            moments = moments_of(self.vae, batch.image)
+        mean, std = moments.unbind(1)
         shape = tuple(mean.shape[1:])
         noise = posterior_noise(self.seed, batch.epoch.tolist(), batch.index.tolist(), shape).to(mean.device)  # type: ignore[arg-type]
-        latents = mean + std * noise
-        return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config["scaling_factor"]
+        return self.scaling.scaled(mean + std * noise)
 
     def _condition(self, regions: RegionBatch) -> Conditioning:
         trained = "text_encoder" in self.trained

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -38,12 +39,14 @@ class SampleMode(StrEnum):
     CFG = "cfg"  # classifier-free guidance between the two
 
 
-class Sampler(Protocol):
+class Draw(Protocol):
     """Draws one picture per sample; ``seeds[i]`` alone decides the noise of picture i."""
 
-    def __call__(
-        self, unet: torch.nn.Module, samples: list[Sample], mode: str, seeds: list[int]
-    ) -> list[Image.Image]: ...
+    def __call__(self, samples: list[Sample], mode: str, seeds: list[int]) -> list[Image.Image]: ...
+
+
+# A UNet becomes a way to draw, for as long as the ``with`` lasts: what else it takes is in memory no longer than that.
+Sampler = Callable[[DiffusionModule], AbstractContextManager[Draw]]
 
 
 class SampleGrids(Callback):
@@ -53,7 +56,7 @@ class SampleGrids(Callback):
 
     Args:
         run_dir: the run's folder.
-        sampler: draws the pictures.
+        sampler: how the pictures are drawn.
         samples: the layouts, prompts and real pictures; one row of the grid each.
         taxonomy: the colours of the maps.
         modes: one column of the grid each.
@@ -97,10 +100,10 @@ class SampleGrids(Callback):
         folder = self._run_dir / "samples" / f"step-{trainer.global_step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         mine = range(len(self._samples))[trainer.global_rank :: trainer.world_size]
-        with torch.no_grad(), evaluating(trainer, module, use_ema=self._use_ema):
+        with torch.no_grad(), evaluating(trainer, module, use_ema=self._use_ema), self._sampler(module) as draw:
             for mode in self._modes:
                 for first in range(0, len(mine), self._batch_size):
-                    self._draw(module, folder, mode, list(mine[first : first + self._batch_size]), trainer.global_step)
+                    self._write(draw, folder, mode, list(mine[first : first + self._batch_size]), trainer.global_step)
         trainer.strategy.barrier("samples")
         if trainer.is_global_zero:
             grid = self._grid(folder)
@@ -109,9 +112,9 @@ class SampleGrids(Callback):
             log.info("Step %d: samples %s", trainer.global_step, folder / "grid.png")
         return folder
 
-    def _draw(self, module: DiffusionModule, folder: Path, mode: SampleMode, rows: list[int], step: int) -> None:
+    def _write(self, draw: Draw, folder: Path, mode: SampleMode, rows: list[int], step: int) -> None:
         samples, seeds = [self._samples[i] for i in rows], [self._seeds[i] for i in rows]
-        pictures = self._sampler(module.unet, samples, mode.value, seeds)
+        pictures = draw(samples, mode.value, seeds)
         for sample, seed, picture in zip(samples, seeds, pictures, strict=True):
             picture.save(_picture_path(folder, sample, mode))
             facts = {
@@ -128,7 +131,7 @@ class SampleGrids(Callback):
         rows = []
         for sample in self._samples:
             layout = Image.fromarray(colourize(sample.panoptic, self._taxonomy))
-            real = Image.fromarray(np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy()))
+            real = Image.fromarray(sample.picture)
             drawn = [Image.open(_picture_path(folder, sample, mode)) for mode in self._modes]
             rows.append([layout, real, *drawn])
         return tiled(rows, ["map", "real", *(mode.value for mode in self._modes)])

@@ -157,6 +157,7 @@ class Checkpoints(Callback):
             "loss_scale": trainer.precision_plugin.state_dict(),
             "skipped": [module.watch.skipped, module.watch.skipped_in_a_row],
             "scores": {} if score is None or self._best_by is None else {self._best_by.metric: score},
+            "batch_size": data.batch_size,
         }
         save_trainer(folder, trainer.optimizers[0], _schedule(trainer), counters)
         (folder / "recipe.json").write_text(json.dumps(self._recipe, indent=1))
@@ -174,6 +175,8 @@ def continued(checkpoint: Path, module: DiffusionModule, data: LayoutDataModule)
     """
     counters = read_counters(checkpoint)
     now = {"seed": module.seed, "order_seed": data.seed, "data_size": len(data.train)}
+    if data.buckets is not None:
+        now["batch_size"] = data.batch_size  # buckets are cut into batches, a plain stream of pictures is not
     odd = [f"{name} was {counters[name]} and is {value}" for name, value in now.items() if counters[name] != value]
     if odd:
         raise CheckpointError(

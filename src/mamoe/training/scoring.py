@@ -36,7 +36,7 @@ class FixedScores(Callback):
 
     Args:
         run_dir: the run's folder.
-        sampler: draws the pictures.
+        sampler: how the pictures are drawn.
         samples: layouts, prompts and real pictures.
         extractor: whose features are compared.
         kinds: which scores.
@@ -81,12 +81,10 @@ class FixedScores(Callback):
         folder = self._run_dir / "scored" / f"step-{trainer.global_step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         mine = range(len(self._samples))[trainer.global_rank :: trainer.world_size]
-        with torch.no_grad(), evaluating(trainer, module, use_ema=True):
+        with torch.no_grad(), evaluating(trainer, module, use_ema=True), self._sampler(module) as draw:
             for first in range(0, len(mine), self._batch_size):
                 rows = list(mine[first : first + self._batch_size])
-                drawn = self._sampler(
-                    module.unet, [self._samples[i] for i in rows], self._mode, [self._seeds[i] for i in rows]
-                )
+                drawn = draw([self._samples[i] for i in rows], self._mode, [self._seeds[i] for i in rows])
                 for i, picture in zip(rows, drawn, strict=True):
                     picture.save(self._path(folder, i))
         trainer.strategy.barrier("scored")
@@ -99,7 +97,7 @@ class FixedScores(Callback):
 
     def _measure(self, folder: Path, step: int) -> dict[str, float]:
         if self._real is None:
-            self._real = self._features([sample.image.permute(1, 2, 0).numpy() for sample in self._samples])
+            self._real = self._features([sample.picture for sample in self._samples])
         images = [np.array(Image.open(self._path(folder, i)).convert("RGB")) for i in range(len(self._samples))]
         found = measure(self._kinds, self._features(images), self._real, seed=self._seed)
         values = {}

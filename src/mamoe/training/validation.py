@@ -89,7 +89,7 @@ class FixedLoss(Callback):
         """The mean loss over all fixed pictures and processes."""
         with torch.no_grad(), evaluating(trainer, module, use_ema=self._use_ema):
             if self._fixed is None:
-                self._fixed = [self._prepare(module, places) for places in self._places(trainer)]
+                self._fixed = [self._prepare(module, group) for group in self._groups(trainer)]
             losses = [self._loss(module, fixed) for fixed in self._fixed]
         total = torch.zeros((), dtype=torch.float64, device="cpu")
         for loss in losses:
@@ -97,13 +97,20 @@ class FixedLoss(Callback):
         total = total.to(module.device) if module.device.type == "cuda" else total
         return float(trainer.strategy.reduce(total, reduce_op="sum")) / self._count
 
-    def _places(self, trainer: Trainer) -> list[list[int]]:
-        mine = list(range(self._count))[trainer.global_rank :: trainer.world_size]
-        return [mine[i : i + self._batch_size] for i in range(0, len(mine), self._batch_size)]
+    def _groups(self, trainer: Trainer) -> Iterator[list[tuple[int, Sample]]]:
+        """This process's share as (place, picture), in batches of one size of picture each."""
+        waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}
+        for place in range(self._count)[trainer.global_rank :: trainer.world_size]:
+            sample = self._data[0, place * len(self._data) // self._count]
+            group = waiting.setdefault(sample.panoptic.size, [])
+            group.append((place, sample))
+            if len(group) == self._batch_size:
+                yield waiting.pop(sample.panoptic.size)
+        yield from waiting.values()
 
-    def _prepare(self, module: DiffusionModule, places: list[int]) -> _Fixed:
-        index = [place * len(self._data) // self._count for place in places]
-        batch = self._collate([self._data[0, i] for i in index]).to(module.device)
+    def _prepare(self, module: DiffusionModule, group: list[tuple[int, Sample]]) -> _Fixed:
+        places, index = [place for place, _ in group], [sample.index for _, sample in group]
+        batch = self._collate([sample for _, sample in group]).to(module.device)
         latents = module.encode(batch)
         shape, steps = tuple(latents.shape[1:]), len(module.alphas_cumprod)
         draws = fixed_draws(self._seed, index, places, self._count, shape, steps)  # type: ignore[arg-type]
