@@ -11,7 +11,7 @@ import pytest
 from factories import Outcome, break_picture, drawn_data, mamoe, short_run
 
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "lightning", "hydra", "numpy")
-COMMANDS = ("demo", "train", "sample", "prepare", "check", "scenes", "new-base", "export")
+COMMANDS = ("demo", "train", "sample", "evaluate", "benchmark", "prepare", "check", "scenes", "new-base", "export")
 
 
 def refused(outcome: Outcome, code: int, *words: str) -> None:

@@ -82,7 +82,7 @@ def test_every_experiment_can_be_debugged(experiment, debug):
 
 def test_every_group_of_the_command_line_has_options():
     folders = {path.name for path in SHIPPED.iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "taxonomy", "hydra"}
+    assert folders == {*GROUPS, "taxonomy", "hydra", "benchmark"}
     assert all(options(group) for group in folders)
 
 

@@ -223,6 +223,35 @@ def evaluate(
         typer.echo(f"{table.markdown()}\nWritten to {folder}.")
 
 
+@app.command(context_settings=PASS_ON)
+def benchmark(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every cell's configuration and list them.")] = False,
+    config_dir: Annotated[list[Path] | None, typer.Option(help="Folder of your own YAML; may be repeated.")] = None,
+) -> None:
+    """Compare methods: mamoe benchmark [benchmark=tiny|thesis] [methods=[…]] [seeds=[…]] [any.key=value of train]
+
+    Trains and scores every method with every seed at equal budget and writes report.html, .md, .csv and .json.
+    Started again, it goes on where it stopped.
+    """
+    from mamoe.build.benchmark import run_benchmark
+
+    raise typer.Exit(run_benchmark(context.args, config_dir or [], dry_run=dry_run, say=typer.echo))
+
+
+@app.command(hidden=True)
+def benchmark_cell(
+    folder: Path,
+    config_dir: Annotated[list[Path] | None, typer.Option()] = None,
+) -> None:
+    """Run one cell of a benchmark; `mamoe benchmark` starts it in a process of its own."""
+    from mamoe.build.cell import run_cell
+    from mamoe.console import quiet_libraries
+
+    quiet_libraries()
+    raise typer.Exit(run_cell(folder, config_dir or []))
+
+
 @app.command()
 def prepare(source_format: Source, source: Path, out: Path) -> None:
     """Import a data set from its official format into the package's layout."""

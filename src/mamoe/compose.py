@@ -45,8 +45,8 @@ def _added(folders: Sequence[str]) -> list[str]:
     return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
 
 
-def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """The configuration that ``overrides`` ask for, interpolations resolved, not yet validated.
+def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), root: str = ROOT) -> dict[str, Any]:
+    """The configuration that ``overrides`` ask for, interpolations resolved, not yet validated; ``root`` is composed.
 
     Raises:
         ConfigError: an unknown group, option or key, bad syntax, or a value that must be given and is not.
@@ -55,12 +55,12 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) ->
     if options := [override for override in overrides if override.startswith("-")]:
         raise ConfigError(f"There is no option {', '.join(options)}. Settings are written key=value; see --help.")
     try:
-        return _with_choices([*_added(folders)], list(overrides))
+        return _with_choices(_added(folders), list(overrides), root)
     except Exception as error:  # for odd overrides Hydra lets errors of every kind through
-        raise refusal(error, overrides, config_dirs) from None
+        raise refusal(error, overrides, config_dirs, root) from None
 
 
-def _with_choices(added: list[str], overrides: list[str]) -> dict[str, Any]:
+def _with_choices(added: list[str], overrides: list[str], root: str) -> dict[str, Any]:
     """The composition, where what a named option sets stands above the experiment.
 
     Hydra merges an experiment after all groups, whoever chose them: ``callbacks=none experiment=demo`` would have the
@@ -68,13 +68,13 @@ def _with_choices(added: list[str], overrides: list[str]) -> dict[str, Any]:
     """
     choices = [override for override in overrides if override.partition("=")[0] in _CHOOSABLE]
     if not choices or not any(override.startswith("experiment=") for override in overrides):
-        return _composed([*added, *overrides], whole=True)
+        return _composed([*added, *overrides], root, whole=True)
     from omegaconf import OmegaConf
 
-    composed = _composed([*added, *overrides], whole=False)
+    composed = _composed([*added, *overrides], root, whole=False)
     plain = [override for override in overrides if not override.startswith("experiment=")]
-    wanted, default = _composed([*added, *plain], whole=False), _composed(added, whole=False)
-    chosen = _composed([*added, *choices], whole=False)
+    wanted, default = _composed([*added, *plain], root, whole=False), _composed(added, root, whole=False)
+    chosen = _composed([*added, *choices], root, whole=False)
     groups = {override.partition("=")[0] for override in choices}
     for group in groups:
         composed[group] = _over(composed[group], wanted[group], chosen[group], default[group])
@@ -95,14 +95,16 @@ def _over(experiment: Any, wanted: Any, chosen: Any, default: Any) -> Any:
     return {key: value for key, value in merged.items() if value is not missing}
 
 
-def refusal(error: Exception, overrides: Sequence[str], config_dirs: Sequence[str | Path] = ()) -> ConfigError:
+def refusal(
+    error: Exception, overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), root: str = ROOT
+) -> ConfigError:
     """What to tell the user when Hydra ends in ``error``."""
     folders = search_path(config_dirs)
     roots = [SHIPPED, *map(Path, folders)]
-    return ConfigError(explained(error, _known(overrides, folders, roots), roots))
+    return ConfigError(explained(error, _known(overrides, folders, roots, root), roots))
 
 
-def _composed(overrides: Sequence[str], *, whole: bool) -> dict[str, Any]:
+def _composed(overrides: Sequence[str], root: str, *, whole: bool) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -110,16 +112,16 @@ def _composed(overrides: Sequence[str], *, whole: bool) -> dict[str, Any]:
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(SHIPPED)):
-        composed = hydra_compose(ROOT, overrides=list(overrides))
+        composed = hydra_compose(root, overrides=list(overrides))
     return dict(OmegaConf.to_container(composed, resolve=whole, throw_on_missing=whole))  # type: ignore[arg-type]
 
 
-def _known(overrides: Sequence[str], folders: Sequence[str], roots: Sequence[Path]) -> list[str]:
+def _known(overrides: Sequence[str], folders: Sequence[str], roots: Sequence[Path], root: str) -> list[str]:
     """The keys there are once the groups are chosen, and the groups."""
     groups = sorted({path.name for root in roots for path in root.iterdir() if path.is_dir()})
     choices = [override for override in overrides if override.partition("=")[0] in groups]
     try:
-        return [*_dotted(_composed([*_added(folders), *choices], whole=False)), *groups]
+        return [*_dotted(_composed([*_added(folders), *choices], root, whole=False)), *groups]
     except Exception:  # the choices are what is wrong
         return groups
 
@@ -134,6 +136,8 @@ def explained(error: Exception, known: Sequence[str], roots: Sequence[Path]) -> 
     """
     message = str(error).strip()
     if unknown := re.search(r"Could not override '([^']+)'", message):
+        if unknown[1] in known:
+            return f"{unknown[1]} has not all of those keys; to add one write '+{unknown[1]}.<key>=…'."
         near = nearest(unknown[1], [key for key in known if key.count(".") == unknown[1].count(".")])
         return f"There is no key {unknown[1]!r}" + (f"; did you mean {near}?" if near else ".")
     if unknown := re.search(r"Could not find '([^'/]+)/([^']+)'", message):

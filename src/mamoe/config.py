@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +23,9 @@ class Section(BaseModel):
     """A part of the configuration; a key it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class Data(Section):
@@ -347,23 +350,28 @@ def seconds_of(duration: str | int) -> int:
 
 
 def validated(composed: Mapping[str, Any]) -> Train:
-    """The composed configuration as typed values.
+    """The composed configuration of a training as typed values; see :func:`checked`."""
+    return checked(Train, composed)
+
+
+def checked(schema: type[S], composed: Mapping[str, Any]) -> S:
+    """A composed configuration as the typed values of its schema.
 
     Raises:
         ConfigError: names every key that is unknown (with the nearest known one), missing or out of range.
     """
     try:
-        return Train.model_validate(composed)
+        return schema.model_validate(composed)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(problem, schema) for problem in error.errors()]
         raise ConfigError("The configuration does not fit:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
+def _explain(problem: Mapping[str, Any], schema: type[Section]) -> str:
     path = _without_tags([part for part in problem["loc"] if not (isinstance(part, str) and part[:1].isupper())])
     where = ".".join(map(str, path))
     if problem["type"] == "extra_forbidden":
-        near = nearest(str(path[-1]), _fields_at(path[:-1]))
+        near = nearest(str(path[-1]), _fields_at(path[:-1], schema))
         return f"{where}: no such key" + (f"; did you mean {near}?" if near else ".")
     if problem["type"] == "missing":
         return f"{where}: is missing; set {where}=…"
@@ -390,8 +398,8 @@ def _kinds(section: type[Section]) -> tuple[str, ...]:
     return section.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
 
 
-def _fields_at(path: Sequence[str | int]) -> list[str]:
-    sections: list[Any] = [Train]
+def _fields_at(path: Sequence[str | int], schema: type[Section]) -> list[str]:
+    sections: list[Any] = [schema]
     for part in path:
         fields = {name: field for section in sections for name, field in section.model_fields.items()}
         if part not in fields:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mamoe.demo.curve import Series, loss_curve
 from mamoe.demo.page import Command, DemoReport, GalleryRow, InstanceLine, render_page, write_page
 from mamoe.demo.scores import DemoScores
 from mamoe.evaluation.attributes import HitRate
+from mamoe.pages.curve import Series, loss_curve
 
 KINDS = ("panoptic", "real", "base", "mamoe", "swapped")
 

@@ -1,5 +1,6 @@
 import errno
 import functools
+import json
 import multiprocessing
 import os
 import signal
@@ -150,9 +151,17 @@ def test_resuming_needs_the_run_it_came_from(tmp_path, uninterrupted):
         train(tmp_path, resume=tmp_path)
 
 
+def test_cost_is_that_of_the_networks(uninterrupted):
+    run, _, module = uninterrupted
+    cost = json.loads((run / "cost.json").read_text())
+    parameters = sum(p.numel() for p in module.unet.parameters())
+    assert cost["parameters"] == cost["trained_parameters"] == parameters > 0
+    assert 0 < cost["seconds_per_step"] < 30 and cost["peak_mib"] > 10
+
+
 def test_run_folder_holds_what_the_design_says(uninterrupted):
     run, result, module = uninterrupted
-    assert {p.name for p in run.iterdir()} == {"log.txt", "metrics.csv", "checkpoints"}
+    assert {p.name for p in run.iterdir()} == {"log.txt", "metrics.csv", "cost.json", "checkpoints"}
     assert {p.name for p in result.checkpoint.iterdir()} == {
         "unet",
         "unet_ema",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,15 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
 
 
 def evaluate_run(
-    run: Path, asked: Asked, drawing: Drawing, progress: Progress | None = None
+    run: Path,
+    asked: Asked,
+    drawing: Drawing,
+    progress: Progress | None = None,
+    clock: Callable[[int, float], None] | None = None,
 ) -> tuple[Table | None, Path]:
     """Draw a split of a run's data in every mode and score it; returns the table (first process) and its folder.
+
+    ``clock`` is called with (pictures, seconds) of every batch that is drawn now.
 
     Raises:
         MamoeError: what the user can mend.
@@ -154,7 +161,7 @@ def evaluate_run(
     )
     with started_processes() as processes:
         rows = [
-            _drawn(pipe, wanted, layouts.index, Mode(mode), drawing, asked.seed, out / mode, processes, progress)
+            _drawn(pipe, wanted, layouts.index, Mode(mode), drawing, asked.seed, out / mode, processes, progress, clock)
             for mode in drawing.modes
         ]
         return _evaluated(rows, comparison, layouts, scores, asked, processes, progress), out
@@ -188,6 +195,7 @@ def _drawn(
     folder: Path,
     processes: Processes,
     progress: Progress | None,
+    clock: Callable[[int, float], None] | None,
 ) -> PictureSet:
     guidance = guidance_of(mode, drawing.guidance_scale)
     keys = [source.keys[i] for i in index]
@@ -195,7 +203,8 @@ def _drawn(
     layout = pipe.settings is not None and (pipe.settings.region_attention or pipe.settings.moe)
 
     def make(batch: list[int]) -> list[Any]:
-        return sample_batch(
+        began = time.perf_counter()
+        images = sample_batch(
             pipe,
             [source[index[place]] for place in batch],
             mode=mode,
@@ -205,6 +214,9 @@ def _drawn(
             guidance_scale=drawing.guidance_scale,
             layout=layout,
         )
+        if clock is not None:
+            clock(len(batch), time.perf_counter() - began)
+        return images
 
     generation = Generation(
         mode=mode.value, sampler=type(pipe.scheduler).__name__, steps=drawing.steps, guidance=guidance

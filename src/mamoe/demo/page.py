@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 
-from mamoe.demo.curve import Series, loss_curve
 from mamoe.demo.scores import DemoScores
-
-Picture = UInt8[np.ndarray, "H W 3"]
-_JPEG_QUALITY = 92
+from mamoe.pages.curve import Series, loss_curve
+from mamoe.pages.embedding import Picture, jpeg_uri, png_uri, write_whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,12 +60,7 @@ class DemoReport:
 
 def write_page(report: DemoReport, path: Path) -> None:
     """Write the page, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(render_page(report), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(render_page(report), path)
 
 
 def render_page(report: DemoReport) -> str:
@@ -111,16 +98,6 @@ def _bars(scores: DemoScores) -> Sequence[_Bar]:
     ]
 
 
-def png_uri(image: Picture) -> str:
-    """For maps: few colours, sharp edges."""
-    return _uri(image, "png", {"format": "PNG", "optimize": True})
-
-
-def jpeg_uri(image: Picture) -> str:
-    """For pictures."""
-    return _uri(image, "jpeg", {"format": "JPEG", "quality": _JPEG_QUALITY, "subsampling": 0})
-
-
 def percent(share: float) -> str:
     """0.934 -> 93.4 %."""
     return f"{100 * share:.1f} %"
@@ -129,9 +106,3 @@ def percent(share: float) -> str:
 def css_colour(rgb: tuple[int, int, int]) -> str:
     """(255, 0, 10) -> #ff000a."""
     return "#" + "".join(f"{int(part):02x}" for part in rgb)
-
-
-def _uri(image: Picture, kind: str, options: dict) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

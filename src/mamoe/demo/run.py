@@ -26,10 +26,10 @@ from mamoe.compose import compose, setting
 from mamoe.config import Train, validated
 from mamoe.data.panoptic import colourize
 from mamoe.data.scenes import COLOURS, Domain, write_scenes
-from mamoe.demo.curve import Series
 from mamoe.demo.page import Command, DemoReport, GalleryRow, InstanceLine, write_page
 from mamoe.demo.scores import DemoScores, fit_judges, score
 from mamoe.evaluation.attributes import named_colours, swap_colours, swap_in_caption
+from mamoe.pages.curve import Series
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import sample_batch
 from mamoe.sampling.pipeline import LayoutPipeline

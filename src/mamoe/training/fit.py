@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from mamoe.training.checkpointing import find_checkpoint
+from mamoe.training.cost import Cost
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.errors import explained
 from mamoe.training.failing import Failing
@@ -126,6 +127,7 @@ def fit(
                 callbacks=[
                     listening,
                     *([] if checkpoint is None else [Resuming(checkpoint)]),
+                    Cost(run_dir),
                     StepMetrics(log_every_n_steps),
                     *callbacks,
                     TrainingProgress(console),

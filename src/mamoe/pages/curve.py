@@ -1,4 +1,4 @@
-"""A loss curve as inline SVG."""
+"""Curves over steps as inline SVG."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 720.0, 260.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 16.0, 14.0, 34.0
+_IN_ROW = 4  # names of the legend
 _SMOOTHED_FROM = 60  # more points than this get a running mean over a thirtieth of them
 
 
@@ -19,13 +20,13 @@ class Series:
     """One line of the curve."""
 
     name: str
-    points: tuple[tuple[int, float], ...]  # (step, loss), by step
+    points: tuple[tuple[float, float], ...]  # (step, value), by step
 
 
-def loss_curve(series: Sequence[Series]) -> Markup:
+def loss_curve(series: Sequence[Series], *, across: str = "step") -> Markup:
     """All series in one frame with ticks and a legend; noisy ones pale, with their running mean on top.
 
-    Losses that are not finite are left out. Nothing to draw gives an empty text.
+    Values that are not finite are left out, those below 0 drawn at 0. Nothing to draw gives an empty text.
     """
     lines = [(s.name, [(x, y) for x, y in s.points if math.isfinite(y)]) for s in series]
     lines = [(name, points) for name, points in lines if len(points) > 1]
@@ -34,22 +35,21 @@ def loss_curve(series: Sequence[Series]) -> Markup:
     first, last = min(p[0][0] for _, p in lines), max(p[-1][0] for _, p in lines)
     # The first noisy losses of a training would flatten all the rest.
     top = float(np.quantile([y for _, points in lines for _, y in points], 0.99)) * 1.05 or 1.0
-    marks: list[str] = [_grid(first, last, top)]
+    marks: list[str] = [_grid(first, last, top, across)]
     for number, (name, points) in enumerate(lines):
         smooth = _running_mean(points) if len(points) > _SMOOTHED_FROM else points
         if smooth is not points:
             marks.append(_line(points, first, last, top, f"line s{number} raw"))
         marks.append(_line(smooth, first, last, top, f"line s{number}"))
-        x = _LEFT + 8 + 150 * number
-        marks.append(f'<line x1="{x}" x2="{x + 22}" y1="{_TOP + 8}" y2="{_TOP + 8}" class="line s{number}"/>')
-        marks.append(f'<text x="{x + 28}" y="{_TOP + 12}">{escape(name)}</text>')
+        x, y = _LEFT + 8 + 150 * (number % _IN_ROW), _TOP + 8 + 16 * (number // _IN_ROW)
+        marks.append(f'<line x1="{x}" x2="{x + 22}" y1="{y}" y2="{y}" class="line s{number}"/>')
+        marks.append(f'<text x="{x + 28}" y="{y + 4}">{escape(name)}</text>')
     body = "".join(marks)
-    return Markup(
-        f'<svg class="curve" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="loss by step">{body}</svg>'
-    )
+    size = f"0 0 {_WIDTH:g} {_HEIGHT:g}"
+    return Markup(f'<svg class="curve" viewBox="{size}" role="img" aria-label="by {escape(across)}">{body}</svg>')
 
 
-def _running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     values = np.array(points, dtype=np.float64)
     window = max(3, len(points) // 30)
     kernel = np.full(window, 1 / window)
@@ -57,12 +57,12 @@ def _running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[float, floa
     return [(float(x), float(y)) for x, y in means]
 
 
-def _line(points: Sequence[tuple[float, float]], first: int, last: int, top: float, kind: str) -> str:
+def _line(points: Sequence[tuple[float, float]], first: float, last: float, top: float, kind: str) -> str:
     where = " ".join(f"{_x(x, first, last):.1f},{_y(y, top):.1f}" for x, y in points)
     return f'<polyline class="{kind}" points="{where}"/>'
 
 
-def _grid(first: int, last: int, top: float) -> str:
+def _grid(first: float, last: float, top: float, across: str) -> str:
     marks = []
     for value in _ticks(top):
         y = _y(value, top)
@@ -72,7 +72,9 @@ def _grid(first: int, last: int, top: float) -> str:
         if value >= first or value == 0:
             x = _x(max(value, first), first, last)
             marks.append(f'<text class="tick mid" x="{x:.1f}" y="{_HEIGHT - 14}">{value:g}</text>')
-    marks.append(f'<text class="tick mid" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 1}">step</text>')
+    marks.append(
+        f'<text class="tick mid" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 1}">{escape(across)}</text>'
+    )
     return "".join(marks)
 
 
@@ -83,8 +85,8 @@ def _ticks(top: float) -> list[float]:
     return [round(step * i, 12) for i in range(int(top / step) + 1)]
 
 
-def _x(step: float, first: int, last: int) -> float:
-    return _LEFT + (step - first) / max(1, last - first) * (_WIDTH - _LEFT - _RIGHT)
+def _x(step: float, first: float, last: float) -> float:
+    return _LEFT + (step - first) / ((last - first) or 1.0) * (_WIDTH - _LEFT - _RIGHT)
 
 
 def _y(loss: float, top: float) -> float:

@@ -1,0 +1,1 @@
+"""Methods of fine-tuning side by side: a grid of cells, each trained and scored, and the report of what they reach."""

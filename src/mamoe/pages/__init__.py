@@ -1,0 +1,1 @@
+"""What the HTML pages of the demo and the benchmark share."""

@@ -1,0 +1,110 @@
+"""Which cells there are, how long they train, and what the configuration refuses."""
+
+import re
+
+import pytest
+import yaml
+
+from mamoe.benchmark.grid import cells, steps_of_images, steps_of_time
+from mamoe.benchmark.settings import parted, replaced
+from mamoe.build.benchmark import listed, planned, reason
+from mamoe.compose import SHIPPED
+from mamoe.errors import ConfigError
+
+METHODS = {"full": ["layout.moe=false"], "mamoe": []}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def grid(**options):
+    steps = {(data, method): 7 for data in ("a", "b") for method in METHODS}
+    given = {"common": ["x=1"], "steps": steps} | options
+    return cells(METHODS, {"a": ["data.root=a"], "b": []}, [0, 3], **given)
+
+
+def test_every_combination_once_and_a_seeds_cells_together():
+    found = grid()
+    assert len(found) == len({cell.key for cell in found}) == 2 * 2 * 2
+    assert [cell.seed for cell in found] == [0] * 4 + [3] * 4
+    assert found[0].overrides == ("x=1", "data.root=a", "layout.moe=false", "seed=0")
+    assert found[0].key == "images-a-full-seed0"
+
+
+def test_fingerprint_sees_all_that_a_result_depends_on():
+    one, *others = grid()
+    longer = grid(steps={(data, method): 8 for data in ("a", "b") for method in METHODS})[0]
+    marks = [cell.fingerprint({"steps": 12}) for cell in (one, *others, longer)] + [one.fingerprint({"steps": 13})]
+    assert len(set(marks)) == len(marks)
+    assert grid()[0].fingerprint({"steps": 12}) == marks[0]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "accumulated", "steps"), [(800, 4, 1, 200), (801, 4, 1, 201), (800, 4, 2, 100), (1, 8, 4, 1)]
+)
+def test_equal_pictures(images, batch, accumulated, steps):
+    assert steps_of_images(images, batch, accumulated) == steps
+    assert (steps - 1) * batch * accumulated < images <= steps * batch * accumulated
+
+
+def test_equal_time_is_that_of_the_fastest():
+    steps = steps_of_time({"slow": 100, "fast": 100, "small": 200}, {"slow": 0.4, "fast": 0.1, "small": 0.1})
+    assert steps == {"slow": 25, "fast": 100, "small": 100}
+    assert steps_of_time({"a": 10, "b": 10}, {"a": 100.0, "b": 0.1}) == {"a": 1, "b": 10}
+
+
+def test_overrides_are_parted():
+    mine, theirs = parted(["benchmark=tiny", "seeds=[0]", "+datasets.a=[]", "experiment=camvid", "data.num_workers=1"])
+    assert mine == ["benchmark=tiny", "seeds=[0]", "+datasets.a=[]"]
+    assert theirs == ["experiment=camvid", "data.num_workers=1"]
+    assert replaced(["experiment=demo", "a=1"], theirs) == ["a=1", *theirs]
+    with pytest.raises(ConfigError, match=r"trainer\.max_steps"):
+        parted(["trainer.max_steps=5"])
+
+
+def test_tiny_is_what_it_says(monkeypatch):
+    plan = planned(["benchmark=tiny", "trainer.threads=1"])
+    assert {cell.method for cell in plan.cells} == {"full", "masked_attention", "moe", "mamoe"}
+    assert len(plan.cells) == 12 and {cell.steps for cell in plan.cells} == {180}
+    assert all("trainer.threads=1" in cell.overrides for cell in plan.cells)
+    lines = listed(plan)
+    assert len(lines) == 2 + 12 and "12 cells" in lines[0] and "experiment=demo" in lines[1]
+
+
+def test_thesis_is_the_whole_grid():
+    plain = yaml.safe_load((SHIPPED / "benchmark/thesis.yaml").read_text())
+    asked = {name: " ".join(settings) for name, settings in plain["method_settings"].items()}
+    options = {path.stem for path in (SHIPPED / "method").glob("*.yaml")}
+    ready = [
+        name for name, text in asked.items() if (word := re.search(r"method=(\w+)", text)) is None or word[1] in options
+    ]
+    assert len(asked) == 11 and set(ready) >= {"full", "lora", "masked_attention", "moe_2", "moe_5", "moe_10", "mamoe"}
+    plan = planned(["benchmark=thesis", f"methods=[{','.join(ready)}]"])
+    assert len(plan.cells) == 3 * len(ready)
+    assert plan.config.budget.images == 40 * 2975
+
+
+def test_everything_wrong_is_said_at_once():
+    def refusal(*overrides: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            planned(overrides)
+        return str(caught.value)
+
+    assert "did you mean mamoe?" in refusal("methods=[mamo]")
+    assert "names one twice" in refusal("seeds=[1,1]", "methods=[mamoe]")
+    assert "budget.images" in refusal("budget.images=0")
+    assert "benchmark=thesis" in refusal("benchmark=thesi")
+    broken = ['+method_settings.a=["layout.mo=true"]', '+method_settings.b=["ema_decay=7"]']
+    both = refusal("methods=[a,b]", *broken)
+    assert "a on dusk_town" in both and "b on dusk_town" in both and "ema_decay" in both
+    assert "+method_settings.<key>" in refusal("method_settings={c: []}")
+    assert "There is no score fidelity" in refusal("scores.names=[fidelity]")
+
+
+def test_reasons_of_an_end():
+    assert reason(2, "warning\nError: no such key\n  more\n") == "no such key\n  more"
+    assert "SIGKILL, often for want of memory" in reason(-9, "")
+    assert reason(1, "Traceback\nKeyError: 'x'\n") == "KeyError: 'x' (exit code 1)"
+    assert reason(1, "") == "it said nothing (exit code 1)"
