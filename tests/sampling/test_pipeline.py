@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,15 @@ def test_picture_does_not_depend_on_its_batch(pipe, make_map):
         )
         assert np.abs(alone[0] - together[i]).max() < SAME
     assert np.abs(together[0] - together[1]).max() > 0.01
+
+
+def test_a_stock_unet_gets_nothing_it_does_not_know(make_pipe, settings, make_map, caplog):
+    unsteered = replace(settings, region_attention=False, moe=False)
+    pipe = LayoutPipeline(**{**make_pipe(layout=False).components, "layout": unsteered.to_dict()})
+    pipe.set_progress_bar_config(disable=True)
+    by_map = draw(pipe, prompt="a street", panoptic=make_map(), generator=seeded(5))
+    assert not caplog.records  # diffusers warns of every argument that a stock layer ignores
+    assert np.array_equal(by_map, draw(pipe, prompt="a street", height=32, width=48, generator=seeded(5)))
 
 
 def test_stochastic_sampler_draws_from_each_pictures_generator(make_pipe, make_map):
