@@ -115,7 +115,8 @@ def dense_masks(scenario: Scenario, per_token: bool) -> tuple[list[Tensor], list
 def segments_of_prompts(panoptic: PanopticMap, scenario: Scenario) -> list[list[int]]:
     """Segments that share a prompt, in the order of the regions."""
     found: dict[str, list[int]] = {}
-    for segment, class_id in panoptic.classes.items():
+    for segment in np.unique(panoptic.segment_id).tolist():
+        class_id = int(panoptic.class_of_segment[segment])
         prompt = scenario.prompts.by_segment.get(segment) or scenario.settings.taxonomy.prompt_of(class_id)
         found.setdefault(prompt, []).append(segment)
     return list(found.values())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int16, Int32, UInt8
 
 from mamoe.errors import ConfigError, DatasetError, MamoeError, NonFiniteLossError
 
@@ -42,6 +42,8 @@ class PanopticMap:
 
     segment_id: Int32[np.ndarray, "H W"]  # in [0, 65535]
     class_id: UInt8[np.ndarray, "H W"]
+    class_of_segment: Int16[np.ndarray, "ids"] = field(init=False, repr=False)
+    """Class of every segment id up to the largest, -1 where the map has no such segment; of id 0, any of its own."""
 
     def __post_init__(self) -> None:
         segment, klass = self.segment_id, self.class_id
@@ -58,7 +60,11 @@ class PanopticMap:
             raise ValueError("A panoptic map needs at least one pixel, got an empty one.")
         if segment.min() < 0 or segment.max() > MAX_SEGMENT_ID:
             raise ValueError(f"Segment ids must lie in [0, {MAX_SEGMENT_ID}], got {segment.min()} to {segment.max()}.")
-        mixed = _segments_of_two_classes(segment, klass)
+        table = np.full(int(segment.max()) + 1, -1, dtype=np.int16)
+        table[segment] = klass  # one pass over the pixels, where sorting them would take a hundred times as long
+        object.__setattr__(self, "class_of_segment", table)
+        odd = np.take(table, segment) != klass  # the last pixel of a segment decided; in a good map all agree
+        mixed = sorted({int(i) for i in np.unique(segment[odd])} - {0})
         if mixed:
             raise ValueError(
                 f"Every segment must have one class, but segments {mixed[:8]} have several. Give each its own id."
@@ -72,9 +78,7 @@ class PanopticMap:
     @property
     def classes(self) -> dict[int, int]:
         """Class id of every segment in the map, segment 0 left out, in order of the ids."""
-        ids, first = np.unique(self.segment_id, return_index=True)
-        classes = self.class_id.ravel()[first]
-        return {int(i): int(c) for i, c in zip(ids, classes, strict=True) if i != 0}
+        return {int(i): int(self.class_of_segment[i]) for i in np.flatnonzero(self.class_of_segment >= 0) if i != 0}
 
     @classmethod
     def read(cls, path: str | Path) -> PanopticMap:
@@ -88,15 +92,6 @@ class PanopticMap:
         from mamoe.data.panoptic import write_panoptic
 
         write_panoptic(self, Path(path))
-
-
-def _segments_of_two_classes(segment: np.ndarray, klass: np.ndarray) -> list[int]:
-    # A segment has one class exactly when the smallest and the largest class id seen in it agree; two scatter
-    # passes cost far less than sorting a million pixels.
-    table = np.zeros(int(segment.max()) + 1, dtype=np.uint8)
-    table[segment] = klass
-    odd = table[segment] != klass
-    return sorted({int(i) for i in np.unique(segment[odd])} - {0})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,7 +54,9 @@ def test_flip_commutes_with_the_resize():
     assert (straight[0].int() - flipped[0].flip(-1).int()).abs().max() <= 1  # rounding of bicubic weights
 
 
-@pytest.mark.parametrize(("height", "width", "size"), [(30, 50, (16, 24)), (16, 24, (40, 64)), (33, 47, (32, 48))])
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(30, 50, (16, 24)), (16, 24, (40, 64)), (33, 47, (32, 48)), (32, 72, (16, 24))]
+)
 def test_map_resize_is_nearest_exact(height, width, size):
     image, planes = _pair(height, width)
     _, ids, _ = Geometry(size=size)(image, planes, VOID)

@@ -31,7 +31,8 @@ def route_hard(share: Float[Tensor, "B E h w"]) -> ExpertRouting:
     Of equal shares the lowest expert id wins, but the rest group (expert 0) loses to every other: what a grouping
     names is what it is about, and named things are often thinner than a cell.
     """
-    expert = (share.roll(-1, dims=1).argmax(dim=1) + 1) % share.shape[1]  # argmax takes the first of equals
+    share_BNE = share.roll(-1, dims=1).flatten(2).transpose(1, 2).contiguous()  # argmax is slow across a distance
+    expert = (share_BNE.argmax(dim=2) + 1) % share.shape[1]  # argmax takes the first of equals
     ordered, token = expert.flatten().sort(stable=True)
     return ExpertRouting(token=token, offsets=_slice_ends(ordered, share.shape[1]), weight=None)
 

@@ -15,7 +15,7 @@ from mamoe.data.files import SampleFiles, SplitFiles
 from mamoe.data.panoptic import read_panoptic
 from mamoe.data.pictures import read_picture
 from mamoe.taxonomy import Taxonomy
-from mamoe.types import DatasetError, PanopticMap
+from mamoe.types import DatasetError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,14 +60,6 @@ def inspect_split(
     )
 
 
-def segment_classes(panoptic: PanopticMap) -> dict[int, int]:
-    """Class id of every segment in the map, as ``panoptic.classes`` but by counting instead of sorting."""
-    class_of = np.zeros(int(panoptic.segment_id.max()) + 1, dtype=np.int64)
-    class_of[panoptic.segment_id] = panoptic.class_id
-    present = np.flatnonzero(np.bincount(panoptic.segment_id.ravel()))
-    return {int(i): int(class_of[i]) for i in present if i != 0}
-
-
 def _inspect_sample(
     sample: SampleFiles, taxonomy: Taxonomy, instance_prompts: Path | None
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -89,7 +81,7 @@ def _inspect_sample(
             f"{sample.panoptic} has (height, width) {panoptic.size}, but its picture {sample.image.name} has {size}"
         )
     problems += [f"{sample.panoptic}: {problem}" for problem in taxonomy.check(panoptic)]
-    segments = segment_classes(panoptic)
+    segments = panoptic.classes
     problems += [
         f"{instance_prompts}, key {sample.key!r} -> '{segment}': no such segment in {sample.panoptic}"
         for segment in sorted(sample.prompts.by_segment.keys() - segments.keys())

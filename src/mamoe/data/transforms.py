@@ -52,9 +52,7 @@ class Placement:
 
     def planes(self, planes: UInt8[Tensor, "3 H0 W0"]) -> UInt8[Tensor, "3 H W"]:
         """The byte planes of a map as placed; nearest-exact."""
-        # The dispatcher resizes a Mask by `nearest`, which is half a pixel off; the image kernel knows nearest-exact.
-        nearest = InterpolationMode.NEAREST_EXACT
-        return self._cut(v2.functional.resize_image(planes, list(self.resized), interpolation=nearest))
+        return self._cut(_nearest_exact(planes, self.resized))
 
     def framing(self, original: tuple[int, int]) -> Framing:
         """The same in words of the file, which is ``original`` (H, W) large."""
@@ -67,6 +65,15 @@ class Placement:
         (top, left), (height, width) = self.corner, self.size
         cut = pixels[..., top : top + height, left : left + width]
         return (cut.flip(-1) if self.mirrored else cut).contiguous()
+
+
+def _nearest_exact(planes: UInt8[Tensor, "3 H0 W0"], size: tuple[int, int]) -> UInt8[Tensor, "3 H W"]:
+    (height, width), (new_height, new_width) = planes.shape[-2:], size
+    if height % new_height == 0 and width % new_width == 0:  # the usual way: every second pixel, say, is a view
+        down, across = height // new_height, width // new_width
+        return planes[..., down // 2 :: down, across // 2 :: across]
+    # The dispatcher resizes a Mask by `nearest`, which is half a pixel off; the image kernel knows nearest-exact.
+    return v2.functional.resize_image(planes, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

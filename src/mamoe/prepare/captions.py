@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from mamoe.data.inspection import segment_classes
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import PanopticMap
 
@@ -16,7 +15,7 @@ _IRREGULAR = {"knife": "knives", "mouse": "mice", "person": "people", "sheep": "
 def describe(panoptic: PanopticMap, taxonomy: Taxonomy, place: str) -> str:
     """A caption such as "a street with cars, a person, road and sky": the largest things, then the largest stuff."""
     pixels = np.bincount(panoptic.class_id.ravel(), minlength=256)
-    instances = np.bincount(np.array([*segment_classes(panoptic).values()], dtype=np.int64), minlength=256)
+    instances = np.bincount(np.array([*panoptic.classes.values()], dtype=np.int64), minlength=256)
     present = sorted((row for row in taxonomy.classes if pixels[row.id]), key=lambda row: -pixels[row.id])
     things = [
         _plural(row.name) if instances[row.id] > 1 else _with_article(row.name) for row in present if row.is_thing

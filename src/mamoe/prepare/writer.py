@@ -14,7 +14,6 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from mamoe.data.inspection import segment_classes
 from mamoe.data.panoptic import UNREADABLE, write_panoptic
 from mamoe.data.prompts import HEADER, raise_problems
 from mamoe.prepare.captions import describe
@@ -82,7 +81,7 @@ def write_dataset(
                 except DatasetError as error:
                     problems.append(str(error))
                     continue
-                things = {i: c for i, c in segment_classes(panoptic).items() if taxonomy.is_thing(c)}
+                things = {i: c for i, c in panoptic.classes.items() if taxonomy.is_thing(c)}
                 captions.append((source.name, describe(panoptic, taxonomy, place)))
                 prompts[source.name] = {str(i): taxonomy.prompt_of(c) for i, c in things.items()}
                 instances[split] += len(things)
