@@ -229,7 +229,7 @@ def benchmark(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every cell's configuration and list them.")] = False,
     config_dir: Annotated[list[Path] | None, typer.Option(help="Folder of your own YAML; may be repeated.")] = None,
 ) -> None:
-    """Compare methods: mamoe benchmark [benchmark=tiny|thesis] [methods=[…]] [seeds=[…]] [any.key=value of train]
+    """Compare methods: mamoe benchmark benchmark=tiny methods=… seeds=… experiment=…
 
     Trains and scores every method with every seed at equal budget and writes report.html, .md, .csv and .json.
     Started again, it goes on where it stopped.
