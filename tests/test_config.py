@@ -32,7 +32,11 @@ GROUPS = (
     "optimizer",
     "trainer",
 )
-BESIDES = {"optimizer=schedule_free": ["lr_scheduler=constant", "ema_decay=null"]}  # what a choice cannot do without
+BESIDES = {  # what a choice cannot do without
+    "optimizer=schedule_free": ["lr_scheduler=constant", "ema_decay=null"],
+    "method=concat": ["data.condition=edges"],
+    "method=controlnet_xs": ["data.condition=classes"],
+}
 CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 
@@ -241,6 +245,15 @@ def test_schedule_free_stands_alone():
     message = refusal("optimizer=schedule_free")
     assert "lr_scheduler=constant" in message and "ema_decay=null" in message and len(message.splitlines()) == 2
     assert "set ema_decay=null" in refusal("optimizer=schedule_free", "lr_scheduler=constant")
+
+
+def test_condition_pictures_are_shown_to_the_methods_that_look_at_them():
+    assert composed("method=concat", "data.condition=edges").data.condition == "edges"
+    assert composed("method=controlnet_xs", "data.condition=some/folder").method.widths is None
+    for method in ("concat", "controlnet_xs"):
+        assert f"method={method} is shown a condition picture: set data.condition=" in refusal(f"method={method}")
+    assert "method=full would not look at it" in refusal("data.condition=classes")
+    assert "method.widths.1: " in refusal("method=controlnet_xs", "data.condition=edges", "method.widths=[4,0]")
 
 
 def test_strength_asks_for_regions():

@@ -105,6 +105,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     prompts: Annotated[Path | None, typer.Option(help="CSV with img_name,prompt.")] = None,
     instance_prompts: Annotated[Path | None, typer.Option(help="JSON with a prompt per segment.")] = None,
+    conditions: Annotated[
+        Path | None, typer.Option(help="Folder of condition pictures; default: drawn from the maps, if need be.")
+    ] = None,
     size: Annotated[
         tuple[int, int] | None, typer.Option(min=8, metavar="H W", help="Of the pictures; default: the maps' own.")
     ] = None,
@@ -136,6 +139,7 @@ def sample(
             out,
             prompts=prompts,
             instance_prompts=instance_prompts,
+            conditions=conditions,
             size=size,
             seed=seed,
             steps=steps,

@@ -34,6 +34,7 @@ class Data(Section):
     panoptic_maps: str
     prompts: str | None = None  # may contain {split}
     instance_prompts: str | None = None
+    condition: str | None = None  # classes, edges, or a folder of pictures
     taxonomy: str | None = None  # name or path; null = the config group
     size: tuple[int, int] | int
     crop: Literal["random", "center"] | None = None
@@ -165,7 +166,19 @@ class SharedExpert(Section):
     name: Literal["shared_expert"]
 
 
-Method = Annotated[Full | Decoder | Lora | LoraExperts | SharedExpert, Field(discriminator="name")]
+class ControlNetXs(Section):
+    name: Literal["controlnet_xs"]
+    widths: list[Annotated[int, Field(ge=1)]] | None
+    train_base: bool
+
+
+class Concat(Section):
+    name: Literal["concat"]
+
+
+Method = Annotated[
+    Full | Decoder | Lora | LoraExperts | SharedExpert | ControlNetXs | Concat, Field(discriminator="name")
+]
 
 
 class LrFactors(Section):
@@ -308,6 +321,21 @@ class Train(Section):
                 problems.append("keeps an average of its own: set ema_decay=null")
             if problems:
                 raise ValueError(f"optimizer=schedule_free {', and '.join(problems)}")
+        return self
+
+    @model_validator(mode="after")
+    def _condition_is_shown(self) -> Train:
+        method, condition = self.method.name, self.data.condition
+        if isinstance(self.method, ControlNetXs | Concat) and condition is None:
+            raise ValueError(
+                f"method={method} is shown a condition picture: set data.condition=classes, data.condition=edges or "
+                "data.condition=<folder of pictures>"
+            )
+        if condition is not None and not isinstance(self.method, ControlNetXs | Concat):
+            raise ValueError(
+                f"data.condition={condition} is shown to method=controlnet_xs and method=concat alone; method={method} "
+                "would not look at it: leave it out"
+            )
         return self
 
     @model_validator(mode="after")

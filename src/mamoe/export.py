@@ -9,13 +9,14 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from mamoe.errors import ConfigError
+from mamoe.models.control import control_of
 from mamoe.sampling.pipeline import LayoutPipeline
 
 
 def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool = True) -> None:
     """Write the run's networks, averaged weights where there are any, to ``out``.
 
-    A run without region attention and experts is written as a stock ``StableDiffusionPipeline``, or
+    A run without region attention, experts and condition pictures is written as a stock ``StableDiffusionPipeline``, or
     ``StableDiffusionXLPipeline`` where the base model has two text encoders.
 
     Raises:
@@ -27,7 +28,8 @@ def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool =
         run, checkpoint=checkpoint, torch_dtype=torch.float16 if half else torch.float32
     )
     settings = pipe.settings
-    if settings is not None and (settings.region_attention or settings.moe):
+    steered = settings is not None and (settings.region_attention or settings.moe)
+    if steered or control_of(pipe.unet) is not None:
         pipe.save_pretrained(out)
         return
     stock_pipeline(pipe).save_pretrained(out)

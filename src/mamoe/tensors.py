@@ -37,6 +37,7 @@ class Sample:
     prompts: RegionPrompts
     framing: Framing | None = None  # None: the picture is all of its file
     moments: Float[Tensor, "2 C h w"] | None = None  # mean and standard deviation, not scaled
+    condition: UInt8[Tensor, "3 H W"] | None = None  # the picture that methods with a picture input are shown, RGB
 
     def __post_init__(self) -> None:
         if (self.image is None) == (self.moments is None):
@@ -96,12 +97,16 @@ class RegionBatch:
     expert: Int16[Tensor, "K"]
     count: UInt8[Tensor, "K"]
     framing: Int32[Tensor, "B 6"] | None = None  # see framing_rows; None: every picture is all of its file
+    condition: UInt8[Tensor, "B 3 H W"] | None = None  # condition pictures, RGB; black = none
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def drop(self, mask: Bool[Tensor, "B"]) -> RegionBatch:
-        """The same batch with the pictures in ``mask`` unconditional: empty prompt, no region, rest expert."""
+        """The same batch with the pictures in ``mask`` unconditional: empty prompt, no region, rest expert.
+
+        Their condition pictures become empty, which is black.
+        """
         flags = mask.tolist()
         prompts = tuple(("",) if flag else p for p, flag in zip(self.prompts, flags, strict=True))
         dropped = mask.to(self.image.device)[self.image.long()]
@@ -110,6 +115,7 @@ class RegionBatch:
             prompts=prompts,
             region=self.region.masked_fill(dropped, 0),
             expert=self.expert.masked_fill(dropped, 0),
+            condition=_emptied(self.condition, mask),
         )
 
     def null_like(self) -> RegionBatch:
@@ -214,6 +220,10 @@ def framing_rows(framings: Sequence[Framing]) -> Int32[Tensor, "B 6"]:
 def level_grids(grid: tuple[int, int], num_levels: int) -> tuple[tuple[int, int], ...]:
     """(h, w) of every UNet level, finest first: each is half the one before, rounded up, as strided convolutions do."""
     return tuple((-(-grid[0] // 2**level), -(-grid[1] // 2**level)) for level in range(num_levels))
+
+
+def _emptied(pictures: Tensor | None, mask: Bool[Tensor, "B"]) -> Tensor | None:
+    return None if pictures is None else pictures.masked_fill(mask.to(pictures.device)[:, None, None, None], 0)
 
 
 def _map_tensors(value, function):

@@ -25,6 +25,8 @@ METHODS = {
     "lora decoder": [*SMALL_RANK, "method.decoder_only=true"],
     "lora_experts": SMALL_RANK,
     "shared_expert": [],
+    "controlnet_xs": ["data.condition=classes"],
+    "concat": ["data.condition=edges"],
 }
 NEED_EXPERTS = ("lora_experts", "shared_expert")
 CASES = [(name, steered) for name in METHODS for steered in (False, True) if steered or name not in NEED_EXPERTS]

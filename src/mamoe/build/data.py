@@ -44,6 +44,7 @@ def dataset(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
         taxonomy=taxonomy,
         geometry=geometry,
         seed=config.seed,
+        condition=data.condition,
     )
     raise_problems(list(source.files.problems), f"The split {split!r}")
     return source

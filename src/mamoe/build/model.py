@@ -18,6 +18,7 @@ from mamoe.conditioning.text import Prompts
 from mamoe.config import Train
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
+from mamoe.models.control import Control, control_of
 from mamoe.models.finetune import method_of
 from mamoe.models.pretrained import BaseModel
 from mamoe.models.singlefile import Family
@@ -81,7 +82,7 @@ def training_module(
     return DiffusionModule(
         unet=unet,
         adapter_alone=method.keeps_adapter_alone,
-        vae=None if config.cache.latents else base.vae,
+        vae=None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae,
         scaling=LatentScaling.of(base.vae),
         text_encoder=base.text_networks if trained_text else None,
         conditioner=CallConditioner(Conditioner(prompts, settings, levels)),
@@ -148,4 +149,5 @@ def recipe_of(config: Train, base: BaseModel, scheduler: DDPMScheduler, settings
         "scheduler": dict(scheduler.config),
         "layout": settings.to_dict(),
         "method": config.method.model_dump(),
+        "condition": config.data.condition,
     }

@@ -67,9 +67,13 @@ class Collator:
             keys=tuple(sample.key for sample in samples),
             index=torch.tensor([sample.index for sample in samples]),
             epoch=torch.tensor([sample.epoch for sample in samples]),
-            regions=replace(regions, framing=framing_rows(framings)),
-            image=_stacked([sample.image for sample in samples]),
-            moments=_stacked([sample.moments for sample in samples]),
+            regions=replace(
+                regions,
+                framing=framing_rows(framings),
+                condition=_stacked([sample.condition for sample in samples], "have a condition picture or none"),
+            ),
+            image=_stacked([sample.image for sample in samples], "have pixels or be encoded"),
+            moments=_stacked([sample.moments for sample in samples], "have pixels or be encoded"),
             cell_weight=None if self.class_weights is None else self._cell_weights(samples, self.class_weights),
         )
 
@@ -79,8 +83,8 @@ class Collator:
         return F.avg_pool2d(pixels[:, None], self.factor)[:, 0]
 
 
-def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+def _stacked(tensors: Sequence[Tensor | None], alike: str) -> Tensor | None:
     given = [tensor for tensor in tensors if tensor is not None]
     if given and len(given) < len(tensors):
-        raise ValueError("The samples of a batch must all have pixels or all be encoded.")
+        raise ValueError(f"The samples of a batch must all alike {alike}.")
     return torch.stack(given) if given else None

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mamoe.data.condition import drawn_condition, drawn_kind
 from mamoe.data.files import SampleFiles, index_split
 from mamoe.data.inspection import SplitContents, inspect_split
 from mamoe.data.latents import LatentCache, content_of
@@ -44,8 +45,10 @@ class LayoutDataset(Dataset[Sample]):
         prompts: prompts CSV; ``{split}`` in the path stands for the split. None: every global prompt is empty.
         instance_prompts: instance prompts JSON, path as above. None: there are none.
         taxonomy: the class ids the maps may hold.
-        geometry: joint geometry of pictures and maps.
+        geometry: joint geometry of pictures, maps and condition pictures.
         seed: of the augmentation.
+        condition: what to show to methods with a picture input: ``classes`` or ``edges``, drawn from the map, or a
+            folder with one folder of pictures per split, named as the pictures. None: nothing.
     """
 
     def __init__(
@@ -59,17 +62,20 @@ class LayoutDataset(Dataset[Sample]):
         taxonomy: Taxonomy,
         geometry: Geometry,
         seed: int,
+        condition: str | None = None,
     ) -> None:
         self.split = split
         self.taxonomy = taxonomy
         self.geometry = geometry if split == TRAIN_SPLIT else geometry.for_evaluation()
         self.seed = seed
+        self.drawn = drawn_kind(condition)
         self.files = index_split(
             images=Path(images),
             panoptic_maps=Path(panoptic_maps),
             split=split,
             prompts=None if prompts is None else Path(prompts),
             instance_prompts=None if instance_prompts is None else Path(instance_prompts),
+            conditions=None if condition is None or self.drawn is not None else Path(condition),
         )
         self.keys = tuple(sample.key for sample in self.files.samples)
         self._latents: LatentCache | None = None
@@ -98,9 +104,11 @@ class LayoutDataset(Dataset[Sample]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "augment", epoch, index))
             read = self._pixels(files) if self._latents is None else self._encoded(files, index)
-            pixels, moments, planes, framing = read
+            pixels, moments, planes, condition, framing = read
 
         panoptic = _decode(planes, files)
+        if self.drawn is not None:
+            condition = _planes(drawn_condition(panoptic, self.taxonomy, self.drawn)).contiguous()
         return Sample(
             key=files.key,
             index=index,
@@ -110,21 +118,25 @@ class LayoutDataset(Dataset[Sample]):
             panoptic=panoptic,
             prompts=visible_prompts(files.prompts, panoptic),
             framing=framing,
+            condition=condition,
         )
 
-    def _pixels(self, files: SampleFiles) -> tuple[Tensor, None, Tensor, Framing]:
+    def _pixels(self, files: SampleFiles) -> tuple[Tensor, None, Tensor, Tensor | None, Framing]:
         image, rgb = read_picture(files.image), _read_map(files)
         _require_one_size(files, image.shape[:2], rgb)
-        pixels, planes, framing = self.geometry(_planes(image), _planes(rgb), self.taxonomy.void_id)
-        return pixels, None, planes, framing
+        pair, shown = (_planes(image), _planes(rgb)), _read_condition(files, image.shape[:2])
+        pixels, planes, condition, framing = self.geometry.with_condition(*pair, shown, self.taxonomy.void_id)
+        return pixels, None, planes, condition, framing
 
-    def _encoded(self, files: SampleFiles, index: int) -> tuple[None, Tensor, Tensor, Framing]:
+    def _encoded(self, files: SampleFiles, index: int) -> tuple[None, Tensor, Tensor, Tensor | None, Framing]:
         assert self._latents is not None
         original, rgb = picture_size(files.image), _read_map(files)
         _require_one_size(files, original, rgb)
+        shown = _read_condition(files, original)
         placement = self.geometry.draw(*original)
         moments = self._latents.get(self._contents[index], placement)
-        return None, moments, placement.planes(_planes(rgb)), placement.framing(original)
+        condition = None if shown is None else placement.picture(shown)
+        return None, moments, placement.planes(_planes(rgb)), condition, placement.framing(original)
 
     def first(self, count: int) -> LayoutDataset:
         """The same data set with its first ``count`` samples alone."""
@@ -221,6 +233,16 @@ def _require_one_size(files: SampleFiles, picture: tuple[int, ...], rgb: np.ndar
     if picture != rgb.shape[:2]:
         sizes = f"(height, width) {rgb.shape[:2]}, but its picture {files.image} has {picture}"
         raise DatasetError(f"{files.panoptic} has {sizes}.")
+
+
+def _read_condition(files: SampleFiles, size: tuple[int, ...]) -> Tensor | None:
+    if files.condition is None:
+        return None
+    picture = read_picture(files.condition)
+    if picture.shape[:2] != size:
+        sizes = f"(height, width) {picture.shape[:2]}, but its picture {files.image} has {size}"
+        raise DatasetError(f"{files.condition} has {sizes}.")
+    return _planes(picture)
 
 
 def _planes(pixels: np.ndarray) -> torch.Tensor:

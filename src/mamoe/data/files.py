@@ -24,6 +24,7 @@ class SampleFiles:
     image: Path
     panoptic: Path | None  # None: there is no map of that name
     prompts: RegionPrompts
+    condition: Path | None = None  # its condition picture; None: the data set has none in files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,12 +37,18 @@ class SplitFiles:
 
 
 def index_split(
-    *, images: Path, panoptic_maps: Path, split: str, prompts: Path | None, instance_prompts: Path | None
+    *,
+    images: Path,
+    panoptic_maps: Path,
+    split: str,
+    prompts: Path | None,
+    instance_prompts: Path | None,
+    conditions: Path | None = None,
 ) -> SplitFiles:
-    """List ``<images>/<split>`` and find each picture's map and prompts.
+    """List ``<images>/<split>`` and find each picture's map, prompts and condition picture.
 
-    A map has the picture's file name, or its stem and ``.png``. ``{split}`` in the two text files' paths stands for
-    the split. Samples are ordered by the numbers in their names (see :func:`order_of`).
+    Maps and condition pictures have the picture's file name, or its stem and ``.png``. ``{split}`` in the two text
+    files' paths stands for the split. Samples are ordered by the numbers in their names (see :func:`order_of`).
 
     Nothing raises: what is missing or wrong is listed in ``problems``.
     """
@@ -60,6 +67,7 @@ def index_split(
     found = {name: _map_name(name, maps) for name in names}
     if map_folder.is_dir():
         problems += [f"{folder / name} has no panoptic map in {map_folder}" for name in names if found[name] is None]
+    shown = _find_conditions(names, conditions, split, problems)
     problems += _prompt_problems(names, folder, prompt_file, by_file)
     if by_segment is not None:
         strangers = by_segment.keys() - set(names)
@@ -76,6 +84,7 @@ def index_split(
                 global_prompt=by_file[name].prompt if by_file and name in by_file else "",
                 by_segment=(by_segment or {}).get(name, {}),
             ),
+            condition=shown.get(name),
         )
         for name in names
     )
@@ -109,6 +118,17 @@ def _list_names(folder: Path, suffixes: Iterable[str], what: str, problems: list
         problems.append(f"cannot list the folder of {what} {folder}: {error.strerror}")
         return set()
     return {e.name for e in entries if e.suffix.lower() in suffixes and not e.name.startswith(".")}
+
+
+def _find_conditions(names: list[str], root: Path | None, split: str, problems: list[str]) -> dict[str, Path]:
+    if root is None:
+        return {}
+    folder = root / split
+    there = _list_names(folder, SUFFIXES, "condition pictures", problems)
+    found = {name: folder / match for name in names if (match := _map_name(name, there)) is not None}
+    if folder.is_dir():
+        problems += [f"{name} has no condition picture in {folder}" for name in names if name not in found]
+    return found
 
 
 def _map_name(image_name: str, maps: set[str]) -> str | None:

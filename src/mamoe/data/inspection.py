@@ -60,6 +60,14 @@ def inspect_split(
     )
 
 
+def _condition_problems(path: Path, size: tuple[int, ...] | None) -> list[str]:
+    try:
+        shown = read_picture(path).shape[:2]
+    except DatasetError as error:
+        return [str(error)]
+    return [] if size in (None, shown) else [f"{path} has (height, width) {shown}, but its picture has {size}"]
+
+
 def _inspect_sample(
     sample: SampleFiles, taxonomy: Taxonomy, instance_prompts: Path | None
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -70,6 +78,8 @@ def _inspect_sample(
         size = read_picture(sample.image).shape[:2]
     except DatasetError as error:
         problems.append(str(error))
+    if sample.condition is not None:
+        problems += _condition_problems(sample.condition, size)
     if sample.panoptic is None:
         return problems, none, none
     try:

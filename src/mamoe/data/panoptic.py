@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Integer, UInt8
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from mamoe.taxonomy import Taxonomy
@@ -100,14 +100,15 @@ def colourize(panoptic: PanopticMap, taxonomy: Taxonomy, borders: bool = True) -
     spread = 1.0 - _VARIATION * ((panoptic.segment_id * 0.618034) % 1.0)
     brightness = np.where(things & (panoptic.segment_id > 0), spread, 1.0)
     if borders:
-        brightness[_edges(panoptic.segment_id) & things] = _BORDER
+        brightness[borders_of(panoptic.segment_id) & things] = _BORDER
     return (taxonomy.palette[panoptic.class_id] * brightness[..., None]).round().astype(np.uint8)
 
 
-def _edges(segment_id: np.ndarray) -> np.ndarray:
-    edges = np.zeros(segment_id.shape, dtype=bool)
-    across = segment_id[:, 1:] != segment_id[:, :-1]
-    down = segment_id[1:] != segment_id[:-1]
+def borders_of(ids: Integer[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """The pixels beside, above or below one of another id: a line two pixels wide."""
+    edges = np.zeros(ids.shape, dtype=bool)
+    across = ids[:, 1:] != ids[:, :-1]
+    down = ids[1:] != ids[:-1]
     edges[:, 1:] |= across
     edges[:, :-1] |= across
     edges[1:] |= down

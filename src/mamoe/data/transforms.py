@@ -137,10 +137,25 @@ class Geometry:
         Raises:
             ConfigError: an extra transform fails, or changes the size or the dtype.
         """
+        image, planes, _, framing = self.with_condition(image, planes, None, void_id)
+        return image, planes, framing
+
+    def with_condition(
+        self,
+        image: UInt8[Tensor, "3 H0 W0"],
+        planes: UInt8[Tensor, "3 H0 W0"],
+        condition: UInt8[Tensor, "3 H0 W0"] | None,
+        void_id: int,
+    ) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "3 H W"], UInt8[Tensor, "3 H W"] | None, Framing]:
+        """As a call, with a condition picture: resized as a picture; extra transforms move, but never recolour it."""
         original = (image.shape[-2], image.shape[-1])
         placement = self.draw(*original)
-        image, planes = apply_extra(self.extra, placement.picture(image), placement.planes(planes), void_id=void_id)
-        return image.contiguous(), planes.contiguous(), placement.framing(original)
+        # A condition picture travels on with the planes of the map: moved as they are, never recoloured.
+        shown = [] if condition is None else [placement.picture(condition)]
+        moved = torch.cat([placement.planes(planes), *shown])
+        image, moved = apply_extra(self.extra, placement.picture(image), moved, void_id=void_id)
+        condition = None if condition is None else moved[3:].contiguous()
+        return image.contiguous(), moved[:3].contiguous(), condition, placement.framing(original)
 
     def draw(self, height: int, width: int) -> Placement:
         """One of the placements a picture of this size may get, by torch's global generator."""
@@ -200,8 +215,11 @@ class Geometry:
 
 def apply_extra(
     extra: Sequence[Callable[..., Any]], image: Tensor, planes: Tensor, *, void_id: int
-) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "3 H W"]]:
-    """Run users' transforms on the pair; pixels they bring in from outside become void without a segment."""
+) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "P H W"]]:
+    """Run users' transforms on the pair; pixels they bring in from outside become void without a segment.
+
+    Planes beyond the map's three are moved with them and become 0 there.
+    """
     wanted = tuple(image.shape)
     inside = torch.ones_like(planes[:1])
     ids: Tensor = tv_tensors.Mask(torch.cat([planes, inside]))
@@ -216,6 +234,7 @@ def apply_extra(
                 f"An extra transform must keep the size and bytes of the picture {wanted}, but {transform} made "
                 f"{image.dtype} {tuple(image.shape)}. Resize by `size` and leave scaling to the model."
             )
-    plain, inside = ids[:3].as_subclass(Tensor), ids[3:].as_subclass(Tensor)
-    outside = torch.tensor([0, 0, void_id], dtype=torch.uint8)[:, None, None]
+    plain, inside = ids[:-1].as_subclass(Tensor), ids[-1:].as_subclass(Tensor)
+    outside = torch.zeros(len(plain), 1, 1, dtype=torch.uint8)
+    outside[2] = void_id
     return image.as_subclass(Tensor), torch.where(inside > 0, plain, outside)

@@ -95,7 +95,8 @@ class MaMoETransformerBlock(BasicTransformerBlock):
         noise_level = for_processors.pop("noise_level", None)
         attend = levels[self.level].attend if levels is not None else None
         if attend is not None and not self.region_attention:
-            attend = attend.any(dim=1, keepdim=True)  # what no cell of the image attends is padding
+            seen = attend if attend.dtype == torch.bool else attend > -torch.inf
+            attend = seen.any(dim=1, keepdim=True)  # what no cell of the image attends is padding
         routing = levels[self.level].routing if levels is not None else None
 
         # Self-attention.

@@ -10,7 +10,7 @@ Letters: see :mod:`mamoe.types`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Self, TypeVar, cast
 
@@ -244,6 +244,11 @@ def _check_moe_levels(moe_levels: Sequence[int] | None, with_blocks: Collection[
         )
 
 
+def transformers_of(blocks: Iterable[tuple[int, nn.Module]]) -> list[tuple[int, Transformer2DModel]]:
+    """The transformers inside some blocks, each with its block's level."""
+    return [(level, m) for level, block in blocks for m in block.modules() if isinstance(m, Transformer2DModel)]
+
+
 def _transformers(unet: UNet2DConditionModel) -> list[tuple[int, Transformer2DModel]]:
     num_levels = len(unet.down_blocks)
     blocks = [
@@ -251,7 +256,7 @@ def _transformers(unet: UNet2DConditionModel) -> list[tuple[int, Transformer2DMo
         *([(num_levels - 1, unet.mid_block)] if unet.mid_block is not None else []),
         *((num_levels - 1 - i, block) for i, block in enumerate(unet.up_blocks)),
     ]
-    found = [(level, m) for level, block in blocks for m in block.modules() if isinstance(m, Transformer2DModel)]
+    found = transformers_of(blocks)
     if not found:
         kinds = ", ".join(sorted({type(block).__name__ for _, block in blocks}))
         raise ConfigError(f"A UNet with text cross-attention is wanted (CrossAttnDownBlock2D, ...), got {kinds}.")

@@ -9,6 +9,7 @@ import torch
 from diffusers import ImagePipelineOutput
 from PIL import Image
 
+from mamoe.models.control import control_of
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.requests import Request
 from mamoe.tensors import Sample
@@ -70,7 +71,7 @@ def sample_batch(
     scale = guidance_of(mode, guidance_scale)
     images: dict[int, Image.Image] = {}
     for chosen in batches_by_size([sample.panoptic.size for sample in samples], batch_size):
-        requests = [Request(prompts=samples[i].prompts, panoptic=samples[i].panoptic) for i in chosen]
+        requests = [_request(samples[i]) for i in chosen]
         drawn = draw(pipe, requests, [seeds[i] for i in chosen], steps=steps, guidance_scale=scale, layout=layout)
         images.update(zip(chosen, drawn, strict=True))
         if progress is not None:
@@ -89,20 +90,26 @@ def draw(
 ) -> list[Image.Image]:
     """One call of the pipeline for requests with maps of one size, each with a generator of its own seed."""
     maps = [request.panoptic for request in requests if request.panoptic is not None]
+    given = [request.condition for request in requests if request.condition is not None]
     text = [request.prompts.global_prompt for request in requests]
     options = {
         "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
     }
-    if not layout:
+    if not layout and control_of(pipe.unet) is None:
         height, width = maps[0].size
         output = pipe(text, height=height, width=width, **options)
     else:
         by_segment = [request.prompts.by_segment for request in requests]
-        output = pipe(text, maps, by_segment, **options)
+        output = pipe(text, maps, by_segment, condition=given or None, **options)
     assert isinstance(output, ImagePipelineOutput) and isinstance(output.images, list)
     return output.images
+
+
+def _request(sample: Sample) -> Request:
+    shown = None if sample.condition is None else sample.condition.permute(1, 2, 0).numpy()
+    return Request(prompts=sample.prompts, panoptic=sample.panoptic, condition=shown)
 
 
 def batches_by_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> Iterator[list[int]]:

@@ -15,11 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mamoe.data.condition import drawn_kind
 from mamoe.data.files import order_of
 from mamoe.data.panoptic import read_panoptic, resized_panoptic
-from mamoe.data.pictures import CONTACT_SHEET
+from mamoe.data.pictures import CONTACT_SHEET, SUFFIXES, read_picture
 from mamoe.data.prompts import raise_problems, read_instance_prompts, read_prompts_csv
 from mamoe.errors import DatasetError
+from mamoe.models.control import control_of
 from mamoe.processes import Processes
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import GUIDANCE, batches_by_size, draw
@@ -29,6 +35,8 @@ from mamoe.sampling.requests import Request, segment_problems
 from mamoe.sampling.runs import load_components
 from mamoe.types import PanopticMap, RegionPrompts
 
+_MAY_MOVE = ("panoptic", "condition")  # paths in a record
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -37,6 +45,7 @@ class Job:
     panoptic: Path
     size: tuple[int, int]  # (H, W) of the picture in pixels; the map is brought to it
     prompts: RegionPrompts
+    condition: Path | None = None  # None: drawn from the map, where the model takes one
 
     @property
     def name(self) -> str:
@@ -63,6 +72,7 @@ def list_jobs(
     *,
     prompts: Path | None = None,
     instance_prompts: Path | None = None,
+    conditions: Path | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[Job]:
     """A job for every PNG in the folder, ordered by the numbers in the names.
@@ -72,11 +82,13 @@ def list_jobs(
         pipe: what will draw them; its taxonomy and its autoencoder's factor are what maps are checked against.
         prompts: CSV with a prompt for every map; without one the global prompt is empty.
         instance_prompts: JSON with prompts for some segments; the others take their class's prompt.
+        conditions: folder of condition pictures, named as the maps; None = drawn from the maps.
         size: (H, W) in pixels to bring every map to; None = each map's own.
 
     Raises:
         DatasetError: the folder holds no maps, a map is unreadable, of a wrong size or with unknown classes, a prompt
-            is missing, or an instance prompt is for a segment the map does not have. All problems in one error.
+            or condition picture is missing, or an instance prompt is for a segment the map does not have. All problems
+            in one error.
     """
     if not panoptic.is_dir():
         raise DatasetError(f"There is no folder {panoptic}; wanted one with panoptic PNGs.")
@@ -86,6 +98,7 @@ def list_jobs(
     by_file = None if prompts is None else _by_stem(read_prompts_csv(prompts))
     by_segment = {} if instance_prompts is None else _by_stem(read_instance_prompts(instance_prompts))
     jobs, problems = [], []
+    shown = _conditions(conditions, pipe, problems)
     for path in paths:
         text = "" if by_file is None else by_file.get(path.stem)
         if text is None:
@@ -98,9 +111,11 @@ def list_jobs(
         segments = by_segment.get(path.stem, {})
         wanted = size or layout.size
         problems += [f"{path}: {problem}" for problem in _map_problems(layout, segments, wanted, pipe)]
-        jobs.append(
-            Job(panoptic=path, size=wanted, prompts=RegionPrompts(global_prompt=text or "", by_segment=segments))
-        )
+        condition = shown.get(path.stem)
+        if conditions is not None and condition is None:
+            problems.append(f"{path} has no condition picture in {conditions}")
+        given = RegionPrompts(global_prompt=text or "", by_segment=segments)
+        jobs.append(Job(panoptic=path, size=wanted, prompts=given, condition=condition))
     raise_problems(problems, f"The sampling job of {panoptic}")
     return jobs
 
@@ -112,6 +127,7 @@ def sample_folder(
     *,
     prompts: str | Path | None = None,
     instance_prompts: str | Path | None = None,
+    conditions: str | Path | None = None,
     size: tuple[int, int] | None = None,
     seed: int = 0,
     steps: int = 50,
@@ -131,6 +147,7 @@ def sample_folder(
         out: is made if needed.
         prompts: CSV, see :func:`list_jobs`.
         instance_prompts: JSON, see :func:`list_jobs`.
+        conditions: folder, see :func:`list_jobs`.
         size: of the pictures, see :func:`list_jobs`.
         seed: of the whole job.
         steps: of the scheduler.
@@ -148,6 +165,7 @@ def sample_folder(
         pipe,
         prompts=None if prompts is None else Path(prompts),
         instance_prompts=None if instance_prompts is None else Path(instance_prompts),
+        conditions=None if conditions is None else Path(conditions),
         size=size,
     )
     settings = {
@@ -191,6 +209,7 @@ def record_of(job: Job, seed: int, settings: Mapping[str, Any]) -> dict[str, Any
         "panoptic": str(job.panoptic),
         "prompt": job.prompts.global_prompt,
         "instance_prompts": {str(segment): text for segment, text in sorted(job.prompts.by_segment.items())},
+        **({} if job.condition is None else {"condition": str(job.condition)}),
         "size": list(job.size),
         "seed": derive_seed(seed, "sample", key_of(job.name)),
         **settings,
@@ -201,7 +220,29 @@ def _request(job: Job) -> Request:
     layout = resized_panoptic(read_panoptic(job.panoptic), job.size)
     # A segment too small for the picture's size is gone, and its prompt with it.
     kept = {segment: text for segment, text in job.prompts.by_segment.items() if segment in layout.classes}
-    return Request(prompts=replace(job.prompts, by_segment=kept), panoptic=layout)
+    condition = None if job.condition is None else _resized(read_picture(job.condition), job.size)
+    return Request(prompts=replace(job.prompts, by_segment=kept), panoptic=layout, condition=condition)
+
+
+def _resized(picture: UInt8[np.ndarray, "H0 W0 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    if picture.shape[:2] == size:
+        return picture
+    return np.array(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def _conditions(folder: Path | None, pipe: LayoutPipeline, problems: list[str]) -> dict[str, Path]:
+    """The condition pictures of a folder by stem."""
+    takes = control_of(pipe.unet) is not None
+    if folder is None:
+        if takes and drawn_kind(pipe.config["condition"]) is None:
+            problems.append("the model was trained with condition pictures from files: name a folder of them")
+        return {}
+    if not takes:
+        problems.append(f"the model takes no condition pictures: leave {folder} out")
+    if not folder.is_dir():
+        problems.append(f"there is no folder of condition pictures {folder}")
+        return {}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
 
 
 def _map_problems(
@@ -228,7 +269,7 @@ def _check_out(out: Path, jobs: Sequence[Job], records: Sequence[Mapping[str, An
         elif picture.exists():
             # A map may have moved since; what was drawn from it has not changed.
             old = _read_record(path)
-            other = [key for key in record if key != "panoptic" and old.get(key) != record[key]]
+            other = [key for key in record if key not in _MAY_MOVE and old.get(key) != record[key]]
             if other:
                 problems.append(f"{picture} was drawn with another {', '.join(other)}")
     if problems:

@@ -32,11 +32,21 @@ from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.models.autoencoder import without_overflow
+from mamoe.models.control import control_input, control_of, predict
+from mamoe.models.controlnet_xs import ControlledUNet, load_branch
 from mamoe.models.pretrained import text_problems
 from mamoe.models.singlefile import is_single_file
 from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.sampling.condition import condition_pictures
 from mamoe.sampling.guidance import guide
-from mamoe.sampling.requests import InstancePrompts, Request, gather_requests, generators_for, picture_size
+from mamoe.sampling.requests import (
+    ConditionPicture,
+    InstancePrompts,
+    Request,
+    gather_requests,
+    generators_for,
+    picture_size,
+)
 from mamoe.sampling.runs import is_run, load_components, load_single_file
 from mamoe.sampling.schedule import ddim_scheduler, is_zero_snr
 from mamoe.shipped import resolved
@@ -47,6 +57,7 @@ from mamoe.types import Framing, PanopticMap
 __all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "ModelMixin"]
 
 ZERO_SNR_RESCALE = 0.7
+BRANCH = "controlnet_xs"  # folder of a saved pipeline
 
 
 class LayoutPipeline(DiffusionPipeline):
@@ -62,6 +73,8 @@ class LayoutPipeline(DiffusionPipeline):
         force_zeros_for_empty_prompt: the empty prompt is all zeros, as the base model was trained.
         scheduler: any diffusers scheduler; :func:`~mamoe.sampling.schedule.ddim_scheduler` makes the default one.
         layout: ``LayoutSettings.to_dict()`` of the training, or that as JSON text; None for a model without layout.
+        condition: what a UNet with a condition picture was shown: ``classes`` or ``edges``, drawn from the map;
+            anything else = pictures that have to be given.
 
     Raises:
         ConfigError: the layout settings and the UNet disagree about the number of experts, or the UNet cannot read
@@ -82,6 +95,7 @@ class LayoutPipeline(DiffusionPipeline):
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
         force_zeros_for_empty_prompt: bool = False,
+        condition: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -95,7 +109,9 @@ class LayoutPipeline(DiffusionPipeline):
         )
         # As text, because diffusers sorts the keys of what it saves, and the order of the groups numbers the experts.
         text = layout if layout is None or isinstance(layout, str) else json.dumps(layout)
-        self.register_to_config(layout=text, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
+        self.register_to_config(
+            layout=text, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, condition=condition
+        )
         self.settings = None if text is None else LayoutSettings.from_dict(json.loads(text))
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -128,13 +144,23 @@ class LayoutPipeline(DiffusionPipeline):
         saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
             pipe.scheduler = ddim_scheduler(pipe.scheduler.config)
+        if (folder / BRANCH).is_dir():
+            pipe = pipe._with_unet(ControlledUNet(pipe.unet, load_branch(pipe.unet, folder / BRANCH)))
         return pipe
 
     def save_pretrained(self, save_directory: str | PathLike[str], **options: Any) -> None:
         """Write every component as safetensors, readable by :meth:`from_pretrained`; options as in diffusers."""
+        if isinstance(self.unet, ControlledUNet):
+            self.unet.branch.save_pretrained(Path(save_directory) / BRANCH)
+            self._with_unet(self.unet.base).save_pretrained(save_directory, **options)
+            return
         if isinstance(self.unet, MaMoEUNet2DConditionModel):
             self.register_to_config(unet=(__name__, MaMoEUNet2DConditionModel.__name__))
         super().save_pretrained(save_directory, **options)
+
+    def _with_unet(self, unet: Any) -> Self:
+        own = {key: self.config[key] for key in ("layout", "condition", "force_zeros_for_empty_prompt")}
+        return type(self)(**{**self.components, "unet": unet, **own})
 
     @torch.no_grad()
     def __call__(
@@ -148,6 +174,7 @@ class LayoutPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         height: int | None = None,
         width: int | None = None,
+        condition: ConditionPicture | Sequence[ConditionPicture] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         framing: Framing | None = None,
@@ -164,6 +191,7 @@ class LayoutPipeline(DiffusionPipeline):
             generator: one for each picture; one for several pictures seeds one for each.
             height: in pixels, of pictures without a map; by default what the UNet was made for.
             width: likewise.
+            condition: picture for a model that takes one, of the size of what is drawn; None = drawn from the map.
             output_type: "pil", "np" (f32[B H W 3] in [0, 1]), "pt" (f32[B 3 H W] in [0, 1]) or "latent".
             return_dict: False returns a tuple.
             framing: what a base model of the SDXL kind is told of the pictures' origin; None: they are whole files.
@@ -172,7 +200,7 @@ class LayoutPipeline(DiffusionPipeline):
             MamoeError: the arguments contradict each other, the maps or this model.
         """
         # Requests.
-        requests = gather_requests(prompt, panoptic, instance_prompts)
+        requests = gather_requests(prompt, panoptic, instance_prompts, condition)
         self._check_call(requests, num_inference_steps, guidance_scale, guidance_rescale, output_type, framing)
         size = picture_size(requests[0].panoptic, height, width, self._default_size(), self.vae_scale_factor)
         generators = generators_for(generator, len(requests))
@@ -182,13 +210,14 @@ class LayoutPipeline(DiffusionPipeline):
         # Conditioning.
         rows = framing_rows([framing or Framing.whole(size)] * len(requests))
         conditioning = self._condition(requests, guidance_scale, rows)
+        control = self._control(requests, size, guidance_scale)
 
         # Noise.
         latents = self._noise(size, generators)
 
         # Denoise.
         latents = self._denoise(
-            latents, conditioning, num_inference_steps, guidance_scale, guidance_rescale, generators
+            latents, conditioning, control, num_inference_steps, guidance_scale, guidance_rescale, generators
         )
 
         # Decode.
@@ -208,6 +237,19 @@ class LayoutPipeline(DiffusionPipeline):
         if scale == 0.0:
             return unconditional
         return concatenate_conditionings([unconditional, conditional])
+
+    def _control(self, requests: list[Request], size: tuple[int, int], scale: float) -> Tensor | None:
+        """The condition pictures as the UNet takes them, for the same pictures as the conditioning's."""
+        form = control_of(self.unet)
+        taxonomy = None if self.settings is None else self.settings.taxonomy
+        pictures = condition_pictures(requests, size, form, self.config["condition"], taxonomy)
+        if form is None or pictures is None:
+            return None
+        control = control_input(form, pictures.to(self._execution_device), self.vae)
+        if scale == 1.0:
+            return control
+        empty = torch.zeros_like(control)
+        return empty if scale == 0.0 else torch.cat([empty, control])
 
     def _prompt_encoder(self) -> PromptEncoder:
         return PromptEncoder(
@@ -245,7 +287,7 @@ class LayoutPipeline(DiffusionPipeline):
         )
 
     def _noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Float[Tensor, "B C h w"]:
-        factor, channels = self.vae_scale_factor, self.unet.config["in_channels"]
+        factor, channels = self.vae_scale_factor, self.unet.config["out_channels"]
         shape = (channels, size[0] // factor, size[1] // factor)
         noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
         return torch.stack(noise).to(self._execution_device)
@@ -254,6 +296,7 @@ class LayoutPipeline(DiffusionPipeline):
         self,
         latents: Float[Tensor, "B C h w"],
         conditioning: Conditioning,
+        control: Tensor | None,
         steps: int,
         scale: float,
         rescale: float,
@@ -270,7 +313,7 @@ class LayoutPipeline(DiffusionPipeline):
             for timestep in self.scheduler.timesteps:
                 noisy = torch.cat([latents, latents]) if guided else latents
                 noisy = self.scheduler.scale_model_input(noisy, timestep).to(self.unet.dtype)
-                output = self.unet(noisy, timestep, **inputs).sample.float()
+                output = predict(self.unet, noisy, timestep, inputs, control).float()
                 if guided:
                     output = guide(*output.chunk(2), scale=scale, rescale=rescale)
                 latents = self.scheduler.step(output, timestep, latents, **extra).prev_sample

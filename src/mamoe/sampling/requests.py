@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
+from PIL.Image import Image
 
 from mamoe.errors import MamoeError
 from mamoe.types import PanopticMap, RegionPrompts
 
 InstancePrompts = Mapping[int, str]
+ConditionPicture = Image | np.ndarray  # the latter u8[H W 3], RGB
 _MOST_LISTED = 20
 
 
@@ -20,12 +24,14 @@ class Request:
 
     prompts: RegionPrompts
     panoptic: PanopticMap | None  # None: by the prompt alone
+    condition: UInt8[np.ndarray, "H W 3"] | None = None  # None: drawn from the map, where the model takes one
 
 
 def gather_requests(
     prompt: str | Sequence[str] | None,
     panoptic: PanopticMap | Sequence[PanopticMap] | None,
     instance_prompts: InstancePrompts | Sequence[InstancePrompts] | None,
+    condition: ConditionPicture | Sequence[ConditionPicture] | None = None,
 ) -> list[Request]:
     """One request per picture. Lists must be of one length; what is given once holds for every picture.
 
@@ -33,12 +39,17 @@ def gather_requests(
         MamoeError: lists of different lengths, instance prompts without a map or for a segment that is not in it, maps
             of different sizes. All problems in one error.
     """
-    lists = {"prompt": prompt, "panoptic": panoptic, "instance_prompts": instance_prompts}
+    lists = {
+        "prompt": prompt,
+        "panoptic": panoptic,
+        "instance_prompts": instance_prompts,
+        "condition": condition,
+    }
     lengths = {name: len(value) for name, value in lists.items() if isinstance(value, list | tuple)}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         raise MamoeError(f"Lists must be of one length and hold something, got {lengths}. Give one entry per picture.")
     count = max(lengths.values(), default=1)
-    texts, maps, by_segment = (_one_each(value, count) for value in lists.values())
+    texts, maps, by_segment, conditions = (_one_each(value, count) for value in lists.values())
     problems = [
         f"picture {number}: {problem}"
         for number, request in enumerate(zip(texts, maps, by_segment, strict=True))
@@ -52,8 +63,12 @@ def gather_requests(
     if problems:
         raise MamoeError("The pipeline cannot draw this:\n" + "\n".join(f"- {problem}" for problem in problems))
     return [
-        Request(prompts=RegionPrompts(global_prompt=text or "", by_segment=segments or {}), panoptic=m)
-        for text, m, segments in zip(texts, maps, by_segment, strict=True)
+        Request(
+            prompts=RegionPrompts(global_prompt=text or "", by_segment=segments or {}),
+            panoptic=m,
+            condition=None if shown is None else np.array(shown.convert("RGB") if isinstance(shown, Image) else shown),
+        )
+        for text, m, segments, shown in zip(texts, maps, by_segment, conditions, strict=True)
     ]
 
 

@@ -71,6 +71,7 @@ def load_components(
             "unet": _unet(_network(folder, "unet", ema), recipe, parts, torch_dtype),
             "scheduler": ddim_scheduler(recipe["scheduler"]),
             "layout": recipe["layout"],
+            "condition": recipe.get("condition"),
             **components_of(read_text(parts, torch_dtype, _trained_text_encoder(folder, ema, torch_dtype))),
         }
     except OSError as error:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mamoe.diffusion.losses import Denoised, LatentLoss, mse
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
+from mamoe.models.control import control_input, control_of, predict
 from mamoe.models.finetune import to_channels_last
 from mamoe.randomness import derive_seed
 from mamoe.tensors import Batch, Conditioning, RegionBatch
@@ -39,8 +40,10 @@ class DiffusionModule(LightningModule):
     """Trains ``unet`` (and on request the text encoder) to undo noise; autoencoder and schedule stay as they are.
 
     Args:
-        unet: a stock or MaMoE UNet with float32 weights.
-        vae: the autoencoder, frozen; kept out of this module's parameters and state. None: every batch comes encoded.
+        unet: a stock or MaMoE UNet with float32 weights, or one that also takes a condition picture (see
+            :mod:`mamoe.models.control`).
+        vae: the autoencoder, frozen; kept out of this module's parameters and state. None: every batch comes encoded,
+            and no condition picture enters as a latent.
         scaling: how the UNet knows the autoencoder's latents.
         text_encoder: the network inside ``conditioner``, frozen unless ``train_text_encoder``. None: there is none,
             the prompts have been encoded.
@@ -151,14 +154,15 @@ class DiffusionModule(LightningModule):
         draws = draws.to(latents.device)
 
         # Conditioning.
-        conditioning = self._condition(regions.drop(draws.dropped))
+        regions = regions.drop(draws.dropped)
+        conditioning, control = self._condition(regions), self._control(regions)
 
         # Noise.
         alpha, sigma = alpha_sigma(self.alphas_cumprod, draws.timesteps)
         noisy = noised(latents, draws.noise, alpha, sigma)
 
         # Predict.
-        output = self.unet(noisy, draws.timesteps, **conditioning.unet_inputs()).sample
+        output = predict(self.unet, noisy, draws.timesteps, conditioning.unet_inputs(), control)
 
         # Loss.
         denoised = Denoised(
@@ -203,6 +207,15 @@ class DiffusionModule(LightningModule):
         shape = tuple(mean.shape[1:])
         noise = posterior_noise(self.seed, batch.epoch.tolist(), batch.index.tolist(), shape).to(mean.device)  # type: ignore[arg-type]
         return self.scaling.scaled(mean + std * noise)
+
+    @torch.no_grad()
+    def _control(self, regions: RegionBatch) -> Tensor | None:
+        form = control_of(self.unet)
+        if form is None:
+            return None
+        if regions.condition is None:
+            raise ConfigError("This method is shown a condition picture, and the data has none: set data.condition.")
+        return control_input(form, regions.condition.to(self.device), self.vae)
 
     def _condition(self, regions: RegionBatch) -> Conditioning:
         trained = "text_encoder" in self.trained

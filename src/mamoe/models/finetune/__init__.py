@@ -1,5 +1,7 @@
 """Ways of fine-tuning a UNet: what is added to it, which of its weights train, and how that comes off again."""
 
+from .concat import Concat as Concat
+from .controlnet_xs import ControlNetXS as ControlNetXS
 from .experts import LoraExperts as LoraExperts
 from .experts import SharedExpert as SharedExpert
 from .full import Decoder as Decoder

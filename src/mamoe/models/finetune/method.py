@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from diffusers import UNet2DConditionModel
 
@@ -12,19 +12,20 @@ from mamoe.models.strength import RegionStrength
 class Method(Protocol):
     """A way of fine-tuning a UNet that may already know regions and experts.
 
-    ``prepare`` and ``merged`` work on the UNet they are given and return it: adapters are parts of its layers.
+    ``prepare`` takes over the UNet it is given and returns a network called like it: the UNet itself, with adapters as
+    parts of its layers, or one made of it. ``merged`` takes what ``prepare`` returned.
     """
 
     keeps_adapter_alone: ClassVar[bool]  # a checkpoint holds the trained weights only; the rest is the base model's
 
-    def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+    def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> Any:
         """Add what the method adds, initialised from ``seed``, and let train (``requires_grad``) what is to train.
 
         The output of the UNet stays what it was.
         """
         ...
 
-    def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    def merged(self, unet: Any) -> Any:
         """The same function without anything added: what sampling and export work with."""
         ...
 

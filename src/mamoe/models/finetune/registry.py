@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mamoe.models.finetune.concat import Concat
+from mamoe.models.finetune.controlnet_xs import ControlNetXS
 from mamoe.models.finetune.experts import LoraExperts, SharedExpert
 from mamoe.models.finetune.full import Decoder, Full
 from mamoe.models.finetune.lora import Lora, Target
@@ -25,6 +27,8 @@ _METHODS: dict[str, Callable[[Mapping[str, Any]], Method]] = {
     "dora": lambda options: _lora(options, dora=True),
     "lora_experts": lambda options: LoraExperts(rank=options["rank"], alpha=options["alpha"]),
     "shared_expert": lambda options: SharedExpert(),
+    "controlnet_xs": lambda options: ControlNetXS(widths=options["widths"], train_base=options["train_base"]),
+    "concat": lambda options: Concat(),
 }
 
 
