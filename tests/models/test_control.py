@@ -102,17 +102,23 @@ def test_a_new_branch_changes_nothing_whatever_the_picture(models, steered, laye
     assert largest_difference(predict(unet, noisy, t, inputs, condition()), wanted) > 1e-3
 
 
-@pytest.mark.parametrize("shape", ["sd15", "sd21"])
+@pytest.mark.parametrize("shape", ["sd15", "sd21", "sdxl"])
 @torch.no_grad()
 def test_it_computes_what_the_network_of_diffusers_computes(models, shape):
     # diffusers copies both into layers of its own choice: this epsilon, and in every block of the branch the number of
     # groups of the first layer, which is that of all layers for these widths (and for Stable Diffusion's usual ones).
-    base = models.unet(shape, norm_eps=1e-6, **TWO)
+    noisy, t, inputs = given(models)
+    embedded = {}
+    if shape == "sdxl":
+        embedded = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+        embedded["projection_class_embeddings_input_dim"] = 6 * 8 + 16
+        origin = {"text_embeds": torch.randn(2, 16), "time_ids": torch.randint(0, 512, (2, 6)).float()}
+        inputs = {**inputs, "added_cond_kwargs": origin}
+    base = models.unet(shape, norm_eps=1e-6, **TWO, **embedded)
     branch = moved(models, new_branch(base, (16, 32, 32)))
     theirs = UNetControlNetXSModel.from_unet(base, copy.deepcopy(branch)).eval()
     unet = ControlledUNet(base, branch).eval()
-    noisy, t, inputs = given(models)
-    wanted = theirs(noisy, t, inputs["encoder_hidden_states"], controlnet_cond=condition()).sample
+    wanted = theirs(noisy, t, **inputs, controlnet_cond=condition()).sample
     assert largest_difference(predict(unet, noisy, t, inputs, condition()), wanted) < 1e-4
 
 
