@@ -153,3 +153,12 @@ def test_losses_depend_neither_on_workers_nor_on_the_cache(crop, ways, base_mode
     for metrics, weights in seen[1:]:
         assert metrics == seen[0][0]
         assert_equal(weights, seen[0][1])
+
+
+@pytest.mark.slow
+def test_a_condition_that_enters_as_a_latent_is_the_same_beside_cached_pictures(base_model, mixed, tmp_path):
+    runs = [tmp_path / "plain", tmp_path / "cached"]
+    for folder, cached in zip(runs, ("false", "true"), strict=True):
+        shown = ["method=concat", "data.condition=classes", "callbacks.samples=null"]
+        trained(*words(base_model, mixed, folder)[:-1], *shown, f"cache.latents={cached}")
+    assert_equal(*(tensors(only_run(folder), STEPS) for folder in runs))
