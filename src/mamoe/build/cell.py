@@ -26,8 +26,9 @@ NAME = "cell"  # of the training
 
 
 def training_overrides(overrides: Sequence[str], folder: Path, steps: int) -> list[str]:
-    """A cell's overrides with what the grid sets: where it runs and how long."""
+    """A cell's overrides with what the grid sets: where it runs and how long; its pictures are encoded for all cells."""
     return [
+        f"cache.folder={folder.parent.parent / 'cache'}",
         *overrides,
         f"name={NAME}",
         f"runs={folder / 'run'}",
