@@ -26,7 +26,7 @@ NAME = "cell"  # of the training
 
 
 def training_overrides(overrides: Sequence[str], folder: Path, steps: int) -> list[str]:
-    """A cell's overrides with what the grid sets: where it runs and how long; its pictures are encoded for all cells."""
+    """A cell's overrides with what the grid sets: where it runs, how long, where all cells keep encoded pictures."""
     return [
         f"cache.folder={folder.parent.parent / 'cache'}",
         *overrides,
