@@ -25,4 +25,5 @@ bench:
 	uv run python benchmarks/attention.py --quick
 	uv run python benchmarks/data.py --quick
 	uv run python benchmarks/step.py --quick
+	uv run python benchmarks/cache.py --quick
 	uv run python benchmarks/scores.py --quick
