@@ -32,6 +32,14 @@ class Weights(StrEnum):
     FP32 = "fp32"
 
 
+class ExportFormat(StrEnum):
+    """What a run is exported as."""
+
+    PIPELINE = "pipeline"
+    DIFFUSERS_LORA = "diffusers-lora"
+    KOHYA = "kohya"
+
+
 class Source(StrEnum):
     """Official formats that can be imported."""
 
@@ -330,13 +338,22 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
     weights: Annotated[Weights, typer.Option(help="Number format.")] = Weights.FP16,
+    format: Annotated[
+        ExportFormat,
+        typer.Option(help="A whole pipeline, or a run's LoRA alone as diffusers or kohya's readers take it."),
+    ] = ExportFormat.PIPELINE,
 ) -> None:
-    """Write a run as one folder: a LayoutPipeline, or a StableDiffusionPipeline if it knows no layout."""
+    """Write a run as one folder: a LayoutPipeline, or a StableDiffusionPipeline if it knows no layout; or its LoRA."""
     from mamoe.console import quiet_libraries
-    from mamoe.export import export_run
+    from mamoe.export import export_lora, export_run
+    from mamoe.models.finetune.lorafile import LoraFile
 
     quiet_libraries()
-    export_run(run, out, checkpoint=checkpoint, half=weights is Weights.FP16)
+    half = weights is Weights.FP16
+    if format is ExportFormat.PIPELINE:
+        export_run(run, out, checkpoint=checkpoint, half=half)
+    else:
+        out = export_lora(run, out, form=LoraFile(format.value), checkpoint=checkpoint, half=half)
     typer.echo(f"Written to {out}.")
 
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors.torch import save_file
 
 from mamoe.errors import ConfigError
 from mamoe.models.control import control_of
+from mamoe.models.finetune.lorafile import LoraFile, lora_problems, lora_state
 from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.sampling.runs import load_trained_adapter
 
 
 def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool = True) -> None:
@@ -22,8 +25,7 @@ def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool =
     Raises:
         ConfigError: ``out`` is not empty, or the run cannot be read.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty and would be overwritten; name a new folder.")
+    _require_empty(out)
     pipe = LayoutPipeline.from_pretrained(
         run, checkpoint=checkpoint, torch_dtype=torch.float16 if half else torch.float32
     )
@@ -33,6 +35,44 @@ def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool =
         pipe.save_pretrained(out)
         return
     stock_pipeline(pipe).save_pretrained(out)
+
+
+def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "latest", half: bool = True) -> Path:
+    """Write the run's LoRA or DoRA, averaged where there is an average, as one file into ``out``; returns the file.
+
+    The base model is not part of it, nor are noise schedule and layout: regions that steer cross-attention need a
+    :class:`LayoutPipeline`.
+
+    Raises:
+        ConfigError: ``out`` is not empty, the run cannot be read, or something it trained has no place in such a file.
+            All reasons in one error.
+    """
+    _require_empty(out)
+    adapter = load_trained_adapter(run, checkpoint=checkpoint)
+    name = adapter.method["name"]
+    if name not in ("lora", "dora"):
+        raise ConfigError(f"{run} was trained with method={name}: LoRA files hold what method=lora and dora train.")
+    problems = lora_problems(adapter.state, form)
+    if adapter.text_encoder:
+        problems.append("the text encoder was trained itself, not by an adapter")
+    if problems:
+        raise ConfigError(
+            f"{run} does not fit into a {form} file: {'; '.join(problems)}. --format pipeline writes everything."
+        )
+    rank, alpha = adapter.method["rank"], adapter.method["alpha"]
+    state = lora_state(adapter.state, form, rank=rank, alpha=alpha)
+    dtype = torch.float16 if half else torch.float32
+    about = {"format": "pt", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / form.file_name
+    metadata = about if form is LoraFile.KOHYA else {"format": "pt"}
+    save_file({key: value.to(dtype).contiguous() for key, value in state.items()}, file, metadata=metadata)
+    return file
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty and would be overwritten; name a new folder.")
 
 
 def stock_pipeline(pipe: LayoutPipeline) -> StableDiffusionPipeline | StableDiffusionXLPipeline:

@@ -141,3 +141,26 @@ def test_methods_by_name():
         method_of({"name": "prompt"})
     with pytest.raises(ConfigError, match="needs at least one target"):
         Lora(targets=())
+
+
+def test_an_adapter_of_another_base_of_the_same_shapes_is_refused(models, tmp_path):
+    unet = shaken(Lora(rank=4).prepare(models.mamoe(), seed=0))
+    save_adapter(unet, unet.state_dict(), tmp_path / "unet")
+    (tmp_path / "recipe.json").write_text('{"base": {"path": "its/base"}}')
+    half = models.mamoe().half().float()
+    load_adapter(Lora(rank=4).prepare(half, seed=1), tmp_path / "unet")  # the same base, kept in half precision
+    other = models.mamoe()
+    with torch.no_grad():
+        other.down_blocks[1].resnets[0].conv1.weight.mul_(1.01)
+    with pytest.raises(ConfigError, match=r"another base model \(its/base\), .* fingerprint \w{24}; this model's"):
+        load_adapter(Lora(rank=4).prepare(other, seed=0), tmp_path / "unet")
+
+
+def test_targets_that_match_no_layer_are_refused_with_those_that_do(models):
+    plain = models.unet(up_block_types=("UpBlock2D",) * 3)
+    with pytest.raises(
+        ConfigError, match=r"no layer for attention, feed_forward: .* none in its up blocks.*for conv, "
+    ):
+        Lora(targets=("attention", "conv", "feed_forward"), decoder_only=True).prepare(plain, seed=0)
+    assert not has_adapters(plain)
+    assert has_adapters(Lora(rank=2, targets=("attention", "conv")).prepare(plain, seed=0))

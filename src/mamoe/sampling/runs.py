@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from mamoe.errors import ConfigError
@@ -52,15 +54,7 @@ def load_components(
     Raises:
         ConfigError: the run has no such checkpoint, it is damaged, or its recipe or base model cannot be read.
     """
-    folder = find_checkpoint(run, checkpoint)
-    read = {_RECIPE, *(_network(folder, name, ema).name for name in _TRAINABLE)}
-    if problems := problems_of(folder, read):
-        others = [path.name for path in sorted(folder.parent.glob("step-*")) if path != folder]
-        raise ConfigError(
-            f"Checkpoint {folder} is damaged: {'; '.join(problems)}. Take another one with --checkpoint: "
-            f"{', '.join(others) or 'the run has none'}."
-        )
-    recipe = _read_recipe(folder / _RECIPE)
+    folder, recipe = _sound_checkpoint(run, checkpoint, ema)
     source = Source(**recipe["base"])
     if base is not None:
         source = Source(path=str(base), variant=source.variant)
@@ -79,6 +73,45 @@ def load_components(
             f"Cannot load the networks of {folder}, trained on the base model {source.path}: {error} "
             "If the base model has moved, give its place as base."
         ) from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedAdapter:
+    """What a run with adapters learned, by the names the weights have in its UNet."""
+
+    method: Mapping[str, Any]  # as the recipe has it
+    state: Mapping[str, Tensor]
+    text_encoder: bool  # the text encoder was trained too
+
+
+def load_trained_adapter(run: Path, *, checkpoint: str = "latest", ema: bool = True) -> TrainedAdapter:
+    """The adapter of a run alone; its base model is not needed. Arguments as of :func:`load_components`.
+
+    Raises:
+        ConfigError: the run has no such checkpoint, it is damaged, or it holds a whole UNet.
+    """
+    folder, recipe = _sound_checkpoint(run, checkpoint, ema)
+    file = _network(folder, "unet", ema) / ADAPTER
+    if not file.is_file():
+        raise ConfigError(f"{folder} holds no adapter but a whole UNet: it was trained with {_method_name(recipe)}.")
+    trained_text = _network(folder, "text_encoder", ema).is_dir()
+    return TrainedAdapter(method=recipe["method"], state=load_file(file), text_encoder=trained_text)
+
+
+def _sound_checkpoint(run: Path, checkpoint: str, ema: bool) -> tuple[Path, dict[str, Any]]:
+    folder = find_checkpoint(run, checkpoint)
+    read = {_RECIPE, *(_network(folder, name, ema).name for name in _TRAINABLE)}
+    if problems := problems_of(folder, read):
+        others = [path.name for path in sorted(folder.parent.glob("step-*")) if path != folder]
+        raise ConfigError(
+            f"Checkpoint {folder} is damaged: {'; '.join(problems)}. Take another one with --checkpoint: "
+            f"{', '.join(others) or 'the run has none'}."
+        )
+    return folder, _read_recipe(folder / _RECIPE)
+
+
+def _method_name(recipe: Mapping[str, Any]) -> str:
+    return f"method={recipe.get('method', {'name': 'full'})['name']}"
 
 
 def load_single_file(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mamoe.shards import fingerprint_of
 from mamoe.types import ConfigError
 
 ADAPTER = "adapter.safetensors"
+_BASE = "base"  # in the file's metadata
+_SAMPLED = 64  # values of each frozen weight that enter its fingerprint
 
 
 def trained_names(network: nn.Module) -> list[str]:
@@ -23,16 +28,29 @@ def save_adapter(network: nn.Module, state: Mapping[str, Tensor], folder: Path) 
     folder.mkdir(parents=True, exist_ok=True)
     network.save_config(folder)  # type: ignore[operator]
     kept = {name: state[name].detach().cpu().contiguous() for name in trained_names(network)}
-    save_file(kept, folder / ADAPTER, metadata={"format": "pt"})
+    save_file(kept, folder / ADAPTER, metadata={"format": "pt", _BASE: base_fingerprint(network)})
+
+
+def base_fingerprint(network: nn.Module) -> str:
+    """A name for the weights that do not train: what an adapter was trained beside.
+
+    It goes by a sample of each weight, rounded to float16: a base model kept in half precision has the same name.
+    """
+    frozen = {name: parameter for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    sample = {name: p.flatten()[:: max(1, p.numel() // _SAMPLED)].half() for name, p in frozen.items()}
+    return fingerprint_of(str([tuple(parameter.shape) for parameter in frozen.values()]), sample)
 
 
 def read_adapter(network: nn.Module, folder: Path) -> dict[str, Tensor]:
     """The trained weights written by :func:`save_adapter`, checked against ``network``.
 
     Raises:
-        ConfigError: names or shapes are others than those of the network's trained weights.
+        ConfigError: names or shapes are others than those of the network's trained weights, or the adapter was trained
+            on another base model.
     """
-    state = load_file(folder / ADAPTER)
+    with safe_open(folder / ADAPTER, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}
+        base = (file.metadata() or {}).get(_BASE)
     own = dict(network.named_parameters())
     wanted = {name: tuple(own[name].shape) for name in trained_names(network)}
     came = {name: tuple(value.shape) for name, value in state.items()}
@@ -44,7 +62,20 @@ def read_adapter(network: nn.Module, folder: Path) -> dict[str, Tensor]:
             f"{wanted.get(name, 'has none')}, adapter {came.get(name, 'has none')}). Give the base model, the method "
             "and the layout it was trained with."
         )
+    own_base = base_fingerprint(network)
+    if base not in (None, own_base):
+        raise ConfigError(
+            f"The adapter in {folder} was trained on another base model{_place(folder)}, whose frozen weights have the "
+            f"fingerprint {base}; this model's have {own_base}. Give the base model it was trained on."
+        )
     return state
+
+
+def _place(folder: Path) -> str:
+    recipe = folder.parent / "recipe.json"
+    if not recipe.is_file():
+        return ""
+    return f" ({json.loads(recipe.read_text(encoding='utf-8')).get('base', {}).get('path')})"
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ adapters of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -73,11 +74,25 @@ class Lora:
     @property
     def layers(self) -> str:
         """A regular expression that full names of adapted layers match."""
+        return self._layers_of(self.targets)
+
+    def _layers_of(self, targets: Sequence[Target]) -> str:
         where = "up_blocks" if self.decoder_only else "down_blocks|mid_block|up_blocks"
-        what = "|".join(_LAYERS[Target(target)] for target in self.targets)
+        what = "|".join(_LAYERS[Target(target)] for target in targets)
         return rf"(?:{where})\.(?:.*\.)?(?:{what})"
 
+    def _check_targets(self, unet: UNet2DConditionModel) -> None:
+        names = [name for name, _ in unet.named_modules()]
+        present = [t for t in Target if any(re.fullmatch(self._layers_of([t]), name) for name in names)]
+        if absent := [target for target in self.targets if target not in present]:
+            where = " in its up blocks" if self.decoder_only else ""
+            raise ConfigError(
+                f"LoRA finds no layer for {', '.join(absent)}: this UNet has none{where}. It has some for "
+                f"{', '.join(present) or 'no target'}; switch the others off."
+            )
+
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        self._check_targets(unet)
         unet.requires_grad_(False)
         config = LoraConfig(
             r=self.rank,
