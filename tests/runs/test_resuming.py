@@ -19,7 +19,7 @@ from wholeruns import COMMAND, SMALL, WEIGHTS, assert_equal, cut_back, tensors, 
 
 def test_a_run_leaves_what_is_needed_to_understand_it(finished_run, base_model):
     names = {path.name for path in finished_run.iterdir()}
-    files = {"config.yaml", "overrides.txt", "environment.json", "dataset.json", "log.txt", "metrics.csv"}
+    files = {"config.yaml", "overrides.txt", "environment.json", "dataset.json", "log.txt", "metrics.csv", "cost.json"}
     assert names == files | {"checkpoints", "samples"}
     assert (finished_run.parent / "latest").resolve() == finished_run
 
