@@ -197,6 +197,22 @@ def test_pictures_of_several_sizes_are_refused(folder, tmp_path):
     assert read_through(paths[0], Geometry(size=(16, 24), crop="random")).shape == (16, 24, 3)
 
 
+def test_buckets_are_a_preprocessing_of_their_own(folder, tmp_path, pixels):
+    """Squeezed to one size and brought to the buckets about it: other pixels, other names, other entries."""
+    Image.fromarray(picture(0, 24, 60)).save(folder / "5.png")
+    paths, cache = list_pictures(folder), tmp_path / "cache"
+    squeezed, bucketed = Geometry(size=(32, 32)), Geometry(size=(32, 32), buckets=True)
+    found = [features_of(paths, pixels, cache, geometry=geometry) for geometry in (squeezed, bucketed)]
+    for features, geometry in zip(found, (squeezed, bucketed), strict=True):
+        assert torch.equal(features.values, pixels([read_through(path, geometry) for path in paths]))
+    assert not torch.equal(found[0].values, found[1].values)
+    assert found[1].preprocessing.startswith("resized to the bucket of its aspect, about 32x32; ")
+    with pytest.raises(ValueError, match="another extractor"):
+        found[0].fits(found[1])
+    assert common_size({"generated": paths}, bucketed) == (32, 32)
+    assert common_size({"generated": paths}, replace(bucketed, size=32)) == (32, 32)
+
+
 def test_folders_without_pictures(tmp_path):
     with pytest.raises(DatasetError, match="holds no pictures"):
         list_pictures(tmp_path)

@@ -110,6 +110,9 @@ def preprocessing_name(extractor: Extractor, geometry: Geometry | None) -> str:
     """All that happens to a picture before the network, in words."""
     if geometry is None:
         return extractor.preprocessing.name
+    if geometry.buckets:
+        size = "x".join(map(str, (geometry.size,) * 2 if isinstance(geometry.size, int) else geometry.size))
+        return f"resized to the bucket of its aspect, about {size}; {extractor.preprocessing.name}"
     size = f"short side {geometry.size}" if isinstance(geometry.size, int) else "{}x{}".format(*geometry.size)
     how = "resized to" if geometry.crop is None else "centre crop of"
     return f"{how} {size}; {extractor.preprocessing.name}"
@@ -130,7 +133,7 @@ def list_pictures(folder: Path) -> tuple[Path, ...]:
 
 
 def common_size(groups: Mapping[str, Sequence[Path]], geometry: Geometry | None = None) -> Size:
-    """The one size (H, W) of all pictures after ``geometry``.
+    """The one size (H, W) of all pictures after ``geometry``; with buckets, the one that they are all about.
 
     Args:
         groups: what the pictures are called in the message, and their files.
@@ -173,7 +176,7 @@ def read_through(path: Path, geometry: Geometry | None) -> UInt8[np.ndarray, "H 
 def _size_after(size: Size, geometry: Geometry | None) -> Size:
     if geometry is None:
         return size
-    if geometry.crop is not None or not isinstance(geometry.size, int):
+    if geometry.buckets or geometry.crop is not None or not isinstance(geometry.size, int):
         height, width = (geometry.size, geometry.size) if isinstance(geometry.size, int) else geometry.size
         return height, width
     blank = torch.zeros(3, *size, dtype=torch.uint8)
