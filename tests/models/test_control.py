@@ -285,15 +285,19 @@ def test_a_branch_is_read_for_its_own_base_alone(models, tmp_path):
         load_branch(models.unet(block_out_channels=(32, 32, 32)), tmp_path)
 
 
-@torch.no_grad()
-def test_an_empty_picture_is_zeros_in_either_form():
+def autoencoder():
     torch.manual_seed(0)
-    vae = AutoencoderKL(
+    return AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         norm_num_groups=4,
     ).eval()
+
+
+@torch.no_grad()
+def test_an_empty_picture_is_zeros_in_either_form():
+    vae = autoencoder()
     pictures = (condition() * 255).to(torch.uint8)
     pictures[0] = 0
     plain = control_input(Control.PICTURE, pictures)
@@ -302,3 +306,15 @@ def test_an_empty_picture_is_zeros_in_either_form():
     assert not latents[0].any() and latents[1].std() > 0
     mean = vae.encode(pictures[1:].float() / 127.5 - 1).latent_dist.mean * vae.config.scaling_factor
     torch.testing.assert_close(latents[1:], mean, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_half_precision_encodes_a_condition_without_overflow():
+    vae, pictures = autoencoder(), (condition() * 255).to(torch.uint8)
+    vae.encoder.conv_in.weight *= 2e5  # activations beyond 65504
+    wanted = control_input(Control.LATENT, pictures, vae)
+    vae.half()
+    assert not vae.encode(pictures.half() / 127.5 - 1).latent_dist.mean.isfinite().all()
+    safe = control_input(Control.LATENT, pictures, vae)
+    assert vae.dtype == torch.float16
+    torch.testing.assert_close(safe, wanted, atol=0.02, rtol=0.02)

@@ -162,3 +162,11 @@ def test_a_condition_that_enters_as_a_latent_is_the_same_beside_cached_pictures(
         shown = ["method=concat", "data.condition=classes", "callbacks.samples=null"]
         trained(*words(base_model, mixed, folder)[:-1], *shown, f"cache.latents={cached}")
     assert_equal(*(tensors(only_run(folder), STEPS) for folder in runs))
+
+
+def test_a_method_that_cannot_take_a_bucket_says_so_before_anything_is_encoded(base_model, mixed, tmp_path):
+    shown = ["method=controlnet_xs", "data.condition=classes", "cache.latents=true"]
+    outcome = trained(*words(base_model, mixed, tmp_path), *shown, code=2)
+    assert "height and width are multiples of 16 pixels" in outcome.err
+    assert "72x56 (1 pictures)" in outcome.err and "data.buckets=false" in outcome.err
+    assert not (tmp_path / "cache").exists()

@@ -10,11 +10,13 @@ from PIL import Image
 
 from mamoe.data.panoptic import read_panoptic, resized_panoptic
 from mamoe.errors import DatasetError
+from mamoe.models.concat import widened
 from mamoe.processes import Processes
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
 from mamoe.sampling.jobs import sample_folder
 from mamoe.sampling.output import contact_sheet, key_of, model_hash
+from mamoe.sampling.pipeline import LayoutPipeline
 
 JOB = {"steps": 2, "batch_size": 2}
 
@@ -262,3 +264,22 @@ def test_two_processes_share_the_pictures(pipe, maps, tmp_path, monkeypatch):
 
 def sorted_maps(folder):
     return sorted(folder.iterdir(), key=lambda path: int(path.stem.split("_")[1]))
+
+
+def test_pictures_of_other_conditions_are_not_taken_for_those_asked_for(pipe, maps, tmp_path):
+    for name, value in (("light", 200), ("dark", 20)):
+        (tmp_path / name).mkdir()
+        for path in maps.glob("*.png"):
+            Image.new("RGB", Image.open(path).size, (value,) * 3).save(tmp_path / name / path.name)
+    layout = pipe.config["layout"]
+    shown = LayoutPipeline(**{**pipe.components, "unet": widened(pipe.unet)}, layout=layout, condition="classes")
+    shown.set_progress_bar_config(disable=True)
+    out = tmp_path / "out"
+    sample_folder(shown, maps, out, conditions=tmp_path / "light", **JOB)
+    before = stamps(out)
+    for other in (tmp_path / "dark", None):
+        with pytest.raises(DatasetError, match="was drawn with another condition_hash"):
+            sample_folder(shown, maps, out, conditions=other, **JOB)
+    assert stamps(out) == before
+    (tmp_path / "light").rename(tmp_path / "moved")
+    assert sample_folder(shown, maps, out, conditions=tmp_path / "moved", **JOB).drawn == 0

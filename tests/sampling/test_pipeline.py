@@ -167,6 +167,15 @@ def test_saved_and_read_again(make_pipe, make_map, tmp_path, layout):
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt")]
 
 
+def test_a_branch_that_was_left_behind_is_missed(make_pipe, tmp_path):
+    """A hub or a copy by model_index.json brings no branch; the base alone would draw, and follow no condition."""
+    pipe = make_pipe()
+    pipe.register_to_config(condition="classes")
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"saved with a ControlNet-XS branch, and .*controlnet_xs is not there"):
+        LayoutPipeline.from_pretrained(tmp_path)
+
+
 def test_experts_keep_their_numbers(pipe, settings, tmp_path):
     """Sorted keys would renumber them: the order of a grouping's groups is their number."""
     assert sorted(settings.experts.names) != list(settings.experts.names)

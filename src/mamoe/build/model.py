@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,11 @@ from mamoe.conditioning.conditioner import Conditioner
 from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.conditioning.text import Prompts
 from mamoe.config import Train
+from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
 from mamoe.models.control import Control, control_of
+from mamoe.models.controlnet_xs import side_multiple
 from mamoe.models.finetune import method_of
 from mamoe.models.pretrained import BaseModel
 from mamoe.models.singlefile import Family
@@ -53,6 +56,25 @@ def steered_unet(config: Train, base: UNet2DConditionModel, settings: LayoutSett
         moe_levels=config.layout.moe_levels,
         learned_strength=settings.strength is Strength.LEARNED,
     )
+
+
+def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[LayoutDataset]) -> None:
+    """Refuse pictures of sizes that the method cannot take; headers alone are read.
+
+    Raises:
+        ConfigError: lists the sizes.
+    """
+    if config.method.name != "controlnet_xs":
+        return
+    multiple = side_multiple(len(base.config["block_out_channels"]))
+    odd = Counter(size for source in sources for size in source.sizes() if any(side % multiple for side in size))
+    if odd:
+        listed = ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in odd.most_common(4))
+        buckets = ", and data.buckets=false: buckets are multiples of 8" if config.data.buckets else ""
+        raise ConfigError(
+            f"method=controlnet_xs needs pictures whose height and width are multiples of {multiple} pixels with this "
+            f"base model; those of the data become {listed}. Set data.size to such a (height, width){buckets}."
+        )
 
 
 class CallConditioner:

@@ -18,7 +18,7 @@ from mamoe.build.cache import base_of, encoded
 from mamoe.build.callbacks import PictureSampler, best_by, training_callbacks, training_loggers
 from mamoe.build.data import buckets_of, layout_settings, splits
 from mamoe.build.loss import class_weights, loss_of
-from mamoe.build.model import objective_scheduler, recipe_of, training_module, training_prompts
+from mamoe.build.model import check_sizes, objective_scheduler, recipe_of, training_module, training_prompts
 from mamoe.build.start import REPLAY, choose_run
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
@@ -118,6 +118,7 @@ def _prepared(
     config: Train, settings: LayoutSettings, steps: int, trains: LayoutDataset, validates: LayoutDataset
 ) -> _Job:
     base = base_of(config)
+    check_sizes(config, base.unet, [trains, validates])
     loss = loss_of(config, base)  # what it lacks is said before anything is encoded
     scheduler = objective_scheduler(config, base.scheduler)
     bar = progress if is_first_process() else silent

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from mamoe.models.autoencoder import posterior_of
+from mamoe.models.autoencoder import posterior_of, without_overflow
 from mamoe.models.controlnet_xs import ControlledUNet
 
 
@@ -46,7 +46,8 @@ def control_input(
     assert vae is not None, "a condition that enters as a latent needs the autoencoder"
     shown = pictures.flatten(1).any(dim=1)
     # One by one, so that a latent does not depend on batch mates down to the last bit.
-    means = [posterior_of(vae, picture[None].to(vae.dtype) / 127.5 - 1).mean.float() for picture in pictures]
+    with without_overflow(vae):
+        means = [posterior_of(vae, picture[None].to(vae.dtype) / 127.5 - 1).mean.float() for picture in pictures]
     latents = (torch.cat(means) - (vae.config.get("shift_factor") or 0.0)) * vae.config["scaling_factor"]
     return latents * shown[:, None, None, None]
 

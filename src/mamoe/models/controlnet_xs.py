@@ -41,6 +41,11 @@ def branch_widths(num_levels: int) -> tuple[int, ...]:
     return tuple(_WIDTHS[min(level, len(_WIDTHS) - 1)] for level in range(num_levels))
 
 
+def side_multiple(num_levels: int) -> int:
+    """What height and width of a picture must be multiples of, in pixels: the base's levels halve them evenly."""
+    return PICTURE_FACTOR * 2 ** (num_levels - 1)
+
+
 def new_branch(base: UNet2DConditionModel, widths: Sequence[int] | None = None) -> ControlNetXSAdapter:
     """A branch for ``base`` that changes nothing yet: all its ways into the base are zero.
 
@@ -292,11 +297,11 @@ def _check(config: Mapping[str, Any], widths: Sequence[int]) -> None:
 
 
 def _check_sizes(sample: Tensor, picture: Tensor, levels: int) -> None:
-    least = 2 ** (levels - 1)
+    multiple = side_multiple(levels)
     height, width = sample.shape[2:]
-    if height % least or width % least:
+    if any(side * PICTURE_FACTOR % multiple for side in (height, width)):
         raise MamoeError(
-            f"ControlNet-XS needs pictures whose height and width are multiples of {least * PICTURE_FACTOR} pixels, "
+            f"ControlNet-XS needs pictures whose height and width are multiples of {multiple} pixels, "
             f"got {(height * PICTURE_FACTOR, width * PICTURE_FACTOR)}: set data.size, or resize what is drawn."
         )
     wanted = (sample.shape[0], 3, height * PICTURE_FACTOR, width * PICTURE_FACTOR)

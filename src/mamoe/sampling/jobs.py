@@ -21,6 +21,7 @@ from PIL import Image
 
 from mamoe.data.condition import drawn_kind
 from mamoe.data.files import order_of
+from mamoe.data.latents import content_of
 from mamoe.data.panoptic import read_panoptic, resized_panoptic
 from mamoe.data.pictures import CONTACT_SHEET, SUFFIXES, read_picture
 from mamoe.data.prompts import raise_problems, read_instance_prompts, read_prompts_csv
@@ -36,6 +37,7 @@ from mamoe.sampling.runs import load_components
 from mamoe.types import PanopticMap, RegionPrompts
 
 _MAY_MOVE = ("panoptic", "condition")  # paths in a record
+_CONDITION_HASH = "condition_hash"  # of the condition picture's file; not there where it was drawn from the map
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,11 +211,15 @@ def record_of(job: Job, seed: int, settings: Mapping[str, Any]) -> dict[str, Any
         "panoptic": str(job.panoptic),
         "prompt": job.prompts.global_prompt,
         "instance_prompts": {str(segment): text for segment, text in sorted(job.prompts.by_segment.items())},
-        **({} if job.condition is None else {"condition": str(job.condition)}),
+        **({} if job.condition is None else _condition_record(job.condition)),
         "size": list(job.size),
         "seed": derive_seed(seed, "sample", key_of(job.name)),
         **settings,
     }
+
+
+def _condition_record(path: Path) -> dict[str, str]:
+    return {"condition": str(path), _CONDITION_HASH: content_of(path)}
 
 
 def _request(job: Job) -> Request:
@@ -269,7 +275,8 @@ def _check_out(out: Path, jobs: Sequence[Job], records: Sequence[Mapping[str, An
         elif picture.exists():
             # A map may have moved since; what was drawn from it has not changed.
             old = _read_record(path)
-            other = [key for key in record if key not in _MAY_MOVE and old.get(key) != record[key]]
+            keys = dict.fromkeys([*record, _CONDITION_HASH])
+            other = [key for key in keys if key not in _MAY_MOVE and old.get(key) != record.get(key)]
             if other:
                 problems.append(f"{picture} was drawn with another {', '.join(other)}")
     if problems:

@@ -146,6 +146,11 @@ class LayoutPipeline(DiffusionPipeline):
             pipe.scheduler = ddim_scheduler(pipe.scheduler.config)
         if (folder / BRANCH).is_dir():
             pipe = pipe._with_unet(ControlledUNet(pipe.unet, load_branch(pipe.unet, folder / BRANCH)))
+        elif pipe.config["condition"] is not None and control_of(pipe.unet) is None:
+            raise ConfigError(
+                f"{path} was saved with a ControlNet-XS branch, and {folder / BRANCH} is not there: without it the "
+                "model would not see its condition pictures. Copy or download the whole folder, and name that."
+            )
         return pipe
 
     def save_pretrained(self, save_directory: str | PathLike[str], **options: Any) -> None:
