@@ -127,3 +127,21 @@ def test_fingerprints_know_values_shapes_types_names_and_description():
 def test_shards_are_plain_safetensors(folder):
     (path,) = (p for p, content in files(folder).items() if b'"one"' in content)
     assert torch.equal(load_file(path)["one"], ONE["one"])
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CacheError, match=r"cannot be made: .*Choose another cache\.folder"):
+        ShardFolder(tmp_path / "file" / "A", "A")
+
+
+def test_what_somebody_else_abandoned_is_left_alone(folder, monkeypatch):
+    other = folder.folder / "abandoned.tmp"
+    other.write_bytes(b"")
+    os.utime(other, (0, 0))
+
+    def refused(self, missing_ok=False):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert len(ShardFolder(folder.folder, "A")) == 2 and other.exists()

@@ -29,7 +29,7 @@ _SAMPLED = 256  # values of each weight tensor that enter a fingerprint
 
 
 class CacheError(MamoeError):
-    """A cache lacks something it was thought to have."""
+    """A cache cannot be made, or lacks something it was thought to have."""
 
 
 class ShardFolder:
@@ -39,6 +39,9 @@ class ShardFolder:
         folder: made if need be.
         made_with: what decides the tensors' values, see :func:`fingerprint_of`. Shards made with something else are
             left out, with a warning that names both.
+
+    Raises:
+        CacheError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path, made_with: str) -> None:
@@ -46,7 +49,12 @@ class ShardFolder:
         self._shard_of: dict[str, Path] = {}  # name of a tensor -> its shard
         self._known: set[Path] = set()  # shards looked at, sound or not
         self._open: dict[Path, safe_open] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CacheError(
+                f"The cache {folder} cannot be made: {error.strerror}. Choose another cache.folder."
+            ) from None
         _remove_abandoned(folder)
         self.refresh()
 
@@ -154,6 +162,6 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _remove_abandoned(folder: Path) -> None:
     for path in folder.glob("*.tmp"):
-        with suppress(FileNotFoundError):  # its writer was quicker
+        with suppress(FileNotFoundError, PermissionError):  # its writer was quicker, or is somebody else
             if time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()
