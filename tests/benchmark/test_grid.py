@@ -1,10 +1,19 @@
 """Which cells there are, how long they train, and what the configuration refuses."""
 
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
 import pytest
 
 from mamoe.benchmark.grid import cells, steps_of_images, steps_of_time
+from mamoe.benchmark.results import Stopped
 from mamoe.benchmark.settings import parted, replaced
-from mamoe.build.benchmark import listed, planned, reason
+from mamoe.build import benchmark
+from mamoe.build.benchmark import listed, planned, reason, run_benchmark, run_process
+from mamoe.data.scenes import Domain, write_scenes
 from mamoe.errors import ConfigError
 
 METHODS = {"full": ["layout.moe=false"], "mamoe": []}
@@ -94,6 +103,16 @@ def test_everything_wrong_is_said_at_once():
     assert "a on dusk_town" in both and "b on dusk_town" in both and "ema_decay" in both
     assert "+method_settings.<key>" in refusal("method_settings={c: []}")
     assert "There is no score fidelity" in refusal("scores.names=[fidelity]")
+    alike = ["~datasets.dusk_town", "+datasets={town: [], town-night: []}", "+method_settings.night-full=[]"]
+    assert "one folder, town-night-full" in refusal(*alike, "methods=[full,night-full]")
+    assert "scenes.domain" in refusal("scenes.domain=dusk")
+
+
+def test_names_are_parts_of_folder_names():
+    Path("mine/benchmark").mkdir(parents=True)
+    Path("mine/benchmark/odd.yaml").write_text("# @package _global_\nmethod_settings: {../x: []}\ndatasets: {a: []}\n")
+    with pytest.raises(ConfigError, match=r"parts of folder names.*\.\./x"):
+        planned(["benchmark=odd"], [Path("mine")])
 
 
 def test_reasons_of_an_end():
@@ -101,3 +120,50 @@ def test_reasons_of_an_end():
     assert "SIGKILL, often for want of memory" in reason(-9, "")
     assert reason(1, "Traceback\nKeyError: 'x'\n") == "KeyError: 'x' (exit code 1)"
     assert reason(1, "") == "it said nothing (exit code 1)"
+
+
+def test_scenes_of_other_settings_are_not_taken_for_those_asked_for(monkeypatch):
+    def never(folder, config_dirs):
+        raise AssertionError("no cell may run")
+
+    monkeypatch.setattr(benchmark, "run_process", never)
+    write_scenes("data", domain=Domain.DUSK_TOWN, counts={"train": 2, "val": 1, "test": 1})
+    words = ["methods=[mamoe]", "scenes.root=data", "scenes.val=1", "scenes.test=1"]
+
+    def refusal(*more: str) -> str:
+        with pytest.raises(ConfigError, match="data holds other scenes") as caught:
+            run_benchmark([*words, *more], [], dry_run=False, say=print)
+        return str(caught.value)
+
+    assert "train has 2 pictures, wanted 3" in refusal("scenes.train=3")
+    assert "is not the first broad scene of train" in refusal("scenes.train=2", "scenes.domain=broad")
+    monkeypatch.setattr(benchmark, "run_process", lambda folder, config_dirs: None)
+    assert run_benchmark([*words, "scenes.train=2", "seeds=[0]"], [], dry_run=False, say=print) == 1
+
+
+def test_a_stopped_benchmark_reports_what_had_failed(monkeypatch):
+    def run(folder, config_dirs):
+        if "full" in folder.name:
+            raise RuntimeError("no memory left")
+        raise Stopped(75)
+
+    monkeypatch.setattr(benchmark, "run_process", run)
+    said = []
+    words = ["methods=[full,mamoe]", "seeds=[0]", "out=b", "scenes=null", "~datasets.dusk_town", "+datasets.a=[]"]
+    assert run_benchmark(words, [], dry_run=False, say=said.append) == 75
+    assert "1 failed" in said[-1]
+    report = Path("b/report.md").read_text()
+    assert "full-seed0: no memory left" in report and "mamoe-seed0: not run yet" in report
+
+
+def test_sigterm_stops_the_grid_also_where_the_cell_just_dies_of_it(tmp_path, monkeypatch):
+    stub = tmp_path / "python"  # no handler, as while a cell is scored
+    stub.write_text("#!/bin/sh\nexec sleep 30\n")
+    stub.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(Stopped) as stop:
+        run_process(tmp_path)
+    assert stop.value.code == 75
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -14,6 +14,7 @@ from mamoe.benchmark.report import About, contents_of, markdown, render, write_r
 from mamoe.benchmark.results import Outcome
 from mamoe.benchmark.tables import at, equal_time_grid, mean_curve, parts_of
 from mamoe.evaluation.table import Row
+from mamoe.pages.curve import Series, loss_curve
 
 EVIL = "<script>alert('x')</script>"
 
@@ -141,3 +142,9 @@ def test_curves_between_points():
     assert [at(curve, step) for step in (0, 2.5, 10, 99)] == [1.0, 1.5, 3.0, 3.0]
     assert mean_curve([curve, ((0.0, 3.0), (5.0, 9.0), (10.0, 5.0))]) == ((0.0, 2.0), (10.0, 4.0))
     assert result({"mIoU": 1.0}).curves["val/loss"][0] == (0.0, 1.0)
+
+
+def test_a_curve_below_zero_is_no_obstacle():
+    """As KID's, whose estimate of a small distance may be negative at every step."""
+    body = loss_curve([Series(name="full", points=((0.0, -0.02), (10.0, -0.01)))])
+    assert body.count("<polyline") == 1

@@ -155,6 +155,14 @@ def read_result(folder: Path) -> Result | None:
         return None
 
 
+def read_error(folder: Path) -> str | None:
+    """Why a cell failed when it was last tried; None if it did not."""
+    try:
+        return str(json.loads((folder / ERROR).read_text(encoding="utf-8"))["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def write_result(result: Result, folder: Path) -> None:
     """Write result.json, whole or not at all: with it the cell is done."""
     write_whole(json.dumps(result.to_dict(), ensure_ascii=False) + "\n", folder / RESULT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -40,7 +42,7 @@ class Scenes(Section):
     """Drawn first where they are not there yet."""
 
     root: str
-    domain: str
+    domain: Literal["broad", "close_ups", "dusk_town"]
     train: int = Field(ge=1)
     val: int = Field(ge=1)
     test: int = Field(ge=1)
@@ -83,6 +85,14 @@ class Benchmark(Section):
                 problems.append(f"{what} names one twice: {values}")
         if not chosen:
             problems.append("methods is empty")
+        names = [*self.method_settings, *self.datasets]
+        if odd := [name for name in names if not re.fullmatch(r"[\w.+-]+", name)]:
+            problems.append(
+                f"names of methods and datasets are parts of folder names: letters, digits, _.+- ; got {odd}"
+            )
+        cells = Counter(f"{data}-{method}" for data in self.datasets for method in chosen)
+        if same := [name for name, count in cells.items() if count > 1]:
+            problems.append(f"two cells would have one folder, {', '.join(same)}: rename a method or a data set")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -20,7 +20,7 @@ from typing import Any
 
 from mamoe.benchmark.grid import Cell, View, cells, steps_of_images, steps_of_time
 from mamoe.benchmark.report import MARKDOWN, About, write_report
-from mamoe.benchmark.results import LOG, Outcome, Stopped, run_cells
+from mamoe.benchmark.results import LOG, Outcome, Stopped, read_error, read_result, run_cells
 from mamoe.benchmark.settings import Benchmark, parted, replaced
 from mamoe.build.cell import training_overrides
 from mamoe.compose import compose
@@ -30,7 +30,7 @@ from mamoe.evaluation.evaluate import check_scores
 from mamoe.evaluation.protocol import library_versions
 
 ROOT = "benchmark"
-_INTERRUPTED = (130, 75)
+_INTERRUPTED = (130, 75)  # Ctrl-C, told to stop
 Say = Callable[[str], None]
 
 
@@ -147,7 +147,13 @@ def run_process(folder: Path, config_dirs: Sequence[Path] = ()) -> None:
     with (folder / LOG).open("a", encoding="utf-8") as log:
         said = log.tell()
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        told = []
+
+        def pass_on(number: int, _frame: object) -> None:
+            told.append(number)
+            process.terminate()
+
+        before = signal.signal(signal.SIGTERM, pass_on)
         try:
             code = process.wait()
         except KeyboardInterrupt:
@@ -155,6 +161,8 @@ def run_process(folder: Path, config_dirs: Sequence[Path] = ()) -> None:
             code = _INTERRUPTED[0]
         finally:
             signal.signal(signal.SIGTERM, before)
+    if told and code not in _INTERRUPTED:  # it was not training, and died of the signal or got done before it came
+        code = _INTERRUPTED[1]
     if code in _INTERRUPTED:
         raise Stopped(code)
     if code:
@@ -216,28 +224,34 @@ def _pace(outcome: Outcome) -> float | None:
 
 def _as_found(plan: Plan) -> list[Outcome]:
     """The cells as they lie on disk."""
-    from mamoe.benchmark.results import read_result
-
     folders = [plan.out / "cells" / cell.key for cell in plan.cells]
     return [
-        Outcome(cell=cell, folder=folder, result=read_result(folder), error=None)
+        Outcome(cell=cell, folder=folder, result=read_result(folder), error=read_error(folder))
         for cell, folder in zip(plan.cells, folders, strict=True)
     ]
 
 
 def _draw_scenes(plan: Plan, say: Say) -> None:
-    """The drawn scenes of the configuration, where they are not there yet."""
+    """The drawn scenes of the configuration, where they are not there yet.
+
+    Raises:
+        ConfigError: others are there.
+    """
     scenes = plan.config.scenes
     if scenes is None:
         return
-    root = Path(scenes.root)
-    if (root / "instance_prompts_test.json").exists():
-        return
-    from mamoe.data.scenes import Domain, write_scenes
+    from mamoe.data.scenes import Domain, scenes_problems, write_scenes
 
-    say(f"Drawing {scenes.train + scenes.val + scenes.test} scenes in {root}")
+    root, domain = Path(scenes.root), Domain(scenes.domain)
     counts = {"train": scenes.train, "val": scenes.val, "test": scenes.test}
-    write_scenes(root, domain=Domain(scenes.domain), counts=counts)
+    if not (root / "instance_prompts_test.json").exists():
+        say(f"Drawing {sum(counts.values())} scenes in {root}")
+        write_scenes(root, domain=domain, counts=counts)
+    elif problems := scenes_problems(root, domain=domain, counts=counts):
+        raise ConfigError(
+            f"{root} holds other scenes than scenes={{…}} asks for: {'; '.join(problems)}. Choose another scenes.root "
+            "or out, or delete that folder."
+        )
 
 
 def _about(plan: Plan, outcomes: Sequence[Outcome], seconds: float) -> About:

@@ -34,7 +34,8 @@ def loss_curve(series: Sequence[Series], *, across: str = "step") -> Markup:
         return Markup("")
     first, last = min(p[0][0] for _, p in lines), max(p[-1][0] for _, p in lines)
     # The first noisy losses of a training would flatten all the rest.
-    top = float(np.quantile([y for _, points in lines for _, y in points], 0.99)) * 1.05 or 1.0
+    top = float(np.quantile([y for _, points in lines for _, y in points], 0.99)) * 1.05
+    top = top if top > 0 else 1.0  # estimates of distances, such as KID, may all lie below 0
     marks: list[str] = [_grid(first, last, top, across)]
     for number, (name, points) in enumerate(lines):
         smooth = _running_mean(points) if len(points) > _SMOOTHED_FROM else points

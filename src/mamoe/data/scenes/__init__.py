@@ -2,6 +2,6 @@
 
 from .palette import COLOURS
 from .scene import Domain, Scene, draw_scene
-from .writer import write_scenes
+from .writer import scenes_problems, write_scenes
 
-__all__ = ["COLOURS", "Domain", "Scene", "draw_scene", "write_scenes"]
+__all__ = ["COLOURS", "Domain", "Scene", "draw_scene", "scenes_problems", "write_scenes"]

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from mamoe.errors import ConfigError
@@ -55,6 +56,32 @@ def write_scenes(
             if progress is not None:
                 progress(done, total)
         _write_prompts(root, split, captions, prompts)
+
+
+def scenes_problems(
+    folder: str | Path,
+    *,
+    domain: Domain,
+    counts: Mapping[str, int],
+    seed: int = 0,
+    height: int = 128,
+    width: int = 256,
+) -> list[str]:
+    """In what a folder differs from what :func:`write_scenes` writes there; empty where it does not.
+
+    Pictures are counted, and one of every split is drawn again.
+    """
+    problems = []
+    for split, count in counts.items():
+        pictures = sorted((Path(folder) / "images" / split).glob("*.png"))
+        if len(pictures) != count:
+            problems.append(f"{split} has {len(pictures)} pictures, wanted {count}")
+        elif pictures:
+            wanted = draw_scene(scene_seed(seed, split, 0), domain=domain, height=height, width=width).image
+            with Image.open(pictures[0]) as found:
+                if not np.array_equal(np.asarray(found.convert("RGB")), wanted):
+                    problems.append(f"{pictures[0]} is not the first {domain.value} scene of {split}")
+    return problems
 
 
 def scene_seed(seed: int, split: str, index: int) -> int:
