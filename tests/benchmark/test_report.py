@@ -80,7 +80,9 @@ def test_numbers_verdicts_and_failures(outcomes):
     assert lines["lost"].cells == ("n/a (no cell finished)",) * 2
     assert lines["real"].cells[0] == "1 (n=32)"
     (classes,) = contents.per_class
-    assert classes.columns == ("IoU/road ↑", "IoU/bus ↑") and "n/a (no such class)" in classes.lines[0].cells
+    assert classes.columns == ("full", f"evil{EVIL}", "lost", "real")  # classes downwards: there are many
+    assert [line.label for line in classes.lines] == ["IoU/road ↑", "IoU/bus ↑"]
+    assert classes.lines[0].verdicts[:2] == ("worse", "best") and "n/a (no such class)" in classes.lines[1].cells
     assert contents.failed == (("images-town-lost-seed0", f"no memory {EVIL}"),)
     assert "no memory &lt;script&gt;" in render(contents)
     assert "1,000" in contents.costs[0].lines[0].cells

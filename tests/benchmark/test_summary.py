@@ -67,7 +67,7 @@ def test_verdicts_and_their_texts():
         "half": Verdict.OPEN,
         "none": Verdict.OPEN,
     }
-    assert found["good"].text == "0.81 [0.7852, 0.8348] best"
+    assert found["good"].text == "0.81 [0.785, 0.835] best"
     assert found["gone"].text == "n/a (no such class)" and found["none"].text == "n/a (no cell finished)"
     assert found["half"].text == "0.5 (1 of 3 seeds)"
 
@@ -80,3 +80,8 @@ def test_lower_is_better_where_it_is():
 def test_one_seed_gives_no_verdict():
     found = summarize({"a": [score("FD", 1.0)], "b": [score("FD", 9.0)]}, seeds=1)
     assert all(summary.verdict is Verdict.OPEN for summary in found.values())
+
+
+def test_methods_that_are_all_alike_tie():
+    nothing = {method: [score("mIoU", 0.0)] * 3 for method in "ab"}
+    assert {summary.verdict for summary in summarize(nothing, seeds=3).values()} == {Verdict.TIE}

@@ -125,6 +125,13 @@ def test_curve_falls_where_the_loss_falls():
     assert np.allclose(np.diff(line, axis=0)[0], np.diff(line, axis=0)[1], atol=0.2)
 
 
+def test_values_close_together_fill_the_frame():
+    close = points(loss_curve([Series(name="a", points=((10, 0.45), (20, 0.40)))]), "line s0")
+    far = points(loss_curve([Series(name="a", points=((10, 0.45), (20, 0.045)))]), "line s0")
+    assert np.diff(close[:, 1]) > 0.8 * np.diff(far[:, 1]) > 100
+    assert (close[0, 0] - 52) == pytest.approx((close[1, 0] - 52) / 2)  # the axis begins at step 0
+
+
 def test_noisy_curve_is_smoothed_and_odd_losses_are_left_out():
     rng = np.random.default_rng(0)
     noisy = [(i, 1 + float(rng.normal(0, 0.1))) for i in range(300)] + [(300, float("nan")), (301, float("inf"))]

@@ -47,9 +47,9 @@ class Summary:
         """Mean, interval, how many seeds, verdict; or ``n/a (why)``."""
         if self.mean is None:
             return f"n/a ({self.missing})"
-        around = "" if self.interval is None else f" [{self.interval.low:.4g}, {self.interval.high:.4g}]"
+        around = "" if self.interval is None else f" [{self.interval.low:.3g}, {self.interval.high:.3g}]"
         short = "" if len(self.values) == self.seeds else f" ({len(self.values)} of {self.seeds} seeds)"
-        return f"{self.mean:.4g}{around}{short}" + (f" {self.verdict}" if self.verdict else "")
+        return f"{self.mean:.3g}{around}{short}" + (f" {self.verdict}" if self.verdict else "")
 
 
 def summarize(scores: Mapping[str, Sequence[Score | None]], seeds: int) -> dict[str, Summary]:
@@ -95,7 +95,8 @@ def _verdicts(values: Mapping[str, Sequence[float]], better: Better) -> dict[str
         if method != best and tie is not None:
             verdicts[method] = Verdict.TIE if tie else Verdict.WORSE
     if len(values[best]) > 1:
-        verdicts[best] = Verdict.BEST
+        alike = all(difference(values[method], values[best]) == (0, 0) for method in known)
+        verdicts[best] = Verdict.TIE if alike else Verdict.BEST
     return verdicts
 
 

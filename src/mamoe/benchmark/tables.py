@@ -38,8 +38,20 @@ class Grid:
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
 
+    def turned(self) -> Grid:
+        """The same with rows and columns changed, for many scores of few methods."""
+        lines = tuple(
+            Line(
+                label=column,
+                cells=tuple(line.cells[i] for line in self.lines),
+                verdicts=tuple(line.verdicts[i] for line in self.lines),
+            )
+            for i, column in enumerate(self.columns)
+        )
+        return Grid(title=self.title, columns=tuple(line.label for line in self.lines), lines=lines)
+
     def markdown(self) -> str:
-        """As Markdown, methods downwards."""
+        """As Markdown."""
         rows = [["", *self.columns], ["---"] * (len(self.columns) + 1)]
         rows += [[line.label, *line.cells] for line in self.lines]
         escaped = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 720.0, 260.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 16.0, 14.0, 34.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 16.0, 14.0, 40.0
 _IN_ROW = 4  # names of the legend
 _SMOOTHED_FROM = 60  # more points than this get a running mean over a thirtieth of them
 
@@ -23,31 +23,57 @@ class Series:
     points: tuple[tuple[float, float], ...]  # (step, value), by step
 
 
-def loss_curve(series: Sequence[Series], *, across: str = "step") -> Markup:
-    """All series in one frame with ticks and a legend; noisy ones pale, with their running mean on top.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Frame:
+    """What the axes reach, and where it lies on the page."""
 
-    Values that are not finite are left out, those below 0 drawn at 0. Nothing to draw gives an empty text.
+    last: float  # the first is 0
+    low: float
+    high: float
+    top: float  # of the plot, below the legend
+
+    def x(self, step: float) -> float:
+        return _LEFT + step / self.last * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - self.top - _BOTTOM)
+
+
+def loss_curve(series: Sequence[Series], *, across: str = "step") -> Markup:
+    """All series in one frame with ticks and a legend above; noisy ones pale, with their running mean on top.
+
+    Values that are not finite are left out. The frame begins at 0 unless all values lie within a quarter of the
+    largest one, which would leave flat lines; the highest hundredth is drawn at its upper edge. Nothing to draw gives
+    an empty text.
     """
     lines = [(s.name, [(x, y) for x, y in s.points if math.isfinite(y)]) for s in series]
     lines = [(name, points) for name, points in lines if len(points) > 1]
     if not lines:
         return Markup("")
-    first, last = min(p[0][0] for _, p in lines), max(p[-1][0] for _, p in lines)
-    # The first noisy losses of a training would flatten all the rest.
-    top = float(np.quantile([y for _, points in lines for _, y in points], 0.99)) * 1.05
-    top = top if top > 0 else 1.0  # estimates of distances, such as KID, may all lie below 0
-    marks: list[str] = [_grid(first, last, top, across)]
+    frame = _frame([point for _, points in lines for point in points], rows=math.ceil(len(lines) / _IN_ROW))
+    marks: list[str] = [_grid(frame, across)]
     for number, (name, points) in enumerate(lines):
         smooth = _running_mean(points) if len(points) > _SMOOTHED_FROM else points
         if smooth is not points:
-            marks.append(_line(points, first, last, top, f"line s{number} raw"))
-        marks.append(_line(smooth, first, last, top, f"line s{number}"))
-        x, y = _LEFT + 8 + 150 * (number % _IN_ROW), _TOP + 8 + 16 * (number // _IN_ROW)
+            marks.append(_line(points, frame, f"line s{number} raw"))
+        marks.append(_line(smooth, frame, f"line s{number}"))
+        x, y = _LEFT + 8 + 160 * (number % _IN_ROW), 10 + 16 * (number // _IN_ROW)
         marks.append(f'<line x1="{x}" x2="{x + 22}" y1="{y}" y2="{y}" class="line s{number}"/>')
         marks.append(f'<text x="{x + 28}" y="{y + 4}">{escape(name)}</text>')
     body = "".join(marks)
     size = f"0 0 {_WIDTH:g} {_HEIGHT:g}"
     return Markup(f'<svg class="curve" viewBox="{size}" role="img" aria-label="by {escape(across)}">{body}</svg>')
+
+
+def _frame(points: Sequence[tuple[float, float]], rows: int) -> _Frame:
+    values = [y for _, y in points]
+    # The first noisy losses of a training would flatten all the rest.
+    high, low = float(np.quantile(values, 0.99)), min(values)
+    margin = 0.05 * (abs(high) if low >= 0 and low < 0.75 * high else high - low)
+    high = high + margin if high + margin > low else low + 1.0
+    low = 0.0 if 0 <= low < 0.75 * high else low - margin
+    return _Frame(last=max(x for x, _ in points) or 1.0, low=low, high=high, top=_TOP + 16 * rows)
 
 
 def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -58,37 +84,28 @@ def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, fl
     return [(float(x), float(y)) for x, y in means]
 
 
-def _line(points: Sequence[tuple[float, float]], first: float, last: float, top: float, kind: str) -> str:
-    where = " ".join(f"{_x(x, first, last):.1f},{_y(y, top):.1f}" for x, y in points)
+def _line(points: Sequence[tuple[float, float]], frame: _Frame, kind: str) -> str:
+    where = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
     return f'<polyline class="{kind}" points="{where}"/>'
 
 
-def _grid(first: float, last: float, top: float, across: str) -> str:
+def _grid(frame: _Frame, across: str) -> str:
     marks = []
-    for value in _ticks(top):
-        y = _y(value, top)
+    for value in _ticks(frame.low, frame.high):
+        y = frame.y(value)
         marks.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         marks.append(f'<text class="tick end" x="{_LEFT - 8}" y="{y + 4:.1f}">{value:g}</text>')
-    for value in _ticks(last):
-        if value >= first or value == 0:
-            x = _x(max(value, first), first, last)
-            marks.append(f'<text class="tick mid" x="{x:.1f}" y="{_HEIGHT - 14}">{value:g}</text>')
+    for value in _ticks(0.0, frame.last):
+        marks.append(f'<text class="tick mid" x="{frame.x(value):.1f}" y="{_HEIGHT - 22}">{value:g}</text>')
     marks.append(
-        f'<text class="tick mid" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 1}">{escape(across)}</text>'
+        f'<text class="tick mid" x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 5}">{escape(across)}</text>'
     )
     return "".join(marks)
 
 
-def _ticks(top: float) -> list[float]:
-    """Four to eight round numbers from 0 up to ``top``."""
-    power = 10.0 ** math.floor(math.log10(top))
-    step = next(power * part for part in (2.0, 1.0, 0.5, 0.25, 0.2, 0.1) if top / (power * part) >= 4)
-    return [round(step * i, 12) for i in range(int(top / step) + 1)]
-
-
-def _x(step: float, first: float, last: float) -> float:
-    return _LEFT + (step - first) / ((last - first) or 1.0) * (_WIDTH - _LEFT - _RIGHT)
-
-
-def _y(loss: float, top: float) -> float:
-    return _HEIGHT - _BOTTOM - min(max(loss, 0.0), top) / top * (_HEIGHT - _TOP - _BOTTOM)
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to eight round numbers between the two."""
+    span = high - low
+    power = 10.0 ** math.floor(math.log10(span))
+    step = next(power * part for part in (2.0, 1.0, 0.5, 0.25, 0.2, 0.1) if span / (power * part) >= 4)
+    return [round(step * i, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
