@@ -219,6 +219,35 @@ def test_values_out_of_range(override):
     assert f"  {override.partition('=')[0].removesuffix('.max_epochs')}" in refusal(override)
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["callbacks.early_stopping={metric: val/loss, mode: min, patience: 0}"], "callbacks.early_stopping.patience"),
+        (["callbacks.early_stopping={metric: val/loss, patience: 2}"], "callbacks.early_stopping.mode: is missing"),
+        (
+            ["callbacks.early_stopping={metric: val/loss, mode: min, patience: 2}", "callbacks.validation=null"],
+            "which callbacks.validation measures: it is null",
+        ),
+        (
+            ["callbacks.early_stopping={metric: val/KD-pixels, mode: min, patience: 2}"],
+            "which callbacks.scores would measure: it is null",
+        ),
+        (["evaluate_after={mode: [cfg]}"], "evaluate_after.mode: no such key; did you mean modes?"),
+        (["evaluate_after={checkpoint: best}", "callbacks.checkpoints.best=null"], "there will be none"),
+    ],
+)
+def test_endings_that_cannot_be(words, why):
+    with pytest.raises(ConfigError) as caught:
+        composed(*words)
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(("word", "modes"), [("true", 3), ("{}", 3), ("{modes: [cfg]}", 1), ("false", 0), ("null", 0)])
+def test_evaluation_afterwards_can_be_switched_on(word, modes):
+    after = composed(f"evaluate_after={word}").evaluate_after
+    assert (0 if after is None else len(after.modes)) == modes
+
+
 @pytest.mark.parametrize("method", ["lora_experts", "shared_expert"])
 def test_a_method_of_having_experts_needs_experts(method):
     said = refusal(f"method={method}", "layout.moe=false", *ROOTED)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mamoe.conditioning.settings import Strength, strength_problem
 from mamoe.errors import ConfigError
@@ -267,12 +267,49 @@ class Checkpoints(Section):
     best: Best | None = None
 
 
+FIXED_LOSSES = ("val/loss", "train/stable_loss")  # what callbacks.validation logs
+
+
+class EarlyStopping(Section):
+    metric: str  # a column of metrics.csv
+    mode: Literal["min", "max"]
+    patience: int = Field(ge=1)  # measurements
+    min_delta: float = Field(0.0, ge=0)
+
+
 class Callbacks(Section):
     validation: Validation | None
     samples: Samples | None
     scores: Scores | None = None
     checkpoints: Checkpoints
+    early_stopping: EarlyStopping | None = None
     extra: list[Target] = []  # further Lightning callbacks
+
+    @model_validator(mode="after")
+    def _what_stops_is_measured(self) -> Callbacks:
+        if self.early_stopping is None or self.extra:
+            return self
+        metric = self.early_stopping.metric
+        if metric in FIXED_LOSSES and self.validation is None:
+            raise ValueError(f"early_stopping goes by {metric}, which callbacks.validation measures: it is null")
+        if metric.startswith("val/") and metric not in FIXED_LOSSES and self.scores is None:
+            raise ValueError(f"early_stopping goes by {metric}, which callbacks.scores would measure: it is null")
+        return self
+
+
+class EvaluateAfter(Section):
+    split: str = "test"
+    modes: list[Literal["cond", "uncond", "cfg"]] = Field(["cond", "uncond", "cfg"], min_length=1)
+    scores: list[str] | None = Field(None, min_length=1)  # as `mamoe evaluate --scores`; null = all but use
+    extractors: list[str] = Field(["inception"], min_length=1)
+    segmenters: list[str] = Field(["domain"], min_length=1)
+    clip: str | None = None
+    checkpoint: Literal["latest", "best"] = "latest"
+    images: int | None = Field(None, ge=1)  # null = the whole split
+    steps: int = Field(50, ge=1)
+    guidance_scale: float = Field(4.0, ge=0)
+    batch_size: int = Field(4, ge=1)
+    keep_pictures: bool = True
 
 
 class WandB(Section):
@@ -309,7 +346,13 @@ class Train(Section):
     ema_decay: float | None = Field(gt=0, lt=1)
     trainer: Trainer
     callbacks: Callbacks
+    evaluate_after: EvaluateAfter | None = None
     logger: Loggers
+
+    @field_validator("evaluate_after", mode="before")
+    @classmethod
+    def _true_is_all_defaults(cls, given: Any) -> Any:
+        return {True: {}, False: None}[given] if isinstance(given, bool) else given
 
     @model_validator(mode="after")
     def _schedule_free_averages_itself(self) -> Train:
@@ -336,6 +379,13 @@ class Train(Section):
                 f"data.condition={condition} is shown to method=controlnet_xs and method=concat alone; method={method} "
                 "would not look at it: leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _best_exists(self) -> Train:
+        best = self.callbacks.checkpoints.best
+        if self.evaluate_after is not None and self.evaluate_after.checkpoint == "best" and best is None:
+            raise ValueError("evaluate_after.checkpoint=best: there will be none, callbacks.checkpoints.best is null")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mamoe.compose import ROOT, SHIPPED, compose, refusal, search_path_override, setting
-from mamoe.config import validated
+from mamoe.config import EvaluateAfter, Train, validated
 from mamoe.errors import ConfigError
 from mamoe.rundir import read_overrides, run_of
 
@@ -38,9 +38,27 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     from mamoe.console import quiet_libraries
 
     quiet_libraries()
+    after = config.evaluate_after
+    if after is not None:
+        from mamoe.build.after import check_after
+
+        check_after(config, after)
     kept = [override for override in overrides if not override.startswith(RESUME)]
-    result, _ = train(config, plain=plain, overrides=kept)
+    result, run = train(config, plain=plain, overrides=kept)
+    if after is not None and result.exit_code == 0 and result.checkpoint is not None:
+        _evaluate(config, after, run)
     return result.exit_code
+
+
+def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:
+    from mamoe.build.after import evaluate_after
+    from mamoe.console import progress
+    from mamoe.training.cluster import is_first_process
+
+    if is_first_process():
+        with progress("Evaluating") as update:
+            table, folder = evaluate_after(config, after, run, update)
+        print(f"{table.markdown()}\nWritten to {folder}.")
 
 
 def launch_cache(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:

@@ -115,9 +115,7 @@ def contents_of(outcomes: Sequence[Outcome], about: About) -> Contents:
         about=about,
         tables=tuple(score_grid(part, about.scores, f"Scores: {part.title}") for part in shown),
         per_class=tuple(score_grid(part, [PER_CLASS], f"Per class: {part.title}").turned() for part in shown),
-        everything=tuple(
-            score_grid(part, ["*"], f"All: {part.title}", without=[PER_CLASS]).turned() for part in shown
-        ),
+        everything=tuple(score_grid(part, ["*"], f"All: {part.title}", without=[PER_CLASS]).turned() for part in shown),
         costs=(*(cost_grid(part) for part in shown), *seconds),
         failed=tuple(failures(outcomes)),
         warnings=tuple(warnings),

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
-from mamoe.config import Samples, Scores, Train
+from mamoe.config import FIXED_LOSSES, Samples, Scores, Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.errors import ConfigError
 from mamoe.evaluation.distribution import Kind
@@ -30,12 +30,11 @@ from mamoe.sampling.schedule import ddim_scheduler
 from mamoe.targets import instantiate
 from mamoe.tensors import Sample
 from mamoe.training.module import DiffusionModule
+from mamoe.training.patience import Patience
 from mamoe.training.samples import Draw, SampleGrids
 from mamoe.training.saving import BestBy
 from mamoe.training.scoring import FixedScores
 from mamoe.training.validation import FixedLoss
-
-FIXED_LOSSES = ("val/loss", "train/stable_loss")
 
 
 def training_loggers(config: Train, run_dir: Path) -> list[Logger]:
@@ -130,6 +129,15 @@ def best_by(config: Train) -> BestBy | None:
     if best is None or (best.metric in FIXED_LOSSES and config.callbacks.validation is None):
         return None
     return BestBy(metric=best.metric, mode=best.mode)
+
+
+def patience(config: Train) -> Patience | None:
+    """How long a training goes on without a better score, if there is a limit."""
+    stopping = config.callbacks.early_stopping
+    if stopping is None:
+        return None
+    by = BestBy(metric=stopping.metric, mode=stopping.mode)
+    return Patience(by=by, measurements=stopping.patience, min_delta=stopping.min_delta)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mamoe.benchmark.results import Cost, Curve, Result, read_cell, relative, write_result
+from mamoe.build.after import device_of
 from mamoe.build.data import dataset, layout_settings
 from mamoe.build.evaluation import evaluate_run
 from mamoe.build.evaluationtypes import Asked, Drawing
@@ -71,7 +70,7 @@ def _scored(config: Train, run: Path, folder: Path, scoring: dict[str, Any]) -> 
         cache=folder.parent.parent / "features",
         images=pictures["images"],
         seed=pictures["seed"],
-        device="cpu" if config.trainer.accelerator == "cpu" or not torch.cuda.is_available() else "cuda",
+        device=device_of(config),
     )
     drawing = Drawing(
         modes=(mode,),

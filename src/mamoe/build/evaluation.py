@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         reference=reference,
         train=train,
         autoencoder=None if asked.autoencoder is None else load_autoencoder(asked.autoencoder),
-        extractors=_extractors(asked, scores),
+        extractors=extractors_of(asked.extractors, scores, asked.device),
         scores=_of_features(scores),
         geometry=geometry,
         out=out,
@@ -117,10 +118,13 @@ def evaluate_run(
     drawing: Drawing,
     progress: Progress | None = None,
     clock: Callable[[int, float], None] | None = None,
+    *,
+    alone: bool = False,
 ) -> tuple[Table | None, Path]:
     """Draw a split of a run's data in every mode and score it; returns the table (first process) and its folder.
 
-    ``clock`` is called with (pictures, seconds) of every batch that is drawn now.
+    ``clock`` is called with (pictures, seconds) of every batch that is drawn now. ``alone``: other processes that were
+    started with this one take no part.
 
     Raises:
         MamoeError: what the user can mend.
@@ -152,14 +156,14 @@ def evaluate_run(
         reference=layouts.pictures if asked.against is None else list_pictures(asked.against),
         train=layouts.train_pictures if asked.train is None else list_pictures(asked.train),
         autoencoder=pipe.vae,
-        extractors=_extractors(asked, scores),
+        extractors=extractors_of(asked.extractors, scores, asked.device),
         scores=_of_features(scores),
         geometry=wanted.geometry,
         out=out,
         cache=asked.cache or Path(config.runs) / "cache" / "features",
         seed=asked.seed,
     )
-    with started_processes() as processes:
+    with nullcontext(Processes()) if alone else started_processes() as processes:
         rows = [
             _drawn(pipe, wanted, layouts.index, Mode(mode), drawing, asked.seed, out / mode, processes, progress, clock)
             for mode in drawing.modes
@@ -280,11 +284,12 @@ def _of_features(scores: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in scores if name not in LAYOUT_SCORES)
 
 
-def _extractors(asked: Asked, scores: Sequence[str]) -> tuple[Extractor, ...]:
+def extractors_of(named: Sequence[str], scores: Sequence[str], device: str) -> tuple[Extractor, ...]:
+    """The networks, if one of the scores needs them; each is NAME or NAME=PATH."""
     if not _of_features(scores):
         return ()
     found = []
-    for text in asked.extractors:
+    for text in named:
         name, _, source = text.partition("=")
-        found.append(load_extractor(name, Path(source) if source else None, asked.device))
+        found.append(load_extractor(name, Path(source) if source else None, device))
     return tuple(found)

@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
 from mamoe.build.cache import base_of, encoded
-from mamoe.build.callbacks import PictureSampler, best_by, training_callbacks, training_loggers
+from mamoe.build.callbacks import PictureSampler, best_by, patience, training_callbacks, training_loggers
 from mamoe.build.data import buckets_of, layout_settings, splits
 from mamoe.build.loss import class_weights, loss_of
 from mamoe.build.model import check_sizes, objective_scheduler, recipe_of, training_module, training_prompts
@@ -95,6 +95,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 loggers=training_loggers(config, run_dir),
                 callbacks=callbacks,
                 best_by=best_by(config),
+                patience=patience(config),
                 resume=origin,
                 endurance=_endurance(config),
             )

@@ -23,6 +23,7 @@ from mamoe.training.failing import Failing
 from mamoe.training.interruption import Listening, Stop, Stopping
 from mamoe.training.metrics import MetricsFile, StepMetrics
 from mamoe.training.module import DiffusionModule
+from mamoe.training.patience import EarlyStopping, Patience
 from mamoe.training.progress import TrainingProgress
 from mamoe.training.reporting import reported
 from mamoe.training.saving import BestBy, Checkpoints, Resuming, continued
@@ -38,7 +39,7 @@ class FitResult:
 
     step: int  # optimizer steps done over all sessions of the run
     checkpoint: Path | None  # the newest checkpoint
-    stopped_by: Stop | None  # None: it ran to its last step
+    stopped_by: Stop | None  # None: it is done, at its last step or because nothing became better
     message: str
 
     @property
@@ -70,6 +71,7 @@ def fit(
     loggers: Sequence[Logger] = (),
     callbacks: Sequence[Callback] = (),
     best_by: BestBy | None = None,
+    patience: Patience | None = None,
     resume: Path | None = None,
     endurance: Endurance = Endurance(),
 ) -> FitResult:
@@ -86,6 +88,7 @@ def fit(
         loggers: besides metrics.csv, which is always written.
         callbacks: fixed-image losses, sample grids, ...; they run before the checkpoint of a step is written.
         best_by: which value of which metric marks the best checkpoint.
+        patience: how long to go on without a better value of a metric; None = to the last step.
         resume: a run folder (its newest sound checkpoint) or a checkpoint folder; None starts afresh.
         endurance: limits of time and memory.
 
@@ -116,6 +119,7 @@ def fit(
                 resume=checkpoint,
             )
             failing = Failing(run_dir, saving)
+            early = None if patience is None else EarlyStopping(patience, metrics)
             session = make_trainer(
                 settings,
                 run_dir,
@@ -131,6 +135,7 @@ def fit(
                     StepMetrics(log_every_n_steps),
                     *callbacks,
                     TrainingProgress(console),
+                    *([] if early is None else [early]),
                     stop,
                     saving,
                     failing,
@@ -145,7 +150,9 @@ def fit(
                 log.info("Resuming from %s at step %d", checkpoint, start)
             try:
                 run_trainer(session, module, data)
-                return _result(session, saving.newest, stop.reason, run_dir)
+                if early is not None:
+                    early.warn_unless_measured()
+                return _result(session, saving.newest, stop.reason, run_dir, None if early is None else early.reason)
             except NonFiniteLossError as error:
                 raise _with_replay(error, failing.report) from None
             except Exception:
@@ -163,10 +170,14 @@ def fit(
             )
 
 
-def _result(session: Trainer, checkpoint: Path | None, reason: Stop | None, run_dir: Path) -> FitResult:
+def _result(
+    session: Trainer, checkpoint: Path | None, reason: Stop | None, run_dir: Path, no_better: str | None
+) -> FitResult:
     step = session.global_step
     stopped_by = reason if step < session.max_steps else None
     message = f"Trained to step {step}; checkpoint {checkpoint}."
+    if no_better is not None:
+        message = f"Done at step {step} of {session.max_steps}: {no_better}; checkpoint {checkpoint}."
     if stopped_by is not None:
         message = f"Stopped at step {step} of {session.max_steps}; everything is saved. Go on with resume={run_dir}."
     log.info(message)

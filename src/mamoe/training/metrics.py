@@ -19,6 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from mamoe.training.module import DiffusionModule
 from mamoe.training.steps import is_due
 
+METRICS = "metrics.csv"
+
 
 class MetricsFile(Logger):
     """Writes ``<run>/metrics.csv``. The first column is ``step``; a new metric adds a column.
@@ -31,7 +33,7 @@ class MetricsFile(Logger):
 
     def __init__(self, run_dir: Path, start_step: int | None = None) -> None:
         super().__init__()
-        self.path = run_dir / "metrics.csv"
+        self.path = run_dir / METRICS
         self._columns = ["step"]
         self._newest: dict[str, tuple[int | None, float]] = {}
         self._cut(-1 if start_step is None else start_step)
