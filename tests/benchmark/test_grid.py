@@ -67,6 +67,8 @@ def test_overrides_are_parted():
     assert replaced(["experiment=demo", "a=1"], theirs) == ["a=1", *theirs]
     with pytest.raises(ConfigError, match=r"trainer\.max_steps"):
         parted(["trainer.max_steps=5"])
+    with pytest.raises(ConfigError, match="evaluate_after"):
+        parted(["evaluate_after=true"])
 
 
 def test_tiny_is_what_it_says(monkeypatch):

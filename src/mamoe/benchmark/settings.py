@@ -13,7 +13,8 @@ from mamoe.config import Section, nearest
 from mamoe.errors import ConfigError
 
 Overrides = list[str]
-_OF_GRID = ("name", "runs", "seed", "resume", "trainer.max_steps", "trainer.max_epochs")  # every cell has its own
+# What every cell has of its own, and how it is scored.
+_OF_GRID = ("name", "runs", "seed", "resume", "trainer.max_steps", "trainer.max_epochs", "evaluate_after")
 
 
 class Budget(Section):
@@ -119,7 +120,7 @@ def parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     if taken:
         raise ConfigError(
             f"A benchmark sets {', '.join(taken)} in every cell itself. Its own keys are seeds=[…], "
-            "budget.images=… and out=…."
+            "budget.images=…, scores.names=[…] and out=…."
         )
     return mine, theirs
 
