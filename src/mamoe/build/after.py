@@ -11,7 +11,7 @@ from mamoe.build.data import TRAIN, dataset, layout_settings
 from mamoe.build.evaluation import evaluate_run, extractors_of
 from mamoe.build.evaluationtypes import Asked, Drawing, Progress
 from mamoe.config import EvaluateAfter, Train
-from mamoe.evaluation.evaluate import LAYOUT, SCORES, check_scores
+from mamoe.evaluation.evaluate import AUTOENCODER_FLOOR, LAYOUT, SCORES, check_scores
 from mamoe.evaluation.table import Table
 
 
@@ -56,8 +56,8 @@ def evaluate_after(config: Train, after: EvaluateAfter, run: Path, progress: Pro
     table, folder = evaluate_run(run, asked, drawing, progress, alone=True)
     assert table is not None, "one process alone is the first"
     if not after.keep_pictures:
-        for mode in after.modes:
-            shutil.rmtree(folder / mode)
+        for pictures in (*after.modes, AUTOENCODER_FLOOR):
+            shutil.rmtree(folder / pictures, ignore_errors=True)  # without a score of features there is no floor
     return table, folder
 
 
