@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mamoe.data.latents import content_of
 from mamoe.data.panoptic import read_panoptic, resized_panoptic
 from mamoe.errors import DatasetError
 from mamoe.models.concat import widened
@@ -60,6 +61,7 @@ def test_pictures_records_and_sheet(pipe, maps, tmp_path):
     assert steps == [(0, 3), (2, 3), (3, 3)]
     assert json.loads((out / "town_1.json").read_text()) == {
         "panoptic": str(maps / "town_1.png"),
+        "panoptic_hash": content_of(maps / "town_1.png"),
         "prompt": "a, b",
         "instance_prompts": {"7": "a red car", "300": "a person in a green coat"},
         "size": [32, 48],
@@ -116,6 +118,14 @@ def test_other_settings_are_refused_before_anything_is_written(pipe, maps, tmp_p
     with pytest.raises(DatasetError, match=r"town_1\.png was drawn with another seed, guidance_scale"):
         sample_folder(pipe, maps, out, **JOB, seed=1, guidance_scale=2.0)
     assert stamps(out) == done
+
+
+def test_another_map_of_the_same_name_is_not_taken_for_drawn(pipe, maps, make_map, tmp_path):
+    out = tmp_path / "out"
+    sample_folder(pipe, maps, out, **JOB)
+    make_map(99, width=48).write(maps / "town_1.png")
+    with pytest.raises(DatasetError, match=r"town_1\.png was drawn with another panoptic_hash"):
+        sample_folder(pipe, maps, out, **JOB)
 
 
 def test_foreign_pictures_are_never_overwritten(pipe, maps):

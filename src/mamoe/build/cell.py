@@ -16,7 +16,7 @@ from mamoe.build.data import dataset, layout_settings
 from mamoe.build.evaluation import evaluate_run
 from mamoe.build.evaluationtypes import Asked, Drawing
 from mamoe.build.train import train
-from mamoe.compose import compose
+from mamoe.compose import compose, setting
 from mamoe.config import Train, validated
 from mamoe.training.cost import COST_FILE
 from mamoe.training.metrics import read_rows
@@ -27,10 +27,10 @@ NAME = "cell"  # of the training
 def training_overrides(overrides: Sequence[str], folder: Path, steps: int) -> list[str]:
     """A cell's overrides with what the grid sets: where it runs, how long, where all cells keep encoded pictures."""
     return [
-        f"cache.folder={folder.parent.parent / 'cache'}",
+        setting("cache.folder", folder.parent.parent / "cache"),
         *overrides,
         f"name={NAME}",
-        f"runs={folder / 'run'}",
+        setting("runs", folder / "run"),
         f"trainer.max_steps={steps}",
         "trainer.max_epochs=null",
     ]
@@ -45,7 +45,7 @@ def run_cell(folder: Path, config_dirs: Sequence[Path] = ()) -> int:
     cell, scoring = read_cell(folder)
     overrides = training_overrides(cell.overrides, folder, cell.steps)
     latest = folder / "run" / NAME / "latest"
-    resume = [f"resume={latest}"] if (latest / "checkpoints" / "latest").exists() else []
+    resume = [setting("resume", latest)] if (latest / "checkpoints" / "latest").exists() else []
     plain = compose([*overrides, *resume], config_dirs)
     config = validated(plain)
     ended, run = train(config, plain=plain, overrides=overrides)

@@ -209,6 +209,7 @@ def record_of(job: Job, seed: int, settings: Mapping[str, Any]) -> dict[str, Any
     """What the JSON beside a picture says: all that is needed to draw it again."""
     return {
         "panoptic": str(job.panoptic),
+        "panoptic_hash": content_of(job.panoptic),
         "prompt": job.prompts.global_prompt,
         "instance_prompts": {str(segment): text for segment, text in sorted(job.prompts.by_segment.items())},
         **({} if job.condition is None else _condition_record(job.condition)),
