@@ -190,6 +190,15 @@ def test_a_cache_of_pictures_that_change_is_refused_with_every_reason():
     assert composed("runs=there").cache.folder == "there/cache"
 
 
+def test_sharding_is_for_what_can_be_dealt_out():
+    fitting = ["trainer.strategy=fsdp", "model.channels_last=false"]
+    assert composed(*fitting, "trainer.precision=bf16-mixed").trainer.strategy == "fsdp"
+    named = ["model.train_text_encoder=true", "trainer.precision=16-mixed"]
+    message = refusal(*fitting, *named, "method=lora", "optimizer=muon")
+    assert all(word in message for word in [*named, "method=lora", "optimizer._target_=mamoe.training.optim.make_muon"])
+    assert "model.channels_last=true" in refusal("trainer.strategy=fsdp", "model.channels_last=true")
+
+
 def test_buckets_and_crops_exclude_each_other():
     assert "data: buckets=true squeezes" in refusal("data.buckets=true", "data.crop=center")
     assert composed("data.buckets=true", "data.size=512").data.buckets

@@ -193,7 +193,7 @@ class Trainer(Section):
     accelerator: str
     devices: int | str | list[int]
     num_nodes: int = Field(1, ge=1)
-    strategy: Literal["auto", "ddp"]
+    strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     accumulate_grad_batches: int = Field(ge=1)
     gradient_clip_val: float | None = Field(gt=0)
@@ -399,6 +399,24 @@ class Train(Section):
     def _method_has_experts(self) -> Train:
         if isinstance(self.method, LoraExperts | SharedExpert) and not self.layout.moe:
             raise ValueError(f"method={self.method.name} needs layout.moe=true: it is a way of having experts")
+        return self
+
+    @model_validator(mode="after")
+    def _sharding_fits(self) -> Train:
+        method, target = self.method.name, self.optimizer.get("_target_")
+        fits = {
+            "trainer.precision=16-mixed": self.trainer.precision != "16-mixed",
+            "model.train_text_encoder=true": not self.model.train_text_encoder,
+            "model.channels_last=true": not self.model.channels_last,
+            f"method={method}": isinstance(self.method, Full | Decoder),
+            f"optimizer._target_={target}": str(target).endswith((".make_adam", ".Adam", ".AdamW", ".SGD")),
+        }
+        odd = [setting for setting, does in fits.items() if not does]
+        if self.trainer.strategy == "fsdp" and odd:
+            raise ValueError(
+                f"trainer.strategy=fsdp deals out the weights of a UNet that is trained as a whole or in its decoder, "
+                f"by Adam or SGD; it does not go with {', '.join(odd)}; change that or set trainer.strategy=ddp"
+            )
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from diffusers import DDPMScheduler
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from PIL import Image
+from torch import nn
 
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
@@ -156,14 +157,19 @@ class PictureSampler:
         # The pipeline declares these as classes of diffusers and transformers, the module as any network.
         unet: Any = module.unet
         trained_text: Any = module.trained.get("text_encoder")
+        text = components_of(load_text(self.source, trained_text))
+        vae = module.vae or load_vae(self.source)
+        for network in (vae, *text.values()):
+            if isinstance(network, nn.Module):
+                network.to(module.device)
+        # Not `pipe.to`: a UNet that is dealt out over processes would be taken apart again.
         pipe = LayoutPipeline(
-            vae=module.vae or load_vae(self.source),
+            vae=vae,
             unet=unet,
             scheduler=ddim_scheduler(self.scheduler.config),
             layout=self.settings.to_dict(),
-            **components_of(load_text(self.source, trained_text)),
+            **text,
         )
-        pipe.to(module.device)
         pipe.set_progress_bar_config(disable=True)
         layout = self.settings.region_attention or self.settings.moe
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mamoe.training.sharding import part_of
+
 
 class AveragedWeights(ABC):
     """An average beside the trained weights of ``modules``."""
@@ -94,7 +96,7 @@ class WeightAverage(AveragedWeights):
     def load_state_dict(self, module: str, state: Mapping[str, Tensor]) -> None:
         for (owner, name, _), average in zip(self._trained(), self._average, strict=True):
             if owner == module:
-                average.copy_(state[name])
+                average.copy_(part_of(state[name], average))
 
 
 class ScheduleFreeAverage(AveragedWeights):

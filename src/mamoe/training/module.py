@@ -30,6 +30,7 @@ from mamoe.training.finite import StepWatch
 from mamoe.training.latents import LatentScaling, moments_of
 from mamoe.training.optim import apply_lr_factors, parameter_groups
 from mamoe.training.scaling import ScaledPrecision
+from mamoe.training.sharding import shard, whole_of
 from mamoe.training.timesteps import UNIFORM, Places, TimestepKind, TimestepSampling
 from mamoe.types import ConfigError
 
@@ -244,7 +245,7 @@ class DiffusionModule(LightningModule):
         group = optimizer.param_groups[0]
         rate = group["lr"] / group.get("lr_factor", 1.0)
         scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
-        self.watch.check(norm, learning_rate=rate, trainer=self.trainer, scaled=scaled)
+        self.watch.check(whole_of(norm), learning_rate=rate, trainer=self.trainer, scaled=scaled)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -252,6 +253,9 @@ class DiffusionModule(LightningModule):
             self.ema.update()
 
     # Set-up.
+
+    def configure_model(self) -> None:
+        shard(self.unet, self.trainer.strategy, self.trainer.world_size)  # type: ignore[arg-type]
 
     def on_fit_start(self) -> None:
         self.watch = StepWatch()

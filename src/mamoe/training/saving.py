@@ -19,6 +19,7 @@ from mamoe.training.data import LayoutDataModule
 from mamoe.training.errors import CheckpointError
 from mamoe.training.metrics import MetricsFile
 from mamoe.training.module import DiffusionModule
+from mamoe.training.sharding import gathered, part_of
 from mamoe.training.state import load_trainer, read_counters, read_network, save_network, save_trainer
 from mamoe.training.steps import is_due, stepped
 from mamoe.types import ConfigError
@@ -35,7 +36,9 @@ class Resuming(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
         for name, network in pl_module.trained.items():
             read = _reader(pl_module, name)
-            network.load_state_dict(read(network, self._checkpoint / name), strict=False)
+            own = network.state_dict()
+            whole = read(network, self._checkpoint / name)
+            network.load_state_dict({key: part_of(value, own[key]) for key, value in whole.items()}, strict=False)
             if pl_module.ema is not None:
                 folder = self._checkpoint / f"{name}_ema"
                 if not folder.is_dir():
@@ -110,17 +113,22 @@ class Checkpoints(Callback):
         Called on every process, or on the only one.
         """
         step = trainer.global_step
-        if step > 0 and trainer.is_global_zero and not checkpoint_dir(self._run_dir, step).is_dir():
-            self.newest = write_checkpoint(self._run_dir, step, lambda folder: self._write(folder, trainer, module))
+        if step > 0 and not checkpoint_dir(self._run_dir, step).is_dir():
+            state = _Learned.of(trainer, module)
+            if trainer.is_global_zero:
+                self.newest = write_checkpoint(
+                    self._run_dir, step, lambda folder: self._write(folder, trainer, module, state)
+                )
 
     def _save(self, trainer: Trainer, module: DiffusionModule) -> None:
         step = trainer.global_step
+        state = _Learned.of(trainer, module)
         if trainer.is_global_zero:
             score = None if self._best_by is None else self._metrics.measured_at(self._best_by.metric, step)
             if self._metrics.path.exists():
                 DISK.flush(self._metrics.path)  # the rows up to here belong to what a resumed run continues
             self.newest = write_checkpoint(
-                self._run_dir, step, lambda folder: self._write(folder, trainer, module, score)
+                self._run_dir, step, lambda folder: self._write(folder, trainer, module, state, score)
             )
             if self._best_by is not None:
                 self._judge(self._best_by, score, step)
@@ -140,12 +148,14 @@ class Checkpoints(Callback):
             self._best = score
             link(self.newest, "best")
 
-    def _write(self, folder: Path, trainer: Trainer, module: DiffusionModule, score: float | None = None) -> None:
+    def _write(
+        self, folder: Path, trainer: Trainer, module: DiffusionModule, state: _Learned, score: float | None = None
+    ) -> None:
         for name, network in module.trained.items():
             save = save_adapter if _is_adapter(module, name) else save_network
-            save(network, network.state_dict(), folder / name)
-            if module.ema is not None:
-                save(network, module.ema.state_dict(name), folder / f"{name}_ema")
+            save(network, state.weights[name], folder / name)
+            if name in state.averages:
+                save(network, state.averages[name], folder / f"{name}_ema")
         data: LayoutDataModule = trainer.datamodule  # type: ignore[attr-defined]
         counters = {
             "step": trainer.global_step,
@@ -159,12 +169,31 @@ class Checkpoints(Callback):
             "scores": {} if score is None or self._best_by is None else {self._best_by.metric: score},
             "batch_size": data.batch_size,
         }
-        save_trainer(folder, trainer.optimizers[0], _schedule(trainer), counters)
+        save_trainer(folder, trainer.optimizers[0], _schedule(trainer), counters, state.moments)
         (folder / "recipe.json").write_text(json.dumps(self._recipe, indent=1))
 
     @property
     def _start(self) -> int:
         return 0 if self._resume is None else step_of(self._resume)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Learned:
+    """What was learned so far, whole on the first process."""
+
+    weights: dict[str, dict[str, Tensor]]  # by network
+    averages: dict[str, dict[str, Tensor]]  # likewise; empty without an average
+    moments: dict[str, Any]  # the optimizer's state dict
+
+    @classmethod
+    def of(cls, trainer: Trainer, module: DiffusionModule) -> _Learned:
+        """Called by every process: each may have a part of it."""
+        ema, first = module.ema, trainer.is_global_zero
+        return cls(
+            weights={name: gathered(network.state_dict(), first) for name, network in module.trained.items()},
+            averages={} if ema is None else {name: gathered(ema.state_dict(name), first) for name in module.trained},
+            moments=gathered(trainer.optimizers[0].state_dict(), first),
+        )
 
 
 def continued(checkpoint: Path, module: DiffusionModule, data: LayoutDataModule) -> dict[str, Any]:

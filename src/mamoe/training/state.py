@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mamoe.training.errors import CheckpointError
+from mamoe.training.sharding import class_name, part_of
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _OPTIMIZER = "trainer/optimizer.safetensors"
@@ -26,6 +28,7 @@ def save_network(network: nn.Module, state: Mapping[str, Tensor], folder: Path) 
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if hasattr(network, "save_config"):  # diffusers
         network.save_config(folder)  # type: ignore[operator]
+        _name_class(folder / "config.json", type(network).__name__, class_name(network))
         save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
     else:  # transformers, which may rename weights on their way to the file
         network.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
@@ -54,10 +57,20 @@ def read_network(network: nn.Module, folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def save_trainer(folder: Path, optimizer: Optimizer, schedule: LRScheduler | None, counters: Mapping[str, Any]) -> None:
-    """Optimizer moments as tensors; everything else as JSON."""
+def save_trainer(
+    folder: Path,
+    optimizer: Optimizer,
+    schedule: LRScheduler | None,
+    counters: Mapping[str, Any],
+    moments: Mapping[str, Any] | None = None,
+) -> None:
+    """Optimizer moments as tensors; everything else as JSON.
+
+    Args:
+        moments: the optimizer's state dict with whole tensors, where each process has only a part of them.
+    """
     (folder / "trainer").mkdir(parents=True, exist_ok=True)
-    state = optimizer.state_dict()
+    state = moments or optimizer.state_dict()
     entries = dict(_flat(state["state"]))
     scalars = {name: value for name, value in entries.items() if not isinstance(value, Tensor)}
     save_file(_unshared({n: v for n, v in entries.items() if isinstance(v, Tensor)}), folder / _OPTIMIZER)
@@ -108,6 +121,12 @@ def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler |
         schedule.load_state_dict(content["lr_scheduler"])
 
 
+def _name_class(config: Path, now: str, name: str) -> None:
+    if now != name:
+        written = json.loads(config.read_text())
+        config.write_text(json.dumps({**written, "_class_name": name}, indent=2, sort_keys=True) + "\n")
+
+
 def _flat(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The entries of nested mappings, by their keys joined with dots."""
     for key, value in state.items():
@@ -129,6 +148,8 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _laid_out(value: Any, weight: nn.Parameter) -> Any:
+    if isinstance(value, Tensor) and value.shape == weight.shape and isinstance(weight, DTensor):
+        return part_of(value, weight)
     # The file holds moments row by row; beside channels-last weights they belong in the weights' own layout.
     if isinstance(value, Tensor) and value.shape == weight.shape:
         return torch.empty_like(weight, dtype=value.dtype, device="cpu").copy_(value)

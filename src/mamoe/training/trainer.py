@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.module import DiffusionModule
 from mamoe.training.scaling import MIXED_16, with_scaling
+from mamoe.training.sharding import with_sharding
 from mamoe.types import ConfigError
 
 _OURS = {
@@ -79,7 +80,7 @@ def make_trainer(
     accumulate = settings.get("accumulate_grad_batches", 1) * pieces
     try:
         trainer = Trainer(
-            **with_scaling({**settings, "accumulate_grad_batches": accumulate}),
+            **with_sharding(with_scaling({**settings, "accumulate_grad_batches": accumulate})),
             max_steps=max_steps,
             max_epochs=-1,
             logger=list(loggers) or False,

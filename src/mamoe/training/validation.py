@@ -17,6 +17,7 @@ from mamoe.training.data import SampleSource
 from mamoe.training.draws import Draws, fixed_draws
 from mamoe.training.metrics import log_metrics
 from mamoe.training.module import DiffusionModule
+from mamoe.training.sharding import put_together
 from mamoe.training.steps import is_due
 from mamoe.types import ConfigError
 
@@ -131,6 +132,7 @@ def evaluating(trainer: Trainer, module: DiffusionModule, *, use_ema: bool) -> I
         stack.enter_context(trainer.precision_plugin.forward_context())
         if use_ema and module.ema is not None:
             stack.enter_context(module.ema.in_place())
+        stack.enter_context(put_together(module.unet))
         module.eval()
         try:
             yield

@@ -1,0 +1,70 @@
+"""A UNet dealt out over two processes (FSDP2), against the same training in one."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ModelMixin
+
+from factories import only_run, short_run
+from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.training.metrics import read_rows
+from wholeruns import COMMAND, assert_equal, cut_back, tensors, trained
+
+SGD = [
+    "optimizer._target_=torch.optim.SGD",
+    "~optimizer.name",
+    "~optimizer.betas",
+    "+optimizer.momentum=0.9",
+    "optimizer.lr=0.05",
+]
+SHARDED = ["trainer.devices=2", "trainer.strategy=fsdp"]
+
+
+def trained_by_two(*words: str) -> None:
+    done = subprocess.run([*COMMAND, "train", *words, *SHARDED], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys() and a
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def metrics(run: Path) -> list[float]:
+    return [float(value) for row in read_rows(run / "metrics.csv") for value in row.values() if value]
+
+
+@pytest.mark.slow
+def test_weights_dealt_out_over_two_processes_learn_what_whole_ones_do(base_model, scenes, tmp_path):
+    """And a checkpoint goes on with as many processes, to the bit, and with one."""
+    # Evaluations that the processes have unequal shares of: the first draws the only picture, and has the odd batch.
+    odd = ["callbacks.samples={every: 4, images: 1, steps: 1}", "callbacks.validation={every: 2, images: 5}"]
+    words = [*short_run(base_model, scenes, tmp_path / "alone"), *SGD, *odd, "model.channels_last=false"]
+    trained(*words)
+    alone = only_run(tmp_path / "alone")
+    trained_by_two(*words, f"runs={tmp_path / 'two'}")
+    two = only_run(tmp_path / "two")
+    assert_close(tensors(two, 4), tensors(alone, 4))
+    assert metrics(two) == pytest.approx(metrics(alone), rel=1e-4)
+
+    unet = two / "checkpoints/step-00000004/unet"
+    assert json.loads((unet / "config.json").read_text())["_class_name"] == MaMoEUNet2DConditionModel.__name__
+    loaded: ModelMixin = MaMoEUNet2DConditionModel.from_pretrained(unet)
+    assert all(
+        torch.equal(value, tensors(two, 4)[f"{place(unet)}:{name}"]) for name, value in loaded.state_dict().items()
+    )
+
+    again = cut_back(two, tmp_path / "again", 2)
+    trained_by_two(f"resume={again}")
+    assert_equal(tensors(again, 4), tensors(two, 4))
+    single = cut_back(two, tmp_path / "single", 2)
+    trained(f"resume={single}", "trainer.devices=1", "trainer.strategy=auto")
+    assert_close(tensors(single, 4), tensors(two, 4))
+
+
+def place(unet: Path) -> str:
+    return f"{unet.name}/diffusion_pytorch_model.safetensors"
