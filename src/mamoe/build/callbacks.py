@@ -159,7 +159,8 @@ class PictureSampler:
         trained_text: Any = module.trained.get("text_encoder")
         text = components_of(load_text(self.source, trained_text))
         vae = module.vae or load_vae(self.source)
-        for network in (vae, *text.values()):
+        parts: list[object] = [vae, *text.values()]
+        for network in parts:
             if isinstance(network, nn.Module):
                 network.to(module.device)
         # Not `pipe.to`: a UNet that is dealt out over processes would be taken apart again.
