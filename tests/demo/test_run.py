@@ -18,6 +18,7 @@ FIGURES = {
     "colour_base",
     "colour_instances",
     "colour_chance",
+    "colour_caption_chance",
     "colour_mamoe_to_real",
     "colour_swapped_to_real",
     "layout_accuracy_real",
