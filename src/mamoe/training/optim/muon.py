@@ -8,7 +8,7 @@ import torch
 from torch.optim import AdamW, Optimizer
 
 from mamoe.errors import ConfigError
-from mamoe.training.optim.adam import on_cuda
+from mamoe.training.optim.adam import fusible
 from mamoe.training.optim.groups import Parameters, as_groups
 
 
@@ -72,7 +72,7 @@ class MuonAndAdamW(Optimizer):
                 matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
             )
         if others:
-            fused = on_cuda(others) or None
+            fused = fusible(others) or None
             self._parts[False] = AdamW(others, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, fused=fused)
         super().__init__([g for part in self._parts.values() for g in part.param_groups], {"lr": lr})
         self._share()
