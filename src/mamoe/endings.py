@@ -18,7 +18,7 @@ class Ending(MamoeError):
 
 
 def ending_of(error: Exception) -> Ending | None:
-    """What to tell the user of an error that nobody further down explained; None for one only a fault of ours raises."""
+    """What to tell the user of an error nobody further down explained; None for what only a fault of ours raises."""
     if isinstance(error, OSError):
         return _of_files(error)
     from mamoe.training.errors import is_out_of_memory, memory_facts
