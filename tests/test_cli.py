@@ -241,6 +241,8 @@ def test_sample_with_wrong_prompts(finished_run, scenes, tmp_path):
     refused(mamoe(*words, "--prompts", wrong), 3, "scene_000001.png has no prompt")
     wrong.write_text('{"scene_000000.png": {"4000": "a red car"}}')
     refused(mamoe(*words, "--instance-prompts", wrong), 3, "scene_000000.png", "4000")
+    wrong.write_text('{"other.png": {"4000": "a red car"}}')
+    refused(mamoe(*words, "--instance-prompts", wrong), 3, "names none of the maps", "scene_000000.png")
     refused(mamoe(*words, "--prompts", tmp_path / "nowhere.csv"), 3, "nowhere.csv")
     assert not (tmp_path / "out").exists()
 
