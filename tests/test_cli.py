@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from factories import Outcome, break_picture, drawn_data, mamoe, short_run
 
@@ -161,6 +163,37 @@ def test_command_line_mistakes_are_the_parsers():
     assert mamoe("prepare", "pictionary", "a", "b").code == 2
 
 
+def test_a_place_that_cannot_be_written(finished_run, scenes, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    within = tmp_path / "file" / "out"
+    refused(mamoe("scenes", within, "--train", "1"), 2, str(within))
+    refused(mamoe("demo", "--out", within, "--steps", "1"), 2, str(within))
+    refused(mamoe("sample", finished_run, "--panoptic", scenes / "panoptic/test", "--out", within), 2, str(within))
+    refused(mamoe("export", finished_run, within), 2, str(within))
+    refused(mamoe("export", finished_run, tmp_path / "file"), 2, "file")
+    refused(mamoe("export", finished_run, "/proc/out"), 2, "/proc/out")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(28, "No space left on device", "out/a.png"), 6, ["out/a.png", "No space left on device"]),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), 5, ["CUDA out of memory", "GiB"]),
+        (MemoryError(), 5, ["no memory left"]),
+    ],
+)
+def test_what_runs_out_has_its_own_exit_code(error, code, words, monkeypatch, tmp_path):
+    monkeypatch.setattr("mamoe.data.scenes.write_scenes", Mock(side_effect=error))
+    refused(mamoe("scenes", tmp_path), code, *words)
+
+
+def test_a_fault_of_ours_keeps_its_trace(monkeypatch, tmp_path):
+    monkeypatch.setattr("mamoe.data.scenes.write_scenes", Mock(side_effect=RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        mamoe("scenes", tmp_path)
+
+
 # Exit code 3: the data.
 
 
@@ -208,6 +241,8 @@ def test_sample_with_wrong_prompts(finished_run, scenes, tmp_path):
     refused(mamoe(*words, "--prompts", wrong), 3, "scene_000001.png has no prompt")
     wrong.write_text('{"scene_000000.png": {"4000": "a red car"}}')
     refused(mamoe(*words, "--instance-prompts", wrong), 3, "scene_000000.png", "4000")
+    wrong.write_text('{"other.png": {"4000": "a red car"}}')
+    refused(mamoe(*words, "--instance-prompts", wrong), 3, "names none of the maps", "scene_000000.png")
     refused(mamoe(*words, "--prompts", tmp_path / "nowhere.csv"), 3, "nowhere.csv")
     assert not (tmp_path / "out").exists()
 

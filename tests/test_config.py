@@ -124,6 +124,22 @@ def test_any_path_can_be_a_setting(value):
     assert composed(setting("runs", value)).runs == value
 
 
+@pytest.mark.parametrize("value", ["données/straße", "pictures (1)", "it's", "a#b", "x=y", "#1, #2"])
+def test_a_path_may_be_typed_as_it_is(value):
+    assert composed(f"data.root={value}").data.images == f"{value}/images"
+
+
+def test_the_home_folder_may_be_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ü")
+    assert composed("data.root=~/streets").data.images == "/home/ü/streets/images"
+
+
+def test_settings_that_cannot_be_read_are_all_named():
+    message = refusal("speed", "data.size=[1,2", "layout.grouping={a: [car}", "data.root='é")
+    for word in ("'speed': settings are written key=value", "data.size=[1,2", "{a: [car}", "close what is opened"):
+        assert word in message
+
+
 @pytest.mark.parametrize(
     ("words", "seconds"),
     [("11:45:00", 42300), ("1-00:00:05", 86405), ("90", 90), ("00:30", None), ("soon", None), ("0", None)],
@@ -357,7 +373,7 @@ def own_yaml(folder: Path) -> Path:
 def test_own_folder_adds_data_taxonomy_and_experiment(tmp_path, named):
     from mamoe.build.data import layout_settings  # imports torch
 
-    folder = own_yaml(tmp_path / ("elsewhere" if named else "configs"))
+    folder = own_yaml(tmp_path / ("anderswo (für Hühner)" if named else "configs"))
     config = composed("experiment=hens", config_dirs=[folder] if named else [])
     assert config.name == "hens" and config.data.images == "yard/images"
     assert layout_settings(config).experts.names == ("rest", "hens")

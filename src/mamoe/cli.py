@@ -6,7 +6,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -59,7 +59,7 @@ class Drawn(StrEnum):
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for data, run and page.")] = Path("demo"),
-    steps: Annotated[int | None, typer.Option(help="Training steps, to make it shorter or longer.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps, to make it shorter or longer.")] = None,
 ) -> None:
     """Draw a small town, fine-tune the tiny base model on it, and leave a page with pictures and scores.
 
@@ -380,11 +380,22 @@ def main() -> None:
     try:
         app()
     except MamoeError as error:
-        typer.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _refuse(error)
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         sys.exit(130)
+    except (OSError, MemoryError, RuntimeError) as error:
+        from mamoe.endings import ending_of
+
+        ending = ending_of(error)
+        if ending is None:
+            raise
+        _refuse(ending)
+
+
+def _refuse(error: MamoeError) -> NoReturn:
+    typer.echo(f"Error: {error}", err=True)
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

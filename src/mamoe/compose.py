@@ -14,13 +14,45 @@ from mamoe.errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "configs"
 ROOT = "train"
+_OPENING = ("[", "{", "'", '"')
 _CHOOSABLE = ("callbacks", "data", "logger", "loss", "lr_scheduler", "model", "optimizer", "trainer")
 
 
 def setting(key: str, value: str | Path) -> str:
     """``key=value`` for Hydra, whatever characters the value has."""
-    text = re.sub(r"(\\+)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
-    return f"{key}='{text}'"
+    return f"{key}={_quoted(str(value))}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", "\\'") + "'"
+
+
+def readable(overrides: Sequence[str]) -> list[str]:
+    """The overrides in Hydra's grammar. It has no place for umlauts, parentheses, ``~`` and more, which paths do have:
+    such a value is taken as it stands, and ``~/`` is the home folder.
+
+    Raises:
+        ConfigError: names every override that says no key, or begins a list, a mapping or a quotation without its end.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, plain, problems = OverridesParser.create(), [], []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        try:
+            parser.parse_override(override)
+            plain.append(override)
+        except HydraException:
+            if not equals:
+                problems.append(f"{override!r}: settings are written key=value")
+            elif value[:1] in _OPENING or not re.fullmatch(r"\+{0,2}[\w@/.-]+", key):
+                problems.append(f"{override!r}: close what is opened; on a shell put the whole setting in quotes")
+            else:
+                plain.append(setting(key, Path(value).expanduser() if value.startswith("~/") else value))
+    if problems:
+        raise ConfigError("Cannot read " + "; ".join(problems) + ".")
+    return plain
 
 
 def search_path(config_dirs: Sequence[str | Path] = ()) -> list[str]:
@@ -42,7 +74,7 @@ def search_path_override(config_dirs: Sequence[str | Path] = ()) -> list[str]:
 
 
 def _added(folders: Sequence[str]) -> list[str]:
-    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
+    return [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
 
 
 def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), root: str = ROOT) -> dict[str, Any]:
@@ -54,8 +86,9 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), ro
     folders = search_path(config_dirs)
     if options := [override for override in overrides if override.startswith("-")]:
         raise ConfigError(f"There is no option {', '.join(options)}. Settings are written key=value; see --help.")
+    overrides = readable(overrides)
     try:
-        return _with_choices(_added(folders), list(overrides), root)
+        return _with_choices(_added(folders), overrides, root)
     except Exception as error:  # for odd overrides Hydra lets errors of every kind through
         raise refusal(error, overrides, config_dirs, root) from None
 

@@ -113,7 +113,9 @@ def data_folder(folder: Path, taxonomy: Taxonomy | None = None) -> DataFolder:
         raise DatasetError(f"There is no folder {folder}.")
     entries = _read_data_yaml(folder)
     if taxonomy is None and "taxonomy" not in entries:
-        raise DatasetError(f"{folder} has no data.yaml that names its taxonomy; name one, for example cityscapes.")
+        raise DatasetError(
+            f"{folder} has no data.yaml that names its taxonomy; name one, for example --taxonomy cityscapes."
+        )
     return DataFolder(
         images=Path(entries.get("images", folder / "images")),
         panoptic_maps=Path(entries.get("panoptic_maps", folder / "panoptic")),

@@ -101,6 +101,8 @@ def list_jobs(
     by_segment = {} if instance_prompts is None else _by_stem(read_instance_prompts(instance_prompts))
     jobs, problems = [], []
     shown = _conditions(conditions, pipe, problems)
+    if by_segment and not by_segment.keys() & {path.stem for path in paths}:
+        problems.append(f"{instance_prompts} names none of the maps, such as {paths[0].name}: its keys are file names")
     for path in paths:
         text = "" if by_file is None else by_file.get(path.stem)
         if text is None:

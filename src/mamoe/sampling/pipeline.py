@@ -140,7 +140,9 @@ class LayoutPipeline(DiffusionPipeline):
         options = {"use_safetensors": True, **options}
         pipe = super().from_pretrained(path, **options)
         if not options.keys() & {"torch_dtype", "dtype"}:
-            pipe.to(torch.float32)  # text encoders would keep the type of their file
+            for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # the others are; these keep their file's type
+                if encoder is not None:
+                    encoder.to(torch.float32)
         saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
             pipe.scheduler = ddim_scheduler(pipe.scheduler.config)
@@ -350,7 +352,7 @@ class LayoutPipeline(DiffusionPipeline):
         most = self.scheduler.config["num_train_timesteps"]
         if not 1 <= steps <= most:
             problems.append(f"num_inference_steps must lie in 1..{most}, got {steps}")
-        if scale < 0:
+        if not 0.0 <= scale < float("inf"):
             problems.append(f"guidance_scale must be 0 or more, got {scale}")
         if rescale is not None and not 0.0 <= rescale <= 1.0:
             problems.append(f"guidance_rescale must lie in [0, 1], got {rescale}")
@@ -394,6 +396,8 @@ def _check_parts(
 
 
 def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise ConfigError(f"{folder} is no model: wanted a folder, or one file that ends in .safetensors.")
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise ConfigError(
             f"{folder} is no model: wanted a folder with model_index.json (a saved pipeline), checkpoints/ (a run) or "

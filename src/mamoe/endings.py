@@ -1,0 +1,38 @@
+"""How the command ends when something outside it fails: one clear message, and the exit code of its kind."""
+
+from __future__ import annotations
+
+import errno
+
+from mamoe.errors import MamoeError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Ending(MamoeError):
+    """A failure of the file system or of memory, in words; with the exit code of its kind."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def ending_of(error: Exception) -> Ending | None:
+    """What to tell the user of an error nobody further down explained; None for what only a fault of ours raises."""
+    if isinstance(error, OSError):
+        return _of_files(error)
+    from mamoe.training.errors import is_out_of_memory, memory_facts
+
+    if not is_out_of_memory(error):
+        return None
+    first = (str(error).splitlines() or ["no memory left"])[0]
+    return Ending(f"Out of memory: {first} {memory_facts()} Take a smaller batch size or smaller pictures.", 5)
+
+
+def _of_files(error: OSError) -> Ending:
+    if error.strerror is None:  # libraries put whole paragraphs into theirs
+        return Ending((str(error).splitlines() or [type(error).__name__])[0], 2)
+    where = "" if error.filename is None else f"{error.filename}: "
+    if error.errno in FULL:
+        return Ending(f"{where}{error.strerror}. Free some space and start again; finished files are kept.", 6)
+    return Ending(f"{where}{error.strerror}. Name a file or folder that can be read, or made and written, there.", 2)
