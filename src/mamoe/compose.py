@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from mamoe.config import nearest
 from mamoe.errors import ConfigError
+from mamoe.schema import nearest
 
 SHIPPED = Path(__file__).parent / "configs"
 ROOT = "train"

@@ -6,26 +6,16 @@ that a user's own YAML may leave out.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mamoe.conditioning.settings import Strength, strength_problem
-from mamoe.errors import ConfigError
+from mamoe.schema import Section, checked
 
 Target = dict[str, Any]  # {_target_: dotted name, its arguments}
-
-
-class Section(BaseModel):
-    """A part of the configuration; a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-S = TypeVar("S", bound=Section)
 
 
 class Data(Section):
@@ -40,7 +30,7 @@ class Data(Section):
     crop: Literal["random", "center"] | None = None
     buckets: bool = False
     flip: float = Field(0.5, ge=0, le=1)
-    transforms: list[Target] = []
+    transforms: list[Target] = Field([])
     batch_size: int = Field(8, ge=1)
     num_workers: int = Field(0, ge=0)
 
@@ -240,7 +230,7 @@ class Samples(Section):
     images: int = Field(4, ge=1)
     steps: int = Field(50, ge=1)
     guidance_scale: float = Field(4.0, ge=0)
-    modes: list[Literal["cond", "uncond", "cfg"]] = ["cond", "uncond", "cfg"]
+    modes: list[Literal["cond", "uncond", "cfg"]] = Field(["cond", "uncond", "cfg"])
 
 
 class Scores(Section):
@@ -283,7 +273,7 @@ class Callbacks(Section):
     scores: Scores | None = None
     checkpoints: Checkpoints
     early_stopping: EarlyStopping | None = None
-    extra: list[Target] = []  # further Lightning callbacks
+    extra: list[Target] = Field([])  # further Lightning callbacks
 
     @model_validator(mode="after")
     def _what_stops_is_measured(self) -> Callbacks:
@@ -321,7 +311,7 @@ class WandB(Section):
 class Loggers(Section):
     tensorboard: bool
     wandb: WandB | None
-    extra: list[Target] = []  # further Lightning loggers
+    extra: list[Target] = Field([])  # further Lightning loggers
 
 
 class Train(Section):
@@ -448,67 +438,3 @@ def seconds_of(duration: str | int) -> int:
 def validated(composed: Mapping[str, Any]) -> Train:
     """The composed configuration of a training as typed values; see :func:`checked`."""
     return checked(Train, composed)
-
-
-def checked(schema: type[S], composed: Mapping[str, Any]) -> S:
-    """A composed configuration as the typed values of its schema.
-
-    Raises:
-        ConfigError: names every key that is unknown (with the nearest known one), missing or out of range.
-    """
-    try:
-        return schema.model_validate(composed)
-    except ValidationError as error:
-        lines = [_explain(problem, schema) for problem in error.errors()]
-        raise ConfigError("The configuration does not fit:\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-
-def _explain(problem: Mapping[str, Any], schema: type[Section]) -> str:
-    path = _without_tags([part for part in problem["loc"] if not (isinstance(part, str) and part[:1].isupper())])
-    where = ".".join(map(str, path))
-    if problem["type"] == "extra_forbidden":
-        near = nearest(str(path[-1]), _fields_at(path[:-1], schema))
-        return f"{where}: no such key" + (f"; did you mean {near}?" if near else ".")
-    if problem["type"] == "missing":
-        return f"{where}: is missing; set {where}=…"
-    if isinstance(problem["input"], Mapping):  # keys that contradict each other: the message names them
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-    return f"{where}: {problem['msg']}; got {problem['input']!r}"
-
-
-def _without_tags(path: Sequence[str | int]) -> list[str | int]:
-    """The keys of a path, without the names by which pydantic says which kind of a section (of loss, say) was meant."""
-    return [part for i, part in enumerate(path) if i == 0 or part not in _kinds_at(path[:i])]
-
-
-def _kinds_at(path: Sequence[str | int]) -> list[str]:
-    field = Train.model_fields.get(str(path[0])) if len(path) == 1 else None
-    return (
-        []
-        if field is None or field.discriminator is None
-        else [k for s in _sections_of(field.annotation) for k in _kinds(s)]
-    )
-
-
-def _kinds(section: type[Section]) -> tuple[str, ...]:
-    return section.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
-
-
-def _fields_at(path: Sequence[str | int], schema: type[Section]) -> list[str]:
-    sections: list[Any] = [schema]
-    for part in path:
-        fields = {name: field for section in sections for name, field in section.model_fields.items()}
-        if part not in fields:
-            return []
-        sections = _sections_of(fields[str(part)].annotation)
-    return [name for section in sections for name in section.model_fields]
-
-
-def _sections_of(annotation: Any) -> list[type[Section]]:
-    options = getattr(annotation, "__args__", (annotation,))
-    return [o for o in options if isinstance(o, type) and issubclass(o, Section)]
-
-
-def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known word most like ``word``, if any is."""
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)

@@ -34,7 +34,7 @@ class Act(Callback):
             self.act()
 
 
-def train(run, *, max_steps=7, resume=None, extra=(), module=None, data=None, **changes):
+def train(run, *, max_steps=7, resume=None, extra=(), module=None, data=None, condition=None, **changes):
     # 10 pictures in batches of 4 x 2: every checkpoint falls into the middle of an epoch.
     module = module or make_module(unet=tiny_unet(dropout=0.1))
     changes = {"best_by": BestBy(metric="val/loss"), **changes}
@@ -45,7 +45,7 @@ def train(run, *, max_steps=7, resume=None, extra=(), module=None, data=None, **
         data or make_data(),
         run,
         max_steps=max_steps,
-        recipe={"base": {"path": "tiny"}},
+        recipe={"base": {"path": "tiny"}, "condition": condition},
         callbacks=[loss, *extra],
         resume=resume,
         **settings,
@@ -147,6 +147,8 @@ def test_resuming_needs_the_run_it_came_from(tmp_path, uninterrupted):
     run, _, _ = uninterrupted
     with pytest.raises(CheckpointError, match="seed was 5 and is 6; data_size was 10 and is 9"):
         train(tmp_path, resume=run, module=make_module(seed=6), data=make_data(9))
+    with pytest.raises(CheckpointError, match="condition was None and is classes"):
+        train(tmp_path, resume=run, condition="classes")
     with pytest.raises(CheckpointError, match="no sound checkpoint"):
         train(tmp_path, resume=tmp_path)
 

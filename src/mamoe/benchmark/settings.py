@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mamoe.config import Section, nearest
 from mamoe.errors import ConfigError
+from mamoe.schema import Section, nearest
 
 Overrides = list[str]
 # What every cell has of its own, and how it is scored.

@@ -24,10 +24,11 @@ from mamoe.benchmark.results import LOG, Outcome, Stopped, read_error, read_resu
 from mamoe.benchmark.settings import Benchmark, parted, replaced
 from mamoe.build.cell import training_overrides
 from mamoe.compose import compose
-from mamoe.config import checked, validated
+from mamoe.config import validated
 from mamoe.errors import ConfigError
 from mamoe.evaluation.evaluate import check_scores
 from mamoe.evaluation.protocol import library_versions
+from mamoe.schema import checked
 
 ROOT = "benchmark"
 _INTERRUPTED = (130, 75)  # Ctrl-C, told to stop

@@ -67,7 +67,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
         assert chosen["run"] is not None
         run_dir, origin = Path(chosen["run"]), None if chosen["from"] is None else Path(chosen["from"])
         if origin is not None and origin.suffix == REPLAY:
-            replay(origin, job.module, data, trainer=_trainer_settings(config, run_dir))
+            replay(origin, job.module, data, recipe=job.recipe, trainer=_trainer_settings(config, run_dir))
             return FitResult(step=0, checkpoint=None, stopped_by=None, message=""), run_dir
         with held(run_dir) if is_first_process() else nullcontext():
             if is_first_process():

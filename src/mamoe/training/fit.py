@@ -105,7 +105,7 @@ def fit(
         listening = Listening(endurance.preemption)
         stop = Stopping(listening, endurance.max_seconds)
         while True:
-            counters = {} if checkpoint is None else continued(checkpoint, module, data)
+            counters = {} if checkpoint is None else continued(checkpoint, module, data, recipe)
             start = counters.get("step", 0)
             data.first = counters.get("samples_seen", 0)
             metrics = MetricsFile(run_dir, None if checkpoint is None else start)

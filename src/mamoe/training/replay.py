@@ -22,7 +22,14 @@ from mamoe.types import NonFiniteLossError
 log = logging.getLogger(__name__)
 
 
-def replay(report: Path, module: DiffusionModule, data: LayoutDataModule, *, trainer: Mapping[str, Any]) -> None:
+def replay(
+    report: Path,
+    module: DiffusionModule,
+    data: LayoutDataModule,
+    *,
+    recipe: Mapping[str, Any],
+    trainer: Mapping[str, Any],
+) -> None:
     """Take the step of a ``nonfinite-step-….json`` again, with torch's search for the operation that fails.
 
     Nothing of the run is changed; log.txt and the console tell how it went.
@@ -41,7 +48,7 @@ def replay(report: Path, module: DiffusionModule, data: LayoutDataModule, *, tra
         callbacks = []
         if before is not None:
             checkpoint = find_checkpoint(run_dir / before)
-            data.first = continued(checkpoint, module, data)["samples_seen"]
+            data.first = continued(checkpoint, module, data, recipe)["samples_seen"]
             callbacks = [Resuming(checkpoint)]
         settings = {**checked(trainer, step), "detect_anomaly": True}
         lightning = make_trainer(
