@@ -52,10 +52,10 @@ def newest_like(runs: str | Path, name: str, config: Mapping[str, Any]) -> Path 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a run's folder; the system lets go of it however this process ends.
+    """Keep other processes out of a run's or a benchmark's folder; the system lets go of it however this one ends.
 
     Raises:
-        ConfigError: another process trains there.
+        ConfigError: another process is at work there.
     """
     if fcntl is None:
         yield
@@ -65,7 +65,7 @@ def held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"Another process is training in {folder}: wait for it, or start another run.") from None
+            raise ConfigError(f"Another process is at work in {folder}: wait for it, or name another folder.") from None
         except OSError:  # a file system without locks
             pass
         yield

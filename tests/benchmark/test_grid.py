@@ -15,6 +15,7 @@ from mamoe.build import benchmark
 from mamoe.build.benchmark import listed, planned, reason, run_benchmark, run_process
 from mamoe.data.scenes import Domain, write_scenes
 from mamoe.errors import ConfigError
+from mamoe.rundir import held
 
 METHODS = {"full": ["layout.moe=false"], "mamoe": []}
 
@@ -154,6 +155,8 @@ def test_a_stopped_benchmark_reports_what_had_failed(monkeypatch):
     words = ["methods=[full,mamoe]", "seeds=[0]", "out=b", "scenes=null", "~datasets.dusk_town", "+datasets.a=[]"]
     assert run_benchmark(words, [], dry_run=False, say=said.append) == 75
     assert "1 failed" in said[-1]
+    with held(Path("b")), pytest.raises(ConfigError, match="Another process is at work in b"):
+        run_benchmark(words, [], dry_run=False, say=said.append)
     report = Path("b/report.md").read_text()
     assert "full-seed0: no memory left" in report and "mamoe-seed0: not run yet" in report
 

@@ -28,6 +28,7 @@ from mamoe.config import validated
 from mamoe.errors import ConfigError
 from mamoe.evaluation.evaluate import check_scores
 from mamoe.evaluation.protocol import library_versions
+from mamoe.rundir import held
 from mamoe.schema import checked
 
 ROOT = "benchmark"
@@ -73,13 +74,18 @@ def run_benchmark(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_
         for line in listed(plan):
             say(line)
         return 0
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with held(plan.out):
+        return _run(plan, config_dirs, say)
+
+
+def _run(plan: Plan, config_dirs: Sequence[Path], say: Say) -> int:
     _draw_scenes(plan, say)
     began, stopped = time.perf_counter(), 0
 
     def start(cell: Cell, folder: Path) -> None:
         run_process(folder, config_dirs)
 
-    plan.out.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
     try:
         outcomes = run_cells(plan.cells, plan.out, scoring=plan.scoring, start=start, say=say)
