@@ -77,7 +77,9 @@ class PromptRates:
 
 
 def autoencoder(name: str) -> AutoencoderKL:
-    return load_vae(TINY) if name == "tiny" else AutoencoderKL(**SD21_VAE)
+    if name == "tiny":
+        return load_vae(TINY)
+    return AutoencoderKL(**SD21_VAE).to(memory_format=torch.channels_last)  # as load_vae returns it
 
 
 def text_parts(name: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
