@@ -1,6 +1,7 @@
 """What users of diffusers do to a pipeline: offload it, slice it, compile it; and prompts that nobody reads."""
 
 import copy
+import logging
 import warnings
 from dataclasses import replace
 
@@ -9,14 +10,20 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from PIL import Image
 
+from factories import mamoe
+from mamoe.build.unused import settings_without_effect
+from mamoe.compose import compose
 from mamoe.conditioning.settings import LayoutSettings, RegionPolicy
-from mamoe.errors import ConfigError
+from mamoe.config import recorded, validated
+from mamoe.errors import ConfigError, DatasetError
 from mamoe.models.control import Control, control_of
 from mamoe.models.controlnet_xs import ControlledUNet, new_branch
 from mamoe.models.strength import RegionStrength
 from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.sampling.effect import WithoutEffect
+from mamoe.sampling.jobs import list_jobs
 from mamoe.sampling.output import model_hash
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.taxonomy import Taxonomy
@@ -242,3 +249,154 @@ def test_compiled_parts_of_a_pipeline(make, plain, bases):
     assert np.abs(draw(pipe) - plain["layout"]).max() < SAME
     stock = WRAPPERS["compiled"](bases[False]["unet"])
     assert MaMoEUNet2DConditionModel.from_unet(stock, num_experts=2).config["num_experts"] == 2
+
+
+# What has no effect.
+
+
+def said(pipe, **asked) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipe(**asked, num_inference_steps=1, guidance_scale=1.0, output_type="latent")
+    assert all(one.filename == __file__ for one in caught if one.category is WithoutEffect)
+    return [str(one.message) for one in caught if one.category is WithoutEffect]
+
+
+def test_a_prompt_nobody_reads_is_said(make, settings):
+    pipe = make(layout=replace(settings, global_prompt=False, global_padding=False))
+    for asked in ({"panoptic": street()}, {"height": 32, "width": 48}):  # one rule, with a map and without
+        assert "layout.global_prompt=false" in said(pipe, prompt="a street", **asked)[0]
+        assert said(pipe, **asked) == []
+    free = [draw(pipe, prompt=p, panoptic=None, instance_prompts=None, height=32, width=48) for p in ("a street", None)]
+    assert np.array_equal(*free)
+
+
+def test_without_a_map_the_data_sets_prompt_is_read(make, settings):
+    asked = {"prompt": None, "panoptic": None, "instance_prompts": None, "height": 32, "width": 48}
+    one, other = (draw(make(layout=replace(settings, dataset_prompt=p)), **asked) for p in ("a red car", None))
+    assert np.abs(one - other).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"region_attention": False}, ["Instance prompts have no effect"]),
+        ({"region_attention": False, "moe": False}, ["Panoptic maps", "Instance prompts"]),
+        ({"policy": RegionPolicy.BACKGROUND}, ["1 of 1 instance prompts"]),
+        ({"policy": RegionPolicy.THINGS}, []),
+        ({}, []),
+    ],
+    ids=str,
+)
+def test_instance_prompts_nobody_reads_are_said(make, settings, changes, says):
+    got = said(make(layout=replace(settings, **changes)), panoptic=street(), instance_prompts={7: "a red car"})
+    assert len(got) == len(says) and all(line.startswith(start) for line, start in zip(got, says, strict=True))
+
+
+def test_a_sampling_job_says_it_once_and_drawing_samples_does_not(make, settings, tmp_path, monkeypatch):
+    pipe = make(layout=replace(settings, global_prompt=False))
+    (tmp_path / "maps").mkdir()
+    for name in ("a", "b"):
+        street().write(tmp_path / "maps" / f"{name}.png")
+    (tmp_path / "prompts.csv").write_text("img_name,prompt\na.png,a street\nb.png,a road\n")
+    monkeypatch.setattr(LayoutPipeline, "from_pretrained", lambda *_, **__: pipe)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WithoutEffect)
+        outcome = mamoe(
+            "sample", tmp_path, "--panoptic", tmp_path / "maps", "--out", tmp_path / "out", "--steps", "1",
+            "--prompts", tmp_path / "prompts.csv", "--batch-size", "1", "--device", "cpu",
+        )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("Warning: The prompt of the whole picture has no effect") == 1
+
+
+@pytest.fixture(scope="module")
+def composed():
+    default = compose([])
+
+    def build(**changes):
+        """The default configuration with some keys changed: ``layout__moe=False``."""
+        plain = copy.deepcopy(default)
+        for key, value in changes.items():
+            section, name = key.split("__")
+            plain[section][name] = value
+        return plain
+
+    return build
+
+
+def test_a_training_on_no_text_at_all_is_refused(composed):
+    keys = ("layout__global_prompt", "layout__region_attention", "layout__moe")
+    nothing = dict.fromkeys(keys, False)
+    with pytest.raises(ConfigError, match=r"layout\.global_prompt=true.*layout\.region_attention=true"):
+        validated(composed(**nothing))
+    for key in keys:
+        validated(composed(**nothing | {key: True}))
+    shown = composed(**nothing, data__condition="classes")
+    validated({**shown, "method": {"name": "controlnet_xs", "widths": None, "train_base": False}})
+    recorded(composed(**nothing))  # such a run may be there, and is evaluated
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, []),
+        ({"layout__pool_threshold": 0.2}, ["layout.pool_threshold=0.2 has no effect: layout.region_resize=area"]),
+        ({"layout__pool_threshold": 0.2, "layout__region_resize": "avg_pool"}, []),
+        ({"layout__moe": False, "layout__grouping": "per_class"}, ["layout.grouping=per_class has no effect"]),
+        ({"layout__region_attention": False, "layout__policy": "things"}, ["layout.policy=things has no effect"]),
+        ({"layout__region_attention": False, "layout__dataset_prompt": "rain"}, ["layout.dataset_prompt=rain has no"]),
+        ({"objective__logit_mean": 1}, ["objective.logit_mean=1 has no effect: objective.timesteps=uniform"]),
+        ({"trainer__max_steps": 3, "trainer__max_epochs": 7}, ["trainer.max_epochs=7 has no effect"]),
+        ({"trainer__overfit_images": 3, "trainer__limit_val_images": 7}, ["trainer.limit_val_images=7 has no effect"]),
+        ({"layout__global_prompt": False}, ["The captions are not trained on"]),
+    ],
+    ids=str,
+)
+def test_settings_without_effect_are_said(composed, monkeypatch, changes, says):
+    monkeypatch.setattr("mamoe.build.unused.compose", lambda overrides: composed())
+    plain = composed(**changes)
+    got = settings_without_effect(validated(plain), plain)
+    assert len(got) == len(says) and all(line.startswith(start) for line, start in zip(got, says, strict=True))
+
+
+# Sizes and messages.
+
+
+def test_a_branch_refuses_a_size_before_anything_is_drawn(make, tmp_path):
+    pipe = make(control=True)
+    assert pipe.side_multiple == 16
+    street((24, 48)).write(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match=r"divisible by 16, got \(24, 48\); nearest is \(32, 48\)"):
+        list_jobs(tmp_path, pipe)
+
+
+def test_half_precision_is_not_talked_about_per_picture(make):
+    told = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logging.getLogger("diffusers").addHandler(handler)
+    try:
+        pipe = make(control=True)
+        for part in ("unet", "vae", "text_encoder"):
+            torch.nn.Module.to(getattr(pipe, part), torch.float16)
+        draw(pipe)
+        new_branch(pipe.unet.base)
+    finally:
+        logging.getLogger("diffusers").removeHandler(handler)
+    assert not told
+
+
+def test_pictures_are_compared_at_any_size(tmp_path):
+    """299x299 is what the Inception network reads; only an autoencoder needs multiples of 8, and has no floor here."""
+    for folder, colour in (("drawn", 90), ("real", 120)):
+        (tmp_path / folder).mkdir()
+        for i in range(4):
+            noise = np.random.default_rng(i).integers(0, colour, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / folder / f"{i}.png")
+    words = ["evaluate", tmp_path / "drawn", "--against", tmp_path / "real", "--out", tmp_path / "out"]
+    words += ["--scores", "kid", "--extractor", "pixels", "--device", "cpu", "--size", "29", "37"]
+    outcome = mamoe(*words)
+    assert outcome.code == 0, outcome.err
+    refused = mamoe(*words, "--data", tmp_path)
+    assert refused.code == 2 and "Give --size 32 40" in refused.err

@@ -1,4 +1,4 @@
-"""What the pipeline refuses: parts that do not fit each other, folders that are no model, calls that cannot be meant."""
+"""What the pipeline refuses: parts that do not fit each other, folders that are no model, calls nobody can mean."""
 
 from __future__ import annotations
 

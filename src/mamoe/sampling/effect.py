@@ -14,14 +14,19 @@ class WithoutEffect(UserWarning):
 
 
 def without_effect(
-    settings: LayoutSettings | None, prompts: Sequence[RegionPrompts], maps: Iterable[PanopticMap | None]
+    settings: LayoutSettings | None,
+    prompts: Sequence[RegionPrompts],
+    maps: Iterable[PanopticMap | None],
+    *,
+    shown: bool,
 ) -> list[str]:
     """What of the prompts and maps of some pictures changes nothing, and why; one line each.
 
     Args:
         settings: those of the training; None: a model that knows no layout.
         prompts: one each per picture.
-        maps: likewise; looked at only where the classes of the segments matter.
+        maps: likewise; looked at only where their segments matter.
+        shown: the model is shown a condition picture, which may be drawn from the map.
     """
     if settings is None:
         return []
@@ -30,6 +35,11 @@ def without_effect(
         lines.append(
             "The prompt of the whole picture has no effect: this model was trained with layout.global_prompt=false, "
             "so it never saw one."
+        )
+    if not (settings.region_attention or settings.moe or shown) and any(one is not None for one in maps):
+        lines.append(
+            "Panoptic maps have no effect but for their size: this model was trained with "
+            "layout.region_attention=false and layout.moe=false."
         )
     given = [one.by_segment for one in prompts]
     if not any(given):

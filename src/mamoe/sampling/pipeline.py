@@ -34,8 +34,8 @@ from mamoe.conditioning.settings import LayoutSettings
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import without_overflow
-from mamoe.models.control import control_input, control_of, predict
-from mamoe.models.controlnet_xs import ControlledUNet, load_branch
+from mamoe.models.control import Control, control_input, control_of, predict
+from mamoe.models.controlnet_xs import ControlledUNet, load_branch, side_multiple
 from mamoe.models.singlefile import is_single_file
 from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
@@ -180,6 +180,13 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         return next((device for device in devices if device.type != "meta"), devices[0])
 
     @property
+    def side_multiple(self) -> int:
+        """What height and width of a picture must be divisible by, in pixels."""
+        if control_of(self.unet) is Control.PICTURE:
+            return max(self.vae_scale_factor, side_multiple(len(self._unet_config["block_out_channels"])))
+        return self.vae_scale_factor
+
+    @property
     def _unet_config(self) -> Any:
         return unwrapped(self.unet).config
 
@@ -240,9 +247,10 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
             output_type=output_type,
             unknown_framing=framing is not None and self.text_encoder_2 is None,
         )
-        for line in without_effect(self.settings, [r.prompts for r in requests], [r.panoptic for r in requests]):
+        prompts, maps = [one.prompts for one in requests], [one.panoptic for one in requests]
+        for line in without_effect(self.settings, prompts, maps, shown=control_of(self.unet) is not None):
             warnings.warn(line, WithoutEffect, stacklevel=3)  # the caller's line: torch.no_grad is in between
-        size = picture_size(requests[0].panoptic, height, width, self._default_size(), self.vae_scale_factor)
+        size = picture_size(requests[0].panoptic, height, width, self._default_size(), self.side_multiple)
         generators = generators_for(generator, len(requests))
         if guidance_rescale is None:
             guidance_rescale = ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
