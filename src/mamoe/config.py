@@ -373,6 +373,17 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def _padding_is_seen_beside_a_branch(self) -> Train:
+        layout = self.layout
+        steered = layout.region_attention or layout.moe
+        if isinstance(self.method, ControlNetXs) and not steered and not layout.global_padding:
+            raise ValueError(
+                "layout.global_padding=false needs a UNet that can leave padding out, and method=controlnet_xs without "
+                "layout.region_attention and layout.moe works on a stock one; set layout.global_padding=true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_exists(self) -> Train:
         best = self.callbacks.checkpoints.best
         if self.evaluate_after is not None and self.evaluate_after.checkpoint == "best" and best is None:

@@ -13,10 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 
 from factories import mamoe
-from mamoe.build.unused import settings_without_effect
-from mamoe.compose import compose
 from mamoe.conditioning.settings import LayoutSettings, RegionPolicy
-from mamoe.config import recorded, validated
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.models.control import Control, control_of
 from mamoe.models.controlnet_xs import ControlledUNet, new_branch
@@ -308,56 +305,6 @@ def test_a_sampling_job_says_it_once_and_drawing_samples_does_not(make, settings
         )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("Warning: The prompt of the whole picture has no effect") == 1
-
-
-@pytest.fixture(scope="module")
-def composed():
-    default = compose([])
-
-    def build(**changes):
-        """The default configuration with some keys changed: ``layout__moe=False``."""
-        plain = copy.deepcopy(default)
-        for key, value in changes.items():
-            section, name = key.split("__")
-            plain[section][name] = value
-        return plain
-
-    return build
-
-
-def test_a_training_on_no_text_at_all_is_refused(composed):
-    keys = ("layout__global_prompt", "layout__region_attention", "layout__moe")
-    nothing = dict.fromkeys(keys, False)
-    with pytest.raises(ConfigError, match=r"layout\.global_prompt=true.*layout\.region_attention=true"):
-        validated(composed(**nothing))
-    for key in keys:
-        validated(composed(**nothing | {key: True}))
-    shown = composed(**nothing, data__condition="classes")
-    validated({**shown, "method": {"name": "controlnet_xs", "widths": None, "train_base": False}})
-    recorded(composed(**nothing))  # such a run may be there, and is evaluated
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({}, []),
-        ({"layout__pool_threshold": 0.2}, ["layout.pool_threshold=0.2 has no effect: layout.region_resize=area"]),
-        ({"layout__pool_threshold": 0.2, "layout__region_resize": "avg_pool"}, []),
-        ({"layout__moe": False, "layout__grouping": "per_class"}, ["layout.grouping=per_class has no effect"]),
-        ({"layout__region_attention": False, "layout__policy": "things"}, ["layout.policy=things has no effect"]),
-        ({"layout__region_attention": False, "layout__dataset_prompt": "rain"}, ["layout.dataset_prompt=rain has no"]),
-        ({"objective__logit_mean": 1}, ["objective.logit_mean=1 has no effect: objective.timesteps=uniform"]),
-        ({"trainer__max_steps": 3, "trainer__max_epochs": 7}, ["trainer.max_epochs=7 has no effect"]),
-        ({"trainer__overfit_images": 3, "trainer__limit_val_images": 7}, ["trainer.limit_val_images=7 has no effect"]),
-        ({"layout__global_prompt": False}, ["The captions are not trained on"]),
-    ],
-    ids=str,
-)
-def test_settings_without_effect_are_said(composed, monkeypatch, changes, says):
-    monkeypatch.setattr("mamoe.build.unused.compose", lambda overrides: composed())
-    plain = composed(**changes)
-    got = settings_without_effect(validated(plain), plain)
-    assert len(got) == len(says) and all(line.startswith(start) for line, start in zip(got, says, strict=True))
 
 
 # Sizes and messages.

@@ -70,7 +70,8 @@ def new_branch(base: UNet2DConditionModel, widths: Sequence[int] | None = None) 
     )
     if base.config["layers_per_block"] == 1:
         _keep_one_layer(branch, base.config["block_out_channels"])
-    return nn.Module.to(branch, dtype=base.dtype)  # not the class's own, which warns of a cast whatever the types
+    nn.Module.to(branch, dtype=base.dtype)  # not the class's own, which warns of a cast whatever the types
+    return branch
 
 
 _BRANCH_CONFIG = (
