@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting
 from mamoe.config import EvaluateAfter, Train, recorded, validated
@@ -40,7 +39,6 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     from mamoe.console import quiet_libraries
 
     quiet_libraries()
-    _say_unused(config, plain)
     after = config.evaluate_after
     if after is not None:
         from mamoe.build.after import check_after
@@ -51,15 +49,6 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     if after is not None and result.exit_code == 0 and result.checkpoint is not None:
         _evaluate(config, after, run)
     return result.exit_code
-
-
-def _say_unused(config: Train, plain: dict[str, Any]) -> None:
-    from mamoe.build.unused import settings_without_effect
-    from mamoe.training.cluster import is_first_process
-
-    if is_first_process():
-        for line in settings_without_effect(config, plain):
-            print(f"Note: {line}.", file=sys.stderr)
 
 
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:

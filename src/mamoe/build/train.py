@@ -20,6 +20,7 @@ from mamoe.build.data import buckets_of, layout_settings, splits
 from mamoe.build.loss import class_weights, loss_of
 from mamoe.build.model import check_sizes, objective_scheduler, recipe_of, training_module, training_prompts
 from mamoe.build.start import REPLAY, choose_run
+from mamoe.build.unused import settings_without_effect
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train, seconds_of
@@ -32,6 +33,7 @@ from mamoe.training.cluster import agreement, is_first_process
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.fit import Endurance, FitResult, fit
 from mamoe.training.module import DiffusionModule
+from mamoe.training.notes import Notes
 from mamoe.training.optim import check_installed
 from mamoe.training.order import steps_of_epochs
 from mamoe.training.replay import replay
@@ -93,7 +95,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 keep_last=config.callbacks.checkpoints.keep_last,
                 trainer=_trainer_settings(config, run_dir),
                 loggers=training_loggers(config, run_dir),
-                callbacks=callbacks,
+                callbacks=[*callbacks, Notes(settings_without_effect(config, plain))],
                 best_by=best_by(config),
                 patience=patience(config),
                 resume=origin,
