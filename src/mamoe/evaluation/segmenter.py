@@ -87,7 +87,7 @@ def train_segmenter(
 ) -> Segmenter:
     """Teach a segmenter on real pictures: AdamW, one learning-rate cycle, random flips, bfloat16 where that is faster.
 
-    256 pictures of 128x256 take about 16 s on one CPU core. The same arguments give the same network on the same machine.
+    256 pictures of 128x256 take about 16 s on one CPU core. On one machine the same arguments give the same network.
 
     Args:
         images: pictures u8 of one size, divisible by ``MULTIPLE``.
