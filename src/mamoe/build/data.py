@@ -45,6 +45,7 @@ def dataset(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
         geometry=geometry,
         seed=config.seed,
         condition=data.condition,
+        recursive=data.recursive,
     )
     raise_problems(list(source.files.problems), f"The split {split!r}")
     return source

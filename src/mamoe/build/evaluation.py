@@ -251,6 +251,7 @@ def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> Lay
         taxonomy=parts.taxonomy,
         geometry=geometry,
         seed=asked.seed,
+        recursive=parts.recursive,
     )
     raise_problems(list(source.files.problems), f"The split {split!r} of {folder}")
     return source

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -20,7 +20,7 @@ from mamoe.data.pictures import SUFFIXES
 class Names:
     """Relative names of files, to be found by others."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Collection[str]) -> None:
         self._tables = [_table(names, level) for level in _LEVELS]
         self._alike = _table(names, lambda name: _alike(bare_name(name)))
         self._files = _table(names, lambda name: _alike(_file(bare_name(name))))
@@ -57,31 +57,33 @@ class Keyed:
     """Names of files and the keys that mean them."""
 
     key_of: Mapping[str, str]  # name -> key
-    wrong: Mapping[str, str]  # key that means nothing -> the reason, to follow a colon; empty: no such name
-    explained: frozenset[str]  # names that have no key because of one of those
+    wrong: Mapping[str, str]  # key that could mean several names, or means one that another key means -> the reason
+    strange: Mapping[str, str]  # key that means no name -> what could have been meant, to follow; or empty
+    explained: frozenset[str]  # names without a key that the reasons speak of
 
 
-def keyed(keys: Iterable[str], names: Iterable[str]) -> Keyed:
+def keyed(keys: Iterable[str], names: Collection[str]) -> Keyed:
     """Find out which file every key of a text file means."""
     known = Names(names)
     key_of: dict[str, str] = {}
     wrong: dict[str, str] = {}
+    strange: dict[str, str] = {}
     explained = set()
     for key in keys:
         found = known.meant(key)
-        if len(found) == 1 and found[0] not in key_of:
-            key_of[found[0]] = key
-        elif len(found) == 1:
-            wrong[key] = f"{found[0]!r} is already named by the key {key_of[found[0]]!r}; keep one of the two"
-        elif found:
+        if len(found) > 1:
             wrong[key] = f"it could be any of {some(found)}; write the whole name"
             explained.update(found)
+        elif found and found[0] in key_of:
+            wrong[key] = f"{found[0]!r} is already named by the key {key_of[found[0]]!r}; keep one of the two"
+        elif found:
+            key_of[found[0]] = key
         elif near := known.near(key):
-            wrong[key] = f"there is {near[0]!r}, {near[1]}; use one name for both"
+            strange[key] = f"; there is {near[0]!r}, {near[1]}: use one name for both"
             explained.add(near[0])
         else:
-            wrong[key] = ""
-    return Keyed(key_of=key_of, wrong=wrong, explained=frozenset(explained - key_of.keys()))
+            strange[key] = ""
+    return Keyed(key_of=key_of, wrong=wrong, strange=strange, explained=frozenset(explained - key_of.keys()))
 
 
 def same_name(name: str) -> str:

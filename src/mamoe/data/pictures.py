@@ -18,6 +18,7 @@ from mamoe.types import DatasetError
 
 SUFFIXES = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CONTACT_SHEET = "contact_sheet.png"  # what a sampling job adds to its pictures; never one of them
+_CAMERA_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
 _EIGHT_BIT = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
 # Black is what most programs leave in transparent pixels: such pictures look as they did when alpha was dropped.
 _BACKGROUND = (0, 0, 0, 255)
@@ -102,6 +103,15 @@ def is_transparent(path: Path) -> bool:
             return False
         lowest, _ = picture.convert("RGBA").getchannel("A").getextrema()
         return lowest < 255
+
+
+def why_unread(suffix: str) -> str:
+    """What to do about files of that ending, to follow their names; empty where it is no ending of pictures."""
+    if suffix in (".heic", ".heif", *_CAMERA_RAW):
+        return "; convert them to JPEG or PNG, for example `magick mogrify -format jpg -auto-orient FILES`"
+    if suffix in (".gif", ".jfif", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm", ".psd", ".tga"):
+        return "; convert them to PNG if they belong to the data"
+    return ""
 
 
 def _on_background(picture: Image.Image) -> Image.Image:

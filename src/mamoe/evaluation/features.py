@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mamoe.data.files import order_of
+from mamoe.data.listing import order_of
 from mamoe.data.panoptic import UNREADABLE
 from mamoe.data.pictures import SUFFIXES, read_picture
 from mamoe.data.transforms import Geometry

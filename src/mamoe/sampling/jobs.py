@@ -20,8 +20,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mamoe.data.condition import drawn_kind
-from mamoe.data.files import order_of
 from mamoe.data.latents import content_of
+from mamoe.data.listing import order_of
 from mamoe.data.panoptic import read_panoptic, resized_panoptic
 from mamoe.data.pictures import CONTACT_SHEET, SUFFIXES, read_picture
 from mamoe.data.prompts import raise_problems, read_instance_prompts, read_prompts_csv
