@@ -265,16 +265,25 @@ def benchmark_cell(
 
 
 @app.command()
-def prepare(source_format: Source, source: Path, out: Path) -> None:
+def prepare(
+    source_format: Source,
+    source: Path,
+    out: Path,
+    taxonomy: Annotated[
+        str | None, typer.Option(help="coco: name or YAML file of the classes; default: COCO's own 133.")
+    ] = None,
+    derive_taxonomy: Annotated[
+        bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
+    ] = False,
+) -> None:
     """Import a data set from its official format into the package's layout."""
-    from mamoe.prepare.importers import IMPORTERS
+    from mamoe.prepare.importers import importer_of, next_commands
 
+    import_from = importer_of(source_format.value, taxonomy, derive_taxonomy)
     with progress("Importing") as update:
-        summary = IMPORTERS[source_format.value](source, out, update)
-    counts = ", ".join(f"{split} {n}" for split, n in summary.pictures.items())
-    typer.echo(
-        f"{out}: {counts} pictures. Next: mamoe check {out}; mamoe train data={source_format.value} data.root={out}"
-    )
+        summary = import_from(source, out, update)
+    typer.echo(summary.text())
+    typer.echo("Next: " + "\n      ".join(next_commands(summary)))
 
 
 @app.command()
