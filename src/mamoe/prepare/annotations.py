@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -130,7 +131,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _require_indices(path: Path, values: Int32[np.ndarray, "H W"], palette: np.ndarray) -> None:
-    """``palette`` is [n 3] bytes. Programs that make PNGs smaller turn grey numbers into a palette of greys in some order of their own."""
+    """Programs that make PNGs smaller turn grey numbers into a palette of greys in some order of their own.
+
+    ``palette`` is [n 3] bytes.
+    """
     used = np.unique(values)
     colours = palette[used[used < len(palette)]]
     greys = colours[:, 0]
@@ -146,11 +150,11 @@ def _colour_coding(picture: Image.Image) -> str:
     colours = picture.convert("RGB").getcolors(maxcolors=_MOST_COLOURS)
     if colours is None:
         return ", more colours than classes could have; is it a photograph?"
-    found = {rgb for _, rgb in colours}
+    found: set[Any] = {rgb for _, rgb in colours}
     street = {row.colour for row in Taxonomy.load("cityscapes").classes} | {(0, 0, 0)}
     if found <= street:
         known = " in Cityscapes' colours, as *_gtFine_color.png"
-    elif all(value in _CAMVID_LEVELS for rgb in found for value in rgb):
+    elif set(np.unique(np.array([*found]))) <= set(_CAMVID_LEVELS):
         known = " in the colours of CamVid's 32 classes, as *_L.png"
     else:
         known = ""

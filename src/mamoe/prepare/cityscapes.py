@@ -107,13 +107,11 @@ def _annotated(
         return _from_table(table, pictures, taxonomy, problems, notes)
     found, missing = [], []
     for picture in pictures:
-        stem = picture.stem.removesuffix(_PICTURE)
-        wanted = folder / picture.parent.name / f"{stem}{_INSTANCES}.png"
+        wanted = folder / picture.parent.name / f"{_stem(picture)}{_INSTANCES}.png"
         annotation = instances.pop(wanted.relative_to(folder).as_posix().lower(), None)
         if annotation is None:
             missing.append(f"{picture} has no annotation {wanted}")
-        name = f"{picture.parent.name}/{stem}{picture.suffix}"
-        found.append(SourcePicture(name=name, picture=picture, load=partial(_load, annotation or wanted)))
+        found.append(SourcePicture(name=_name(picture), picture=picture, load=partial(_load, annotation or wanted)))
     problems += [*_what_is_there(folder, bool(missing)), *missing]
     if instances:
         notes.append(f"{folder}: {len(instances)} annotation(s) without a picture were left out: {some(instances)}.")
@@ -126,14 +124,16 @@ def _from_table(
     table = read_table(path, problems)
     by_stem = defaultdict(list)
     for picture in pictures:
-        by_stem[picture.stem.removesuffix(_PICTURE)].append(picture)
+        by_stem[_stem(picture)].append(picture)
 
-    def picture_of(key: str, name: str) -> Path | None:
+    def picture_of(key: str, name: str) -> tuple[str, Path] | None:
         stem = Path(name).stem.removesuffix(_PICTURE).removesuffix("_gtFine")
         found = by_stem.pop(stem, [])
         if len(found) != 1:
-            problems.append(f"{path}, image_id {key!r}: wanted one picture */{stem}{_PICTURE}.png, got {found}")
-        return found[0] if len(found) == 1 else None
+            listed = some([str(picture) for picture in found]) or "none"
+            problems.append(f"{path}, image_id {key!r}: wanted one picture */{stem}{_PICTURE}.png, got {listed}")
+            return None
+        return _name(found[0]), found[0]
 
     class_of, differences = match_categories(table.categories or (), table.used, taxonomy)
     if differences or not table.categories:
@@ -146,6 +146,14 @@ def _from_table(
     problems += [f"{picture} has no annotation in {path}" for same in by_stem.values() for picture in same]
     notes.append(f"{path.parent} has no *{_INSTANCES}.png for these pictures; read {path.name} instead.")
     return found
+
+
+def _name(picture: Path) -> str:
+    return f"{picture.parent.name}/{_stem(picture)}{picture.suffix}"
+
+
+def _stem(picture: Path) -> str:
+    return picture.stem.removesuffix(_PICTURE)
 
 
 def _what_is_there(folder: Path, missing: bool) -> list[str]:

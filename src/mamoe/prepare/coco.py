@@ -40,7 +40,7 @@ def import_coco(
     if not paths:
         raise DatasetError(
             f"{source} holds no COCO panoptic data: wanted panoptic_NAME.json beside panoptic_NAME/, in it or in "
-            f"{source / 'annotations'}.{_what_is_missing(source, alone)}{advice(source, 'coco')}"
+            f"{source / 'annotations'}.{_what_is_missing(source, alone)}"
         )
     notes = [f"{path}: left out, for there is no folder {path.with_suffix('')}." for path in alone]
     problems: list[str] = []
@@ -59,8 +59,8 @@ def import_coco(
     notes += litter_note(source, [source, source / "annotations", *(table.folder for table in tables.values())])
     if "train" not in splits:
         notes.append(
-            f"No split is called train: training needs one. Name the files panoptic_train.json and panoptic_train/, or "
-            f"the folders and files of {some(list(splits))} in {out} accordingly."
+            f"Training needs a split called train, and there is {some(list(splits))}: name the JSON file and both "
+            "folders accordingly (panoptic_train.json, panoptic_train/, train/) and import again."
         )
     return write_dataset(
         out, splits, taxonomy=classes, place="a photo", size=(256, 256), notes=notes, progress=progress
@@ -76,10 +76,8 @@ def _find_tables(source: Path) -> tuple[list[Path], list[Path]]:
 def _what_is_missing(source: Path, alone: Sequence[Path]) -> str:
     if alone:
         return f" {some([str(path) for path in alone])} has no folder of that name beside it; are its PNGs in a .zip?"
-    cityscapes = [*source.glob("cityscapes_panoptic_*.json"), *source.glob("gtFine/cityscapes_panoptic_*.json")]
-    if cityscapes:
-        place = source if (source / "gtFine").is_dir() else source.parent
-        return f" For {cityscapes[0].name}, as cityscapesScripts makes it: mamoe prepare cityscapes {place} OUT."
+    if elsewhere := advice(source, "coco"):
+        return elsewhere
     others = [path.name for folder in (source, source / "annotations") for path in sorted(folder.glob("[!.]*.json"))]
     return f" {some(others)} is there; is it of COCO's detection, caption or stuff format?" if others else ""
 
@@ -104,11 +102,11 @@ def _pictures(
     if class_of is None or not folders:
         return []
 
-    def picture_of(key: str, file_name: str) -> Path | None:
+    def picture_of(key: str, file_name: str) -> tuple[str, Path] | None:
         path = folders[0] / file_name
         if not path.is_file():
             problems.append(f"{table.path}, image_id {key!r}: there is no file {path}")
-        return path
+        return file_name, path
 
     if without := unlabelled_images(table):
         notes.append(f"{table.path}: {len(without)} image(s) without annotation were left out: {some(without)}.")

@@ -64,5 +64,5 @@ def _setting(key: str, path: Path) -> str:
     text = str(path) if path.is_absolute() else f"./{path}"
     if re.fullmatch(r"[\w./-]+", text, re.ASCII):
         return f"{key}={text}"
-    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{quoted}'"
+    quoted = re.sub(r'(\\+)(?="|$)', r"\1\1", text).replace('"', '\\"')
+    return f'{key}="{quoted}"'

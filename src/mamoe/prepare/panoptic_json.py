@@ -78,7 +78,7 @@ def table_pictures(
     table: PanopticTable,
     class_of: Mapping[int, int],
     taxonomy: Taxonomy,
-    picture_of: Callable[[str, str], Path | None],
+    picture_of: Callable[[str, str], tuple[str, Path] | None],
     problems: list[str],
 ) -> list[SourcePicture]:
     """The annotated pictures of a table; what is wrong is added to ``problems``.
@@ -87,7 +87,8 @@ def table_pictures(
         table: the table.
         class_of: class id by category id.
         taxonomy: of the class ids; segments of things with ``iscrowd`` are groups.
-        picture_of: the picture of (image id, file name in ``images``); None if there is none, which the function says.
+        picture_of: relative name to write and picture of (image id, file name in ``images``); None if there is none,
+            which the function says.
         problems: filled.
     """
     found = []
@@ -109,8 +110,9 @@ def table_pictures(
             problems.append(f"{where}: there is no file {png}")
         picture = picture_of(key, name)
         if segments is not None and picture is not None:
+            written, path = picture
             load = partial(_load, png, segments, taxonomy.void_id)
-            found.append(SourcePicture(name=name, picture=picture, load=load))
+            found.append(SourcePicture(name=written, picture=path, load=load))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -47,15 +48,15 @@ def litter_note(source: Path, folders: Collection[Path]) -> list[str]:
     names = [entry.name for folder in folders if folder.is_dir() for entry in folder.iterdir() if is_litter(entry.name)]
     if not names:
         return []
-    return [f"{source}: {len(names)} file(s) and folder(s) that systems leave behind were ignored: {some(names)}."]
+    return [f"{source}: ignored {len(names)} entries that systems leave behind: {some(sorted(set(names)))}."]
 
 
 def advice(source: Path, asked: str) -> str:
-    """What a folder without the data asked for seems to be instead, and where they seem to be, as a sentence."""
+    """Where the data asked for, or else of another format, seem to be instead, as a sentence; empty if nowhere near."""
     if not source.is_dir():
         return " There is no such folder."
-    for place in (source, source.parent, *folders_of(source)):
-        for name, signs in _SIGNS.items():
-            if any(next(place.glob(sign), None) for sign in signs) and (name, place) != (asked, source):
-                return f" {place} looks like {name}: mamoe prepare {name} {place} OUT."
+    for name in sorted(_SIGNS, key=lambda name: name != asked):
+        for place in (source, source.parent, *folders_of(source)):
+            if (name, place) != (asked, source) and any(next(place.glob(sign), None) for sign in _SIGNS[name]):
+                return f" {place} looks like {name}: {shlex.join(['mamoe', 'prepare', name, str(place), 'OUT'])}"
     return ""
