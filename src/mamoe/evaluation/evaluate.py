@@ -115,16 +115,16 @@ def write_table(table: Table, out: Path) -> None:
         partial.replace(out / name)
 
 
-def folder_row(folder: Path, label: str = "generated") -> PictureSet:
+def folder_row(folder: Path, label: str = "generated", *, recursive: bool = False) -> PictureSet:
     """The pictures of a folder as a row, with what their records say of how they were drawn.
 
     Raises:
         DatasetError: no pictures, or records for some of them only, or that disagree.
     """
-    paths = tuple(path for path in list_pictures(folder) if path.name != CONTACT_SHEET)
+    paths = tuple(path for path in list_pictures(folder, recursive=recursive) if path.name != CONTACT_SHEET)
     if not paths:
         raise DatasetError(f"{folder} holds no pictures but {CONTACT_SHEET}.")
-    records = {path.name: path.with_suffix(".json") for path in paths}
+    records = {str(path.relative_to(folder)): path.with_suffix(".json") for path in paths}
     present = {name: record for name, record in records.items() if record.is_file()}
     if present and len(present) < len(paths):
         absent = [name for name in records if name not in present]
@@ -135,7 +135,7 @@ def folder_row(folder: Path, label: str = "generated") -> PictureSet:
     ways = {_way(_record(path)) for path in present.values()}
     if len(ways) > 1:
         raise DatasetError(f"{folder}: the pictures' records say different things: {sorted(map(str, ways))[:2]}.")
-    return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}))
+    return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}), root=folder)
 
 
 def spread(items: Sequence[T], count: int | None) -> tuple[T, ...]:
