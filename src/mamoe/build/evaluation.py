@@ -28,6 +28,7 @@ from mamoe.evaluation.evaluate import (
     LAYOUT_SCORES,
     SCORES,
     Comparison,
+    check_common_size,
     check_scores,
     evaluate,
     folder_row,
@@ -155,11 +156,10 @@ def evaluate_run(
         index=spread(range(len(wanted)), asked.images),
         store=Path(config.data.images).parent / STORE,
     )
+    named = partial(list_pictures, recursive=asked.recursive)
     comparison = Comparison(
-        reference=layouts.pictures
-        if asked.against is None
-        else list_pictures(asked.against, recursive=asked.recursive),
-        train=layouts.train_pictures if asked.train is None else list_pictures(asked.train, recursive=asked.recursive),
+        reference=layouts.pictures if asked.against is None else named(asked.against),
+        train=layouts.train_pictures if asked.train is None else named(asked.train),
         autoencoder=pipe.vae,
         extractors=extractors_of(asked.extractors, scores, asked.device),
         scores=_of_features(scores),
@@ -168,6 +168,7 @@ def evaluate_run(
         cache=asked.cache or Path(config.runs) / "cache" / "features",
         seed=asked.seed,
     )
+    check_common_size(comparison)  # before hours of drawing
     with nullcontext(Processes()) if alone else started_processes() as processes:
         rows = [
             _drawn(pipe, wanted, layouts.index, Mode(mode), drawing, asked.seed, out / mode, processes, progress, clock)

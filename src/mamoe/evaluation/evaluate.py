@@ -76,8 +76,7 @@ def evaluate(
         DatasetError: pictures that cannot be read, or of several sizes.
         ProtocolError: the rows may not stand in one table.
     """
-    groups = {row.label: row.paths for row in drawn} | {"reference": comparison.reference}
-    common_size(groups | ({} if comparison.train is None else {"train": comparison.train}), comparison.geometry)
+    check_common_size(comparison, drawn)
     comparison.out.mkdir(parents=True, exist_ok=True)
     least = min(len(row.paths) for row in drawn)
     rows = [*drawn, *_floors(comparison, least, processes, progress)]
@@ -105,6 +104,16 @@ def check_scores(scores: Sequence[str]) -> None:
     unknown = [name for name in scores if name not in known]
     if unknown or not scores:
         raise ConfigError(f"There is no score {', '.join(unknown) or '(none given)'}; there are {', '.join(known)}.")
+
+
+def check_common_size(comparison: Comparison, drawn: Sequence[PictureSet] = ()) -> None:
+    """Refuse pictures that are not of one size.
+
+    Raises:
+        DatasetError: lists the sizes.
+    """
+    groups = {row.label: row.paths for row in drawn} | {"reference": comparison.reference}
+    common_size(groups | ({} if comparison.train is None else {"train": comparison.train}), comparison.geometry)
 
 
 def write_table(table: Table, out: Path) -> None:
