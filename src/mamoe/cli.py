@@ -119,6 +119,7 @@ def sample(
     size: Annotated[
         tuple[int, int] | None, typer.Option(min=8, metavar="H W", help="Of the pictures; default: the maps' own.")
     ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Maps lie in folders, and pictures will.")] = False,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
     seed: Annotated[int, typer.Option(help="Of the whole job.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
@@ -149,6 +150,7 @@ def sample(
             instance_prompts=instance_prompts,
             conditions=conditions,
             size=size,
+            recursive=recursive,
             seed=seed,
             steps=steps,
             guidance_scale=guidance_scale,
@@ -183,6 +185,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Default: in the run, or eval/<folder>.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Features are kept here.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, spread evenly.")] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Folders of pictures hold folders.")] = False,
     split: Annotated[str, typer.Option(help="Of the run's data, or of --data.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
     modes: Annotated[str, typer.Option(help="How a run is drawn; comma-separated.")] = "cond,uncond,cfg",
@@ -216,6 +219,7 @@ def evaluate(
         out=out,
         cache=cache,
         images=images,
+        recursive=recursive,
         seed=seed,
         device=usable_device(device),
     )

@@ -67,6 +67,7 @@ class LayoutDataset(Dataset[Sample]):
         recursive: bool = False,
     ) -> None:
         self.split = split
+        self.folder = Path(images) / split
         self.taxonomy = taxonomy
         self.geometry = geometry if split == TRAIN_SPLIT else geometry.for_evaluation()
         self.seed = seed

@@ -71,7 +71,7 @@ def index_split(
         notes.append(
             f"{folder}: folders are not looked into ({some(pictures.inner)}); {RECURSIVE} reads the pictures in them"
         )
-    problems += _namesakes(names, folder)
+    problems += namesakes(names, folder, "pictures")
     notes += [f"{folder}: {text}" for text in _unread(pictures.others)]
 
     maps = _maps_of(names, folder, panoptic_maps / split, recursive, problems, notes)
@@ -147,17 +147,6 @@ def _no_pictures(folder: Path, pictures: Listing) -> str:
     return f"{folder} holds no pictures ({', '.join(SUFFIXES)})"
 
 
-def _namesakes(names: Sequence[str], folder: Path) -> list[str]:
-    groups = defaultdict(list)
-    for name in names:
-        groups[same_name(name)].append(name)
-    return [
-        f"{folder}: {len(group)} pictures are called {stem!r} ({some(group)}); rename them"
-        for stem, group in groups.items()
-        if len(group) > 1
-    ]
-
-
 def _unread(others: Sequence[str]) -> list[str]:
     """What lies beside the files that are read, kind by kind."""
     kinds = defaultdict(list)
@@ -205,6 +194,18 @@ def _conditions_of(names: Sequence[str], folder: Path, recursive: bool, problems
     if folder.is_dir():
         problems += [f"{name} has no condition picture in {folder}" for name in names if name not in found]
     return {name: folder / match for name, match in found.items()}
+
+
+def namesakes(names: Sequence[str], folder: Path, what: str) -> list[str]:
+    """Files of one name but for their endings, whose maps and outputs could not be told apart."""
+    groups = defaultdict(list)
+    for name in names:
+        groups[same_name(name)].append(name)
+    return [
+        f"{folder}: {len(group)} {what} are called {name!r} ({some(group)}); rename them"
+        for name, group in groups.items()
+        if len(group) > 1
+    ]
 
 
 def condition_of(name: str, there: Names) -> str | None:

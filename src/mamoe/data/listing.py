@@ -86,7 +86,7 @@ def order_of(name: str) -> tuple[tuple[bool, tuple[int, ...], str], ...]:
     Names without a number come last.
     """
     *folders, file = name.split("/")
-    return tuple(_order_of_part(part, part) for part in folders) + (_order_of_part(Path(file).stem, file),)
+    return (*(_order_of_part(part, part) for part in folders), _order_of_part(Path(file).stem, file))
 
 
 def bare_name(name: str) -> str:

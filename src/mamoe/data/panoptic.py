@@ -47,7 +47,8 @@ def read_panoptic(path: Path) -> PanopticMap:
     """Read a panoptic PNG.
 
     Raises:
-        DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, turned by EXIF, or a segment in it has two classes.
+        DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, turned by EXIF, or a segment in it has two
+            classes.
     """
     rgb = read_panoptic_rgb(path)
     try:
