@@ -120,6 +120,7 @@ def sample(
     size: Annotated[
         tuple[int, int] | None, typer.Option(min=8, metavar="H W", help="Of the pictures; default: the maps' own.")
     ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Maps lie in folders, and pictures will.")] = False,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
     seed: Annotated[int, typer.Option(help="Of the whole job.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
@@ -150,6 +151,7 @@ def sample(
             instance_prompts=instance_prompts,
             conditions=conditions,
             size=size,
+            recursive=recursive,
             seed=seed,
             steps=steps,
             guidance_scale=guidance_scale,
@@ -184,6 +186,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Default: in the run, or eval/<folder>.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Features are kept here.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, spread evenly.")] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Folders of pictures hold folders.")] = False,
     split: Annotated[str, typer.Option(help="Of the run's data, or of --data.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
     modes: Annotated[str, typer.Option(help="How a run is drawn; comma-separated.")] = "cond,uncond,cfg",
@@ -217,6 +220,7 @@ def evaluate(
         out=out,
         cache=cache,
         images=images,
+        recursive=recursive,
         seed=seed,
         device=usable_device(device),
     )
@@ -266,16 +270,25 @@ def benchmark_cell(
 
 
 @app.command()
-def prepare(source_format: Source, source: Path, out: Path) -> None:
+def prepare(
+    source_format: Source,
+    source: Path,
+    out: Path,
+    taxonomy: Annotated[
+        str | None, typer.Option(help="coco: name or YAML file of the classes; default: COCO's own 133.")
+    ] = None,
+    derive_taxonomy: Annotated[
+        bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
+    ] = False,
+) -> None:
     """Import a data set from its official format into the package's layout."""
-    from mamoe.prepare.importers import IMPORTERS
+    from mamoe.prepare.importers import importer_of, next_commands
 
+    import_from = importer_of(source_format.value, taxonomy, derive_taxonomy)
     with progress("Importing") as update:
-        summary = IMPORTERS[source_format.value](source, out, update)
-    counts = ", ".join(f"{split} {n}" for split, n in summary.pictures.items())
-    typer.echo(
-        f"{out}: {counts} pictures. Next: mamoe check {out}; mamoe train data={source_format.value} data.root={out}"
-    )
+        summary = import_from(source, out, update)
+    typer.echo(summary.text())
+    typer.echo("Next: " + "\n      ".join(next_commands(summary)))
 
 
 @app.command()

@@ -24,6 +24,7 @@ class Data(Section):
     panoptic_maps: str
     prompts: str | None = None  # may contain {split}
     instance_prompts: str | None = None
+    recursive: bool = False  # pictures, maps and condition pictures lie in folders inside that of their split
     condition: str | None = None  # classes, edges, or a folder of pictures
     taxonomy: str | None = None  # name or path; null = the config group
     size: tuple[int, int] | int

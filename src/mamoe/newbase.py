@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from mamoe.conditioning.text import PromptEncoder
+from mamoe.data.listing import listed
+from mamoe.data.pictures import read_picture
 from mamoe.data.prompts import read_prompts_csv
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError, DatasetError
@@ -66,7 +67,7 @@ def standardise(base: Path, texts: Sequence[str]) -> None:
 
 def read_pictures(folder: Path) -> np.ndarray:
     """All pictures of a folder, which are of one size: u8 [n H W 3]."""
-    paths = sorted(folder.glob("*.png"))
-    if not paths:
+    names = listed(folder, (".png",)).names if folder.is_dir() else ()
+    if not names:
         raise DatasetError(f"There are no PNG pictures in {folder}. Make some: mamoe scenes {folder.parent.parent}")
-    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    return np.stack([read_picture(folder / name) for name in sorted(names)])

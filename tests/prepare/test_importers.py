@@ -90,7 +90,8 @@ def test_cityscapes(cityscapes, tmp_path):
     steps = []
     summary = IMPORTERS["cityscapes"](source, tmp_path / "out", lambda done, total: steps.append((done, total)))
     assert steps == [(1, 3), (2, 3), (3, 3)]
-    assert summary.pictures == {"train": 2, "val": 1} and summary.instances == {"train": 6, "val": 3}
+    assert summary.pictures == {"train": 2, "val": 1} and summary.instances == {"train": 4, "val": 2}
+    assert summary.groups == {"train": 2, "val": 1}
     panoptic = PanopticMap.read(tmp_path / "out/panoptic/train/aachen_000000_000019.png")
     expected = {7: 0, 23: 10, 24: 11, 1: 19, 26000: 13, 26001: 13}
     for value, klass in expected.items():
@@ -111,8 +112,8 @@ def test_what_an_import_writes_is_a_data_set(cityscapes, tmp_path):
         assert len(dataset) == count
         dataset.check()
         sample = dataset[0]
-        assert sample.prompts.global_prompt == "a street with cars, a person, sky and road"
-        assert sorted(sample.prompts.by_segment.values()) == ["car", "car", "person"]
+        assert sample.prompts.global_prompt == "a street with cars, people, sky and road"
+        assert sorted(sample.prompts.by_segment.values()) == ["a group of people", "car", "car"]
     prompts = read_prompts_csv(tmp_path / "out/prompts_train.csv")
     assert list(prompts) == ["aachen_000000_000019.png", "aachen_000001_000019.png"]
     assert set(read_instance_prompts(tmp_path / "out/instance_prompts_train.json")) == set(prompts)

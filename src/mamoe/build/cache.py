@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from mamoe.build.data import layout_settings, splits
+from mamoe.build.data import check_batches, layout_settings, splits
 from mamoe.conditioning.cache import EmbeddingCache, fingerprint
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.conditioning.text import PromptEncoder
@@ -50,6 +50,7 @@ def build_caches(config: Train, bar: Bar) -> list[str]:
     """
     settings = layout_settings(config)
     trains, validates = splits(config, settings.taxonomy)
+    check_batches(config, trains)
     base = base_of(config)
     lines = []
     if config.model.train_text_encoder:

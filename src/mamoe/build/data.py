@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.prompts import raise_problems
 from mamoe.data.transforms import Geometry
+from mamoe.errors import ConfigError
 from mamoe.targets import instantiate
 from mamoe.taxonomy import Taxonomy
 
@@ -45,6 +48,7 @@ def dataset(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
         geometry=geometry,
         seed=config.seed,
         condition=data.condition,
+        recursive=data.recursive,
     )
     raise_problems(list(source.files.problems), f"The split {split!r}")
     return source
@@ -63,6 +67,28 @@ def splits(config: Train, taxonomy: Taxonomy) -> tuple[LayoutDataset, LayoutData
         return trains, trains
     validates = limited(dataset(config, VAL, taxonomy), trainer.limit_val_images)
     return limited(trains, trainer.limit_train_images), validates
+
+
+def check_batches(config: Train, trains: LayoutDataset) -> None:
+    """Refuse training pictures of sizes that cannot stand in one batch; headers alone are read.
+
+    Raises:
+        ConfigError: lists the sizes.
+        DatasetError: pictures cannot be read.
+    """
+    data = config.data
+    if data.batch_size == 1 or data.buckets or data.crop is not None or not isinstance(data.size, int):
+        return
+    sizes = Counter(trains.sizes())
+    if len(sizes) > 1:
+        listed = ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in sizes.most_common(4))
+        more = f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""
+        raise ConfigError(
+            f"With data.size={data.size} (the short side) and data.crop=null the training pictures become {listed}"
+            f"{more}, which cannot stand in one batch. Set data.buckets=true to squeeze every picture a little to the "
+            "nearest of a few sizes, data.crop=random to cut a square out of each, data.size=[HEIGHT,WIDTH] for one "
+            "size, or data.batch_size=1."
+        )
 
 
 def buckets_of(config: Train, source: LayoutDataset) -> list[int] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from mamoe.build.evaluationtypes import Asked, Drawing, Progress
 from mamoe.build.layoutscores import layout_families
 from mamoe.config import Train, validated
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.listing import bare_name
+from mamoe.data.matching import same_name
 from mamoe.data.prompts import raise_problems
 from mamoe.data.transforms import Crop, Geometry
 from mamoe.errors import ConfigError, DatasetError
@@ -25,6 +28,7 @@ from mamoe.evaluation.evaluate import (
     LAYOUT_SCORES,
     SCORES,
     Comparison,
+    check_common_size,
     check_scores,
     evaluate,
     folder_row,
@@ -82,10 +86,10 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
     if asked.data is None and any(name in LAYOUT_SCORES for name in scores):
         raise ConfigError(f"The scores {', '.join(LAYOUT_SCORES)} need the maps: name their data set with --data.")
     out = asked.out or Path("eval") / folder.resolve().name
-    row = folder_row(folder)
-    drawn = PictureSet(label=row.label, paths=spread(row.paths, asked.images), generation=row.generation)
+    row = folder_row(folder, recursive=asked.recursive)
+    drawn = replace(row, paths=spread(row.paths, asked.images))
     geometry = None if asked.size is None else Geometry(size=asked.size, crop=Crop.CENTER)
-    train = None if asked.train is None else list_pictures(asked.train)
+    train = None if asked.train is None else list_pictures(asked.train, recursive=asked.recursive)
     layouts = None
     if asked.data is not None:
         geometry = geometry or Geometry(size=common_size({row.label: drawn.paths}))
@@ -93,7 +97,7 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
         train = layouts.train_pictures if train is None else train
     if asked.against is not None:
-        reference = spread(list_pictures(asked.against), asked.images)
+        reference = spread(list_pictures(asked.against, recursive=asked.recursive), asked.images)
     else:
         assert layouts is not None
         reference = layouts.pictures
@@ -152,9 +156,10 @@ def evaluate_run(
         index=spread(range(len(wanted)), asked.images),
         store=Path(config.data.images).parent / STORE,
     )
+    named = partial(list_pictures, recursive=asked.recursive)
     comparison = Comparison(
-        reference=layouts.pictures if asked.against is None else list_pictures(asked.against),
-        train=layouts.train_pictures if asked.train is None else list_pictures(asked.train),
+        reference=layouts.pictures if asked.against is None else named(asked.against),
+        train=layouts.train_pictures if asked.train is None else named(asked.train),
         autoencoder=pipe.vae,
         extractors=extractors_of(asked.extractors, scores, asked.device),
         scores=_of_features(scores),
@@ -163,6 +168,7 @@ def evaluate_run(
         cache=asked.cache or Path(config.runs) / "cache" / "features",
         seed=asked.seed,
     )
+    check_common_size(comparison)  # before hours of drawing
     with nullcontext(Processes()) if alone else started_processes() as processes:
         rows = [
             _drawn(pipe, wanted, layouts.index, Mode(mode), drawing, asked.seed, out / mode, processes, progress, clock)
@@ -233,10 +239,10 @@ def _drawn(
         "seed": seed,
         "geometry": str(source.geometry),
     }
-    names = [f"{Path(key).stem}.png" for key in keys]
+    names = [f"{bare_name(key)}.png" for key in keys]
     batches = list(batches_by_size(sizes, drawing.batch_size))
     paths = fill(folder, names, batches, make, about=about, processes=processes, progress=progress)
-    return PictureSet(label=mode.value, paths=paths, generation=generation)
+    return PictureSet(label=mode.value, paths=paths, generation=generation, root=folder)
 
 
 def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> LayoutDataset:
@@ -251,20 +257,21 @@ def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> Lay
         taxonomy=parts.taxonomy,
         geometry=geometry,
         seed=asked.seed,
+        recursive=parts.recursive,
     )
     raise_problems(list(source.files.problems), f"The split {split!r} of {folder}")
     return source
 
 
 def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
-    places = {Path(key).stem: place for place, key in enumerate(source.keys)}
-    strange = [path.name for path in drawn.paths if path.stem not in places]
+    places = {same_name(key): place for place, key in enumerate(source.keys)}
+    strange = [name for name in drawn.names if name not in places]
     if strange:
         raise DatasetError(
             f"{len(strange)} of {len(drawn.paths)} pictures have no map in the split {source.split!r}, such as "
             f"{strange[0]}. Maps and pictures belong together by their names without endings; see --split."
         )
-    return tuple(places[path.stem] for path in drawn.paths)
+    return tuple(places[name] for name in drawn.names)
 
 
 def _config_of(checkpoint: Path) -> tuple[Path, Train]:

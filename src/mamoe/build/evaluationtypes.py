@@ -28,6 +28,7 @@ class Asked:
     size: tuple[int, int] | None = None  # (H, W) every picture of a folder is brought to
     out: Path | None = None
     cache: Path | None = None
+    recursive: bool = False  # folders of pictures hold folders, which are looked into
     images: int | None = None  # at most so many, spread evenly; None: all
     seed: int = 0
     device: str = "cpu"

@@ -35,7 +35,7 @@ def fill(
 
     Args:
         folder: made if needed.
-        names: file names, PNG.
+        names: file names, PNG; those with folders lie in them.
         batches: positions in ``names`` to be made together; every position once.
         make: positions -> pictures.
         about: what they are made with, plain JSON.
@@ -77,7 +77,7 @@ def _claim(folder: Path, about: Mapping[str, Any]) -> None:
                 "--out, or move that folder away."
             )
         return
-    if any(folder.glob("*.png")):
+    if any(folder.rglob("*.png")):
         raise ConfigError(f"{folder} holds pictures of unknown making; choose another --out, or move them away.")
     partial = folder / f".{_ABOUT}.partial"
     partial.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
@@ -85,6 +85,7 @@ def _claim(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def _write(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         image.save(partial, format="PNG")

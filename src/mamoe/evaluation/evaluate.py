@@ -76,8 +76,7 @@ def evaluate(
         DatasetError: pictures that cannot be read, or of several sizes.
         ProtocolError: the rows may not stand in one table.
     """
-    groups = {row.label: row.paths for row in drawn} | {"reference": comparison.reference}
-    common_size(groups | ({} if comparison.train is None else {"train": comparison.train}), comparison.geometry)
+    check_common_size(comparison, drawn)
     comparison.out.mkdir(parents=True, exist_ok=True)
     least = min(len(row.paths) for row in drawn)
     rows = [*drawn, *_floors(comparison, least, processes, progress)]
@@ -107,6 +106,16 @@ def check_scores(scores: Sequence[str]) -> None:
         raise ConfigError(f"There is no score {', '.join(unknown) or '(none given)'}; there are {', '.join(known)}.")
 
 
+def check_common_size(comparison: Comparison, drawn: Sequence[PictureSet] = ()) -> None:
+    """Refuse pictures that are not of one size.
+
+    Raises:
+        DatasetError: lists the sizes.
+    """
+    groups = {row.label: row.paths for row in drawn} | {"reference": comparison.reference}
+    common_size(groups | ({} if comparison.train is None else {"train": comparison.train}), comparison.geometry)
+
+
 def write_table(table: Table, out: Path) -> None:
     """metrics.json, table.md and table.csv, each whole or not at all."""
     for name, text in ((METRICS, table.json()), ("table.md", table.markdown()), ("table.csv", table.csv())):
@@ -115,16 +124,16 @@ def write_table(table: Table, out: Path) -> None:
         partial.replace(out / name)
 
 
-def folder_row(folder: Path, label: str = "generated") -> PictureSet:
+def folder_row(folder: Path, label: str = "generated", *, recursive: bool = False) -> PictureSet:
     """The pictures of a folder as a row, with what their records say of how they were drawn.
 
     Raises:
         DatasetError: no pictures, or records for some of them only, or that disagree.
     """
-    paths = tuple(path for path in list_pictures(folder) if path.name != CONTACT_SHEET)
+    paths = tuple(path for path in list_pictures(folder, recursive=recursive) if path.name != CONTACT_SHEET)
     if not paths:
         raise DatasetError(f"{folder} holds no pictures but {CONTACT_SHEET}.")
-    records = {path.name: path.with_suffix(".json") for path in paths}
+    records = {str(path.relative_to(folder)): path.with_suffix(".json") for path in paths}
     present = {name: record for name, record in records.items() if record.is_file()}
     if present and len(present) < len(paths):
         absent = [name for name in records if name not in present]
@@ -135,7 +144,7 @@ def folder_row(folder: Path, label: str = "generated") -> PictureSet:
     ways = {_way(_record(path)) for path in present.values()}
     if len(ways) > 1:
         raise DatasetError(f"{folder}: the pictures' records say different things: {sorted(map(str, ways))[:2]}.")
-    return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}))
+    return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}), root=folder)
 
 
 def spread(items: Sequence[T], count: int | None) -> tuple[T, ...]:

@@ -130,7 +130,7 @@ def _protocol(name: str, extractor: Extractor, reading: Reading, reference: str,
         extractor=extractor.identity,
         preprocessing=preprocessing_name(extractor, reading.geometry),
         reference=reference,
-        images=hash_of_names(row.paths),
+        images=hash_of_names(row.names),
         generation=row.generation,
         versions=library_versions(),
     )

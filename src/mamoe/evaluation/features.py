@@ -1,6 +1,6 @@
 """Features of picture files, kept on disk: a picture is read once per extractor, however often a score is asked for.
 
-    <cache>/<extractor and preprocessing>/<hash of the file>.safetensors      features f32[d]
+    <cache>/<extractor and preprocessing>/<hash of the picture>.safetensors      features f32[d]
     <cache>/<extractor and preprocessing>/about.json                          what made them
 
 An entry is written beside its place and renamed. Several processes may share the work: each makes its batches of what
@@ -22,18 +22,16 @@ from uuid import uuid4
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mamoe.data.files import order_of
-from mamoe.data.panoptic import UNREADABLE
-from mamoe.data.pictures import SUFFIXES, read_picture
+from mamoe.data.listing import listed, some
+from mamoe.data.pictures import SUFFIXES, picture_size, read_picture
 from mamoe.data.transforms import Geometry
 from mamoe.errors import DatasetError
 from mamoe.evaluation.extractors import Extractor
-from mamoe.evaluation.protocol import file_hash
+from mamoe.evaluation.protocol import picture_hash
 from mamoe.processes import Processes
 
 _KEY = "features"
@@ -85,7 +83,7 @@ def features_of(
     processes = processes or Processes()
     preprocessing = preprocessing_name(extractor, geometry)
     folder = _folder(cache, extractor, preprocessing)
-    entries = [folder / f"{file_hash(path)}.safetensors" for path in paths]
+    entries = [folder / f"{picture_hash(path)}.safetensors" for path in paths]
     missing = [i for i, entry in enumerate(entries) if _read(entry) is None]
     missing = list({entries[i]: i for i in reversed(missing)}.values())[::-1]  # the same picture twice is one entry
     processes.wait()  # before anybody writes: all must see the same list
@@ -118,18 +116,19 @@ def preprocessing_name(extractor: Extractor, geometry: Geometry | None) -> str:
     return f"{how} {size}; {extractor.preprocessing.name}"
 
 
-def list_pictures(folder: Path) -> tuple[Path, ...]:
-    """The pictures of a folder, ordered by the numbers in their names.
+def list_pictures(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
+    """The pictures of a folder, and with ``recursive`` of all folders in it, ordered by the numbers in their names.
 
     Raises:
         DatasetError: there is no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}; wanted one with pictures ({', '.join(SUFFIXES)}).")
-    names = [entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")]
-    if not names:
-        raise DatasetError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
-    return tuple(sorted(names, key=lambda path: order_of(path.name)))
+    found = listed(folder, SUFFIXES, recursive=recursive)
+    if not found.names:
+        hint = f" but folders ({some(found.inner)}); --recursive looks into them" if found.inner else ""
+        raise DatasetError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}){hint}.")
+    return tuple(folder / name for name in found.names)
 
 
 def common_size(groups: Mapping[str, Sequence[Path]], geometry: Geometry | None = None) -> Size:
@@ -142,7 +141,7 @@ def common_size(groups: Mapping[str, Sequence[Path]], geometry: Geometry | None 
     Raises:
         DatasetError: they differ; sizes resized differently give different features, so nothing is scored.
     """
-    before = {path: _size(path) for paths in groups.values() for path in paths}
+    before = {path: picture_size(path) for paths in groups.values() for path in paths}
     after = {size: _size_after(size, geometry) for size in set(before.values())}
     counts = {title: Counter(after[before[path]] for path in paths) for title, paths in groups.items()}
     sizes = {size for counter in counts.values() for size in counter}
@@ -182,14 +181,6 @@ def _size_after(size: Size, geometry: Geometry | None) -> Size:
     blank = torch.zeros(3, *size, dtype=torch.uint8)
     height, width = geometry.for_evaluation()(blank, blank, void_id=0)[0].shape[1:]
     return height, width
-
-
-def _size(path: Path) -> Size:
-    try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the picture {path}: {error}") from None
 
 
 def _folder(cache: Path, extractor: Extractor, preprocessing: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from diffusers import AutoencoderKL
 from jaxtyping import UInt8
 from PIL import Image
 
+from mamoe.data.listing import bare_name
 from mamoe.data.transforms import Geometry
 from mamoe.errors import ConfigError
 from mamoe.evaluation.drawings import fill
@@ -50,6 +52,12 @@ def reconstructed(vae: AutoencoderKL, image: UInt8[np.ndarray, "H W 3"]) -> UInt
     return ((decoded[0].float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Names without endings below the folder that holds them all: pictures of one name may lie in several folders."""
+    shared = os.path.commonpath([path.parent for path in paths])
+    return [bare_name(path.relative_to(shared).as_posix()) for path in paths]
+
+
 def reconstruct_all(
     vae: AutoencoderKL,
     paths: Sequence[Path],
@@ -71,7 +79,7 @@ def reconstruct_all(
 
     return fill(
         folder,
-        [f"{path.stem}.png" for path in paths],
+        [f"{name}.png" for name in _names(paths)],
         [[i] for i in range(len(paths))],
         make,
         about={"autoencoder": weights_hash(vae), "pictures": hash_of_files(paths), "geometry": str(geometry)},

@@ -40,6 +40,9 @@ class DatasetReport:
             shares = [c.pixels[class_id] / max(1, c.pixels.sum()) for c in self.splits.values()]
             if any(shares):
                 lines.append(f"{name:<24}" + "".join(f"{share:>12.2%}" for share in shares))
+        notes = [note for contents in self.splits.values() for note in contents.notes]
+        if notes:
+            lines += ["", f"{len(notes)} note(s):", *(f"- {note}" for note in notes)]
         if self.problems:
             lines += ["", f"{len(self.problems)} problem(s):", *(f"- {problem}" for problem in self.problems)]
         return "\n".join(lines)
@@ -53,6 +56,7 @@ def check_dataset(
     prompts: Path | None = None,
     instance_prompts: Path | None = None,
     splits: Sequence[str] | None = None,
+    recursive: bool = False,
     progress: Progress | None = None,
 ) -> DatasetReport:
     """Open every file of the splits (by default all folders inside ``images``).
@@ -65,7 +69,12 @@ def check_dataset(
     found = {}
     for split in splits or list_splits(images):
         files = index_split(
-            images=images, panoptic_maps=panoptic_maps, split=split, prompts=prompts, instance_prompts=instance_prompts
+            images=images,
+            panoptic_maps=panoptic_maps,
+            split=split,
+            prompts=prompts,
+            instance_prompts=instance_prompts,
+            recursive=recursive,
         )
         found[split] = inspect_split(files, taxonomy, _for_split(progress, split))
     return DatasetReport(taxonomy=taxonomy, splits=found)
@@ -80,6 +89,7 @@ class DataFolder:
     prompts: Path | None
     instance_prompts: Path | None
     taxonomy: Taxonomy
+    recursive: bool = False
 
 
 def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progress | None = None) -> DatasetReport:
@@ -95,6 +105,7 @@ def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progr
         prompts=found.prompts,
         instance_prompts=found.instance_prompts,
         taxonomy=found.taxonomy,
+        recursive=found.recursive,
         progress=progress,
     )
 
@@ -122,6 +133,7 @@ def data_folder(folder: Path, taxonomy: Taxonomy | None = None) -> DataFolder:
         prompts=_text_file(entries, "prompts", folder, "prompts_{split}.csv"),
         instance_prompts=_text_file(entries, "instance_prompts", folder, "instance_prompts_{split}.json"),
         taxonomy=taxonomy or Taxonomy.load(entries["taxonomy"]),
+        recursive=bool(entries.get("recursive", False)),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from mamoe.data.panoptic import colourize, read_panoptic
+from mamoe.data.pictures import read_picture
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.taxonomy import Taxonomy
 
@@ -68,8 +69,7 @@ def contact_sheet(pairs: Sequence[tuple[Path, Path]], taxonomy: Taxonomy | None)
 
 
 def _cell(panoptic: Path, picture: Path, taxonomy: Taxonomy | None) -> Image.Image:
-    with Image.open(picture) as opened:
-        right = opened.convert("RGB")
+    right = Image.fromarray(read_picture(picture))
     right.thumbnail((_THUMBNAIL, _THUMBNAIL))
     if taxonomy is None:
         return right

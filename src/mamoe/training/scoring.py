@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
+from mamoe.data.listing import bare_name
 from mamoe.evaluation.distribution import Kind, measure, score_name
 from mamoe.evaluation.extractors import Extractor
 from mamoe.evaluation.features import Features
@@ -86,6 +87,7 @@ class FixedScores(Callback):
                 rows = list(mine[first : first + self._batch_size])
                 drawn = draw([self._samples[i] for i in rows], self._mode, [self._seeds[i] for i in rows])
                 for i, picture in zip(rows, drawn, strict=True):
+                    self._path(folder, i).parent.mkdir(parents=True, exist_ok=True)
                     picture.save(self._path(folder, i))
         trainer.strategy.barrier("scored")
         values = self._measure(folder, trainer.global_step) if trainer.is_global_zero else {}
@@ -119,4 +121,4 @@ class FixedScores(Callback):
         )
 
     def _path(self, folder: Path, i: int) -> Path:
-        return folder / f"{Path(self._samples[i].key).stem}.png"
+        return folder / f"{bare_name(self._samples[i].key)}.png"
