@@ -238,4 +238,4 @@ def _key_problems(meant: Keyed, where: Callable[[str], str], folder: Path, pictu
     if not pictures:  # that there are none is said once
         return []
     strange = {key: f"there is no such picture in {folder}{hint}" for key, hint in meant.strange.items()}
-    return [f"{where(key)} {key!r}: {reason}" for key, reason in sorted((meant.wrong | strange).items())]
+    return [f"{where(key)} {key!r}: {reason}" for key, reason in sorted({**meant.wrong, **strange}.items())]
