@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from PIL import Image
 
+from mamoe.data.folder import DATA_YAML, data_yaml
 from mamoe.data.panoptic import UNREADABLE, write_panoptic
 from mamoe.data.prompts import HEADER, raise_problems
 from mamoe.prepare.captions import describe
@@ -90,7 +90,7 @@ def write_dataset(
                     progress(done, total)
             _write_prompts(stage, split, captions, prompts)
         raise_problems(problems, f"The import to {out}")
-        (stage / "data.yaml").write_text(_data_yaml(out.resolve(), taxonomy.name, size), encoding="utf-8")
+        (stage / DATA_YAML).write_text(data_yaml(taxonomy.name, size), encoding="utf-8")
     return ImportSummary(folder=out, pictures={s: len(p) for s, p in splits.items()}, instances=instances)
 
 
@@ -141,15 +141,3 @@ def _write_prompts(
         writer.writerows(captions)
     text = json.dumps(prompts, indent=1, ensure_ascii=False)
     (stage / f"instance_prompts_{split}.json").write_text(text, encoding="utf-8")
-
-
-def _data_yaml(out: Path, taxonomy: str, size: tuple[int, int]) -> str:
-    entries = {
-        "images": str(out / "images"),
-        "panoptic_maps": str(out / "panoptic"),
-        "prompts": str(out / "prompts_{split}.csv"),
-        "instance_prompts": str(out / "instance_prompts_{split}.json"),
-        "taxonomy": taxonomy,
-        "size": list(size),
-    }
-    return yaml.safe_dump(entries, sort_keys=False, width=1000)
