@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -294,7 +295,7 @@ def prepare(
 @app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
-    taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file; default: what data.yaml says.")] = None,
+    taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
 ) -> None:
     """Open every file of a data set and list everything that is wrong with it."""
     from mamoe.errors import DatasetError
@@ -327,7 +328,8 @@ def scenes(
         write_scenes(
             out, domain=Domain(domain.value), counts=counts, seed=seed, height=height, width=width, progress=update
         )
-    typer.echo(f"{sum(counts.values())} scenes in {out}. Next: mamoe train data=scenes data.root={out} experiment=demo")
+    words = ["mamoe", "train", "data=scenes", f"data.root={out}", "experiment=demo"]
+    typer.echo(f"{sum(counts.values())} scenes in {out}. Next: {shlex.join(words)}")
 
 
 @app.command()

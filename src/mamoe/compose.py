@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mamoe.described import described
 from mamoe.errors import ConfigError
-from mamoe.schema import nearest
+from mamoe.nearest import nearest
+from mamoe.notes import note
 
 SHIPPED = Path(__file__).parent / "configs"
 ROOT = "train"
@@ -29,7 +31,8 @@ def _quoted(text: str) -> str:
 
 def readable(overrides: Sequence[str]) -> list[str]:
     """The overrides in Hydra's grammar. It has no place for umlauts, parentheses, ``~`` and more, which paths do have:
-    such a value is taken as it stands, and ``~/`` is the home folder.
+    such a value is taken as it stands, and ``~/`` is the home folder. ``taxonomy=PATH.yaml`` is a file, no option of a
+    group.
 
     Raises:
         ConfigError: names every override that says no key, or begins a list, a mapping or a quotation without its end.
@@ -38,7 +41,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
     from hydra.errors import HydraException
 
     parser, plain, problems = OverridesParser.create(), [], []
-    for override in overrides:
+    for override in map(with_file, overrides):
         key, equals, value = override.partition("=")
         try:
             parser.parse_override(override)
@@ -53,6 +56,11 @@ def readable(overrides: Sequence[str]) -> list[str]:
     if problems:
         raise ConfigError("Cannot read " + "; ".join(problems) + ".")
     return plain
+
+
+def with_file(override: str) -> str:
+    """``taxonomy=PATH.yaml`` as the setting it is, any other override as it stands."""
+    return re.sub(r"^taxonomy=(?=.*\.ya?ml['\"]?$)", "++data.taxonomy=", override)
 
 
 def search_path(config_dirs: Sequence[str | Path] = ()) -> list[str]:
@@ -77,20 +85,29 @@ def _added(folders: Sequence[str]) -> list[str]:
     return [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
 
 
-def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), root: str = ROOT) -> dict[str, Any]:
+def compose(
+    overrides: Sequence[str],
+    config_dirs: Sequence[str | Path] = (),
+    root: str = ROOT,
+    say: Callable[[str], None] = note,
+) -> dict[str, Any]:
     """The configuration that ``overrides`` ask for, interpolations resolved, not yet validated; ``root`` is composed.
+
+    A training's has what the data set's own ``data.yaml`` says; see :func:`described`, which calls ``say``.
 
     Raises:
         ConfigError: an unknown group, option or key, bad syntax, or a value that must be given and is not.
+        DatasetError: the ``data.yaml`` of a training's data set is wrong.
     """
     folders = search_path(config_dirs)
     if options := [override for override in overrides if override.startswith("-")]:
         raise ConfigError(f"There is no option {', '.join(options)}. Settings are written key=value; see --help.")
     overrides = readable(overrides)
     try:
-        return _with_choices(_added(folders), overrides, root)
+        composed = _with_choices(_added(folders), overrides, root)
     except Exception as error:  # for odd overrides Hydra lets errors of every kind through
         raise refusal(error, overrides, config_dirs, root) from None
+    return described(composed, say) if root == ROOT else composed
 
 
 def _with_choices(added: list[str], overrides: list[str], root: str) -> dict[str, Any]:
@@ -177,7 +194,8 @@ def explained(error: Exception, known: Sequence[str], roots: Sequence[Path]) -> 
         options = options_of(unknown[1], roots)
         near = nearest(unknown[2], options)
         hint = f"; did you mean {unknown[1]}={near}?" if near else "."
-        return f"There is no {unknown[1]}={unknown[2]}{hint} There are: {', '.join(options)}."
+        file = ", and the path of any .yaml file" if unknown[1] == "taxonomy" else ""
+        return f"There is no {unknown[1]}={unknown[2]}{hint} There are: {', '.join(options)}{file}."
     key = getattr(error, "full_key", None)
     if key and "Missing mandatory value" in message:
         return f"{key} must be given: {key}=…"

@@ -19,19 +19,22 @@ Target = dict[str, Any]  # {_target_: dotted name, its arguments}
 
 
 class Data(Section):
-    root: str | None = None  # for interpolation in the YAML alone
+    """Of a training as :func:`mamoe.described.described` leaves it: what was ``auto`` is what data.yaml says."""
+
+    root: str | None = None
     images: str
     panoptic_maps: str
     prompts: str | None = None  # may contain {split}
     instance_prompts: str | None = None
     recursive: bool = False  # pictures, maps and condition pictures lie in folders inside that of their split
     condition: str | None = None  # classes, edges, or a folder of pictures
-    taxonomy: str | None = None  # name or path; null = the config group
+    taxonomy: str | None = None  # of old runs; those of today have its contents
     size: tuple[int, int] | int
     crop: Literal["random", "center"] | None = None
     buckets: bool = False
     flip: float = Field(0.5, ge=0, le=1)
     transforms: list[Target] = Field([])
+    val_share: float | None = Field(None, gt=0, le=0.5)  # of train; null = a tenth where there is no split val
     batch_size: int = Field(8, ge=1)
     num_workers: int = Field(0, ge=0)
 

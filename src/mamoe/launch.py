@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting
+from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting, with_file
 from mamoe.config import EvaluateAfter, Train, validated
 from mamoe.errors import ConfigError
 from mamoe.rundir import read_overrides, run_of
@@ -93,7 +93,7 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
             sys.exit(code)
 
     # A comma separates values here, which Hydra alone can tell from one within a value.
-    plain = [override if "," in override else readable([override])[0] for override in overrides]
+    plain = [with_file(override) if "," in override else readable([override])[0] for override in overrides]
     sys.argv = ["mamoe train", "--multirun", *search_path_override(config_dirs), *plain]
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # else it prints errors itself, with a trace, and ends with 1 whatever they are

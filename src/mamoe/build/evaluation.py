@@ -17,6 +17,7 @@ from mamoe.build.evaluationtypes import Asked, Drawing, Progress
 from mamoe.build.layoutscores import layout_families
 from mamoe.config import Train, validated
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.folder import DataFolder, data_folder
 from mamoe.data.listing import bare_name
 from mamoe.data.matching import same_name
 from mamoe.data.prompts import raise_problems
@@ -39,7 +40,7 @@ from mamoe.evaluation.features import common_size, list_pictures
 from mamoe.evaluation.protocol import Generation, PictureSet
 from mamoe.evaluation.reconstruction import load_autoencoder
 from mamoe.evaluation.table import Table
-from mamoe.prepare.check import data_folder
+from mamoe.notes import note
 from mamoe.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
@@ -93,7 +94,10 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
     layouts = None
     if asked.data is not None:
         geometry = geometry or Geometry(size=common_size({row.label: drawn.paths}))
-        tests, trains = (_split_of(asked.data, asked, split, geometry) for split in (asked.split, TRAIN))
+        parts = data_folder(asked.data, None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy))
+        for text in parts.notes:
+            note(text)
+        tests, trains = (_split_of(asked.data, parts, asked.seed, split, geometry) for split in (asked.split, TRAIN))
         layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
         train = layouts.train_pictures if train is None else train
     if asked.against is not None:
@@ -245,9 +249,7 @@ def _drawn(
     return PictureSet(label=mode.value, paths=paths, generation=generation, root=folder)
 
 
-def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> LayoutDataset:
-    taxonomy = None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy)
-    parts = data_folder(folder, taxonomy)
+def _split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: Geometry) -> LayoutDataset:
     source = LayoutDataset(
         images=parts.images,
         panoptic_maps=parts.panoptic_maps,
@@ -256,7 +258,7 @@ def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> Lay
         instance_prompts=parts.instance_prompts,
         taxonomy=parts.taxonomy,
         geometry=geometry,
-        seed=asked.seed,
+        seed=seed,
         recursive=parts.recursive,
     )
     raise_problems(list(source.files.problems), f"The split {split!r} of {folder}")

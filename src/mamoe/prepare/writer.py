@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from mamoe.data.folder import DATA_YAML, data_yaml
 from mamoe.data.panoptic import write_panoptic
 from mamoe.data.pictures import picture_header
 from mamoe.data.prompts import HEADER, raise_problems
@@ -142,7 +143,7 @@ def write_dataset(
                     progress(done, total)
             _write_prompts(stage, split, written[split])
         raise_problems(problems, f"The import to {out}")
-        _write_description(stage, out.resolve(), taxonomy, size, shipped=shipped)
+        _write_description(stage, taxonomy, size, shipped=shipped)
     shared = ["Pictures of several folders have one name: all names begin with their folder's."] if prefixed else []
     seen = [f"{n} picture(s): {remark} (first: {first[remark]})." for remark, n in remarks.items()]
     return ImportSummary(
@@ -212,17 +213,9 @@ def _write_prompts(stage: Path, split: str, part: _Split) -> None:
     (stage / f"instance_prompts_{split}.json").write_text(text, encoding="utf-8")
 
 
-def _write_description(stage: Path, out: Path, taxonomy: Taxonomy, size: tuple[int, int], *, shipped: bool) -> None:
+def _write_description(stage: Path, taxonomy: Taxonomy, size: tuple[int, int], *, shipped: bool) -> None:
     if not shipped:
         text = yaml.safe_dump(taxonomy.to_dict(), sort_keys=False, allow_unicode=True, width=1000)
         (stage / TAXONOMY_FILE).write_text(text, encoding="utf-8")
-    entries = {
-        "images": str(out / "images"),
-        "panoptic_maps": str(out / "panoptic"),
-        "prompts": str(out / "prompts_{split}.csv"),
-        "instance_prompts": str(out / "instance_prompts_{split}.json"),
-        "taxonomy": taxonomy.name if shipped else TAXONOMY_FILE,
-        "size": list(size),
-    }
-    text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=1000)
-    (stage / "data.yaml").write_text(text, encoding="utf-8")
+    text = data_yaml(taxonomy.name if shipped else TAXONOMY_FILE, size)
+    (stage / DATA_YAML).write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mamoe.data.folder import DATA_YAML, data_yaml
 from mamoe.errors import ConfigError
 
 from .scene import Domain, Scene, draw_scene
@@ -27,7 +28,7 @@ def write_scenes(
     """Draw ``counts[split]`` scenes of every split and write them with their maps and prompts.
 
     Files: ``images/{split}/scene_000123.png``, ``panoptic/{split}/scene_000123.png``, ``prompts_{split}.csv``
-    (columns img_name, prompt) and ``instance_prompts_{split}.json`` (file name -> segment id -> prompt).
+    (columns img_name, prompt), ``instance_prompts_{split}.json`` (file name -> segment id -> prompt) and ``data.yaml``.
 
     Args:
         folder: is made if needed; files of the same name are replaced.
@@ -37,8 +38,14 @@ def write_scenes(
         height: of the pictures in pixels, a multiple of 8.
         width: of the pictures in pixels, a multiple of 8.
         progress: called with (scenes written, scenes in all) after every scene.
+
+    Raises:
+        ConfigError: a count or size that cannot be drawn, or ``folder`` has the ``data.yaml`` of another data set.
     """
     root, total, done = Path(folder), sum(counts.values()), 0
+    described = data_yaml("scenes", (height, width))
+    if (root / DATA_YAML).exists() and (root / DATA_YAML).read_bytes() != described.encode():
+        raise ConfigError(f"{root / DATA_YAML} describes another data set; name a new folder, or delete that one.")
     for split, count in counts.items():
         if not 0 <= count < 1_000_000:
             raise ConfigError(f"counts[{split!r}] must be from 0 to 999999, got {count}; draw several data sets")
@@ -56,6 +63,7 @@ def write_scenes(
             if progress is not None:
                 progress(done, total)
         _write_prompts(root, split, captions, prompts)
+    (root / DATA_YAML).write_text(described, encoding="utf-8")
 
 
 def scenes_problems(
