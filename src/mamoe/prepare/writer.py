@@ -221,7 +221,7 @@ def _write_description(stage: Path, out: Path, taxonomy: Taxonomy, size: tuple[i
         "panoptic_maps": str(out / "panoptic"),
         "prompts": str(out / "prompts_{split}.csv"),
         "instance_prompts": str(out / "instance_prompts_{split}.json"),
-        "taxonomy": taxonomy.name if shipped else TAXONOMY_FILE,
+        "taxonomy": taxonomy.name if shipped else str(out / TAXONOMY_FILE),
         "size": list(size),
     }
     text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=1000)
