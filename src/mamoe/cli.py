@@ -12,6 +12,7 @@ import typer
 
 from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.threads import wait_politely
 
 app = typer.Typer(
     name="mamoe",
@@ -390,6 +391,7 @@ def usable_device(device: str | None) -> str:
 
 def main() -> None:
     """Run the command; a user's mistake ends in one clear message and the exit code of its kind."""
+    wait_politely()
     try:
         app()
     except MamoeError as error:

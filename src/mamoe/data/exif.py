@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 from PIL import ExifTags, Image, PngImagePlugin
 
@@ -37,7 +36,7 @@ def orientation_of(picture: Image.Image) -> int:
 def _exif_follows_pixels(picture: PngImagePlugin.PngImageFile) -> bool:
     if "exif" in picture.info or not picture.tile or not picture.filename:
         return False
-    with Path(picture.filename).open("rb") as file:
+    with open(picture.filename, "rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             length, kind = struct.unpack(">I4s", head)

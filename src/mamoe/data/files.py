@@ -88,7 +88,7 @@ def index_split(
             for name in names
             if name not in texts and name not in meant.explained
         ]
-        problems += _key_problems(meant, lambda key: f"{prompt_file}, line {rows[key].line},", folder)
+        problems += _key_problems(meant, lambda key: f"{prompt_file}, line {rows[key].line},", folder, len(names))
         empty = [name for name in names if name in texts and not texts[name].strip()]
         if empty:
             notes.append(f"{prompt_file}: {len(empty)} pictures have an empty prompt: {some(empty)}")
@@ -99,7 +99,7 @@ def index_split(
     if entries is not None:
         meant = keyed(entries, names)
         segments = {name: entries[key] for name, key in meant.key_of.items()}
-        problems += _key_problems(meant, lambda _: f"{segment_file}, key", folder)
+        problems += _key_problems(meant, lambda _: f"{segment_file}, key", folder, len(names))
 
     samples = tuple(
         SampleFiles(
@@ -234,6 +234,8 @@ def _read_optional(path: Path | None, scan: Callable[[Path], tuple[T, list[str]]
     return found
 
 
-def _key_problems(meant: Keyed, where: Callable[[str], str], folder: Path) -> list[str]:
+def _key_problems(meant: Keyed, where: Callable[[str], str], folder: Path, pictures: int) -> list[str]:
+    if not pictures:  # that there are none is said once
+        return []
     strange = {key: f"there is no such picture in {folder}{hint}" for key, hint in meant.strange.items()}
-    return [f"{where(key)} {key!r}: {reason}" for key, reason in sorted((meant.wrong | strange).items())]
+    return [f"{where(key)} {key!r}: {reason}" for key, reason in sorted({**meant.wrong, **strange}.items())]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 
 _LOSSY = frozenset({"AVIF", "HEIF", "JPEG", "JPEG2000", "MPO", "WEBP"})
 _LOSSY_SUFFIXES = frozenset({".avif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".webp"})
@@ -14,7 +14,8 @@ _INDICES = (
 
 def raw_mode(picture: Image.Image) -> str:
     """How a file stores its pixels, before PIL drops the low bytes of 16-bit colours; empty where PIL does not say."""
-    args = picture.tile[0].args if picture.tile else ""
+    tile = picture.tile if isinstance(picture, ImageFile.ImageFile) else ()
+    args = tile[0].args if tile else ""
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
 

@@ -101,8 +101,7 @@ def is_transparent(path: Path) -> bool:
     with _opened(path) as picture:
         if not picture.has_transparency_data:
             return False
-        lowest, _ = picture.convert("RGBA").getchannel("A").getextrema()
-        return lowest < 255
+        return bool(np.asarray(picture.convert("RGBA").getchannel("A")).min() < 255)
 
 
 def why_unread(suffix: str) -> str:

@@ -332,8 +332,8 @@ def _by_name(
         return {}
     given = read(path)
     meant = keyed(given, names)
-    unclear = meant.wrong | {key: f"no map has that name{hint}" for key, hint in meant.strange.items() if hint}
-    problems += [f"{path}, {key!r}: {reason}" for key, reason in unclear.items()]
+    near = {key: f"no map has that name{hint}" for key, hint in meant.strange.items() if hint}
+    problems += [f"{path}, {key!r}: {reason}" for key, reason in {**meant.wrong, **near}.items()]
     return {name: given[key] for name, key in meant.key_of.items()}
 
 
