@@ -159,6 +159,7 @@ def sample(
             batch_size=batch_size,
             processes=processes,
             progress=update,
+            warn=lambda line: typer.echo(f"Warning: {line}", err=True),
         )
     if processes.first:
         new = f"{len(result.pictures)} pictures in {out}, {result.drawn} of them new"

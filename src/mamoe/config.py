@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mamoe.conditioning.settings import Strength, strength_problem
+from mamoe.conditioning.settings import Strength, strength_problem, text_problem
+from mamoe.errors import ConfigError
 from mamoe.schema import Section, checked
 
 Target = dict[str, Any]  # {_target_: dotted name, its arguments}
@@ -376,6 +377,17 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def _padding_is_seen_beside_a_branch(self) -> Train:
+        layout = self.layout
+        steered = layout.region_attention or layout.moe
+        if isinstance(self.method, ControlNetXs) and not steered and not layout.global_padding:
+            raise ValueError(
+                "layout.global_padding=false needs a UNet that can leave padding out, and method=controlnet_xs without "
+                "layout.region_attention and layout.moe works on a stock one; set layout.global_padding=true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_exists(self) -> Train:
         best = self.callbacks.checkpoints.best
         if self.evaluate_after is not None and self.evaluate_after.checkpoint == "best" and best is None:
@@ -440,5 +452,14 @@ def seconds_of(duration: str | int) -> int:
 
 
 def validated(composed: Mapping[str, Any]) -> Train:
-    """The composed configuration of a training as typed values; see :func:`checked`."""
+    """The composed configuration of a new training as typed values; see :func:`checked`."""
+    config = recorded(composed)
+    layout, shown = config.layout, isinstance(config.method, ControlNetXs | Concat)
+    if problem := text_problem(layout.global_prompt, layout.region_attention, layout.moe or shown):
+        raise ConfigError(f"The configuration does not fit:\n  layout.{problem}")
+    return config
+
+
+def recorded(composed: Mapping[str, Any]) -> Train:
+    """As :func:`validated`, of a run that is there: what makes no sense to start may be looked at and gone on with."""
     return checked(Train, composed)

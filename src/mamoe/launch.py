@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting, with_file
-from mamoe.config import EvaluateAfter, Train, validated
+from mamoe.config import EvaluateAfter, Train, recorded, validated
 from mamoe.errors import ConfigError
 from mamoe.rundir import read_overrides, run_of
 
@@ -27,17 +28,19 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     """
     given = [override for override in overrides if not override.startswith(RESUME)]
     resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
-    if resumed in ("null", "auto"):
+    fresh = resumed in ("null", "auto")
+    if fresh:
         overrides = [*given, f"{RESUME}{resumed}"]
     else:
         overrides = [*read_overrides(run_of(resumed)), *given, setting("resume", resumed)]
     plain = compose(overrides, config_dirs)
-    config = validated(plain)  # before anything heavy is imported
+    config = (validated if fresh else recorded)(plain)  # before anything heavy is imported
 
     from mamoe.build.train import train
     from mamoe.console import quiet_libraries
 
     quiet_libraries()
+    _say_unused(config, plain)
     after = config.evaluate_after
     if after is not None:
         from mamoe.build.after import check_after
@@ -48,6 +51,15 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     if after is not None and result.exit_code == 0 and result.checkpoint is not None:
         _evaluate(config, after, run)
     return result.exit_code
+
+
+def _say_unused(config: Train, plain: dict[str, Any]) -> None:
+    from mamoe.build.unused import settings_without_effect
+    from mamoe.training.cluster import is_first_process
+
+    if is_first_process():
+        for line in settings_without_effect(config, plain):
+            print(f"Note: {line}.", file=sys.stderr)
 
 
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:

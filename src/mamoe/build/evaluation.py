@@ -15,13 +15,13 @@ import yaml
 from mamoe.build.data import TRAIN, dataset, layout_settings
 from mamoe.build.evaluationtypes import Asked, Drawing, Progress
 from mamoe.build.layoutscores import layout_families
-from mamoe.config import Train, validated
+from mamoe.config import Train, recorded
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder import DataFolder, data_folder
 from mamoe.data.listing import bare_name
 from mamoe.data.matching import same_name
 from mamoe.data.prompts import raise_problems
-from mamoe.data.transforms import Crop, Geometry
+from mamoe.data.transforms import MULTIPLE, Crop, Geometry
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.evaluate import (
@@ -89,11 +89,12 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
     out = asked.out or Path("eval") / folder.resolve().name
     row = folder_row(folder, recursive=asked.recursive)
     drawn = replace(row, paths=spread(row.paths, asked.images))
-    geometry = None if asked.size is None else Geometry(size=asked.size, crop=Crop.CENTER)
+    geometry = None if asked.size is None else Geometry(size=asked.size, crop=Crop.CENTER, multiple=1)
     train = None if asked.train is None else list_pictures(asked.train, recursive=asked.recursive)
     layouts = None
     if asked.data is not None:
-        geometry = geometry or Geometry(size=common_size({row.label: drawn.paths}))
+        geometry = geometry or Geometry(size=common_size({row.label: drawn.paths}), multiple=1)
+        _check_layout_size(geometry.size)
         parts = data_folder(asked.data, None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy))
         for text in parts.notes:
             note(text)
@@ -249,6 +250,17 @@ def _drawn(
     return PictureSet(label=mode.value, paths=paths, generation=generation, root=folder)
 
 
+def _check_layout_size(size: Sequence[int] | int) -> None:
+    sides = (size,) if isinstance(size, int) else tuple(size)
+    if any(side % MULTIPLE for side in sides):
+        nearest = " ".join(str(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)) for side in sides)
+        raise ConfigError(
+            f"--data reads pictures and maps as a training does, at sides divisible by {MULTIPLE}; got "
+            f"{'x'.join(map(str, sides))}. Give --size {nearest}, or leave out --data and name real pictures with "
+            "--against."
+        )
+
+
 def _split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: Geometry) -> LayoutDataset:
     source = LayoutDataset(
         images=parts.images,
@@ -286,7 +298,7 @@ def _config_of(checkpoint: Path) -> tuple[Path, Train]:
             f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
             "`mamoe sample` and evaluate the folder."
         ) from None
-    return home, validated(plain)
+    return home, recorded(plain)
 
 
 def _of_features(scores: Sequence[str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, cast
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from mamoe.models.block import MaMoETransformerBlock
 from mamoe.models.moe import MoEFeedForward
 from mamoe.models.strength import RegionStrength
+from mamoe.models.wrapped import unwrapped
 from mamoe.tensors import LevelConditioning, level_grids
 from mamoe.types import ConfigError
 
@@ -111,6 +113,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         Raises:
             ConfigError: see the class.
         """
+        unet = cast(UNet2DConditionModel, unwrapped(unet))
         with torch.device("meta"):
             options = {"num_experts": num_experts, "region_attention": region_attention, "moe_levels": moe_levels}
             options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
@@ -188,6 +191,23 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         return super().forward(
             sample, timestep, encoder_hidden_states, cross_attention_kwargs=cross_attention_kwargs, **stock
         )
+
+    def set_default_attn_processor(self) -> None:
+        """Put back the processors the model was made with, where others took their place."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.set_attention_slice(cast(int, None))  # which is the stock default
+        if self.config["region_attention"]:
+            for module in self.modules():
+                if isinstance(module, MaMoETransformerBlock):
+                    module.take_own_processor()
+
+    def set_attention_slice(self, slice_size: str | int | list[int] | None = "auto") -> None:
+        """As the stock one; None puts back the processors the model was made with."""
+        if slice_size is None:
+            self.set_default_attn_processor()
+        else:
+            super().set_attention_slice(slice_size)
 
     def _check_levels(self, levels: Sequence[LevelConditioning], sample: Tensor, text: Tensor) -> None:
         grids = level_grids((sample.shape[2], sample.shape[3]), len(self.config["block_out_channels"]))

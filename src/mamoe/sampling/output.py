@@ -14,6 +14,7 @@ from PIL import Image
 
 from mamoe.data.panoptic import colourize, read_panoptic
 from mamoe.data.pictures import read_picture
+from mamoe.models.wrapped import unwrapped
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.taxonomy import Taxonomy
 
@@ -32,7 +33,7 @@ def model_hash(pipe: LayoutPipeline) -> str:
     """Sixteen hex digits that stand for the weights of UNet, autoencoder and text encoders."""
     digest = hashlib.blake2b(digest_size=8)
     networks = [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
-    for part in [network for network in networks if network is not None]:
+    for part in [unwrapped(network) for network in networks if network is not None]:
         for name, weight in sorted(part.state_dict().items()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
