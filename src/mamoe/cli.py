@@ -307,7 +307,9 @@ def scenes(
 ) -> None:
     """Draw street scenes with panoptic maps, captions and instance prompts."""
     from mamoe.data.scenes import Domain, write_scenes
+    from mamoe.staging import require_free
 
+    require_free(out)
     counts = {"train": train, "val": val, "test": test}
     with progress("Drawing scenes") as update:
         write_scenes(
@@ -384,7 +386,7 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         sys.exit(130)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:  # for a full disk or memory, libraries raise errors of many kinds
         from mamoe.endings import ending_of
 
         ending = ending_of(error)

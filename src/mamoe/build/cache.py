@@ -21,7 +21,7 @@ from mamoe.data.latents import LatentCache
 from mamoe.models.autoencoder import vae_fingerprint
 from mamoe.models.pretrained import BaseModel, TextParts, load_base
 from mamoe.shards import ShardFolder
-from mamoe.training.errors import DiskFullError, is_disk_full
+from mamoe.staging import DiskFullError, is_disk_full
 from mamoe.training.latents import fill_latents
 from mamoe.types import RegionPrompts
 

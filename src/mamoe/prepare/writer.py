@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from PIL import Image
 from mamoe.data.panoptic import UNREADABLE, write_panoptic
 from mamoe.data.prompts import HEADER, raise_problems
 from mamoe.prepare.captions import describe
+from mamoe.staging import staged_folder
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import DatasetError, PanopticMap
 
@@ -69,7 +68,7 @@ def write_dataset(
     total, done = sum(map(len, splits.values())), 0
     instances = dict.fromkeys(splits, 0)
     problems: list[str] = []
-    with staged_folder(out) as stage:
+    with staged_folder(out, refusal=DatasetError) as stage:
         for split, pictures in splits.items():
             for kind in ("images", "panoptic"):
                 (stage / kind / split).mkdir(parents=True)
@@ -92,30 +91,6 @@ def write_dataset(
         raise_problems(problems, f"The import to {out}")
         (stage / "data.yaml").write_text(_data_yaml(out.resolve(), taxonomy.name, size), encoding="utf-8")
     return ImportSummary(folder=out, pictures={s: len(p) for s, p in splits.items()}, instances=instances)
-
-
-@contextmanager
-def staged_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that becomes ``out`` when the block ends well and vanishes when it does not.
-
-    Raises:
-        DatasetError: ``out`` is a file or a folder that is not empty, or cannot be made.
-    """
-    out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} is not empty and would be overwritten; name a new folder or empty that one.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise DatasetError(f"Cannot make a folder in {out.parent}: {error.strerror}.") from None
-    try:
-        yield stage
-        stage.chmod(0o755)  # mkdtemp gives the owner alone access
-        stage.replace(out)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
 
 
 def _write_picture(stage: Path, split: str, source: SourcePicture) -> PanopticMap:
