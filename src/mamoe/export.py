@@ -17,8 +17,10 @@ from mamoe.sampling.runs import load_trained_adapter
 from mamoe.staging import require_free, staged_folder
 
 
-def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool = True) -> None:
+def export_run(run: Path, out: Path, *, checkpoint: str = "latest", base: str | None = None, half: bool = True) -> None:
     """Write the run's networks, averaged weights where there are any, to ``out``.
+
+    ``base`` is the base model's place, if it has moved.
 
     A run without region attention, experts and condition pictures is written as a stock ``StableDiffusionPipeline``, or
     ``StableDiffusionXLPipeline`` where the base model has two text encoders.
@@ -28,9 +30,8 @@ def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool =
         DiskFullError: nothing is left in ``out``.
     """
     require_free(out)
-    pipe = LayoutPipeline.from_pretrained(
-        run, checkpoint=checkpoint, torch_dtype=torch.float16 if half else torch.float32
-    )
+    dtype = torch.float16 if half else torch.float32
+    pipe = LayoutPipeline.from_pretrained(run, checkpoint=checkpoint, base=base, torch_dtype=dtype)
     settings = pipe.settings
     steered = settings is not None and (settings.region_attention or settings.moe)
     if steered or control_of(pipe.unet) is not None:

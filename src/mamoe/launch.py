@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting
+from mamoe.compose import ROOT, SHIPPED, compose, pinned, readable, refusal, search_path_override, setting
 from mamoe.config import EvaluateAfter, Train, validated
 from mamoe.errors import ConfigError
+from mamoe.home import Home, relocated
 from mamoe.rundir import read_overrides, run_of
 
 RESUME = "resume="
@@ -25,13 +26,15 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     Raises:
         MamoeError: what the user can mend.
     """
-    given = [override for override in overrides if not override.startswith(RESUME)]
+    given = pinned([override for override in overrides if not override.startswith(RESUME)])
     resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
     if resumed in ("null", "auto"):
         overrides = [*given, f"{RESUME}{resumed}"]
     else:
         overrides = [*read_overrides(run_of(resumed)), *given, setting("resume", resumed)]
     plain = compose(overrides, config_dirs)
+    if resumed not in ("null", "auto"):
+        plain = relocated(plain, Home.of(run_of(resumed)))
     config = validated(plain)  # before anything heavy is imported
 
     from mamoe.build.train import train

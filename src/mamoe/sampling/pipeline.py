@@ -20,6 +20,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from mamoe.checkpoints import is_run
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import (
     Conditioner,
@@ -33,7 +34,7 @@ from mamoe.conditioning.text import PromptEncoder
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.models.autoencoder import without_overflow
 from mamoe.models.control import control_input, control_of, predict
-from mamoe.models.controlnet_xs import ControlledUNet, load_branch
+from mamoe.models.controlnet_xs import BRANCH, ControlledUNet, load_branch
 from mamoe.models.pretrained import text_problems
 from mamoe.models.singlefile import is_single_file
 from mamoe.models.unet import MaMoEUNet2DConditionModel
@@ -47,7 +48,7 @@ from mamoe.sampling.requests import (
     generators_for,
     picture_size,
 )
-from mamoe.sampling.runs import is_run, load_components, load_single_file
+from mamoe.sampling.runs import load_components, load_single_file
 from mamoe.sampling.schedule import ddim_scheduler, is_zero_snr
 from mamoe.shipped import resolved
 from mamoe.tensors import Conditioning, TextTokens, framing_rows
@@ -57,7 +58,6 @@ from mamoe.types import Framing, PanopticMap
 __all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "ModelMixin"]
 
 ZERO_SNR_RESCALE = 0.7
-BRANCH = "controlnet_xs"  # folder of a saved pipeline
 
 
 class LayoutPipeline(DiffusionPipeline):
