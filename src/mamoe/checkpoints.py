@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mamoe.errors import ConfigError
-from mamoe.manifest import problems_of
+from mamoe.manifest import MANIFEST, problems_of
 
 RECIPE = "recipe.json"
 CHECKPOINTS = "checkpoints"
@@ -29,7 +29,7 @@ def find_checkpoint(run: Path, checkpoint: str = "latest") -> Path:
         ConfigError: there is no such checkpoint; the message lists those there are.
     """
     if (run / RECIPE).is_file():
-        return run.resolve()
+        return _step_of_copy(run.resolve())
     root = run / CHECKPOINTS
     name = f"step-{int(checkpoint):08d}" if checkpoint.isdigit() else checkpoint
     folder = root / name
@@ -39,7 +39,16 @@ def find_checkpoint(run: Path, checkpoint: str = "latest") -> Path:
         present = sorted(p.name for p in root.glob("*") if (p / RECIPE).is_file())
         there = f"There are: {', '.join(present)}." if present else "It has none yet."
         raise ConfigError(f"Run {run} has no checkpoint {checkpoint!r}. {there}")
-    return folder.resolve()
+    return _step_of_copy(folder.resolve())
+
+
+def _step_of_copy(folder: Path) -> Path:
+    """The checkpoint that a folder is a copy of, where a link was copied as what it leads to; else the folder."""
+    manifest = folder / MANIFEST
+    twins = [other for other in folder.parent.glob("step-*") if (other / MANIFEST).is_file()]
+    if folder.name.startswith("step-") or not manifest.is_file():
+        return folder
+    return next((twin for twin in twins if (twin / MANIFEST).read_bytes() == manifest.read_bytes()), folder)
 
 
 def require_sound(folder: Path, parts: Collection[str]) -> None:

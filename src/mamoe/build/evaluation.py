@@ -144,6 +144,10 @@ def evaluate_run(
     settings = layout_settings(config)
     if asked.data is not None:
         config = _with_data(config, asked.data, settings.taxonomy)
+    elif not Path(config.data.images).is_dir():
+        raise DatasetError(
+            f"The data of {home} is not in {config.data.images} any more. If it has moved, give its place: --data FOLDER."
+        )
     wanted = dataset(config, asked.split, settings.taxonomy)
     pipe = load_run(checkpoint, base=asked.base)
     pipe.to(asked.device)

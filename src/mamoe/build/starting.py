@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,10 @@ def source_to_keep(config: Train, base: BaseModel, *, adapter_alone: bool) -> So
     """What a checkpoint has to name as its base model: a run's own one, where nothing of the run itself is needed."""
     run = base.run
     needs_unet = adapter_alone and base.adapter is None
-    if run is None or needs_unet or (run.trained_text and not config.model.train_text_encoder):
+    if run is None:
         return base.source
+    if needs_unet or (run.trained_text and not config.model.train_text_encoder):
+        return replace(base.source, path=str(run.checkpoint))
     return run.base
 
 
@@ -116,7 +119,7 @@ def _misfits_of_numbers(config: Train, unet: UNet2DConditionModel, settings: Lay
 
 def _misfits_of_layout(config: Train, unet: Any, was: LayoutSettings, now: LayoutSettings) -> list[str]:
     problems = []
-    if was.num_experts > 1 and (difference := _difference(was, now)):
+    if was.num_experts > 1 and (difference := _difference(was, now)) is not None:
         problems.append(
             f"it has {_experts(was)}, this configuration asks for {_experts(now)}{difference}; "
             f"layout.moe=true layout.grouping={_grouping(was)} goes on with them"

@@ -170,7 +170,7 @@ def with_swapped_colours(sample: Sample) -> Sample:
 def draw_all(config: Train, run: Path, tests: Sequence[Sample], swapped: Sequence[Sample], say: Narrator) -> Pictures:
     """Draw every test layout with its prompts, with swapped prompts, and by the base model without layout."""
     tuned = _quiet(LayoutPipeline.from_pretrained(run))
-    base = _quiet(LayoutPipeline.from_pretrained(resolved(config.model.path)))
+    base = _quiet(LayoutPipeline.from_pretrained(resolved(str(config.model.path or config.model.init_from))))
     seeds = [derive_seed(SEED, "demo", sample.index) for sample in tests]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -86,11 +86,12 @@ def load_base(
     with _explained(path):
         parts = parts_of(source)
         run, adapter = (parts, parts.adapter) if isinstance(parts, RunParts) else (None, None)
-        if run is not None and not (
-            same_method(run.trained().method, method) and (trains_text or not run.trained_text)
-        ):
-            adapter = None  # a text encoder trained beside it would be left behind with the run
-        unet = parts.unet(torch.float32) if adapter is None or run is None else run.unet_without_adapter()
+        if run is not None and run.trained_text and not trains_text:
+            adapter = None  # the text encoder trained beside it would be left behind with the run
+        if run is None or adapter is None or not same_method(run.trained().method, method):
+            unet, adapter = parts.unet(torch.float32), None
+        else:
+            unet = run.unet_without_adapter()
         vae = load_vae(source)
         text = load_text(source)
         scheduler = parts.scheduler()

@@ -147,7 +147,7 @@ class DiffusersFolder:
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         options: dict[str, Any] = {} if issubclass(kind, PreTrainedModel) else {"low_cpu_mem_usage": False}
-        network, info = kind.from_pretrained(
+        network, info = cast(Any, kind).from_pretrained(
             self._path,
             subfolder=part,
             variant=self._variant,
