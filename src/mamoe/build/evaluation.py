@@ -146,7 +146,7 @@ def evaluate_run(
         config = _with_data(config, asked.data, settings.taxonomy)
     elif not Path(config.data.images).is_dir():
         raise DatasetError(
-            f"The data of {home} is not in {config.data.images} any more. If it has moved, give its place: --data FOLDER."
+            f"The data of {home} is not in {config.data.images} any more. If it moved, give its place: --data FOLDER."
         )
     wanted = dataset(config, asked.split, settings.taxonomy)
     pipe = load_run(checkpoint, base=asked.base)
