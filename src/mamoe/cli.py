@@ -27,6 +27,11 @@ app = typer.Typer(
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
+BaseOption = Annotated[
+    str | None, typer.Option(help="Place of the run's base model, if it is not where it was during training.")
+]
+
+
 class Weights(StrEnum):
     """Number format of exported weights."""
 
@@ -123,6 +128,7 @@ def sample(
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Maps lie in folders, and pictures will.")] = False,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
+    base: BaseOption = None,
     seed: Annotated[int, typer.Option(help="Of the whole job.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
     guidance_scale: Annotated[float, typer.Option(min=0.0)] = 4.0,
@@ -133,14 +139,17 @@ def sample(
 
     Started again, it goes on where it stopped; torchrun shares the work.
     """
+    from mamoe.checkpoints import is_run
     from mamoe.console import quiet_libraries
     from mamoe.processes import started_processes
     from mamoe.sampling.jobs import sample_folder
     from mamoe.sampling.pipeline import LayoutPipeline
-    from mamoe.sampling.runs import is_run
 
     quiet_libraries()
-    pipe = LayoutPipeline.from_pretrained(run, **({"checkpoint": checkpoint} if is_run(run) else {}))
+    if base is not None and not is_run(run):
+        raise ConfigError(f"{run} is no run, so it has no base model elsewhere: leave --base out.")
+    options = {"checkpoint": checkpoint, "base": base} if is_run(run) else {}
+    pipe = LayoutPipeline.from_pretrained(run, **options)
     pipe.to(usable_device(device))
     pipe.set_progress_bar_config(disable=True)
     with started_processes() as processes, progress("Drawing") as update:
@@ -171,9 +180,8 @@ def evaluate(
     target: Annotated[Path, typer.Argument(help="A run or one of its checkpoints, or a folder of pictures.")],
     against: Annotated[Path | None, typer.Option(help="Folder of real pictures; default: the run's split.")] = None,
     train: Annotated[Path | None, typer.Option(help="Folder of training pictures; default: the run's.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Of a folder of pictures: the data set its layouts are from, for layout scores.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set the layouts are from; default: the run's.")] = None,
+    base: BaseOption = None,
     taxonomy: Annotated[str | None, typer.Option(help="Of --data, where it does not name one.")] = None,
     scores: Annotated[str | None, typer.Option(help="Comma-separated; default: all but use.")] = None,
     segmenter: Annotated[
@@ -203,15 +211,18 @@ def evaluate(
     Writes metrics.json, table.md and table.csv. Started again, it goes on where it stopped; torchrun shares the work.
     """
     from mamoe.build.evaluation import Asked, Drawing, evaluate_folder, evaluate_run
+    from mamoe.checkpoints import is_run
     from mamoe.console import quiet_libraries
-    from mamoe.sampling.runs import is_run
 
     quiet_libraries()
+    if base is not None and not is_run(target):
+        raise ConfigError(f"{target} is no run, so it has no base model: leave --base out.")
     asked = Asked(
         against=against,
         train=train,
         autoencoder=autoencoder,
         data=data,
+        base=base,
         taxonomy=taxonomy,
         split=split,
         scores=None if scores is None else tuple(scores.split(",")),
@@ -323,7 +334,9 @@ def scenes(
 ) -> None:
     """Draw street scenes with panoptic maps, captions and instance prompts."""
     from mamoe.data.scenes import Domain, write_scenes
+    from mamoe.staging import require_free
 
+    require_free(out)
     counts = {"train": train, "val": val, "test": test}
     with progress("Drawing scenes") as update:
         write_scenes(
@@ -354,6 +367,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run or one of its checkpoints.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
+    base: BaseOption = None,
     weights: Annotated[Weights, typer.Option(help="Number format.")] = Weights.FP16,
     format: Annotated[
         ExportFormat,
@@ -368,8 +382,10 @@ def export(
     quiet_libraries()
     half = weights is Weights.FP16
     if format is ExportFormat.PIPELINE:
-        export_run(run, out, checkpoint=checkpoint, half=half)
+        export_run(run, out, checkpoint=checkpoint, base=base, half=half)
     else:
+        if base is not None:
+            raise ConfigError(f"--format {format.value} writes nothing of the base model: leave --base out.")
         out = export_lora(run, out, form=LoraFile(format.value), checkpoint=checkpoint, half=half)
     typer.echo(f"Written to {out}.")
 
@@ -402,7 +418,7 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         sys.exit(130)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:  # for a full disk or memory, libraries raise errors of many kinds
         from mamoe.endings import ending_of
 
         ending = ending_of(error)

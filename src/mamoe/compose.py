@@ -9,14 +9,18 @@ from typing import Any
 
 import yaml
 
+from mamoe.checkpoints import find_checkpoint, is_run
 from mamoe.described import described
 from mamoe.errors import ConfigError
+from mamoe.home import Home, relocated
 from mamoe.nearest import nearest
 from mamoe.notes import note
 
 SHIPPED = Path(__file__).parent / "configs"
 ROOT = "train"
 _OPENING = ("[", "{", "'", '"')
+_OF_BASE = ("path", "revision", "variant", "config", "tokenizer")  # of the section model
+_STARTS = ("model.init_from", "model.path")
 _CHOOSABLE = ("callbacks", "data", "logger", "loss", "lr_scheduler", "model", "optimizer", "trainer")
 
 
@@ -90,10 +94,12 @@ def compose(
     config_dirs: Sequence[str | Path] = (),
     root: str = ROOT,
     say: Callable[[str], None] = note,
+    home: Home | None = None,
 ) -> dict[str, Any]:
     """The configuration that ``overrides`` ask for, interpolations resolved, not yet validated; ``root`` is composed.
 
-    A training's has what the data set's own ``data.yaml`` says; see :func:`described`, which calls ``say``.
+    A training's has what the data set's own ``data.yaml`` says; see :func:`described`, which calls ``say``. Of a run
+    that goes on, ``home`` finds what moved with it.
 
     Raises:
         ConfigError: an unknown group, option or key, bad syntax, or a value that must be given and is not.
@@ -104,10 +110,12 @@ def compose(
         raise ConfigError(f"There is no option {', '.join(options)}. Settings are written key=value; see --help.")
     overrides = readable(overrides)
     try:
-        composed = _with_choices(_added(folders), overrides, root)
+        composed = _with_own_base(_with_choices(_added(folders), overrides, root), overrides)
     except Exception as error:  # for odd overrides Hydra lets errors of every kind through
         raise refusal(error, overrides, config_dirs, root) from None
-    return described(composed, say) if root == ROOT else composed
+    if root != ROOT:
+        return composed
+    return described(composed if home is None else relocated(composed, home), say)
 
 
 def _with_choices(added: list[str], overrides: list[str], root: str) -> dict[str, Any]:
@@ -129,6 +137,32 @@ def _with_choices(added: list[str], overrides: list[str], root: str) -> dict[str
     for group in groups:
         composed[group] = _over(composed[group], wanted[group], chosen[group], default[group])
     return dict(OmegaConf.to_container(OmegaConf.create(composed), resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+
+
+def _with_own_base(plain: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A run to start from brings its base model, unless another place of that is given."""
+    model = plain.get("model")
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    if isinstance(model, dict) and model.get("init_from") is not None and not given & {"model", "model.path"}:
+        model |= dict.fromkeys(key for key in _OF_BASE if key in model and f"model.{key}" not in given)
+    return plain
+
+
+def pinned(overrides: Sequence[str]) -> list[str]:
+    """The overrides with the exact checkpoint in place of a run to start from: the run may go on in the meantime.
+
+    Raises:
+        ConfigError: an override cannot be read, or the run has no checkpoint.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    fixed = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        value = OverridesParser.create().parse_override(*readable([override])).value() if key in _STARTS else None
+        run = isinstance(value, str) and is_run(Path(value))
+        fixed.append(setting(key, find_checkpoint(Path(str(value)))) if run else override)
+    return fixed
 
 
 def _over(experiment: Any, wanted: Any, chosen: Any, default: Any) -> Any:

@@ -55,7 +55,8 @@ class Cache(Section):
 
 
 class Model(Section):
-    path: str
+    path: str | None  # null = the base model of init_from
+    init_from: str | None = None  # a run or checkpoint whose trained weights a new run starts with
     revision: str | None = None
     variant: str | None = None
     config: str | None = None  # of a single file: sd15, sd21, sd21_base, sdxl, or a folder of JSON
@@ -63,6 +64,12 @@ class Model(Section):
     train_text_encoder: bool = False
     gradient_checkpointing: bool = False
     channels_last: bool = False
+
+    @model_validator(mode="after")
+    def _starts_somewhere(self) -> Model:
+        if self.path is None and self.init_from is None:
+            raise ValueError("path must name a base model, unless init_from names a run to start from")
+        return self
 
 
 class Regions(Section):

@@ -9,9 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting, with_file
+from mamoe.compose import ROOT, SHIPPED, compose, pinned, readable, refusal, search_path_override, setting, with_file
 from mamoe.config import EvaluateAfter, Train, recorded, validated
 from mamoe.errors import ConfigError
+from mamoe.home import Home
+from mamoe.notes import note
 from mamoe.rundir import read_overrides, run_of
 
 RESUME = "resume="
@@ -26,14 +28,14 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     Raises:
         MamoeError: what the user can mend.
     """
-    given = [override for override in overrides if not override.startswith(RESUME)]
+    given = pinned([override for override in overrides if not override.startswith(RESUME)])
     resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
     fresh = resumed in ("null", "auto")
     if fresh:
         overrides = [*given, f"{RESUME}{resumed}"]
     else:
         overrides = [*read_overrides(run_of(resumed)), *given, setting("resume", resumed)]
-    plain = compose(overrides, config_dirs)
+    plain = compose(overrides, config_dirs, home=None if fresh else Home.of(run_of(resumed)))
     config = (validated if fresh else recorded)(plain)  # before anything heavy is imported
 
     from mamoe.build.train import train
@@ -59,7 +61,7 @@ def _say_unused(config: Train, plain: dict[str, Any]) -> None:
 
     if is_first_process():
         for line in settings_without_effect(config, plain):
-            print(f"Note: {line}.", file=sys.stderr)
+            note(f"{line}.")
 
 
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:

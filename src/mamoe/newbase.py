@@ -20,6 +20,7 @@ from mamoe.errors import ConfigError, DatasetError
 from mamoe.models.pretrained import load_base
 from mamoe.models.textscale import standardise_text
 from mamoe.models.tiny import write_untrained_base
+from mamoe.staging import staged_folder
 from mamoe.taxonomy import Taxonomy, shipped_taxonomies
 from mamoe.training.autoencoder import AutoencoderRecipe, reconstruction_psnr, train_autoencoder
 
@@ -37,6 +38,7 @@ def make_new_base(data: Path, out: Path, *, steps: int | None, report: Callable[
 
     Raises:
         ConfigError: ``out`` exists.
+        DiskFullError: nothing is left in ``out``.
         DatasetError: no pictures to train on.
     """
     if out.exists():
@@ -57,8 +59,9 @@ def make_new_base(data: Path, out: Path, *, steps: int | None, report: Callable[
     )
     texts = [*captions, *classes]
     scheduler = make_scheduler("v_prediction", zero_snr=True)
-    write_untrained_base(out, autoencoder=autoencoder, scheduler=scheduler, texts=texts, seed=recipe.seed)
-    standardise(out, texts)
+    with staged_folder(out) as stage:
+        write_untrained_base(stage, autoencoder=autoencoder, scheduler=scheduler, texts=texts, seed=recipe.seed)
+        standardise(stage, texts)
     return reconstruction_psnr(autoencoder, validates)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import secrets
@@ -20,6 +21,10 @@ from mamoe.errors import ConfigError
 
 PACKAGES = ("mamoe", "torch", "torchvision", "lightning", "diffusers", "transformers", "safetensors", "numpy")
 
+log = logging.getLogger(__name__)
+
+_STAMP = "%Y-%m-%d_%H-%M-%S"
+
 try:
     import fcntl
 except ImportError:  # not on Windows
@@ -28,10 +33,14 @@ except ImportError:  # not on Windows
 
 def new_run_dir(runs: str | Path, name: str) -> Path:
     """``<runs>/<name>/<date-time>-<id>``, made; ``<runs>/<name>/latest`` points to it."""
-    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
+    stamp = f"{datetime.now():{_STAMP}}-{secrets.token_hex(2)}"
     folder = Path(runs) / name / stamp
     folder.mkdir(parents=True)
     latest, temporary = folder.parent / "latest", folder.parent / f".latest-{stamp}"
+    if latest.is_dir() and not latest.is_symlink():  # copied with links followed: a run of its own by now
+        kept = latest.with_name(f"{datetime.fromtimestamp(latest.stat().st_mtime):{_STAMP}}-{secrets.token_hex(2)}")
+        latest.rename(kept)
+        log.warning("%s was a folder, not a link to the newest run; it is kept as %s.", latest, kept.name)
     temporary.symlink_to(stamp)
     temporary.replace(latest)
     return folder

@@ -15,6 +15,7 @@ import yaml
 from mamoe.build.data import TRAIN, dataset, layout_settings
 from mamoe.build.evaluationtypes import Asked, Drawing, Progress
 from mamoe.build.layoutscores import layout_families
+from mamoe.checkpoints import find_checkpoint
 from mamoe.config import Train, recorded
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder import DataFolder, data_folder
@@ -40,6 +41,7 @@ from mamoe.evaluation.features import common_size, list_pictures
 from mamoe.evaluation.protocol import Generation, PictureSet
 from mamoe.evaluation.reconstruction import load_autoencoder
 from mamoe.evaluation.table import Table
+from mamoe.home import Home, relocated
 from mamoe.notes import note
 from mamoe.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
@@ -47,7 +49,6 @@ from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_ba
 from mamoe.sampling.jobs import load_run
 from mamoe.sampling.output import key_of, model_hash
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.sampling.runs import find_checkpoint
 from mamoe.taxonomy import Taxonomy
 
 STORE = "segmenter"  # folder of the domain segmenter, beside the data
@@ -138,7 +139,7 @@ def evaluate_run(
     Raises:
         MamoeError: what the user can mend.
     """
-    given = {"--autoencoder": asked.autoencoder, "--size": asked.size, "--data": asked.data}
+    given = {"--autoencoder": asked.autoencoder, "--size": asked.size, "--taxonomy": asked.taxonomy}
     own = [name for name, value in given.items() if value is not None]
     if own:
         raise ConfigError(f"{run} is a run and brings its own: leave out {', '.join(own)}.")
@@ -150,8 +151,14 @@ def evaluate_run(
     checkpoint = find_checkpoint(run, drawing.checkpoint)
     home, config = _config_of(checkpoint)
     settings = layout_settings(config)
+    if asked.data is not None:
+        config = _with_data(config, asked.data, settings.taxonomy)
+    elif not Path(config.data.images).is_dir():
+        raise DatasetError(
+            f"The data of {home} is not in {config.data.images} any more. If it moved, give its place: --data FOLDER."
+        )
     wanted = dataset(config, asked.split, settings.taxonomy)
-    pipe = load_run(checkpoint)
+    pipe = load_run(checkpoint, base=asked.base)
     pipe.to(asked.device)
     pipe.set_progress_bar_config(disable=True)
     out = asked.out or home / "eval" / asked.split / checkpoint.name
@@ -159,7 +166,7 @@ def evaluate_run(
         tests=wanted,
         trains=dataset(config, TRAIN, settings.taxonomy),
         index=spread(range(len(wanted)), asked.images),
-        store=Path(config.data.images).parent / STORE,
+        store=(asked.data or Path(config.data.images).parent) / STORE,
     )
     named = partial(list_pictures, recursive=asked.recursive)
     comparison = Comparison(
@@ -298,7 +305,18 @@ def _config_of(checkpoint: Path) -> tuple[Path, Train]:
             f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
             "`mamoe sample` and evaluate the folder."
         ) from None
-    return home, recorded(plain)
+    return home, recorded(relocated(plain, Home.of(home)))
+
+
+def _with_data(config: Train, folder: Path, taxonomy: Taxonomy) -> Train:
+    """The configuration of a run whose data set, or another of the same classes, is in ``folder``."""
+    parts = data_folder(folder, taxonomy)
+    places = {key: getattr(parts, key) for key in ("images", "panoptic_maps", "prompts", "instance_prompts")}
+    named = {key: None if place is None else str(place) for key, place in places.items()}
+    for text in parts.notes:
+        note(text)
+    named |= {"root": str(folder), "recursive": parts.recursive}
+    return config.model_copy(update={"data": config.data.model_copy(update=named)})
 
 
 def _of_features(scores: Sequence[str]) -> tuple[str, ...]:

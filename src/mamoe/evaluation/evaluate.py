@@ -6,7 +6,6 @@ rows (drawn pictures, floors)  x  families of scores  ->  Table  ->  metrics.jso
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from mamoe.evaluation.protocol import Family, Generation, PictureSet
 from mamoe.evaluation.reconstruction import reconstruct_all
 from mamoe.evaluation.table import Row, Table
 from mamoe.processes import Processes
+from mamoe.staging import write_whole
 
 COPYING = "copying"
 SCORES = (*(kind.value for kind in Kind), COPYING)
@@ -119,9 +119,7 @@ def check_common_size(comparison: Comparison, drawn: Sequence[PictureSet] = ()) 
 def write_table(table: Table, out: Path) -> None:
     """metrics.json, table.md and table.csv, each whole or not at all."""
     for name, text in ((METRICS, table.json()), ("table.md", table.markdown()), ("table.csv", table.csv())):
-        partial = out / f".{name}.{os.getpid()}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out / name)
+        write_whole(text, out / name)
 
 
 def folder_row(folder: Path, label: str = "generated", *, recursive: bool = False) -> PictureSet:

@@ -19,21 +19,22 @@ from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.extractors import weights_hash
 from mamoe.evaluation.features import read_through
 from mamoe.evaluation.protocol import hash_of_files
+from mamoe.models.sources import Source, parts_of
 from mamoe.processes import Processes
-from mamoe.shipped import resolved
 
 
 def load_autoencoder(model: str) -> AutoencoderKL:
-    """The autoencoder of a base model: a folder, a hub name or ``package:<name>``.
+    """The autoencoder of a base model, see :class:`mamoe.models.sources.Source`, or that of a run.
 
     Raises:
         ConfigError: there is none.
     """
     try:
-        loaded = AutoencoderKL.from_pretrained(resolved(model), subfolder="vae", use_safetensors=True)
+        loaded = parts_of(Source(path=model)).network(AutoencoderKL, "vae", torch.float32)
+    except ConfigError as error:
+        raise ConfigError(f"Cannot load the autoencoder of {model}: {error}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot load the autoencoder of {model}: {str(error).splitlines()[0]}") from None
-    assert isinstance(loaded, AutoencoderKL)
     return loaded.eval()
 
 
