@@ -144,7 +144,13 @@ def test_a_taxonomy_path_can_be_swept(harbour, monkeypatch):
 def test_a_benchmark_takes_the_classes_that_data_yaml_names(harbour, capsys):
     from mamoe.build.benchmark import planned
 
-    words = ["methods=[full,mamoe]", f"scenes.root={harbour}", "data=folder", "data.crop=null", "layout.grouping=things"]
+    words = [
+        "methods=[full,mamoe]",
+        f"scenes.root={harbour}",
+        "data=folder",
+        "data.crop=null",
+        "layout.grouping=things",
+    ]
     assert planned(words).cells
     assert capsys.readouterr().err.count("every global prompt is empty") == 1  # not once a cell
     with pytest.raises(ConfigError, match="'harbour', but the taxonomy 'camvid'"):

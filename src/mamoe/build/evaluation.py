@@ -109,6 +109,7 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         reference = layouts.pictures
     comparison = Comparison(
         reference=reference,
+        root=asked.against or (None if layouts is None else layouts.tests.folder),
         train=train,
         autoencoder=None if asked.autoencoder is None else load_autoencoder(asked.autoencoder),
         extractors=extractors_of(asked.extractors, scores, asked.device),
@@ -171,6 +172,7 @@ def evaluate_run(
     named = partial(list_pictures, recursive=asked.recursive)
     comparison = Comparison(
         reference=layouts.pictures if asked.against is None else named(asked.against),
+        root=asked.against or wanted.folder,
         train=layouts.train_pictures if asked.train is None else named(asked.train),
         autoencoder=pipe.vae,
         extractors=extractors_of(asked.extractors, scores, asked.device),

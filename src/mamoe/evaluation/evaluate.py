@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +50,7 @@ class Comparison:
     out: Path
     cache: Path
     seed: int = 0
+    root: Path | None = None  # the folder that names in the reference are relative to; None: file names alone
 
 
 def evaluate(
@@ -181,11 +182,14 @@ def _floors(
         real = PictureSet(label=REAL_FLOOR, paths=spread(comparison.train, count), generation=None)
     if comparison.autoencoder is None:
         return [real, _absent(AUTOENCODER_FLOOR, "the autoencoder is not given")]
+    chosen = spread(comparison.reference, count)
+    pictures = PictureSet(label=AUTOENCODER_FLOOR, paths=chosen, generation=None, root=comparison.root)
+    folder = comparison.out / "autoencoder"
     try:
         paths = reconstruct_all(
             comparison.autoencoder,
-            spread(comparison.reference, count),
-            comparison.out / "autoencoder",
+            pictures,
+            folder,
             geometry=comparison.geometry,
             processes=processes,
             progress=progress,
@@ -194,7 +198,7 @@ def _floors(
         raise
     except ValueError as error:  # sizes it cannot take: no floor, and the reason in the table
         return [real, _absent(AUTOENCODER_FLOOR, str(error))]
-    return [real, PictureSet(label=AUTOENCODER_FLOOR, paths=paths, generation=None)]
+    return [real, replace(pictures, paths=paths, root=folder)]
 
 
 def _absent(label: str, why: str) -> PictureSet:
