@@ -11,7 +11,7 @@ from pathlib import Path
 from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting
 from mamoe.config import EvaluateAfter, Train, validated
 from mamoe.errors import ConfigError
-from mamoe.rundir import read_overrides, run_of
+from mamoe.rundir import merged, read_overrides, run_of
 
 RESUME = "resume="
 LAUNCHERS = {"joblib": "joblib", "submitit": "submitit"}  # how a launcher's name begins -> the extra that has it
@@ -20,17 +20,10 @@ LAUNCHERS = {"joblib": "joblib", "submitit": "submitit"}  # how a launcher's nam
 def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     """Compose, validate and train; returns the exit code.
 
-    A resumed run starts from the overrides it was started with; those given now come on top.
-
     Raises:
         MamoeError: what the user can mend.
     """
-    given = [override for override in overrides if not override.startswith(RESUME)]
-    resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
-    if resumed in ("null", "auto"):
-        overrides = [*given, f"{RESUME}{resumed}"]
-    else:
-        overrides = [*read_overrides(run_of(resumed)), *given, setting("resume", resumed)]
+    overrides = told(overrides)
     plain = compose(overrides, config_dirs)
     config = validated(plain)  # before anything heavy is imported
 
@@ -50,6 +43,19 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     return result.exit_code
 
 
+def told(overrides: Sequence[str]) -> list[str]:
+    """The overrides to compose. A resumed run starts from those it was last told; those given now come on top.
+
+    Raises:
+        ConfigError: ``resume`` names no run.
+    """
+    given = [override for override in overrides if not override.startswith(RESUME)]
+    resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
+    if resumed in ("null", "auto"):
+        return [*given, f"{RESUME}{resumed}"]
+    return [*merged(read_overrides(run_of(resumed)), given), setting("resume", resumed)]
+
+
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:
     from mamoe.build.after import evaluate_after
     from mamoe.console import progress
@@ -67,7 +73,7 @@ def launch_cache(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     Raises:
         MamoeError: what the user can mend.
     """
-    config = validated(compose(overrides, config_dirs))  # before anything heavy is imported
+    config = validated(compose(told(overrides), config_dirs))  # before anything heavy is imported
 
     from mamoe.build.cache import build_caches
     from mamoe.console import progress, quiet_libraries
@@ -84,6 +90,7 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     from omegaconf.errors import OmegaConfBaseException
 
     _check_launcher(overrides)
+    _check_resumed(overrides)
 
     @hydra.main(version_base="1.3", config_path=str(SHIPPED), config_name=ROOT)
     def job(_composed) -> None:
@@ -102,6 +109,16 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides, config_dirs) from None
+
+
+def _check_resumed(overrides: Sequence[str]) -> None:
+    """One run cannot go on in several ways at once; a list of runs can."""
+    for named in (o.removeprefix(RESUME) for o in overrides if o.startswith(RESUME)):
+        if named not in ("null", "auto") and "," not in named:
+            raise ConfigError(
+                f"-m starts a training for each combination, and resume={named} is one run: leave out -m to go on with "
+                "it, or resume=; resume=auto goes on with those of the sweep."
+            )
 
 
 def _check_launcher(overrides: Sequence[str]) -> None:
