@@ -12,6 +12,7 @@ from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path
 from mamoe.config import EvaluateAfter, Train, validated
 from mamoe.errors import ConfigError
 from mamoe.rundir import merged, read_overrides, run_of
+from mamoe.stopping import stopped_with
 
 RESUME = "resume="
 LAUNCHERS = {"joblib": "joblib", "submitit": "submitit"}  # how a launcher's name begins -> the extra that has it
@@ -62,7 +63,8 @@ def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:
     from mamoe.training.cluster import is_first_process
 
     if is_first_process():
-        with progress("Evaluating") as update:
+        kept = stopped_with(f"the training is done, and so far drawn pictures are kept. Go on with resume={run}.")
+        with kept, progress("Evaluating") as update:
             table, folder = evaluate_after(config, after, run, update)
         print(f"{table.markdown()}\nWritten to {folder}.")
 

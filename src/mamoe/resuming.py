@@ -45,7 +45,7 @@ RULES = (
     ),
     _rule(
         OnResume.EFFECT,
-        "from the resumed step on, also in the schedule; lr is refused with a schedule of torch's own",
+        "from the resumed step on, also in the schedule; lr and betas are refused with a schedule of torch's own",
         "optimizer.lr",
         "optimizer.weight_decay",
         "optimizer.betas",
@@ -228,8 +228,8 @@ def _exception(key: str, was: Any, now: Any, old: Mapping[str, Any], new: Mappin
     schedules = [str(plain["lr_scheduler"].get("_target_")) for plain in (old, new)]
     own = all(name.startswith(OURS) for name in schedules)
     steps = new["trainer"]["max_steps"]
-    if key == "optimizer.lr" and not own:
-        return f"the rates of {schedules[1]} are in its state; start a new run"
+    if key in ("optimizer.lr", "optimizer.betas") and not own:
+        return f"{schedules[1]} has a state that moves them; start a new run"
     if key.startswith("lr_scheduler") and not own:
         return "a schedule of torch's own has a state that fits itself alone"
     if key == "ema_decay" and None in (was, now):

@@ -107,7 +107,7 @@ STEP_LR = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1}
         ({"ema_decay": None}, {"ema_decay": 0.9}, "no average to go on with"),
         ({}, {"lr_scheduler.warmup_steps": 5}, None),
         ({}, {"lr_scheduler": STEP_LR}, "lr_scheduler._target_"),
-        ({"lr_scheduler": STEP_LR}, {"lr_scheduler": STEP_LR, "optimizer.lr": 1e-3}, "are in its state"),
+        ({"lr_scheduler": STEP_LR}, {"lr_scheduler": STEP_LR, "optimizer.lr": 1e-3}, "has a state that moves them"),
         ({}, {"data.size": [64, 64]}, "data.size"),
         ({}, {"data.flip": 0}, None),
         ({}, {"lr_factors.experts": 3}, "lr_factors.experts"),

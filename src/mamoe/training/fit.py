@@ -177,12 +177,18 @@ def _result(
     session: Trainer, checkpoint: Path | None, reason: Stop | None, run_dir: Path, no_better: str | None
 ) -> FitResult:
     step = session.global_step
-    stopped_by = reason if step < session.max_steps else None
+    done = step >= session.max_steps
+    # What follows a training does not follow one that was told to stop; time that is up at its last step stops nothing.
+    stopped_by = None if done and reason is Stop.OUT_OF_TIME else reason
     message = f"Trained to step {step}; checkpoint {checkpoint}."
     if no_better is not None:
         message = f"Done at step {step} of {session.max_steps}: {no_better}; checkpoint {checkpoint}."
     if stopped_by is not None:
         message = f"Stopped at step {step} of {session.max_steps}; everything is saved. Go on with resume={run_dir}."
+    if stopped_by is not None and done:
+        message = (
+            f"Trained to step {step} and told to stop; checkpoint {checkpoint}. For what follows: resume={run_dir}"
+        )
     log.info(message)
     return FitResult(step=step, checkpoint=checkpoint, stopped_by=stopped_by, message=message)
 

@@ -20,7 +20,9 @@ from mamoe.training.sharding import class_name, part_of
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _OPTIMIZER = "trainer/optimizer.safetensors"
 _STATE = "trainer/state.json"
-_TOLD = ("weight_decay", "betas")  # of an optimizer, besides its rate: as configured now, not as they were saved
+# Of an optimizer, besides its rate: as configured now, not as they were saved. Some schedules of torch's move betas.
+_NEVER_SCHEDULED = ("weight_decay",)
+_TOLD = (*_NEVER_SCHEDULED, "betas")
 
 
 def save_network(network: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
@@ -122,18 +124,20 @@ def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler |
     ]
     fresh = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    ours = schedule is None or isinstance(schedule, LambdaLR)
     for group, new in zip(optimizer.param_groups, fresh, strict=True):
-        group.update({key: new[key] for key in _TOLD if key in new})
-        if schedule is None:
+        group.update({key: new[key] for key in (_TOLD if ours else _NEVER_SCHEDULED) if key in new})
+    if schedule is None:
+        for group, new in zip(optimizer.param_groups, fresh, strict=True):
             group["lr"] = new["lr"]
-    if schedule is not None:
-        rates = list(schedule.base_lrs)
-        schedule.load_state_dict(content["lr_scheduler"])
-        if isinstance(schedule, LambdaLR):
-            _set_rates(optimizer, schedule, rates)
+        return
+    rates = schedule.base_lrs
+    schedule.load_state_dict(content["lr_scheduler"])
+    if isinstance(schedule, LambdaLR):
+        _set_rates(optimizer, schedule, rates)
 
 
-def _set_rates(optimizer: Optimizer, schedule: LambdaLR, rates: list[float]) -> None:
+def _set_rates(optimizer: Optimizer, schedule: LambdaLR, rates: list[float | Tensor]) -> None:
     """The rates that a schedule with these full ones has at its step."""
     schedule.base_lrs = rates
     for group, rate, curve in zip(optimizer.param_groups, rates, schedule.lr_lambdas, strict=True):
