@@ -13,6 +13,7 @@ import typer
 
 from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
 from mamoe.threads import wait_politely
 
 app = typer.Typer(
@@ -76,7 +77,9 @@ def demo(
     from mamoe.demo.run import run_demo
 
     quiet_libraries()
-    raise typer.Exit(run_demo(out, steps=steps))
+    with stopped_with(f"what is finished is kept in {out}; the same command goes on from there."):
+        code = run_demo(out, steps=steps)
+    raise typer.Exit(code)
 
 
 @app.command(context_settings=PASS_ON)
@@ -92,10 +95,12 @@ def train(
     """
     from mamoe.launch import launch, launch_sweep
 
-    if multirun:
-        launch_sweep(context.args, config_dir or [])
-    else:
-        raise typer.Exit(launch(context.args, config_dir or []))
+    with stopped_with("checkpoints and what is in the caches are kept; go on with the same words and resume=auto."):
+        if multirun:
+            launch_sweep(context.args, config_dir or [])
+            return
+        code = launch(context.args, config_dir or [])
+    raise typer.Exit(code)
 
 
 @app.command(context_settings=PASS_ON)
@@ -109,7 +114,9 @@ def cache(
     """
     from mamoe.launch import launch_cache
 
-    for line in launch_cache(context.args, config_dir or []):
+    with stopped_with("what was encoded is kept; the same command goes on from there."):
+        lines = launch_cache(context.args, config_dir or [])
+    for line in lines:
         typer.echo(line)
 
 
@@ -152,7 +159,8 @@ def sample(
     pipe = LayoutPipeline.from_pretrained(run, **options)
     pipe.to(usable_device(device))
     pipe.set_progress_bar_config(disable=True)
-    with started_processes() as processes, progress("Drawing") as update:
+    kept = stopped_with(f"finished pictures are kept in {out}; the same command goes on from there.")
+    with kept, started_processes() as processes, progress("Drawing") as update:
         result = sample_folder(
             pipe,
             panoptic,
@@ -237,7 +245,8 @@ def evaluate(
         seed=seed,
         device=usable_device(device),
     )
-    with progress("Evaluating") as update:
+    kept = stopped_with("finished pictures and features are kept; the same command goes on from there.")
+    with kept, progress("Evaluating") as update:
         if is_run(target):
             drawing = Drawing(
                 checkpoint=checkpoint,
@@ -412,12 +421,16 @@ def main() -> None:
     """Run the command; a user's mistake ends in one clear message and the exit code of its kind."""
     wait_politely()
     try:
-        app()
+        with terminable():
+            app()
     except MamoeError as error:
         _refuse(error)
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         sys.exit(130)
+    except Terminated:
+        typer.echo("Stopped.", err=True)
+        sys.exit(TRY_AGAIN)
     except Exception as error:  # for a full disk or memory, libraries raise errors of many kinds
         from mamoe.endings import ending_of
 
@@ -428,7 +441,7 @@ def main() -> None:
 
 
 def _refuse(error: MamoeError) -> NoReturn:
-    typer.echo(f"Error: {error}", err=True)
+    typer.echo(str(error) if isinstance(error, Stopped) else f"Error: {error}", err=True)
     sys.exit(error.exit_code)
 
 
