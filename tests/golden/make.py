@@ -3,7 +3,8 @@
 Run with the version whose disks are to be kept working; test_golden.py then holds later versions against it. The files
 in the repository were made by the version before the package was rebuilt, and stay: made anew they would prove nothing.
 
-Everything is seeded; two calls on one machine differ in measured times, in names of cache shards and in nothing else.
+Everything is seeded; two calls on one machine differ in what was measured of time and memory, in names of cache shards,
+in a list that diffusers makes of a set (_use_default_values), and in nothing else.
 Afterwards the machine is taken out of the files: paths become @HERE@, dates and ids of runs one and the same, platforms
 "a machine"; the manifests of checkpoints are closed again. The runs mamoe and lora are left as if killed between the
 checkpoint of step 4 and the end at step 6, whose weights go into what is expected.
