@@ -339,7 +339,8 @@ def test_a_run_is_evaluated_on_data_that_moved(finished_run, scenes, base_model,
     assert (run / "eval/test/step-00000004/table.md").exists()
 
 
-def test_short_run_words_start_from_a_run(mamoe_run, base_model, scenes, tmp_path):
+def test_a_run_starts_from_another_and_outlives_it(mamoe_run, base_model, scenes, tmp_path):
+    mamoe_run = shutil.copytree(mamoe_run, tmp_path / "first", symlinks=True)
     words = [word for word in short_run(base_model, scenes, tmp_path) if not word.startswith("model.path=")]
     words += ["callbacks.samples=null", "callbacks.validation=null", "trainer.max_steps=1"]
     outcome = mamoe("train", *words, f"model.init_from={mamoe_run}", "layout.grouping=streets")
@@ -347,7 +348,10 @@ def test_short_run_words_start_from_a_run(mamoe_run, base_model, scenes, tmp_pat
     (run,) = (path for path in (tmp_path / "demo").iterdir() if not path.is_symlink())
     assert str(find_checkpoint(mamoe_run)) in (run / "overrides.txt").read_text()
     assert json.loads((run / "dataset.json").read_text())["run"] == str(run.resolve())
+    shutil.rmtree(mamoe_run)
     LayoutPipeline.from_pretrained(run)
+    outcome = mamoe("train", f"resume={run}", "trainer.max_steps=2")
+    assert outcome.code == 0, outcome
 
 
 # Copied with links followed (`cp -rL`, some archives): latest and best are folders.
