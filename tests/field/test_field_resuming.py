@@ -24,11 +24,12 @@ from mamoe.data.scenes import Domain, write_scenes
 from mamoe.data.transforms import Geometry
 from mamoe.errors import ConfigError
 from mamoe.launch import launch_sweep, told
+from mamoe.manifest import RECIPE_FORMAT
 from mamoe.resuming import changed_on_resume, rule_of, table
 from mamoe.rundir import environment, merged, newest_like, read_config, read_overrides, write_start, write_told
 from mamoe.schema import Section
 from mamoe.taxonomy import Taxonomy
-from mamoe.training.continuing import FORMAT, read_recipe, recipe_changes
+from mamoe.training.continuing import read_recipe, recipe_changes
 from mamoe.training.errors import CheckpointError
 from mamoe.training.optim import cosine_with_warmup, linear_with_warmup, make_adam
 from mamoe.training.state import load_trainer, save_trainer
@@ -199,7 +200,7 @@ def test_data_are_known_by_names_sizes_and_prompts(scenes, tmp_path):
 
 
 def test_a_recipe_of_a_newer_version_is_refused_by_name(tmp_path):
-    (tmp_path / "recipe.json").write_text(json.dumps({"format": FORMAT + 1, "mamoe": "9.1"}))
+    (tmp_path / "recipe.json").write_text(json.dumps({"format": RECIPE_FORMAT + 1, "mamoe": "9.1"}))
     with pytest.raises(CheckpointError, match=r"written by mamoe 9\.1.*update this one"):
         read_recipe(tmp_path)
 

@@ -81,7 +81,7 @@ def told_anew(run: Path, plain: Mapping[str, Any]) -> list[Change]:
 def notes_on(changes: list[Change]) -> list[str]:
     """A line on every change, for the log."""
     word = {OnResume.EFFECT: "takes effect from here on", OnResume.NONE: "changes nothing that is learned"}
-    return [f"{change}: {word[change.rule.kind]} ({change.rule.why})" for change in changes if change.refusal is None]
+    return [f"{change}: {word[change.rule.kind]}" for change in changes if change.refusal is None]
 
 
 def choose_run(config: Train, plain: Mapping[str, Any], steps: int) -> Choice:

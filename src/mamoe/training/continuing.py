@@ -12,6 +12,7 @@ from typing import Any
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.data.condition import Drawn, drawn_kind
 from mamoe.data.fingerprint import changed_samples
+from mamoe.manifest import recipe_problem
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.errors import CheckpointError
 from mamoe.training.module import DiffusionModule
@@ -20,7 +21,6 @@ from mamoe.training.state import read_counters
 log = logging.getLogger(__name__)
 
 RECIPE = "recipe.json"
-FORMAT = 1  # of the recipe; those from before have none and the same meaning
 _NOISE = {  # of the scheduler, by the keys that decide them
     "prediction_type": "objective.prediction",
     "rescale_betas_zero_snr": "objective.zero_snr",
@@ -83,11 +83,8 @@ def read_recipe(checkpoint: Path) -> dict[str, Any]:
         CheckpointError: a newer version of this package wrote it.
     """
     recipe = json.loads((checkpoint / RECIPE).read_text(encoding="utf-8"))
-    if recipe.get("format", FORMAT) > FORMAT:
-        raise CheckpointError(
-            f"{checkpoint} was written by mamoe {recipe.get('mamoe', 'of a newer version')}: its recipe has format "
-            f"{recipe['format']}, this version reads {FORMAT}. Go on with that version, or update this one."
-        )
+    if problem := recipe_problem(recipe):
+        raise CheckpointError(f"{checkpoint} {problem}.")
     return recipe
 
 
