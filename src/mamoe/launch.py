@@ -7,10 +7,13 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting
-from mamoe.config import EvaluateAfter, Train, validated
+from mamoe.compose import ROOT, SHIPPED, compose, pinned, readable, refusal, search_path_override, setting, with_file
+from mamoe.config import EvaluateAfter, Train, recorded, validated
 from mamoe.errors import ConfigError
+from mamoe.home import Home
+from mamoe.notes import note
 from mamoe.rundir import merged, read_overrides, run_of
 from mamoe.stopping import stopped_with
 
@@ -24,14 +27,13 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     Raises:
         MamoeError: what the user can mend.
     """
-    overrides = told(overrides)
-    plain = compose(overrides, config_dirs)
-    config = validated(plain)  # before anything heavy is imported
+    overrides, plain, config = _composed(overrides, config_dirs)  # before anything heavy is imported
 
     from mamoe.build.train import train
     from mamoe.console import quiet_libraries
 
     quiet_libraries()
+    _say_unused(config, plain)
     after = config.evaluate_after
     if after is not None:
         from mamoe.build.after import check_after
@@ -44,17 +46,33 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     return result.exit_code
 
 
-def told(overrides: Sequence[str]) -> list[str]:
-    """The overrides to compose. A resumed run starts from those it was last told; those given now come on top.
+def told(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The overrides to compose, and the run that is resumed: those it was last told, ``overrides`` on top of them.
 
     Raises:
         ConfigError: ``resume`` names no run.
     """
-    given = [override for override in overrides if not override.startswith(RESUME)]
+    given = pinned([override for override in overrides if not override.startswith(RESUME)])
     resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
     if resumed in ("null", "auto"):
-        return [*given, f"{RESUME}{resumed}"]
-    return [*merged(read_overrides(run_of(resumed)), given), setting("resume", resumed)]
+        return [*given, f"{RESUME}{resumed}"], None
+    run = run_of(resumed)
+    return [*merged(read_overrides(run), given), setting("resume", resumed)], run
+
+
+def _composed(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[list[str], dict[str, Any], Train]:
+    words, run = told(overrides)
+    plain = compose(words, config_dirs, home=None if run is None else Home.of(run))
+    return words, plain, (validated if run is None else recorded)(plain)
+
+
+def _say_unused(config: Train, plain: dict[str, Any]) -> None:
+    from mamoe.build.unused import settings_without_effect
+    from mamoe.training.cluster import is_first_process
+
+    if is_first_process():
+        for line in settings_without_effect(config, plain):
+            note(f"{line}.")
 
 
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:
@@ -75,7 +93,7 @@ def launch_cache(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     Raises:
         MamoeError: what the user can mend.
     """
-    config = validated(compose(told(overrides), config_dirs))  # before anything heavy is imported
+    _, _, config = _composed(overrides, config_dirs)  # before anything heavy is imported
 
     from mamoe.build.cache import build_caches
     from mamoe.console import progress, quiet_libraries
@@ -102,7 +120,7 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
             sys.exit(code)
 
     # A comma separates values here, which Hydra alone can tell from one within a value.
-    plain = [override if "," in override else readable([override])[0] for override in overrides]
+    plain = [with_file(override) if "," in override else readable([override])[0] for override in overrides]
     sys.argv = ["mamoe train", "--multirun", *search_path_override(config_dirs), *plain]
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # else it prints errors itself, with a trace, and ends with 1 whatever they are

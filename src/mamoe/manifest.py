@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
-RECIPE_FORMAT = 1  # of a checkpoint's recipe.json; those from before it was said have the same
 
 
 def manifest_of(folder: Path, step: int) -> str:
@@ -55,17 +53,6 @@ def problems_of(folder: Path, parts: Collection[str] | None = None) -> list[str]
         elif _sha256(path) != facts["sha256"]:
             problems.append(f"{path} was changed: its sha256 differs from the manifest's")
     return problems
-
-
-def recipe_problem(recipe: Mapping[str, Any]) -> str | None:
-    """Why this version cannot read a recipe: a newer one wrote it."""
-    found = recipe.get("format", RECIPE_FORMAT)
-    if found <= RECIPE_FORMAT:
-        return None
-    return (
-        f"was written by mamoe {recipe.get('mamoe', 'of a newer version')}: its recipe has format {found}, this "
-        f"version reads {RECIPE_FORMAT}. Go on with that version, or update this one"
-    )
 
 
 def _sha256(path: Path) -> str:

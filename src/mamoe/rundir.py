@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import secrets
@@ -16,12 +17,17 @@ from typing import Any
 
 import yaml
 
+from mamoe.config import comparable
 from mamoe.errors import ConfigError
 
 CONFIG, STARTED = "config.yaml", "config-started.yaml"  # as it is, and as it was before it was told anything else
 OVERRIDES = "overrides.txt"
 SESSIONS = "sessions.jsonl"
 PACKAGES = ("mamoe", "torch", "torchvision", "lightning", "diffusers", "transformers", "safetensors", "numpy")
+
+log = logging.getLogger(__name__)
+
+_STAMP = "%Y-%m-%d_%H-%M-%S"
 
 try:
     import fcntl
@@ -31,10 +37,14 @@ except ImportError:  # not on Windows
 
 def new_run_dir(runs: str | Path, name: str) -> Path:
     """``<runs>/<name>/<date-time>-<id>``, made; ``<runs>/<name>/latest`` points to it."""
-    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
+    stamp = f"{datetime.now():{_STAMP}}-{secrets.token_hex(2)}"
     folder = Path(runs) / name / stamp
     folder.mkdir(parents=True)
     latest, temporary = folder.parent / "latest", folder.parent / f".latest-{stamp}"
+    if latest.is_dir() and not latest.is_symlink():  # copied with links followed: a run of its own by now
+        kept = latest.with_name(f"{datetime.fromtimestamp(latest.stat().st_mtime):{_STAMP}}-{secrets.token_hex(2)}")
+        latest.rename(kept)
+        log.warning("%s was a folder, not a link to the newest run; it is kept as %s.", latest, kept.name)
     temporary.symlink_to(stamp)
     temporary.replace(latest)
     return folder
@@ -59,7 +69,10 @@ def read_config(run: Path, file: str = CONFIG) -> dict[str, Any] | None:
 
 def same_config(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
     """Whether two configurations are the same, whatever they resume."""
-    return one is not None and {**one, "resume": None} == {**other, "resume": None}
+    if one is None:
+        return False
+    a, b = ({**config, "resume": None} for config in comparable(one, other))
+    return a == b
 
 
 @contextmanager

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import mamoe
+from mamoe.checkpoints import RECIPE_FORMAT
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.fingerprint import fingerprint_of_samples
-from mamoe.manifest import RECIPE_FORMAT
 from mamoe.models.pretrained import BaseModel
 from mamoe.shards import fingerprint_of
 

@@ -14,19 +14,21 @@ import torch
 from diffusers import DDPMScheduler
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
-from mamoe.build.cache import base_of, encoded
+from mamoe.build.cache import encoded
 from mamoe.build.callbacks import PictureSampler, best_by, patience, training_callbacks, training_loggers
-from mamoe.build.data import buckets_of, layout_settings, splits
+from mamoe.build.data import buckets_of, check_batches, layout_settings, splits
 from mamoe.build.loss import class_weights, loss_of
 from mamoe.build.model import check_sizes, objective_scheduler, recipe_of, training_module, training_prompts
 from mamoe.build.recipe import comparable_of, weights_of
 from mamoe.build.remembering import Remembering
 from mamoe.build.start import REPLAY, choose_run, going_on, notes_on, told_anew
+from mamoe.build.starting import base_of, started_from
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train, seconds_of
 from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
+from mamoe.home import place_now
 from mamoe.models.sources import Source
 from mamoe.rundir import held, write_start
 from mamoe.training.buckets import bucket_batches_of_epochs
@@ -51,6 +53,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
         torch.set_num_threads(config.trainer.threads)
     settings = layout_settings(config)
     trains, validates = splits(config, settings.taxonomy)
+    check_batches(config, trains)
     weights = class_weights(config, trains, settings)
     collate = Collator(settings, class_weights=weights)
     buckets = buckets_of(config, trains)
@@ -80,7 +83,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
             return FitResult(step=0, checkpoint=None, stopped_by=None, message=""), run_dir
         with held(run_dir) if is_first_process() else nullcontext():
             if origin is None and is_first_process():
-                described = _describe(trains, validates, settings, weights)
+                described = {**_describe(trains, validates, settings, weights), **place_now(run_dir)}
                 write_start(run_dir, config=plain, overrides=overrides, dataset=described)
             callbacks = training_callbacks(
                 config,
@@ -136,6 +139,8 @@ def _prepared(
 ) -> _Job:
     base = base_of(config)
     weights = weights_of(base)
+    if is_first_process() and (words := started_from(config, base)) is not None:
+        print(words)
     check_sizes(config, base.unet, [trains, validates])
     loss = loss_of(config, base)  # what it lacks is said before anything is encoded
     scheduler = objective_scheduler(config, base.scheduler)

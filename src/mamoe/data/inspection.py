@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from mamoe.data.files import SampleFiles, SplitFiles
 from mamoe.data.panoptic import read_panoptic
 from mamoe.data.pictures import read_picture
+from mamoe.data.readings import reading_notes
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import DatasetError
 
@@ -28,6 +29,7 @@ class SplitContents:
     pixels: Int64[np.ndarray, "256"]  # of every class id
     instances: Int64[np.ndarray, "256"]  # segments of every class id
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what is left aside, and how unusual pictures are read
 
 
 def inspect_split(
@@ -57,6 +59,7 @@ def inspect_split(
         pixels=pixels,
         instances=instances,
         problems=tuple(problems),
+        notes=(*files.notes, *reading_notes([sample.image for sample in files.samples])),
     )
 
 

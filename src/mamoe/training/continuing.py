@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mamoe.checkpoints import RECIPE, check_format
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.data.condition import Drawn, drawn_kind
 from mamoe.data.fingerprint import changed_samples
-from mamoe.manifest import recipe_problem
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.errors import CheckpointError
 from mamoe.training.module import DiffusionModule
@@ -20,7 +20,6 @@ from mamoe.training.state import read_counters
 
 log = logging.getLogger(__name__)
 
-RECIPE = "recipe.json"
 _NOISE = {  # of the scheduler, by the keys that decide them
     "prediction_type": "objective.prediction",
     "rescale_betas_zero_snr": "objective.zero_snr",
@@ -80,11 +79,10 @@ def read_recipe(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint says about its training.
 
     Raises:
-        CheckpointError: a newer version of this package wrote it.
+        ConfigError: a newer version of this package wrote it.
     """
     recipe = json.loads((checkpoint / RECIPE).read_text(encoding="utf-8"))
-    if problem := recipe_problem(recipe):
-        raise CheckpointError(f"{checkpoint} {problem}.")
+    check_format(recipe, checkpoint)
     return recipe
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image, ImageDraw
 
+from mamoe.data.listing import bare_name
 from mamoe.data.panoptic import colourize
 from mamoe.randomness import derive_seed
 from mamoe.sampling.output import write_picture
@@ -135,6 +136,7 @@ class SampleGrids(Callback):
         samples, seeds = [self._samples[i] for i in rows], [self._seeds[i] for i in rows]
         pictures = draw(samples, mode.value, seeds)
         for sample, seed, picture in zip(samples, seeds, pictures, strict=True):
+            _picture_path(folder, sample, mode).parent.mkdir(parents=True, exist_ok=True)
             write_picture(picture, _picture_path(folder, sample, mode))
             facts = {
                 "key": sample.key,
@@ -181,4 +183,4 @@ def show(trainer: Trainer, name: str, picture: Image.Image) -> None:
 
 
 def _picture_path(folder: Path, sample: Sample, mode: SampleMode) -> Path:
-    return folder / f"{Path(sample.key).stem}.{mode.value}.png"
+    return folder / f"{bare_name(sample.key)}.{mode.value}.png"

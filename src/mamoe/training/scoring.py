@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
+from mamoe.data.listing import bare_name
 from mamoe.evaluation.distribution import Kind, measure, score_name
 from mamoe.evaluation.extractors import Extractor
 from mamoe.evaluation.features import Features
@@ -104,6 +105,7 @@ class FixedScores(Callback):
                 rows = list(mine[first : first + self._batch_size])
                 drawn = draw([self._samples[i] for i in rows], self._mode, [self._seeds[i] for i in rows])
                 for i, picture in zip(rows, drawn, strict=True):
+                    self._path(folder, i).parent.mkdir(parents=True, exist_ok=True)
                     write_picture(picture, self._path(folder, i))
         trainer.strategy.barrier("scored")
         if work.left_anywhere():
@@ -146,4 +148,4 @@ class FixedScores(Callback):
         )
 
     def _path(self, folder: Path, i: int) -> Path:
-        return folder / f"{Path(self._samples[i].key).stem}.png"
+        return folder / f"{bare_name(self._samples[i].key)}.png"
