@@ -15,6 +15,7 @@ from mamoe.compose import SHIPPED, compose
 from mamoe.config import validated
 from mamoe.data.folder import data_folder, data_yaml
 from mamoe.data.holdout import held_out
+from mamoe.data.scenes import write_scenes
 from mamoe.described import described
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.notes import note
@@ -332,8 +333,10 @@ def test_paths_of_older_versions_relative_to_the_working_directory(tmp_path):
 
 def test_scenes_do_not_replace_another_description(tmp_path):
     root = data_set(tmp_path / "set", described="taxonomy: camvid\n")
+    with pytest.raises(ConfigError, match="another data set"):
+        write_scenes(root, counts={"train": 1}, height=64, width=64)
     outcome = mamoe("scenes", root, "--train", "1", "--val", "0", "--test", "0")
-    assert outcome.code == 2 and "another data set" in outcome.err
+    assert outcome.code == 2 and "overwritten" in outcome.err
     assert (root / "data.yaml").read_text() == "taxonomy: camvid\n"
 
 

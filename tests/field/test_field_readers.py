@@ -34,7 +34,10 @@ from mamoe.types import PanopticMap
 TAXONOMY = Taxonomy.load("cityscapes")
 VOID = TAXONOMY.void_id
 PIPE = SimpleNamespace(
-    vae_scale_factor=8, settings=None, unet=SimpleNamespace(config={"in_channels": 4, "out_channels": 4})
+    side_multiple=8,
+    vae_scale_factor=8,
+    settings=None,
+    unet=SimpleNamespace(config={"in_channels": 4, "out_channels": 4}),
 )  # of it a list of jobs needs no more
 QUADRANTS = np.zeros((16, 32, 3), dtype=np.uint8)
 QUADRANTS[:8, :16], QUADRANTS[:8, 16:], QUADRANTS[8:, :16], QUADRANTS[8:, 16:] = 20, 90, 160, 230
