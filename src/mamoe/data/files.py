@@ -34,6 +34,7 @@ class SplitFiles:
     samples: tuple[SampleFiles, ...]
     instance_prompts: Path | None  # the JSON the samples' instance prompts come from
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what is not used, and what is not there and need not be
 
 
 def index_split(

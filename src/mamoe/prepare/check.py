@@ -11,6 +11,7 @@ import yaml
 
 from mamoe.data.files import index_split, list_splits
 from mamoe.data.inspection import SplitContents, inspect_split
+from mamoe.data.prompts import listed
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import DatasetError
 
@@ -19,7 +20,7 @@ Progress = Callable[[int, int, str], None]  # called with (files read, files of 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetReport:
-    """What every split holds, and all problems of all splits."""
+    """What every split holds, and all problems and warnings of all splits."""
 
     taxonomy: Taxonomy
     splits: Mapping[str, SplitContents]
@@ -28,8 +29,12 @@ class DatasetReport:
     def problems(self) -> tuple[str, ...]:
         return tuple(problem for contents in self.splits.values() for problem in contents.problems)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(warning for contents in self.splits.values() for warning in contents.warnings)
+
     def text(self) -> str:
-        """The counts per split, the class shares and every problem, as plain lines."""
+        """The counts per split, the class shares, warnings and problems (the first fifty of each), as plain lines."""
         lines = [f"{'split':<12}{'pictures':>10}{'prompts':>10}{'instances':>11}{'with prompt':>13}"]
         for split, c in self.splits.items():
             things = sum(int(c.instances[row.id]) for row in self.taxonomy.classes if row.is_thing)
@@ -40,8 +45,9 @@ class DatasetReport:
             shares = [c.pixels[class_id] / max(1, c.pixels.sum()) for c in self.splits.values()]
             if any(shares):
                 lines.append(f"{name:<24}" + "".join(f"{share:>12.2%}" for share in shares))
-        if self.problems:
-            lines += ["", f"{len(self.problems)} problem(s):", *(f"- {problem}" for problem in self.problems)]
+        for texts, title in ((self.warnings, "warning(s)"), (self.problems, "problem(s)")):
+            if texts:
+                lines += ["", f"{len(texts)} {title}:", *listed(texts)]
         return "\n".join(lines)
 
 
