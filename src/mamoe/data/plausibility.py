@@ -126,7 +126,8 @@ class Impression:
             return None
         return (
             "R = G = B everywhere: the maps look like grey maps of class ids saved as RGB. Read as they are, all "
-            f"things of one class are one segment; {_OURS}. `mamoe prepare camvid` reads such ids from PNGs of one channel"
+            f"things of one class are one segment; {_OURS}. `mamoe prepare camvid` reads such ids from PNGs of one "
+            "channel"
         )
 
     def _like_bgr(self) -> str | None:
