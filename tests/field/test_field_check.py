@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from factories import break_picture, mamoe
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from factories import break_picture, mamoe
 from mamoe.build.after import check_after
 from mamoe.build.checking import check_data
 from mamoe.build.data import layout_settings, splits
