@@ -117,7 +117,7 @@ def test_the_split_that_is_scored_afterwards_is_checked_first(data):
 
 def test_a_sound_data_set_is_opened_once(data, monkeypatch):
     opened = []
-    for name in ("check_picture", "look_at_map"):
+    for name in ("look_at_picture", "look_at_map"):
         real = getattr(inspection, name)
         monkeypatch.setattr(inspection, name, lambda path, real=real: (opened.append(path.name), real(path))[1])
     config = validated(compose(words(data)))

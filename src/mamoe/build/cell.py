@@ -20,6 +20,7 @@ from mamoe.build.train import train
 from mamoe.compose import compose, setting
 from mamoe.config import Train, validated
 from mamoe.console import progress
+from mamoe.data.listing import bare_name, listed
 from mamoe.training.cost import COST_FILE
 from mamoe.training.metrics import read_rows
 
@@ -86,7 +87,7 @@ def _scored(config: Train, run: Path, folder: Path, scoring: dict[str, Any]) -> 
     assert table is not None, "a cell is one process"
     rows = {row.label: row for row in table.rows}
     files = dataset(config, pictures["split"], layout_settings(config).taxonomy).files.samples
-    stems = {path.stem: path for path in sorted((out / mode).glob("*.png"))}
+    stems = {bare_name(name): out / mode / name for name in listed(out / mode, (".png",), recursive=True).names}
     copies = sorted(out.glob(f"copies-{mode}-*.png"))
     return Result(
         drawn=rows[mode],
@@ -94,7 +95,7 @@ def _scored(config: Train, run: Path, folder: Path, scoring: dict[str, Any]) -> 
         cost=_cost(run, statistics.median(drawn) if drawn else None),
         curves=curves_of(run),
         pictures={stem: relative(path, folder) for stem, path in stems.items()},
-        real={file.image.stem: relative(file.image, folder) for file in files if file.image.stem in stems},
+        real={name: relative(file.image, folder) for file in files if (name := bare_name(file.key)) in stems},
         copies=relative(copies[0], folder) if copies else None,
     )
 

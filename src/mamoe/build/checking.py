@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mamoe.data.dataset import LayoutDataset
 from mamoe.data.inspection import inspect_split
 from mamoe.data.prompts import raise_problems
 from mamoe.data.seen import SeenFiles
+from mamoe.notes import note
 from mamoe.training.cluster import done_first
 
 
@@ -29,17 +29,17 @@ def check_data(config: Train, sources: Sequence[LayoutDataset], bar: Bar) -> Non
 
 def _check(config: Train, sources: Sequence[LayoutDataset], bar: Bar) -> None:
     seen = SeenFiles(_file(config))
-    problems, odd = [], []
+    problems, said = [], []
     try:
         for source in {id(source): source for source in sources}.values():
             with bar(f"Checking {source.split!r}") as report:
                 contents = inspect_split(source.files, source.taxonomy, report, seen)
             problems += contents.problems
-            odd += [warning for warning in contents.warnings if warning not in odd]
+            said += [*contents.notes, *contents.warnings]
     finally:
         seen.save()  # also what an interrupted check has got done
-    for warning in odd:
-        print(f"Warning: {warning}", file=sys.stderr)
+    for text in dict.fromkeys(said):
+        note(text)
     raise_problems(problems, "The data set")
 
 

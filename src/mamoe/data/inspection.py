@@ -15,16 +15,16 @@ import numpy as np
 from jaxtyping import Int64
 
 from mamoe.data.files import SampleFiles, SplitFiles
-from mamoe.data.looks import MOST_COLOURS, MapLook, look_at_map
-from mamoe.data.pictures import check_picture
+from mamoe.data.looks import MOST_COLOURS, MapLook, PictureLook, look_at_map, look_at_picture
 from mamoe.data.plausibility import Impression
+from mamoe.data.readings import reading_notes
 from mamoe.data.seen import SeenFiles, Stamp, stamp_of
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import DatasetError
 
 T = TypeVar("T")
 U = TypeVar("U")
-L = TypeVar("L", MapLook, tuple[int, int])
+L = TypeVar("L", MapLook, PictureLook)
 
 _MOST_THREADS = 16
 _AHEAD = 4  # samples per thread that wait to be looked at or counted: what bounds memory
@@ -41,7 +41,8 @@ class SplitContents:
     pixels: Int64[np.ndarray, "256"]  # of every class id
     instances: Int64[np.ndarray, "256"]  # segments of every class id
     problems: tuple[str, ...]  # what cannot be trained on
-    warnings: tuple[str, ...] = ()  # what can, and may not be meant so
+    warnings: tuple[str, ...] = ()  # what can, and is hardly meant so
+    notes: tuple[str, ...] = ()  # what is left aside, and how unusual pictures are read
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,8 +50,9 @@ class _Found:
     """What one sample's files are."""
 
     problems: list[str] = field(default_factory=list)
+    picture: PictureLook | None = None
     map: MapLook | None = None
-    new: list[tuple[Path, Stamp, MapLook | tuple[int, int]]] = field(default_factory=list)
+    new: list[tuple[Path, Stamp, PictureLook | MapLook]] = field(default_factory=list)
 
 
 def inspect_split(
@@ -70,12 +72,14 @@ def inspect_split(
     """
     problems = list(files.problems)
     pixels, instances = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
-    impression = Impression(taxonomy)
+    impression, read = Impression(taxonomy), list[tuple[Path, PictureLook]]()
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         found = in_order(pool, lambda sample: _look(sample, seen), files.samples, ahead=_AHEAD * threads)
         for done, (sample, look) in enumerate(zip(files.samples, found, strict=True), start=1):
             problems += look.problems
+            if look.picture is not None and look.picture.readings:
+                read.append((sample.image, look.picture))
             if look.map is not None and sample.panoptic is not None:
                 problems += _meaning_problems(sample, sample.panoptic, look.map, taxonomy, files.instance_prompts)
                 pixels += look.map.class_pixels
@@ -95,7 +99,8 @@ def inspect_split(
         pixels=pixels,
         instances=instances,
         problems=tuple(problems),
-        warnings=(*files.notes, *(impression.warnings(Path(os.path.commonpath(folders))) if folders else ())),
+        warnings=impression.warnings(Path(os.path.commonpath(folders))) if folders else (),
+        notes=(*files.notes, *reading_notes(read)),
     )
 
 
@@ -115,14 +120,16 @@ def in_order(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterab
 
 def _look(sample: SampleFiles, seen: SeenFiles | None) -> _Found:
     found = _Found()
-    size = _size(sample.image, seen, found)
+    found.picture = _picture(sample.image, seen, found)
+    size = None if found.picture is None else found.picture.size
     if sample.condition is not None:
-        shown = _size(sample.condition, seen, found)
-        if None not in (size, shown) and size != shown:
-            found.problems.append(f"{sample.condition} has (height, width) {shown}, but its picture has {size}")
+        shown = _picture(sample.condition, seen, found)
+        if size is not None and shown is not None and size != shown.size:
+            found.problems.append(f"{sample.condition} has (height, width) {shown.size}, but its picture has {size}")
     if sample.panoptic is None:
         return found
-    found.map = _map(sample.panoptic, seen, found)
+    known = None if seen is None else seen.map(sample.panoptic)
+    found.map = known or _opened(sample.panoptic, look_at_map, found)
     if found.map is not None and size is not None and size != found.map.size:
         found.problems.append(
             f"{sample.panoptic} has (height, width) {found.map.size}, but its picture {sample.image.name} has {size}"
@@ -130,14 +137,9 @@ def _look(sample: SampleFiles, seen: SeenFiles | None) -> _Found:
     return found
 
 
-def _size(path: Path, seen: SeenFiles | None, found: _Found) -> tuple[int, int] | None:
-    known = None if seen is None else seen.size(path)
-    return known or _opened(path, check_picture, found)
-
-
-def _map(path: Path, seen: SeenFiles | None, found: _Found) -> MapLook | None:
-    known = None if seen is None else seen.map(path)
-    return known or _opened(path, look_at_map, found)
+def _picture(path: Path, seen: SeenFiles | None, found: _Found) -> PictureLook | None:
+    known = None if seen is None else seen.picture(path)
+    return known or _opened(path, look_at_picture, found)
 
 
 def _opened(path: Path, look: Callable[[Path], L], found: _Found) -> L | None:

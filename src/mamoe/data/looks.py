@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from enum import Flag, auto
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,26 @@ from jaxtyping import Int64, UInt32
 from PIL import Image
 
 from mamoe.data.panoptic import read_panoptic_rgb
+from mamoe.data.pictures import check_picture, is_transparent, picture_header
 from mamoe.types import MAX_SEGMENT_ID
 
 MOST_COLOURS = MAX_SEGMENT_ID + 256  # of a panoptic map: every segment, and every class outside of segments
+
+
+class Reading(Flag):
+    """In what way a picture is shown otherwise than it is stored."""
+
+    TURNED = auto()
+    ON_BLACK = auto()
+    FIRST_FRAME = auto()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PictureLook:
+    """A picture whose file is sound."""
+
+    size: tuple[int, int]  # (H, W), upright
+    readings: Reading
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,6 +58,24 @@ class MapLook:
             if segment := colour >> 8:
                 found[segment].append(colour & 0xFF)
         return dict(found)
+
+
+def look_at_picture(path: Path) -> PictureLook:
+    """Read a picture's file to its end.
+
+    Raises:
+        DatasetError: as :func:`mamoe.data.pictures.read_picture`.
+    """
+    check_picture(path)
+    header = picture_header(path)
+    readings = Reading(0)
+    if header.orientation != 1:
+        readings |= Reading.TURNED
+    if header.alpha and is_transparent(path):
+        readings |= Reading.ON_BLACK
+    if header.frames > 1:
+        readings |= Reading.FIRST_FRAME
+    return PictureLook(size=header.size, readings=readings)
 
 
 def look_at_map(path: Path) -> MapLook:

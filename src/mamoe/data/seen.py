@@ -18,13 +18,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mamoe.data.looks import MapLook
+from mamoe.data.looks import MapLook, PictureLook, Reading
 
 VERSION = "1"  # of what looks say, and of how they are found: raise it, and all files are opened again
 MOST_KEPT = 4096  # colours of a map; one with more is opened at every start
-Size = tuple[int, int]
 Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
-_Entry = tuple[Stamp, Size | MapLook]
+Look = PictureLook | MapLook
+_Entry = tuple[Stamp, Look]
 _ARRAYS = ("names", "stamps", "sizes", "colours", "counts")
 
 
@@ -54,17 +54,17 @@ class SeenFiles:
             except (SafetensorError, OSError, ValueError, KeyError) as error:
                 warnings.warn(f"{path} is left out ({error}); the data set's files are opened again.", stacklevel=2)
 
-    def size(self, picture: Path) -> Size | None:
-        """(H, W) of a picture that is as it was."""
-        known = self._known("picture", picture)
-        return known if isinstance(known, tuple) else None
+    def picture(self, path: Path) -> PictureLook | None:
+        """What is known of a picture that is as it was."""
+        known = self._known("picture", path)
+        return known if isinstance(known, PictureLook) else None
 
     def map(self, path: Path) -> MapLook | None:
         """The colours of a map that is as it was."""
         known = self._known("map", path)
         return known if isinstance(known, MapLook) else None
 
-    def add(self, path: Path, stamp: Stamp, look: Size | MapLook) -> None:
+    def add(self, path: Path, stamp: Stamp, look: Look) -> None:
         """Remember a sound file, as it was when ``stamp`` was taken, which must have been before it was opened."""
         kind = "map" if isinstance(look, MapLook) else "picture"
         if isinstance(look, MapLook) and (look.colours is None or len(look.colours) > MOST_KEPT):
@@ -88,7 +88,7 @@ class SeenFiles:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _known(self, kind: str, path: Path) -> Size | MapLook | None:
+    def _known(self, kind: str, path: Path) -> Look | None:
         entry = self._entries.get(_name(kind, path))
         return entry[1] if entry is not None and entry[0] == stamp_of(path) else None
 
@@ -101,11 +101,14 @@ def _arrays(entries: Mapping[str, _Entry]) -> dict[str, np.ndarray]:
     looks = [look for _, look in entries.values()]
     maps = [look for look in looks if isinstance(look, MapLook)]
     none = np.zeros(0, dtype=np.int64)
-    rows = [(*look.size, len(look.counts)) if isinstance(look, MapLook) else (*look, 0) for look in looks]
+    rows = [
+        (*look.size, len(look.counts), 0) if isinstance(look, MapLook) else (*look.size, 0, look.readings.value)
+        for look in looks
+    ]
     return {
         "names": np.frombuffer(json.dumps(list(entries)).encode(), dtype=np.uint8),
         "stamps": np.array([stamp for stamp, _ in entries.values()], dtype=np.int64).reshape(-1, 2),
-        "sizes": np.array(rows, dtype=np.int64).reshape(-1, 3),  # height, width, colours
+        "sizes": np.array(rows, dtype=np.int64).reshape(-1, 4),  # height, width, colours, readings
         "colours": np.concatenate(
             [none.astype(np.uint32), *(look.colours for look in maps if look.colours is not None)]
         ),
@@ -124,11 +127,11 @@ def _read(path: Path) -> dict[str, _Entry]:
     names, stamps = json.loads(arrays["names"].tobytes()), arrays["stamps"].tolist()
     found: dict[str, _Entry] = {}
     start = 0
-    for name, stamp, (height, width, colours) in zip(names, stamps, arrays["sizes"].tolist(), strict=True):
-        look: Size | MapLook = (height, width)
+    for name, stamp, (height, width, colours, readings) in zip(names, stamps, arrays["sizes"].tolist(), strict=True):
+        look: Look = PictureLook(size=(height, width), readings=Reading(readings))
         if name.startswith("map "):
             part = slice(start, start := start + colours)
-            look = MapLook(size=look, colours=arrays["colours"][part], counts=arrays["counts"][part])
+            look = MapLook(size=look.size, colours=arrays["colours"][part], counts=arrays["counts"][part])
         found[name] = ((stamp[0], stamp[1]), look)
     return found
 
