@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from mamoe.nearest import nearest
 from mamoe.types import ConfigError, PanopticMap
@@ -162,7 +162,10 @@ class Taxonomy:
 
     def check(self, panoptic: PanopticMap) -> list[str]:
         """What is wrong with the class ids of a map; empty when all are known or void."""
-        pixels = np.bincount(panoptic.class_id.ravel(), minlength=256)
+        return self.unknown(np.bincount(panoptic.class_id.ravel(), minlength=256))
+
+    def unknown(self, pixels: Int64[np.ndarray, "256"]) -> list[str]:
+        """What is wrong with the class ids of a map, by the pixels of every id; empty when all are known or void."""
         unknown = [int(i) for i in np.flatnonzero(pixels) if i not in self._by_id and i != self.void_id]
         return [
             f"class id {i} ({pixels[i]} pixels) is unknown to taxonomy {self.name!r}, "

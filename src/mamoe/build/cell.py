@@ -12,12 +12,14 @@ from typing import Any
 
 from mamoe.benchmark.results import Cost, Curve, Result, read_cell, relative, write_result
 from mamoe.build.after import device_of
+from mamoe.build.checking import check_data
 from mamoe.build.data import dataset, layout_settings
 from mamoe.build.evaluation import evaluate_run
 from mamoe.build.evaluationtypes import Asked, Drawing
 from mamoe.build.train import train
 from mamoe.compose import compose, setting
 from mamoe.config import Train, validated
+from mamoe.console import progress
 from mamoe.data.listing import bare_name, listed
 from mamoe.training.cost import COST_FILE
 from mamoe.training.metrics import read_rows
@@ -49,6 +51,8 @@ def run_cell(folder: Path, config_dirs: Sequence[Path] = ()) -> int:
     resume = [setting("resume", latest)] if (latest / "checkpoints" / "latest").exists() else []
     plain = compose([*overrides, *resume], config_dirs)
     config = validated(plain)
+    tests = dataset(config, scoring["pictures"]["split"], layout_settings(config).taxonomy)
+    check_data(config, [tests], progress)  # said before the training, not behind it
     ended, run = train(config, plain=plain, overrides=overrides)
     if ended.exit_code:
         return ended.exit_code

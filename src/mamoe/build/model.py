@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from mamoe.build.cache import Bar, caching_encoder, fill_prompts, prompt_encoder
+from mamoe.build.cache import caching_encoder, fill_prompts, prompt_encoder
 from mamoe.build.loss import ConfiguredLoss
 from mamoe.build.starting import source_to_keep, steered_unet
 from mamoe.conditioning.conditioner import Conditioner
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.conditioning.text import Prompts
 from mamoe.config import Train
+from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError

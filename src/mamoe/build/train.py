@@ -16,6 +16,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
 from mamoe.build.cache import encoded
 from mamoe.build.callbacks import PictureSampler, best_by, patience, training_callbacks, training_loggers
+from mamoe.build.checking import check_data
 from mamoe.build.data import buckets_of, check_batches, layout_settings, splits
 from mamoe.build.loss import class_weights, loss_of
 from mamoe.build.model import check_sizes, objective_scheduler, recipe_of, training_module, training_prompts
@@ -53,6 +54,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
         torch.set_num_threads(config.trainer.threads)
     settings = layout_settings(config)
     trains, validates = splits(config, settings.taxonomy)
+    check_data(config, [trains, validates], progress)
     check_batches(config, trains)
     weights = class_weights(config, trains, settings)
     collate = Collator(settings, class_weights=weights)

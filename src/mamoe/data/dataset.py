@@ -19,6 +19,7 @@ from mamoe.data.condition import drawn_condition, drawn_kind
 from mamoe.data.files import SampleFiles, index_split
 from mamoe.data.inspection import SplitContents, inspect_split
 from mamoe.data.latents import LatentCache, content_of_picture
+from mamoe.data.naming import naming
 from mamoe.data.panoptic import decode_panoptic, read_panoptic_rgb
 from mamoe.data.pictures import picture_size, read_picture
 from mamoe.data.prompts import raise_problems
@@ -99,11 +100,16 @@ class LayoutDataset(Dataset[Sample]):
         Raises:
             IndexError: no sample has that index.
             DatasetError: the split has problems, or a file of this sample cannot be read.
+            Exception: whatever else goes wrong, with the sample's files in its message or its notes.
         """
         epoch, index = item if isinstance(item, tuple) else (0, item)
         if not 0 <= index < len(self):
             raise IndexError(f"The split {self.split!r} has {len(self)} samples, there is no number {index}.")
         self._raise(self.files.problems)
+        with naming(self.files.samples[index]):
+            return self._sample(epoch, index)
+
+    def _sample(self, epoch: int, index: int) -> Sample:
         files = self.files.samples[index]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "augment", epoch, index))
@@ -187,7 +193,9 @@ class LayoutDataset(Dataset[Sample]):
 
     def placed_picture(self, index: int, placement: Placement) -> UInt8[Tensor, "3 H W"]:
         """One picture as a placement shows it."""
-        return placement.picture(_planes(read_picture(self.files.samples[index].image)))
+        files = self.files.samples[index]
+        with naming(files):
+            return placement.picture(_planes(read_picture(files.image)))
 
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of every sample, from the headers of the pictures alone.

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,14 @@ def scan_instance_prompts(path: Path) -> tuple[dict[str, dict[int, str]], list[s
 def raise_problems(problems: list[str], what: str) -> None:
     """Raise one :class:`DatasetError` that lists the problems, the first fifty in full; nothing if there are none."""
     if problems:
-        listed = [f"- {problem}" for problem in problems[:_MOST_LISTED]]
-        if len(problems) > _MOST_LISTED:
-            listed.append(f"- and {len(problems) - _MOST_LISTED} more")
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DatasetError(f"{what} has {count}:\n" + "\n".join(listed))
+        raise DatasetError(f"{what} has {count}:\n" + "\n".join(in_lines(problems)))
+
+
+def in_lines(texts: Sequence[str]) -> list[str]:
+    """One line for each of the first fifty, and one that counts the others."""
+    lines = [f"- {text}" for text in texts[:_MOST_LISTED]]
+    return lines if len(texts) <= _MOST_LISTED else [*lines, f"- and {len(texts) - _MOST_LISTED} more"]
 
 
 def _read_text(path: Path) -> str:

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mamoe.data.listing import some
-from mamoe.data.pictures import is_transparent, picture_header
-from mamoe.types import DatasetError
+from mamoe.data.looks import PictureLook, Reading
+
+_WORDS = {
+    Reading.TURNED: "are turned upright, as their EXIF orientation says",
+    Reading.ON_BLACK: "are transparent and put on black",
+    Reading.FIRST_FRAME: "have several frames or pages, of which the first is read",
+}
 
 
-def reading_notes(paths: Sequence[Path]) -> list[str]:
-    """One line for each way in which some of the pictures are shown otherwise than they are stored.
-
-    Headers alone are read, and the pixels of pictures with alpha. Pictures that cannot be read are left out.
-    """
-    with ThreadPoolExecutor() as pool:
-        found = list(zip(paths, pool.map(_readings, paths), strict=True))
-    kinds = dict.fromkeys(kind for _, kinds in found for kind in kinds)
-    named = {kind: [path.name for path, kinds in found if kind in kinds] for kind in kinds}
-    return [f"{len(names)} pictures {kind}: {some(names)}" for kind, names in named.items()]
-
-
-def _readings(path: Path) -> tuple[str, ...]:
-    try:
-        header = picture_header(path)
-        transparent = header.alpha and is_transparent(path)
-    except DatasetError:
-        return ()
-    kinds = {
-        "are turned upright, as their EXIF orientation says": header.orientation != 1,
-        "are transparent and put on black": transparent,
-        "have several frames or pages, of which the first is read": header.frames > 1,
-    }
-    return tuple(kind for kind, holds in kinds.items() if holds)
+def reading_notes(looks: Sequence[tuple[Path, PictureLook]]) -> list[str]:
+    """One line for each way in which some of the pictures are shown otherwise than they are stored."""
+    named = {words: [path.name for path, look in looks if kind in look.readings] for kind, words in _WORDS.items()}
+    return [f"{len(names)} pictures {words}: {some(names)}" for words, names in named.items() if names]

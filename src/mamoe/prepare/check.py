@@ -10,6 +10,7 @@ from mamoe.data.files import index_split, list_splits
 from mamoe.data.folder import data_folder
 from mamoe.data.holdout import SHARE, holds_files
 from mamoe.data.inspection import SplitContents, inspect_split
+from mamoe.data.prompts import in_lines
 from mamoe.taxonomy import Taxonomy
 
 Progress = Callable[[int, int, str], None]  # called with (files read, files of the split, split)
@@ -17,7 +18,7 @@ Progress = Callable[[int, int, str], None]  # called with (files read, files of 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetReport:
-    """What every split holds, and all problems of all splits."""
+    """What every split holds, and all problems and warnings of all splits."""
 
     taxonomy: Taxonomy
     splits: Mapping[str, SplitContents]
@@ -27,8 +28,12 @@ class DatasetReport:
     def problems(self) -> tuple[str, ...]:
         return tuple(problem for contents in self.splits.values() for problem in contents.problems)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(warning for contents in self.splits.values() for warning in contents.warnings)
+
     def text(self) -> str:
-        """The counts per split, the class shares and every problem, as plain lines."""
+        """The counts per split, the class shares, notes, warnings and problems (fifty of each), as plain lines."""
         lines = [*(f"Note: {note}" for note in self.notes)]
         lines += [f"{'split':<12}{'pictures':>10}{'prompts':>10}{'instances':>11}{'with prompt':>13}"]
         for split, c in self.splits.items():
@@ -41,10 +46,9 @@ class DatasetReport:
             if any(shares):
                 lines.append(f"{name:<24}" + "".join(f"{share:>12.2%}" for share in shares))
         notes = [note for contents in self.splits.values() for note in contents.notes]
-        if notes:
-            lines += ["", f"{len(notes)} note(s):", *(f"- {note}" for note in notes)]
-        if self.problems:
-            lines += ["", f"{len(self.problems)} problem(s):", *(f"- {problem}" for problem in self.problems)]
+        for texts, title in ((notes, "note(s)"), (self.warnings, "warning(s)"), (self.problems, "problem(s)")):
+            if texts:
+                lines += ["", f"{len(texts)} {title}:", *in_lines(texts)]
         return "\n".join(lines)
 
 

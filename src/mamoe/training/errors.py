@@ -39,10 +39,9 @@ def explained(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except MamoeError as error:
-        plain = _without_worker_trace(error)
-        if plain is None:
+        if "Original Traceback" not in str(error):
             raise
-        raise plain from None
+        raise type(error)(_message(error)) from None
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemoryError(
@@ -76,13 +75,11 @@ def memory_facts() -> str:
     return f"This process held at most {most / _GIB:.2f} GiB of the machine's {whole / _GIB:.2f} GiB."
 
 
-def _without_worker_trace(error: MamoeError) -> MamoeError | None:
-    """The error as the data worker raised it: torch puts the worker's whole traceback into the message."""
+def _message(error: BaseException) -> str:
+    """What the error said where it was raised: torch puts a data worker's whole traceback around it."""
     text, mark = str(error), f"{type(error).__name__}: "
-    if "Original Traceback" not in text or mark not in text:
-        return None
-    return type(error)(text.rsplit(mark, 1)[1].strip())
+    return text.rsplit(mark, 1)[1].strip() if "Original Traceback" in text and mark in text else text
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+def _first_line(error: BaseException) -> str:
+    return (_message(error).splitlines() or [type(error).__name__])[0].rstrip(".") + "."
