@@ -12,26 +12,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mamoe.conditioning.settings import Strength, strength_problem
+from mamoe.conditioning.settings import Strength, strength_problem, text_problem
+from mamoe.errors import ConfigError
 from mamoe.schema import Section, checked
 
 Target = dict[str, Any]  # {_target_: dotted name, its arguments}
 
 
 class Data(Section):
-    root: str | None = None  # for interpolation in the YAML alone
+    """Of a training as :func:`mamoe.described.described` leaves it: what was ``auto`` is what data.yaml says."""
+
+    root: str | None = None
     images: str
     panoptic_maps: str
     prompts: str | None = None  # may contain {split}
     instance_prompts: str | None = None
     recursive: bool = False  # pictures, maps and condition pictures lie in folders inside that of their split
     condition: str | None = None  # classes, edges, or a folder of pictures
-    taxonomy: str | None = None  # name or path; null = the config group
+    taxonomy: str | None = None  # of old runs; those of today have its contents
     size: tuple[int, int] | int
     crop: Literal["random", "center"] | None = None
     buckets: bool = False
     flip: float = Field(0.5, ge=0, le=1)
     transforms: list[Target] = Field([])
+    val_share: float | None = Field(None, gt=0, le=0.5)  # of train; null = a tenth where there is no split val
     batch_size: int = Field(8, ge=1)
     num_workers: int = Field(0, ge=0)
 
@@ -51,7 +55,8 @@ class Cache(Section):
 
 
 class Model(Section):
-    path: str
+    path: str | None  # null = the base model of init_from
+    init_from: str | None = None  # a run or checkpoint whose trained weights a new run starts with
     revision: str | None = None
     variant: str | None = None
     config: str | None = None  # of a single file: sd15, sd21, sd21_base, sdxl, or a folder of JSON
@@ -59,6 +64,12 @@ class Model(Section):
     train_text_encoder: bool = False
     gradient_checkpointing: bool = False
     channels_last: bool = False
+
+    @model_validator(mode="after")
+    def _starts_somewhere(self) -> Model:
+        if self.path is None and self.init_from is None:
+            raise ValueError("path must name a base model, unless init_from names a run to start from")
+        return self
 
 
 class Regions(Section):
@@ -373,6 +384,17 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def _padding_is_seen_beside_a_branch(self) -> Train:
+        layout = self.layout
+        steered = layout.region_attention or layout.moe
+        if isinstance(self.method, ControlNetXs) and not steered and not layout.global_padding:
+            raise ValueError(
+                "layout.global_padding=false needs a UNet that can leave padding out, and method=controlnet_xs without "
+                "layout.region_attention and layout.moe works on a stock one; set layout.global_padding=true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_exists(self) -> Train:
         best = self.callbacks.checkpoints.best
         if self.evaluate_after is not None and self.evaluate_after.checkpoint == "best" and best is None:
@@ -437,5 +459,14 @@ def seconds_of(duration: str | int) -> int:
 
 
 def validated(composed: Mapping[str, Any]) -> Train:
-    """The composed configuration of a training as typed values; see :func:`checked`."""
+    """The composed configuration of a new training as typed values; see :func:`checked`."""
+    config = recorded(composed)
+    layout, shown = config.layout, isinstance(config.method, ControlNetXs | Concat)
+    if problem := text_problem(layout.global_prompt, layout.region_attention, layout.moe or shown):
+        raise ConfigError(f"The configuration does not fit:\n  layout.{problem}")
+    return config
+
+
+def recorded(composed: Mapping[str, Any]) -> Train:
+    """As :func:`validated`, of a run that is there: what makes no sense to start may be looked at and gone on with."""
     return checked(Train, composed)

@@ -7,11 +7,15 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting
-from mamoe.config import EvaluateAfter, Train, validated
+from mamoe.compose import ROOT, SHIPPED, compose, pinned, readable, refusal, search_path_override, setting, with_file
+from mamoe.config import EvaluateAfter, Train, recorded, validated
 from mamoe.errors import ConfigError
-from mamoe.rundir import read_overrides, run_of
+from mamoe.home import Home
+from mamoe.notes import note
+from mamoe.rundir import merged, read_overrides, run_of
+from mamoe.stopping import stopped_with
 
 RESUME = "resume="
 LAUNCHERS = {"joblib": "joblib", "submitit": "submitit"}  # how a launcher's name begins -> the extra that has it
@@ -20,24 +24,19 @@ LAUNCHERS = {"joblib": "joblib", "submitit": "submitit"}  # how a launcher's nam
 def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     """Compose, validate and train; returns the exit code.
 
-    A resumed run starts from the overrides it was started with; those given now come on top.
-
     Raises:
         MamoeError: what the user can mend.
     """
-    given = [override for override in overrides if not override.startswith(RESUME)]
-    resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
-    if resumed in ("null", "auto"):
-        overrides = [*given, f"{RESUME}{resumed}"]
-    else:
-        overrides = [*read_overrides(run_of(resumed)), *given, setting("resume", resumed)]
-    plain = compose(overrides, config_dirs)
-    config = validated(plain)  # before anything heavy is imported
+    run = going_on_from(overrides)
+    overrides = told(overrides)
+    plain = compose(overrides, config_dirs, home=None if run is None else Home.of(run))
+    config = (validated if run is None else recorded)(plain)  # before anything heavy is imported
 
     from mamoe.build.train import train
     from mamoe.console import quiet_libraries
 
     quiet_libraries()
+    _say_unused(config, plain)
     after = config.evaluate_after
     if after is not None:
         from mamoe.build.after import check_after
@@ -50,13 +49,50 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     return result.exit_code
 
 
+def _say_unused(config: Train, plain: dict[str, Any]) -> None:
+    from mamoe.build.unused import settings_without_effect
+    from mamoe.training.cluster import is_first_process
+
+    if is_first_process():
+        for line in settings_without_effect(config, plain):
+            note(f"{line}.")
+
+
+def told(overrides: Sequence[str]) -> list[str]:
+    """The overrides to compose. A resumed run starts from those it was last told; those given now come on top.
+
+    Raises:
+        ConfigError: ``resume`` names no run.
+    """
+    given = pinned([override for override in overrides if not override.startswith(RESUME)])
+    resumed, run = _resumed(overrides), going_on_from(overrides)
+    if run is None:
+        return [*given, f"{RESUME}{resumed}"]
+    return [*merged(read_overrides(run), given), setting("resume", resumed)]
+
+
+def going_on_from(overrides: Sequence[str]) -> Path | None:
+    """The run that ``resume`` names; None for a new one, and for the newest of its kind (``resume=auto``).
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    resumed = _resumed(overrides)
+    return None if resumed in ("null", "auto") else run_of(resumed)
+
+
+def _resumed(overrides: Sequence[str]) -> str:
+    return next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
+
+
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:
     from mamoe.build.after import evaluate_after
     from mamoe.console import progress
     from mamoe.training.cluster import is_first_process
 
     if is_first_process():
-        with progress("Evaluating") as update:
+        kept = stopped_with(f"the training is done, and so far drawn pictures are kept. Go on with resume={run}.")
+        with kept, progress("Evaluating") as update:
             table, folder = evaluate_after(config, after, run, update)
         print(f"{table.markdown()}\nWritten to {folder}.")
 
@@ -67,7 +103,9 @@ def launch_cache(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     Raises:
         MamoeError: what the user can mend.
     """
-    config = validated(compose(overrides, config_dirs))  # before anything heavy is imported
+    run = going_on_from(overrides)
+    plain = compose(told(overrides), config_dirs, home=None if run is None else Home.of(run))
+    config = (validated if run is None else recorded)(plain)  # before anything heavy is imported
 
     from mamoe.build.cache import build_caches
     from mamoe.console import progress, quiet_libraries
@@ -84,6 +122,7 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     from omegaconf.errors import OmegaConfBaseException
 
     _check_launcher(overrides)
+    _check_resumed(overrides)
 
     @hydra.main(version_base="1.3", config_path=str(SHIPPED), config_name=ROOT)
     def job(_composed) -> None:
@@ -93,7 +132,7 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
             sys.exit(code)
 
     # A comma separates values here, which Hydra alone can tell from one within a value.
-    plain = [override if "," in override else readable([override])[0] for override in overrides]
+    plain = [with_file(override) if "," in override else readable([override])[0] for override in overrides]
     sys.argv = ["mamoe train", "--multirun", *search_path_override(config_dirs), *plain]
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # else it prints errors itself, with a trace, and ends with 1 whatever they are
@@ -102,6 +141,16 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides, config_dirs) from None
+
+
+def _check_resumed(overrides: Sequence[str]) -> None:
+    """One run cannot go on in several ways at once; a list of runs can."""
+    for named in (o.removeprefix(RESUME) for o in overrides if o.startswith(RESUME)):
+        if named not in ("null", "auto") and "," not in named:
+            raise ConfigError(
+                f"-m starts a training for each combination, and resume={named} is one run: leave out -m to go on with "
+                "it, or resume=; resume=auto goes on with those of the sweep."
+            )
 
 
 def _check_launcher(overrides: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import cache
 
 import torch
@@ -40,7 +39,7 @@ def bf16_is_faster(device: str, *, training: bool) -> bool:
     return reduced < CLEARLY * plain
 
 
-def autocast_where_faster(device: str, *, training: bool) -> AbstractContextManager[None]:
+def autocast_where_faster(device: str, *, training: bool) -> torch.autocast:
     """Autocast to bfloat16 where that is faster, else nothing; see :func:`bf16_is_faster`."""
     kind = torch.device(device).type
     return torch.autocast(kind, torch.bfloat16, enabled=bf16_is_faster(device, training=training))

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.folder import data_folder
 from mamoe.data.prompts import read_instance_prompts, read_prompts_csv
 from mamoe.data.transforms import Geometry
 from mamoe.prepare.camvid import panoptic_from_class_index
@@ -105,10 +105,19 @@ def test_cityscapes(cityscapes, tmp_path):
 
 def test_what_an_import_writes_is_a_data_set(cityscapes, tmp_path):
     IMPORTERS["cityscapes"](cityscapes[0], tmp_path / "out", None)
-    described = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
-    taxonomy, size = Taxonomy.load(described.pop("taxonomy")), described.pop("size")
+    parts = data_folder(tmp_path / "out")
+    assert parts.size is not None and parts.notes == ()
     for split, count in (("train", 2), ("val", 1)):
-        dataset = LayoutDataset(split=split, taxonomy=taxonomy, geometry=Geometry(size=size), seed=0, **described)
+        dataset = LayoutDataset(
+            images=parts.images,
+            panoptic_maps=parts.panoptic_maps,
+            prompts=parts.prompts,
+            instance_prompts=parts.instance_prompts,
+            taxonomy=parts.taxonomy,
+            geometry=Geometry(size=parts.size),
+            split=split,
+            seed=0,
+        )
         assert len(dataset) == count
         dataset.check()
         sample = dataset[0]
@@ -238,8 +247,7 @@ def test_check_reports_contents_and_problems(camvid, tmp_path):
 def test_check_without_a_data_yaml(camvid, tmp_path):
     IMPORTERS["camvid"](camvid[0], tmp_path / "out", None)
     (tmp_path / "out/data.yaml").unlink()
-    with pytest.raises(DatasetError, match=r"no data\.yaml"):
-        check_folder(tmp_path / "out")
+    assert "cityscapes's are taken" in check_folder(tmp_path / "out").text()
     report = check_folder(tmp_path / "out", Taxonomy.load("camvid"))
     assert report.splits["val"].with_prompt == 1 and report.splits["val"].instance_prompts == 3
     with pytest.raises(DatasetError, match="no folder"):

@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from mamoe.build.data import check_batches, layout_settings, splits
+from mamoe.build.starting import base_of
 from mamoe.conditioning.cache import EmbeddingCache, fingerprint
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.conditioning.text import PromptEncoder
@@ -19,9 +20,9 @@ from mamoe.config import Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.latents import LatentCache
 from mamoe.models.autoencoder import vae_fingerprint
-from mamoe.models.pretrained import BaseModel, TextParts, load_base
+from mamoe.models.pretrained import BaseModel, TextParts
 from mamoe.shards import ShardFolder
-from mamoe.training.errors import DiskFullError, is_disk_full
+from mamoe.staging import DiskFullError, is_disk_full
 from mamoe.training.latents import fill_latents
 from mamoe.types import RegionPrompts
 
@@ -68,12 +69,6 @@ def build_caches(config: Train, bar: Bar) -> list[str]:
         way = f"impossible, {reason}" if reason else "set cache.latents=true here and in the training"
         lines.append(f"latents: not kept (cache.latents=false); {way}")
     return lines
-
-
-def base_of(config: Train) -> BaseModel:
-    """The configured base model."""
-    model = config.model
-    return load_base(model.path, model.revision, model.variant, config=model.config, tokenizer=model.tokenizer)
 
 
 def prompt_encoder(text: TextParts, cache: EmbeddingCache | None = None) -> PromptEncoder:

@@ -15,12 +15,14 @@ import yaml
 from mamoe.build.data import TRAIN, dataset, layout_settings
 from mamoe.build.evaluationtypes import Asked, Drawing, Progress
 from mamoe.build.layoutscores import layout_families
-from mamoe.config import Train, validated
+from mamoe.checkpoints import find_checkpoint
+from mamoe.config import Train, recorded
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.folder import DataFolder, data_folder
 from mamoe.data.listing import bare_name
 from mamoe.data.matching import same_name
 from mamoe.data.prompts import raise_problems
-from mamoe.data.transforms import Crop, Geometry
+from mamoe.data.transforms import MULTIPLE, Crop, Geometry
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.evaluate import (
@@ -39,14 +41,14 @@ from mamoe.evaluation.features import common_size, list_pictures
 from mamoe.evaluation.protocol import Generation, PictureSet
 from mamoe.evaluation.reconstruction import load_autoencoder
 from mamoe.evaluation.table import Table
-from mamoe.prepare.check import data_folder
+from mamoe.home import Home, relocated
+from mamoe.notes import note
 from mamoe.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
 from mamoe.sampling.jobs import load_run
 from mamoe.sampling.output import key_of, model_hash
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.sampling.runs import find_checkpoint
 from mamoe.taxonomy import Taxonomy
 
 STORE = "segmenter"  # folder of the domain segmenter, beside the data
@@ -88,12 +90,16 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
     out = asked.out or Path("eval") / folder.resolve().name
     row = folder_row(folder, recursive=asked.recursive)
     drawn = replace(row, paths=spread(row.paths, asked.images))
-    geometry = None if asked.size is None else Geometry(size=asked.size, crop=Crop.CENTER)
+    geometry = None if asked.size is None else Geometry(size=asked.size, crop=Crop.CENTER, multiple=1)
     train = None if asked.train is None else list_pictures(asked.train, recursive=asked.recursive)
     layouts = None
     if asked.data is not None:
-        geometry = geometry or Geometry(size=common_size({row.label: drawn.paths}))
-        tests, trains = (_split_of(asked.data, asked, split, geometry) for split in (asked.split, TRAIN))
+        geometry = geometry or Geometry(size=common_size({row.label: drawn.paths}), multiple=1)
+        _check_layout_size(geometry.size)
+        parts = data_folder(asked.data, None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy))
+        for text in parts.notes:
+            note(text)
+        tests, trains = (_split_of(asked.data, parts, asked.seed, split, geometry) for split in (asked.split, TRAIN))
         layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
         train = layouts.train_pictures if train is None else train
     if asked.against is not None:
@@ -103,6 +109,7 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         reference = layouts.pictures
     comparison = Comparison(
         reference=reference,
+        root=asked.against or (None if layouts is None else layouts.tests.folder),
         train=train,
         autoencoder=None if asked.autoencoder is None else load_autoencoder(asked.autoencoder),
         extractors=extractors_of(asked.extractors, scores, asked.device),
@@ -133,7 +140,7 @@ def evaluate_run(
     Raises:
         MamoeError: what the user can mend.
     """
-    given = {"--autoencoder": asked.autoencoder, "--size": asked.size, "--data": asked.data}
+    given = {"--autoencoder": asked.autoencoder, "--size": asked.size, "--taxonomy": asked.taxonomy}
     own = [name for name, value in given.items() if value is not None]
     if own:
         raise ConfigError(f"{run} is a run and brings its own: leave out {', '.join(own)}.")
@@ -145,8 +152,14 @@ def evaluate_run(
     checkpoint = find_checkpoint(run, drawing.checkpoint)
     home, config = _config_of(checkpoint)
     settings = layout_settings(config)
+    if asked.data is not None:
+        config = _with_data(config, asked.data, settings.taxonomy)
+    elif not Path(config.data.images).is_dir():
+        raise DatasetError(
+            f"The data of {home} is not in {config.data.images} any more. If it moved, give its place: --data FOLDER."
+        )
     wanted = dataset(config, asked.split, settings.taxonomy)
-    pipe = load_run(checkpoint)
+    pipe = load_run(checkpoint, base=asked.base)
     pipe.to(asked.device)
     pipe.set_progress_bar_config(disable=True)
     out = asked.out or home / "eval" / asked.split / checkpoint.name
@@ -154,11 +167,12 @@ def evaluate_run(
         tests=wanted,
         trains=dataset(config, TRAIN, settings.taxonomy),
         index=spread(range(len(wanted)), asked.images),
-        store=Path(config.data.images).parent / STORE,
+        store=(asked.data or Path(config.data.images).parent) / STORE,
     )
     named = partial(list_pictures, recursive=asked.recursive)
     comparison = Comparison(
         reference=layouts.pictures if asked.against is None else named(asked.against),
+        root=asked.against or wanted.folder,
         train=layouts.train_pictures if asked.train is None else named(asked.train),
         autoencoder=pipe.vae,
         extractors=extractors_of(asked.extractors, scores, asked.device),
@@ -245,9 +259,18 @@ def _drawn(
     return PictureSet(label=mode.value, paths=paths, generation=generation, root=folder)
 
 
-def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> LayoutDataset:
-    taxonomy = None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy)
-    parts = data_folder(folder, taxonomy)
+def _check_layout_size(size: Sequence[int] | int) -> None:
+    sides = (size,) if isinstance(size, int) else tuple(size)
+    if any(side % MULTIPLE for side in sides):
+        nearest = " ".join(str(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)) for side in sides)
+        raise ConfigError(
+            f"--data reads pictures and maps as a training does, at sides divisible by {MULTIPLE}; got "
+            f"{'x'.join(map(str, sides))}. Give --size {nearest}, or leave out --data and name real pictures with "
+            "--against."
+        )
+
+
+def _split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: Geometry) -> LayoutDataset:
     source = LayoutDataset(
         images=parts.images,
         panoptic_maps=parts.panoptic_maps,
@@ -256,7 +279,7 @@ def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> Lay
         instance_prompts=parts.instance_prompts,
         taxonomy=parts.taxonomy,
         geometry=geometry,
-        seed=asked.seed,
+        seed=seed,
         recursive=parts.recursive,
     )
     raise_problems(list(source.files.problems), f"The split {split!r} of {folder}")
@@ -284,7 +307,18 @@ def _config_of(checkpoint: Path) -> tuple[Path, Train]:
             f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
             "`mamoe sample` and evaluate the folder."
         ) from None
-    return home, validated(plain)
+    return home, recorded(relocated(plain, Home.of(home)))
+
+
+def _with_data(config: Train, folder: Path, taxonomy: Taxonomy) -> Train:
+    """The configuration of a run whose data set, or another of the same classes, is in ``folder``."""
+    parts = data_folder(folder, taxonomy)
+    places = {key: getattr(parts, key) for key in ("images", "panoptic_maps", "prompts", "instance_prompts")}
+    named = {key: None if place is None else str(place) for key, place in places.items()}
+    for text in parts.notes:
+        note(text)
+    named |= {"root": str(folder), "recursive": parts.recursive}
+    return config.model_copy(update={"data": config.data.model_copy(update=named)})
 
 
 def _of_features(scores: Sequence[str]) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from jaxtyping import Int32, Int64
 
 from mamoe.conditioning.settings import LayoutSettings, RegionPolicy, RegionResize
-from mamoe.taxonomy import Taxonomy
 from mamoe.tensors import RegionLayout
 from mamoe.types import PanopticMap, RegionPrompts
 
@@ -57,6 +58,26 @@ def build_layout(
     )
 
 
+def layout_without_map(
+    size: tuple[int, int], prompts: RegionPrompts, settings: LayoutSettings, factor: int = 8
+) -> RegionLayout:
+    """The layout table of a picture that is drawn by its prompt alone: no segment, and the rest expert everywhere.
+
+    Args:
+        size: (H, W) of the picture, divisible by ``factor``.
+        prompts: only the global one counts; the settings decide whether it, or a data-set prompt, is read.
+        factor: see :func:`build_layout`.
+
+    Raises:
+        ValueError: see :func:`build_layout`.
+    """
+    nothing = PanopticMap(
+        segment_id=np.zeros(size, dtype=np.int32), class_id=np.full(size, settings.taxonomy.void_id, dtype=np.uint8)
+    )
+    layout = build_layout(nothing, prompts, settings, factor)
+    return replace(layout, expert=torch.zeros_like(layout.expert))
+
+
 def _name_regions(
     panoptic: PanopticMap, prompts: RegionPrompts, settings: LayoutSettings
 ) -> tuple[tuple[str, ...], int, Int32[np.ndarray, "ids"]]:
@@ -72,7 +93,7 @@ def _name_regions(
     everywhere = 1 + len(region_of_prompt)
     for segment in np.flatnonzero(class_of_segment >= 0).tolist():
         class_id = int(class_of_segment[segment])
-        if segment == 0 or not _chosen(settings.policy, class_id, settings.taxonomy):
+        if segment == 0 or not has_own_prompt(class_id, settings):
             continue
         prompt = prompts.by_segment.get(segment, "").strip() or settings.taxonomy.prompt_of(class_id)
         if prompt:
@@ -80,8 +101,10 @@ def _name_regions(
     return (global_prompt, *region_of_prompt), everywhere, region_of_segment
 
 
-def _chosen(policy: RegionPolicy, class_id: int, taxonomy: Taxonomy) -> bool:
-    match policy:
+def has_own_prompt(class_id: int, settings: LayoutSettings) -> bool:
+    """Whether the policy gives segments of a class a prompt of their own."""
+    taxonomy = settings.taxonomy
+    match settings.policy:
         case RegionPolicy.ALL:
             return True
         case RegionPolicy.THINGS:

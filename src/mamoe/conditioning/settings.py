@@ -100,6 +100,16 @@ def strength_problem(strength: str, region_attention: bool, region_resize: str) 
     return None
 
 
+def text_problem(global_prompt: bool, region_attention: bool, otherwise_steered: bool) -> str | None:
+    """Why the settings leave nothing to learn from but the pictures; None where there is something."""
+    if global_prompt or region_attention or otherwise_steered:
+        return None
+    return (
+        "global_prompt=false, region_attention=false and moe=false leave no text and no layout to train on: set "
+        "layout.global_prompt=true for text-to-image, or layout.region_attention=true for a prompt per segment"
+    )
+
+
 def _member(enum: type[StrEnum], value: str, name: str) -> StrEnum:
     try:
         return enum(value)

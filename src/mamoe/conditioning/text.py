@@ -94,6 +94,7 @@ class PromptEncoder:
         tokenizer_2: of the second encoder; it must split prompts as the first does.
         text_encoder_2: the second encoder; None: there is one.
         zero_empty: the padded empty prompt is all zeros, as such a base model saw it in its own training.
+        device: where encoders compute whose weights are kept elsewhere and fetched layer by layer (offloading).
 
     Raises:
         ConfigError: of the second tokenizer and the second encoder only one is given.
@@ -108,6 +109,7 @@ class PromptEncoder:
         tokenizer_2: CLIPTokenizer | None = None,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         zero_empty: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         if (tokenizer_2 is None) != (text_encoder_2 is None):
             raise ConfigError("A second text encoder needs its tokenizer and the other way round: give both or none.")
@@ -115,6 +117,7 @@ class PromptEncoder:
         self.text_encoders = (text_encoder,) if text_encoder_2 is None else (text_encoder, text_encoder_2)
         self.cache = cache
         self.zero_empty = zero_empty
+        self.device = device
         lengths = [one.model_max_length for one in self.tokenizers]
         positions = [one.config.max_position_embeddings for one in self.text_encoders]
         self.limit = min(*lengths, *positions)
@@ -200,7 +203,10 @@ class PromptEncoder:
         _check_counts(prompts, ids_of)
         # Neighbours in a chunk are of similar length; a prompt without tokens never reaches the encoders.
         shortest_first = sorted((p for p in prompts if ids_of[0][p]), key=lambda p: len(ids_of[0][p]))
-        width, device = sum(one.config.hidden_size for one in self.text_encoders), self.text_encoders[0].device
+        width, device = (
+            sum(one.config.hidden_size for one in self.text_encoders),
+            self._device_of(self.text_encoders[0]),
+        )
         nothing = EncodedPrompt(tokens=torch.zeros(0, width, device=device), pooled=None)
         encoded = {p: nothing for p in prompts if not ids_of[0][p]}
         for start in range(0, len(shortest_first), CHUNK):
@@ -218,12 +224,15 @@ class PromptEncoder:
     ) -> tuple[Float[Tensor, "b T D"], Float[Tensor, "b P"] | None]:
         if len(self.text_encoders) == 1:
             (encoder,) = self.text_encoders
-            return encoder(input_ids=ids[0].to(encoder.device)).last_hidden_state, None
+            return encoder(input_ids=ids[0].to(self._device_of(encoder))).last_hidden_state, None
         outputs: list[Any] = [
-            encoder(input_ids=own.to(encoder.device), output_hidden_states=True)
+            encoder(input_ids=own.to(self._device_of(encoder)), output_hidden_states=True)
             for encoder, own in zip(self.text_encoders, ids, strict=True)
         ]
         return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds
+
+    def _device_of(self, encoder: CLIPTextModel | CLIPTextModelWithProjection) -> torch.device:
+        return self.device if self.device is not None and encoder.device.type == "meta" else encoder.device
 
     def _tokenize(self, which: int, prompts: Sequence[str], padded: bool) -> dict[str, list[int]]:
         if not prompts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -144,12 +144,16 @@ class LayoutDataset(Dataset[Sample]):
 
     def first(self, count: int) -> LayoutDataset:
         """The same data set with its first ``count`` samples alone."""
-        files = replace(self.files, samples=self.files.samples[:count])
-        return self._changed(files=files, keys=self.keys[:count])
+        return self.only(range(len(self))[:count])
 
-    def unaugmented(self) -> LayoutDataset:
-        """The same data set as a split that is not trained on would show it."""
-        return self._changed(geometry=self.geometry.for_evaluation())
+    def only(self, places: Sequence[int]) -> LayoutDataset:
+        """The same data set with the samples at ``places`` alone."""
+        files = replace(self.files, samples=tuple(self.files.samples[place] for place in places))
+        return self._changed(files=files, keys=tuple(self.keys[place] for place in places))
+
+    def unaugmented(self, split: str | None = None) -> LayoutDataset:
+        """The same data set as a split that is not trained on would show it, and called so if ``split`` names one."""
+        return self._changed(geometry=self.geometry.for_evaluation(), split=split or self.split)
 
     def encoded(self, latents: LatentCache) -> LayoutDataset:
         """The same data set with samples that carry ``moments`` from the cache; no picture is decoded for them.

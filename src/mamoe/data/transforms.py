@@ -6,7 +6,7 @@ The map travels as the three byte planes of its PNG: they are resized natively, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -90,8 +90,8 @@ class Geometry:
     :class:`mamoe.data.dataset.LayoutDataset`, which seeds it per sample.
 
     Raises:
-        ConfigError: a size is not a positive multiple of 8, the crop is unknown or stands beside ``buckets``, ``flip``
-            is no probability, or a transform's ``fill`` names what torchvision does not know.
+        ConfigError: a size is not a positive multiple of ``multiple``, the crop is unknown or stands beside
+            ``buckets``, ``flip`` is no probability, or a transform's ``fill`` names what torchvision does not know.
     """
 
     size: Sequence[int] | int  # (H, W), or the short side
@@ -99,15 +99,17 @@ class Geometry:
     flip: float = 0.0  # probability of a horizontal flip
     buckets: bool = False
     extra: Sequence[Callable[..., Any]] = ()  # torchvision v2 transforms that keep size and dtype; see mamoe.data.extra
+    multiple: int = field(default=MULTIPLE, repr=False)  # of a size; 1 where pictures meet no autoencoder
 
     def __post_init__(self) -> None:
         problems = []
         size = self.size if isinstance(self.size, int) else tuple(self.size)
         sides = (size,) if isinstance(size, int) else size
-        if len(sides) > 2 or not all(isinstance(side, int) and side > 0 and side % MULTIPLE == 0 for side in sides):
-            problems.append(
-                f"size must be (height, width) or the short side, positive and divisible by {MULTIPLE}; got {size}"
-            )
+        if len(sides) > 2 or not all(
+            isinstance(side, int) and side > 0 and side % self.multiple == 0 for side in sides
+        ):
+            divisible = "" if self.multiple == 1 else f" and divisible by {self.multiple}"
+            problems.append(f"size must be (height, width) or the short side, positive{divisible}; got {size}")
         if self.crop is not None and self.crop not in list(Crop):
             problems.append(f"crop must be one of {', '.join(Crop)} or null; got {self.crop!r}")
         if self.crop is not None and self.buckets:

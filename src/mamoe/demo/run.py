@@ -35,6 +35,7 @@ from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import sample_batch
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.shipped import resolved
+from mamoe.staging import write_whole
 from mamoe.taxonomy import Taxonomy
 from mamoe.tensors import Sample
 from mamoe.training.metrics import read_rows
@@ -113,7 +114,7 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
     write_page(report, page)
     say.line(f"Done: open {page}")
     figures = {**scores.to_dict(), "seconds": round(time.perf_counter() - started, 1), "peak_gib": peak_gib()}
-    (out / "scores.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_whole(json.dumps(figures, indent=2) + "\n", out / "scores.json")
     print(json.dumps(figures))
     return 0
 
@@ -163,7 +164,7 @@ def with_swapped_colours(sample: Sample) -> Sample:
 def draw_all(config: Train, run: Path, tests: Sequence[Sample], swapped: Sequence[Sample], say: Narrator) -> Pictures:
     """Draw every test layout with its prompts, with swapped prompts, and by the base model without layout."""
     tuned = _quiet(LayoutPipeline.from_pretrained(run))
-    base = _quiet(LayoutPipeline.from_pretrained(resolved(config.model.path)))
+    base = _quiet(LayoutPipeline.from_pretrained(resolved(str(config.model.path or config.model.init_from))))
     seeds = [derive_seed(SEED, "demo", sample.index) for sample in tests]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,9 +6,8 @@ rows (drawn pictures, floors)  x  families of scores  ->  Table  ->  metrics.jso
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ from mamoe.evaluation.protocol import Family, Generation, PictureSet
 from mamoe.evaluation.reconstruction import reconstruct_all
 from mamoe.evaluation.table import Row, Table
 from mamoe.processes import Processes
+from mamoe.staging import write_whole
 
 COPYING = "copying"
 SCORES = (*(kind.value for kind in Kind), COPYING)
@@ -50,6 +50,7 @@ class Comparison:
     out: Path
     cache: Path
     seed: int = 0
+    root: Path | None = None  # the folder that names in the reference are relative to; None: file names alone
 
 
 def evaluate(
@@ -119,9 +120,7 @@ def check_common_size(comparison: Comparison, drawn: Sequence[PictureSet] = ()) 
 def write_table(table: Table, out: Path) -> None:
     """metrics.json, table.md and table.csv, each whole or not at all."""
     for name, text in ((METRICS, table.json()), ("table.md", table.markdown()), ("table.csv", table.csv())):
-        partial = out / f".{name}.{os.getpid()}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out / name)
+        write_whole(text, out / name)
 
 
 def folder_row(folder: Path, label: str = "generated", *, recursive: bool = False) -> PictureSet:
@@ -183,11 +182,14 @@ def _floors(
         real = PictureSet(label=REAL_FLOOR, paths=spread(comparison.train, count), generation=None)
     if comparison.autoencoder is None:
         return [real, _absent(AUTOENCODER_FLOOR, "the autoencoder is not given")]
+    chosen = spread(comparison.reference, count)
+    pictures = PictureSet(label=AUTOENCODER_FLOOR, paths=chosen, generation=None, root=comparison.root)
+    folder = comparison.out / "autoencoder"
     try:
         paths = reconstruct_all(
             comparison.autoencoder,
-            spread(comparison.reference, count),
-            comparison.out / "autoencoder",
+            pictures,
+            folder,
             geometry=comparison.geometry,
             processes=processes,
             progress=progress,
@@ -196,7 +198,7 @@ def _floors(
         raise
     except ValueError as error:  # sizes it cannot take: no floor, and the reason in the table
         return [real, _absent(AUTOENCODER_FLOOR, str(error))]
-    return [real, PictureSet(label=AUTOENCODER_FLOOR, paths=paths, generation=None)]
+    return [real, replace(pictures, paths=paths, root=folder)]
 
 
 def _absent(label: str, why: str) -> PictureSet:

@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -33,6 +30,7 @@ from mamoe.errors import DatasetError
 from mamoe.evaluation.extractors import Extractor
 from mamoe.evaluation.protocol import picture_hash
 from mamoe.processes import Processes
+from mamoe.staging import replaced_file
 
 _KEY = "features"
 Size = tuple[int, int]  # (H, W) in pixels
@@ -188,13 +186,13 @@ def _folder(cache: Path, extractor: Extractor, preprocessing: str) -> Path:
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / f"{extractor.name}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / "about.json") as partial:
+    with replaced_file(folder / "about.json") as partial:
         partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
 def _write(entry: Path, value: Float[Tensor, "d"]) -> None:
-    with _replacing(entry) as partial:
+    with replaced_file(entry) as partial:
         save_file({_KEY: value.contiguous()}, partial)
 
 
@@ -209,13 +207,3 @@ def _kept(entry: Path) -> Float[Tensor, "d"]:
     value = _read(entry)
     assert value is not None, f"{entry} was written and cannot be read"
     return value
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")  # threads and machines may write the same entry
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,11 +5,16 @@ Shapes: B images · N cells of one level · S text tokens · C channels · c cha
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
-from jaxtyping import Float
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0, FusedAttnProcessor2_0
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from mamoe.types import ConfigError
 
 
 class RegionAttnProcessor:
@@ -17,7 +22,8 @@ class RegionAttnProcessor:
 
     It computes what the stock ``AttnProcessor2_0`` computes, but broadcasts the mask over the heads where the stock
     one repeats it per head. The layer's weights and their names stay untouched, so adapters on ``to_q``, ``to_k``,
-    ``to_v`` and ``to_out`` work; replacing it by a stock processor gives the same result with more memory.
+    ``to_v`` and ``to_out`` work; replacing it by a stock processor gives the same result with more memory, see
+    :func:`mask_for`.
     """
 
     def __call__(
@@ -55,6 +61,42 @@ class RegionAttnProcessor:
             mixed = mixed + (1.0 - strength)[:, :, None, None].to(mixed.dtype) * (opened - mixed)
         project, dropout = attn.to_out
         return dropout(project(mixed.transpose(1, 2).flatten(2)))
+
+
+def mask_for(
+    attn: Attention, attend: Bool[Tensor, "B N S"] | Float[Tensor, "B N S"], dtype: torch.dtype
+) -> Bool[Tensor, "B N S"] | Float[Tensor, "B N S"]:
+    """Who may attend in the form that the layer's processor takes, ours or a stock one put in its place.
+
+    Args:
+        attn: the layer.
+        attend: a boolean mask or log weights.
+        dtype: of the cells.
+    """
+    processor: Any = attn.processor
+    if isinstance(processor, RegionAttnProcessor):
+        return attend
+    by_torch = isinstance(processor, AttnProcessor2_0 | FusedAttnProcessor2_0)  # whose kernels take booleans too
+    if attend.dtype == torch.bool:
+        if by_torch:
+            return attend
+        attend = torch.zeros(attend.shape, device=attend.device).masked_fill(~attend, -torch.inf)
+    return attend.to(torch.float32 if attn.upcast_attention and not by_torch else dtype)
+
+
+def check_takes_strength(attn: Attention) -> None:
+    """Refuse a processor that would drop a learned strength of the regions.
+
+    Raises:
+        ConfigError: the layer's processor takes none.
+    """
+    processor: Any = attn.processor
+    if not isinstance(processor, RegionAttnProcessor) and "strength" not in inspect.signature(processor).parameters:
+        raise ConfigError(
+            f"This UNet has learned how strongly its regions bind (layout strength 'learned'), and the attention "
+            f"processor {type(processor).__name__} would drop that. Leave out what put it there (attention slicing, "
+            "set_attn_processor, fused projections, xformers); unet.set_default_attn_processor() puts ours back."
+        )
 
 
 def _split_heads(x: Float[Tensor, "B M C"], heads: int) -> Float[Tensor, "B heads M c"]:

@@ -33,23 +33,28 @@ def decoded(vae: AutoencoderKL, latents: Float[Tensor, "B C h w"]) -> Float[Tens
 
 
 @contextmanager
-def without_overflow(vae: AutoencoderKL) -> Iterator[None]:
+def without_overflow(vae: AutoencoderKL, device: torch.device) -> Iterator[None]:
     """Inside the ``with``, an autoencoder whose config says ``force_upcast`` computes in float32 instead of float16.
 
     SDXL's overflows in float16. bfloat16, which has the range of float32, is left as it is.
+
+    Args:
+        vae: the autoencoder; its weights may be kept elsewhere (offloading).
+        device: where it computes.
     """
-    half, kind = vae.dtype == torch.float16, vae.device.type
+    # Cast as a plain module: diffusers' own `to` warns, in every call, of parts to be kept in float32 that are none.
+    half, kind = vae.dtype == torch.float16, device.type
     cast_to_half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
     if not vae.config["force_upcast"] or not (half or cast_to_half):
         yield
         return
     network = cast(nn.Module, vae)
-    network.to(torch.float32)
+    nn.Module.to(network, torch.float32)
     try:
         with torch.autocast(kind, enabled=False):
             yield
     finally:
-        network.to(torch.float16 if half else torch.float32)
+        nn.Module.to(network, torch.float16 if half else torch.float32)
 
 
 def vae_fingerprint(vae: AutoencoderKL, precision: str) -> str:

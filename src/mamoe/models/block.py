@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import Attention
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mamoe.models.attention import RegionAttnProcessor
+from mamoe.models.attention import RegionAttnProcessor, check_takes_strength, mask_for
 from mamoe.models.moe import MoEFeedForward, RoutedFeedForward, SharedExpertFeedForward
 from mamoe.models.strength import RegionStrength
 from mamoe.types import ConfigError
@@ -67,7 +67,8 @@ class MaMoETransformerBlock(BasicTransformerBlock):
         for name, layer in stock.named_children():
             setattr(self, name, layer)
         if region_attention:
-            self.attn2.set_processor(cast(Any, RegionAttnProcessor()))
+            self.take_own_processor()
+        self.has_experts = num_experts > 1  # asked of no class: what works in the layer's place may be a compiled one
         if num_experts > 1:
             self.ff = (SharedExpertFeedForward if shared_expert else MoEFeedForward)(stock.ff, num_experts)
         self.strength = RegionStrength(stock.num_attention_heads) if learned_strength else None
@@ -105,7 +106,10 @@ class MaMoETransformerBlock(BasicTransformerBlock):
         )
 
         # Cross-attention.
+        if attend is not None:
+            attend = mask_for(self.attn2, attend, hidden_states.dtype)
         if self.strength is not None and attend is not None:
+            check_takes_strength(self.attn2)
             for_processors["strength"] = self.strength(noise_level)
         hidden_states = hidden_states + self.attn2(
             self.norm2(hidden_states),
@@ -116,8 +120,24 @@ class MaMoETransformerBlock(BasicTransformerBlock):
 
         # Feed-forward.
         normed = self.norm3(hidden_states)
-        out = self.ff(normed, routing) if isinstance(self.ff, RoutedFeedForward) else self.ff(normed)
+        out = self.ff(normed, routing) if self.has_experts else self.ff(normed)
         return hidden_states + out
+
+    def take_own_processor(self) -> None:
+        """Let the cross-attention be computed by :class:`RegionAttnProcessor`."""
+        self.attn2.set_processor(cast(Any, RegionAttnProcessor()))
+
+    def set_chunk_feed_forward(self, chunk_size: int | None, dim: int = 0) -> None:
+        """Refused: experts work on slices of their own already.
+
+        Raises:
+            ConfigError: a chunk size is given.
+        """
+        if chunk_size is not None:
+            raise ConfigError(
+                "Feed-forward chunking does not go with this UNet's blocks, whose experts divide the cells themselves. "
+                "Leave it out; attention slicing or a smaller batch saves memory."
+            )
 
 
 def _check_kind(stock: BasicTransformerBlock) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from mamoe.models.autoencoder import posterior_of, without_overflow
 from mamoe.models.controlnet_xs import ControlledUNet
+from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.models.wrapped import unwrapped
 
 
 class Control(StrEnum):
@@ -26,11 +28,22 @@ class Control(StrEnum):
 
 
 def control_of(unet: nn.Module) -> Control | None:
-    """The form in which ``unet`` takes a condition picture; None = it takes none."""
-    if isinstance(unet, ControlledUNet):
+    """The form in which ``unet`` takes a condition picture, compiled or not; None = it takes none."""
+    network = unwrapped(unet)
+    if isinstance(network, ControlledUNet):
         return Control.PICTURE
-    config: Mapping[str, Any] = unet.config  # type: ignore[assignment]
+    config: Mapping[str, Any] = network.config
     return Control.LATENT if config["in_channels"] == 2 * config["out_channels"] else None
+
+
+def with_layout(unet: Any, **own: Any) -> Any:
+    """``unet``, which knows regions and experts as ``own`` says; a ControlNet-XS branch stays beside it.
+
+    Args: see :meth:`~mamoe.models.unet.MaMoEUNet2DConditionModel.from_unet`.
+    """
+    if isinstance(unet, ControlledUNet):
+        return ControlledUNet(with_layout(unet.base, **own), unet.branch)
+    return MaMoEUNet2DConditionModel.from_unet(unet, **own)
 
 
 def control_input(
@@ -46,7 +59,7 @@ def control_input(
     assert vae is not None, "a condition that enters as a latent needs the autoencoder"
     shown = pictures.flatten(1).any(dim=1)
     # One by one, so that a latent does not depend on batch mates down to the last bit.
-    with without_overflow(vae):
+    with without_overflow(vae, pictures.device):
         means = [posterior_of(vae, picture[None].to(vae.dtype) / 127.5 - 1).mean.float() for picture in pictures]
     latents = (torch.cat(means) - (vae.config.get("shift_factor") or 0.0)) * vae.config["scaling_factor"]
     return latents * shown[:, None, None, None]

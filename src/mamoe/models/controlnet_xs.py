@@ -28,6 +28,7 @@ from mamoe.models.block import MaMoETransformerBlock
 from mamoe.models.unet import noise_level_of, transformers_of
 from mamoe.types import ConfigError, MamoeError
 
+BRANCH = "controlnet_xs"  # folder of a saved pipeline
 LATENT_CHANNELS = 4
 PICTURE_FACTOR = 8  # pixels per latent cell that the branch's embedding of the picture makes
 HEADS = 4
@@ -70,7 +71,8 @@ def new_branch(base: UNet2DConditionModel, widths: Sequence[int] | None = None) 
     )
     if base.config["layers_per_block"] == 1:
         _keep_one_layer(branch, base.config["block_out_channels"])
-    return branch.to(dtype=base.dtype) if branch.dtype != base.dtype else branch
+    nn.Module.to(branch, dtype=base.dtype)  # not the class's own, which warns of a cast whatever the types
+    return branch
 
 
 _BRANCH_CONFIG = (
@@ -139,6 +141,34 @@ class ControlledUNet(nn.Module):
     def save_config(self, folder: str | PathLike[str]) -> None:
         """That of the base UNet."""
         self.base.save_config(folder)
+
+    # What diffusers' pipelines ask of a UNet. The branch is too narrow to save anything.
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Of the base UNet."""
+        self.base.set_attn_processor(processor)
+
+    def set_default_attn_processor(self) -> None:
+        """Of the base UNet."""
+        self.base.set_default_attn_processor()
+
+    def set_attention_slice(self, slice_size: Any) -> None:
+        """Of the base UNet."""
+        self.base.set_attention_slice(slice_size)
+
+    def fuse_qkv_projections(self) -> None:
+        """Of the base UNet."""
+        self.base.fuse_qkv_projections()
+
+    def unfuse_qkv_projections(self) -> None:
+        """Of the base UNet."""
+        self.base.unfuse_qkv_projections()
+
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
+        self._joined[0].enable_freeu(s1, s2, b1, b2)
+
+    def disable_freeu(self) -> None:
+        self._joined[0].disable_freeu()
 
     def enable_gradient_checkpointing(self) -> None:
         self._joined[0].enable_gradient_checkpointing()

@@ -161,8 +161,10 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 def _prefers_grouped(rows: Tensor, nets: Sequence[nn.ModuleList]) -> bool:
     # A loop over slices reads the slice ends on the host: free on a CPU, a wait on a GPU, a graph break when compiled.
-    # The grouped way reads the weights directly, so it must not bypass adapters wrapped around a projection.
-    plain = all(type(cast(GEGLU, net[0]).proj) is nn.Linear and type(net[2]) is nn.Linear for net in nets)
+    # The grouped way reads the weights directly, so it must not bypass adapters wrapped around a projection, nor the
+    # hooks that fetch weights which are kept elsewhere (offloading).
+    layers = [layer for net in nets for layer in (cast(GEGLU, net[0]).proj, net[2])]
+    plain = all(type(layer) is nn.Linear and layer.weight.device == rows.device for layer in layers)
     return plain and grouped_suits(rows)
 
 

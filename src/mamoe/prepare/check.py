@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from mamoe.data.files import index_split, list_splits
+from mamoe.data.folder import data_folder
+from mamoe.data.holdout import SHARE, holds_files
 from mamoe.data.inspection import SplitContents, inspect_split
 from mamoe.taxonomy import Taxonomy
-from mamoe.types import DatasetError
 
 Progress = Callable[[int, int, str], None]  # called with (files read, files of the split, split)
 
@@ -23,6 +21,7 @@ class DatasetReport:
 
     taxonomy: Taxonomy
     splits: Mapping[str, SplitContents]
+    notes: tuple[str, ...] = ()  # what was guessed or looks odd, and is no problem
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -30,7 +29,8 @@ class DatasetReport:
 
     def text(self) -> str:
         """The counts per split, the class shares and every problem, as plain lines."""
-        lines = [f"{'split':<12}{'pictures':>10}{'prompts':>10}{'instances':>11}{'with prompt':>13}"]
+        lines = [*(f"Note: {note}" for note in self.notes)]
+        lines += [f"{'split':<12}{'pictures':>10}{'prompts':>10}{'instances':>11}{'with prompt':>13}"]
         for split, c in self.splits.items():
             things = sum(int(c.instances[row.id]) for row in self.taxonomy.classes if row.is_thing)
             lines.append(f"{split:<12}{c.images:>10}{c.with_prompt:>10}{things:>11}{c.instance_prompts:>13}")
@@ -80,26 +80,14 @@ def check_dataset(
     return DatasetReport(taxonomy=taxonomy, splits=found)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataFolder:
-    """Where the parts of a data set are; ``{split}`` in the two text files' paths stands for the split."""
-
-    images: Path
-    panoptic_maps: Path
-    prompts: Path | None
-    instance_prompts: Path | None
-    taxonomy: Taxonomy
-    recursive: bool = False
-
-
 def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progress | None = None) -> DatasetReport:
-    """Check a folder in the package's own layout; see :func:`data_folder`.
+    """Check a folder in the package's own layout; see :func:`mamoe.data.folder.data_folder`.
 
     Raises:
-        DatasetError, ConfigError: nothing says what the folder holds.
+        DatasetError, ConfigError: what the folder says about itself is wrong, or is not what ``taxonomy`` says.
     """
     found = data_folder(folder, taxonomy)
-    return check_dataset(
+    report = check_dataset(
         images=found.images,
         panoptic_maps=found.panoptic_maps,
         prompts=found.prompts,
@@ -108,52 +96,17 @@ def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progr
         recursive=found.recursive,
         progress=progress,
     )
+    return replace(report, notes=(*found.notes, *_lacking_splits(found.images)))
 
 
-def data_folder(folder: Path, taxonomy: Taxonomy | None = None) -> DataFolder:
-    """The parts of a folder in the package's own layout, which ``data.yaml`` inside it describes.
-
-    Without a ``data.yaml`` the usual names serve: ``images``, ``panoptic``, and, where there are any,
-    ``prompts_{split}.csv`` and ``instance_prompts_{split}.json``; the taxonomy must then be given.
-
-    Raises:
-        DatasetError: no such folder, ``data.yaml`` is wrong, or nothing says which taxonomy holds.
-        ConfigError: ``data.yaml`` names a taxonomy that does not exist.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}.")
-    entries = _read_data_yaml(folder)
-    if taxonomy is None and "taxonomy" not in entries:
-        raise DatasetError(
-            f"{folder} has no data.yaml that names its taxonomy; name one, for example --taxonomy cityscapes."
-        )
-    return DataFolder(
-        images=Path(entries.get("images", folder / "images")),
-        panoptic_maps=Path(entries.get("panoptic_maps", folder / "panoptic")),
-        prompts=_text_file(entries, "prompts", folder, "prompts_{split}.csv"),
-        instance_prompts=_text_file(entries, "instance_prompts", folder, "instance_prompts_{split}.json"),
-        taxonomy=taxonomy or Taxonomy.load(entries["taxonomy"]),
-        recursive=bool(entries.get("recursive", False)),
-    )
-
-
-def _read_data_yaml(folder: Path) -> Mapping[str, Any]:
-    path = folder / "data.yaml"
-    if not path.is_file():
-        return {}
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DatasetError(f"Cannot read {path}: {error}") from None
-    if not isinstance(entries, Mapping):
-        raise DatasetError(f"{path} must map names to values, such as images: {folder}/images.")
-    return entries
-
-
-def _text_file(entries: Mapping[str, Any], key: str, folder: Path, usual: str) -> Path | None:
-    if entries:
-        return Path(entries[key]) if entries.get(key) else None
-    return folder / usual if any(folder.glob(usual.replace("{split}", "*"))) else None
+def _lacking_splits(images: Path) -> list[str]:
+    if not holds_files(images / "train"):
+        return [f"There is no split 'train' in {images}: a training needs one."]
+    if not holds_files(images / "val"):
+        return [
+            f"There is no split 'val' in {images}: a training holds out {SHARE:.0%} of 'train', see data.val_share."
+        ]
+    return []
 
 
 def _for_split(progress: Progress | None, split: str) -> Callable[[int, int], None] | None:

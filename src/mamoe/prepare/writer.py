@@ -5,20 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from mamoe.data.folder import DATA_YAML, data_yaml
 from mamoe.data.panoptic import write_panoptic
 from mamoe.data.pictures import picture_header
 from mamoe.data.prompts import HEADER, raise_problems
 from mamoe.prepare.captions import describe, of_a_group
 from mamoe.prepare.names import flat_names
+from mamoe.staging import staged_folder
 from mamoe.taxonomy import Taxonomy, shipped_taxonomies
 from mamoe.types import DatasetError, PanopticMap
 
@@ -123,7 +123,7 @@ def write_dataset(
     remarks: Counter[str] = Counter()
     first: dict[str, Path] = {}
     written = {split: _Split() for split in splits}
-    with staged_folder(out) as stage:
+    with staged_folder(out, refusal=DatasetError) as stage:
         for split, pictures in splits.items():
             for kind in ("images", "panoptic"):
                 (stage / kind / split).mkdir(parents=True)
@@ -142,7 +142,7 @@ def write_dataset(
                     progress(done, total)
             _write_prompts(stage, split, written[split])
         raise_problems(problems, f"The import to {out}")
-        _write_description(stage, out.resolve(), taxonomy, size, shipped=shipped)
+        _write_description(stage, taxonomy, size, shipped=shipped)
     shared = ["Pictures of several folders have one name: all names begin with their folder's."] if prefixed else []
     seen = [f"{n} picture(s): {remark} (first: {first[remark]})." for remark, n in remarks.items()]
     return ImportSummary(
@@ -154,30 +154,6 @@ def write_dataset(
         groups={split: part.groups for split, part in written.items()},
         notes=(*notes, *shared, *seen),
     )
-
-
-@contextmanager
-def staged_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside ``out`` that becomes ``out`` when the block ends well and vanishes when it does not.
-
-    Raises:
-        DatasetError: ``out`` is a file or a folder that is not empty, or cannot be made.
-    """
-    out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} is not empty and would be overwritten; name a new folder or empty that one.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise DatasetError(f"Cannot make a folder in {out.parent}: {error.strerror}.") from None
-    try:
-        yield stage
-        stage.chmod(0o755)  # mkdtemp gives the owner alone access
-        stage.replace(out)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
 
 
 def _write_picture(stage: Path, split: str, name: str, source: SourcePicture) -> tuple[Labelled, bool]:
@@ -212,17 +188,9 @@ def _write_prompts(stage: Path, split: str, part: _Split) -> None:
     (stage / f"instance_prompts_{split}.json").write_text(text, encoding="utf-8")
 
 
-def _write_description(stage: Path, out: Path, taxonomy: Taxonomy, size: tuple[int, int], *, shipped: bool) -> None:
+def _write_description(stage: Path, taxonomy: Taxonomy, size: tuple[int, int], *, shipped: bool) -> None:
     if not shipped:
         text = yaml.safe_dump(taxonomy.to_dict(), sort_keys=False, allow_unicode=True, width=1000)
         (stage / TAXONOMY_FILE).write_text(text, encoding="utf-8")
-    entries = {
-        "images": str(out / "images"),
-        "panoptic_maps": str(out / "panoptic"),
-        "prompts": str(out / "prompts_{split}.csv"),
-        "instance_prompts": str(out / "instance_prompts_{split}.json"),
-        "taxonomy": taxonomy.name if shipped else str(out / TAXONOMY_FILE),
-        "size": list(size),
-    }
-    text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=1000)
-    (stage / "data.yaml").write_text(text, encoding="utf-8")
+    text = data_yaml(taxonomy.name if shipped else TAXONOMY_FILE, size)
+    (stage / DATA_YAML).write_text(text, encoding="utf-8")

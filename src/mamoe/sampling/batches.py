@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 
@@ -10,6 +11,7 @@ from diffusers import ImagePipelineOutput
 from PIL import Image
 
 from mamoe.models.control import control_of
+from mamoe.sampling.effect import WithoutEffect
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.requests import Request
 from mamoe.tensors import Sample
@@ -88,7 +90,10 @@ def draw(
     guidance_scale: float,
     layout: bool = True,
 ) -> list[Image.Image]:
-    """One call of the pipeline for requests with maps of one size, each with a generator of its own seed."""
+    """One call of the pipeline for requests with maps of one size, each with a generator of its own seed.
+
+    What has no effect is not said here: the prompts are those of a data set, and whoever chose them says it once.
+    """
     maps = [request.panoptic for request in requests if request.panoptic is not None]
     given = [request.condition for request in requests if request.condition is not None]
     text = [request.prompts.global_prompt for request in requests]
@@ -97,12 +102,14 @@ def draw(
         "guidance_scale": guidance_scale,
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
     }
-    if not layout and control_of(pipe.unet) is None:
-        height, width = maps[0].size
-        output = pipe(text, height=height, width=width, **options)
-    else:
-        by_segment = [request.prompts.by_segment for request in requests]
-        output = pipe(text, maps, by_segment, condition=given or None, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WithoutEffect)
+        if not layout and control_of(pipe.unet) is None:
+            height, width = maps[0].size
+            output = pipe(text, height=height, width=width, **options)
+        else:
+            by_segment = [request.prompts.by_segment for request in requests]
+            output = pipe(text, maps, by_segment, condition=given or None, **options)
     assert isinstance(output, ImagePipelineOutput) and isinstance(output.images, list)
     return output.images
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +38,7 @@ from mamoe.models.control import control_of
 from mamoe.processes import Processes
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import GUIDANCE, batches_by_size, draw
+from mamoe.sampling.effect import WithoutEffect, without_effect
 from mamoe.sampling.output import contact_sheet, key_of, model_hash, write_json, write_picture
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.requests import Request, segment_problems
@@ -159,6 +162,7 @@ def sample_folder(
     batch_size: int = 4,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> FolderResult:
     """Draw a picture for every map of a folder, and a contact sheet of maps and pictures.
 
@@ -180,6 +184,7 @@ def sample_folder(
         batch_size: pictures drawn together.
         processes: those that share the work, batch by batch; None: this one alone. All return when all is done.
         progress: called with (pictures done, pictures in all) of this process, once at the start and after every batch.
+        warn: told of what was given and has no effect; None: Python's warnings.
 
     Raises:
         DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
@@ -196,6 +201,13 @@ def sample_folder(
         size=size,
         recursive=recursive,
     )
+    if processes.first:
+        tell = warn or partial(warnings.warn, category=WithoutEffect, stacklevel=2)
+        maps = (read_panoptic(job.panoptic) for job in jobs)
+        for line in without_effect(
+            pipe.settings, [job.prompts for job in jobs], maps, shown=control_of(pipe.unet) is not None
+        ):
+            tell(line)
     settings = {
         "steps": steps,
         "guidance_scale": guidance_scale,
@@ -282,7 +294,7 @@ def _conditions(folder: Path | None, pipe: LayoutPipeline, recursive: bool, prob
 def _map_problems(
     panoptic: PanopticMap, segments: Mapping[int, str], size: tuple[int, int], pipe: LayoutPipeline
 ) -> list[str]:
-    factor = pipe.vae_scale_factor
+    factor = pipe.side_multiple
     problems = segment_problems(panoptic, segments)
     if any(side % factor for side in size):
         nearest = tuple(max(factor, round(side / factor) * factor) for side in size)

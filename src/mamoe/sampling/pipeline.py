@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any, Self, cast
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from jaxtyping import Float, Int32
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from mamoe.checkpoints import is_run
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import (
     Conditioner,
@@ -27,17 +30,19 @@ from mamoe.conditioning.conditioner import (
     lay_end_to_end,
     picture_conditioning,
 )
-from mamoe.conditioning.regions import build_layout
-from mamoe.conditioning.settings import LayoutSettings, Strength
+from mamoe.conditioning.regions import build_layout, layout_without_map
+from mamoe.conditioning.settings import LayoutSettings
 from mamoe.conditioning.text import PromptEncoder
-from mamoe.errors import ConfigError, MamoeError
+from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import without_overflow
-from mamoe.models.control import control_input, control_of, predict
-from mamoe.models.controlnet_xs import ControlledUNet, load_branch
-from mamoe.models.pretrained import text_problems
+from mamoe.models.control import Control, control_input, control_of, predict
+from mamoe.models.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
 from mamoe.models.singlefile import is_single_file
 from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.models.wrapped import unwrapped
+from mamoe.sampling.checks import check_call, check_folder, check_parts
 from mamoe.sampling.condition import condition_pictures
+from mamoe.sampling.effect import WithoutEffect, without_effect
 from mamoe.sampling.guidance import guide
 from mamoe.sampling.requests import (
     ConditionPicture,
@@ -47,7 +52,7 @@ from mamoe.sampling.requests import (
     generators_for,
     picture_size,
 )
-from mamoe.sampling.runs import is_run, load_components, load_single_file
+from mamoe.sampling.runs import load_components, load_single_file
 from mamoe.sampling.schedule import ddim_scheduler, is_zero_snr
 from mamoe.shipped import resolved
 from mamoe.tensors import Conditioning, TextTokens, framing_rows
@@ -57,10 +62,9 @@ from mamoe.types import Framing, PanopticMap
 __all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "ModelMixin"]
 
 ZERO_SNR_RESCALE = 0.7
-BRANCH = "controlnet_xs"  # folder of a saved pipeline
 
 
-class LayoutPipeline(DiffusionPipeline):
+class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
     """Draws pictures that follow a panoptic map and a prompt per instance.
 
     Args:
@@ -115,7 +119,7 @@ class LayoutPipeline(DiffusionPipeline):
         self.settings = None if text is None else LayoutSettings.from_dict(json.loads(text))
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-        _check_parts(unet, self.settings, [text_encoder, text_encoder_2])
+        check_parts(self._unet_config, self.settings, [text_encoder, text_encoder_2])
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **options: Any) -> Self:
@@ -136,7 +140,7 @@ class LayoutPipeline(DiffusionPipeline):
             return cls(**load_single_file(path, **options))
         if is_run(folder):
             return cls(**load_components(folder, **options))
-        _check_folder(folder)
+        check_folder(folder)
         options = {"use_safetensors": True, **options}
         pipe = super().from_pretrained(path, **options)
         if not options.keys() & {"torch_dtype", "dtype"}:
@@ -157,13 +161,38 @@ class LayoutPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | PathLike[str], **options: Any) -> None:
         """Write every component as safetensors, readable by :meth:`from_pretrained`; options as in diffusers."""
-        if isinstance(self.unet, ControlledUNet):
-            self.unet.branch.save_pretrained(Path(save_directory) / BRANCH)
-            self._with_unet(self.unet.base).save_pretrained(save_directory, **options)
+        unet = unwrapped(self.unet)
+        if isinstance(unet, ControlledUNet):
+            unet.branch.save_pretrained(Path(save_directory) / BRANCH)
+            unet = unet.base
+        if unet is not self.unet:
+            self._with_unet(unet).save_pretrained(save_directory, **options)
             return
-        if isinstance(self.unet, MaMoEUNet2DConditionModel):
+        if isinstance(unet, MaMoEUNet2DConditionModel):
             self.register_to_config(unet=(__name__, MaMoEUNet2DConditionModel.__name__))
         super().save_pretrained(save_directory, **options)
+
+    @property
+    def device(self) -> torch.device:
+        """The UNet's, or that of a network whose weights are not kept elsewhere."""
+        networks = [self.unet, *(part for part in self.components.values() if isinstance(part, torch.nn.Module))]
+        devices = [unwrapped(network).device for network in networks]
+        return next((device for device in devices if device.type != "meta"), devices[0])
+
+    @property
+    def side_multiple(self) -> int:
+        """What height and width of a picture must be divisible by, in pixels."""
+        if control_of(self.unet) is Control.PICTURE:
+            return max(self.vae_scale_factor, side_multiple(len(self._unet_config["block_out_channels"])))
+        return self.vae_scale_factor
+
+    @property
+    def _unet_config(self) -> Any:
+        return unwrapped(self.unet).config
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return unwrapped(self.unet).dtype
 
     def _with_unet(self, unet: Any) -> Self:
         own = {key: self.config[key] for key in ("layout", "condition", "force_zeros_for_empty_prompt")}
@@ -208,15 +237,27 @@ class LayoutPipeline(DiffusionPipeline):
         """
         # Requests.
         requests = gather_requests(prompt, panoptic, instance_prompts, condition)
-        self._check_call(requests, num_inference_steps, guidance_scale, guidance_rescale, output_type, framing)
-        size = picture_size(requests[0].panoptic, height, width, self._default_size(), self.vae_scale_factor)
+        check_call(
+            requests,
+            self.settings,
+            most_steps=self.scheduler.config["num_train_timesteps"],
+            steps=num_inference_steps,
+            scale=guidance_scale,
+            rescale=guidance_rescale,
+            output_type=output_type,
+            unknown_framing=framing is not None and self.text_encoder_2 is None,
+        )
+        prompts, maps = [one.prompts for one in requests], [one.panoptic for one in requests]
+        for line in without_effect(self.settings, prompts, maps, shown=control_of(self.unet) is not None):
+            warnings.warn(line, WithoutEffect, stacklevel=3)  # the caller's line: torch.no_grad is in between
+        size = picture_size(requests[0].panoptic, height, width, self._default_size(), self.side_multiple)
         generators = generators_for(generator, len(requests))
         if guidance_rescale is None:
             guidance_rescale = ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
 
         # Conditioning.
         rows = framing_rows([framing or Framing.whole(size)] * len(requests))
-        conditioning = self._condition(requests, guidance_scale, rows)
+        conditioning = self._condition(requests, size, guidance_scale, rows)
         control = self._control(requests, size, guidance_scale)
 
         # Noise.
@@ -232,13 +273,15 @@ class LayoutPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _condition(self, requests: list[Request], scale: float, framing: Int32[Tensor, "B 6"]) -> Conditioning:
+    def _condition(
+        self, requests: list[Request], size: tuple[int, int], scale: float, framing: Int32[Tensor, "B 6"]
+    ) -> Conditioning:
         """The conditional batch, the unconditional one (scale 0), or both end to end, unconditional first."""
-        if requests[0].panoptic is None or self.settings is None:
+        if self.settings is None:
             texts = [request.prompts.global_prompt for request in requests]
             conditional, unconditional = (self._by_text(t, framing) for t in (texts, [""] * len(texts)))
         else:
-            conditional, unconditional = self._by_layout(requests, self.settings, framing)
+            conditional, unconditional = self._by_layout(requests, size, self.settings, framing)
         if scale == 1.0:
             return conditional
         if scale == 0.0:
@@ -265,36 +308,43 @@ class LayoutPipeline(DiffusionPipeline):
             tokenizer_2=self.tokenizer_2,
             text_encoder_2=self.text_encoder_2,
             zero_empty=self.config["force_zeros_for_empty_prompt"],
+            device=self._execution_device,
         )
 
     def _by_text(self, prompts: list[str], framing: Int32[Tensor, "B 6"]) -> Conditioning:
         whole = self._prompt_encoder().encode_whole(prompts)
         text = lay_end_to_end([[encoded.tokens] for encoded in whole])
-        device, dtype = self._execution_device, self.unet.dtype
+        device, dtype = self._execution_device, self._dtype
         tokens = TextTokens(
             embeds=text.embeds.to(device, dtype), valid=text.valid.to(device), region=text.region.to(device)
         )
         return Conditioning(text=tokens, levels=(), picture=picture_conditioning(whole, framing, device, dtype))
 
     def _by_layout(
-        self, requests: list[Request], settings: LayoutSettings, framing: Int32[Tensor, "B 6"]
+        self,
+        requests: list[Request],
+        size: tuple[int, int],
+        settings: LayoutSettings,
+        framing: Int32[Tensor, "B 6"],
     ) -> tuple[Conditioning, Conditioning]:
         encoder = self._prompt_encoder()
-        conditioner = Conditioner(encoder, settings, num_levels=len(self.unet.config["block_out_channels"]))
+        conditioner = Conditioner(encoder, settings, num_levels=len(self._unet_config["block_out_channels"]))
+        factor = self.vae_scale_factor
         layouts = [
-            build_layout(request.panoptic, request.prompts, settings, self.vae_scale_factor)
+            layout_without_map(size, request.prompts, settings, factor)
+            if request.panoptic is None
+            else build_layout(request.panoptic, request.prompts, settings, factor)
             for request in requests
-            if request.panoptic is not None
         ]
         regions = replace(collate_layouts(layouts, settings.num_experts), framing=framing)
-        device, dtype = self._execution_device, self.unet.dtype
+        device, dtype = self._execution_device, self._dtype
         return (
             conditioner(regions, device=device, dtype=dtype),
             conditioner(regions.null_like(), device=device, dtype=dtype),
         )
 
     def _noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Float[Tensor, "B C h w"]:
-        factor, channels = self.vae_scale_factor, self.unet.config["out_channels"]
+        factor, channels = self.vae_scale_factor, self._unet_config["out_channels"]
         shape = (channels, size[0] // factor, size[1] // factor)
         noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
         return torch.stack(noise).to(self._execution_device)
@@ -319,7 +369,7 @@ class LayoutPipeline(DiffusionPipeline):
         with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:  # pyright: ignore[reportCallIssue]
             for timestep in self.scheduler.timesteps:
                 noisy = torch.cat([latents, latents]) if guided else latents
-                noisy = self.scheduler.scale_model_input(noisy, timestep).to(self.unet.dtype)
+                noisy = self.scheduler.scale_model_input(noisy, timestep).to(self._dtype)
                 output = predict(self.unet, noisy, timestep, inputs, control).float()
                 if guided:
                     output = guide(*output.chunk(2), scale=scale, rescale=rescale)
@@ -330,78 +380,11 @@ class LayoutPipeline(DiffusionPipeline):
     def _decode(self, latents: Float[Tensor, "B C h w"], output_type: str) -> Any:
         config = self.vae.config
         unscaled = latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0)
-        with without_overflow(self.vae):
+        with without_overflow(self.vae, latents.device):
             images = self.vae.decode(unscaled.to(self.vae.dtype)).sample.float()
         return self.image_processor.postprocess(images, output_type=output_type)
 
     def _default_size(self) -> tuple[int, int]:
-        cells = self.unet.config["sample_size"]
+        cells = self._unet_config["sample_size"]
         height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
         return height * self.vae_scale_factor, width * self.vae_scale_factor
-
-    def _check_call(
-        self,
-        requests: list[Request],
-        steps: int,
-        scale: float,
-        rescale: float | None,
-        output_type: str,
-        framing: Framing | None,
-    ) -> None:
-        problems = []
-        most = self.scheduler.config["num_train_timesteps"]
-        if not 1 <= steps <= most:
-            problems.append(f"num_inference_steps must lie in 1..{most}, got {steps}")
-        if not 0.0 <= scale < float("inf"):
-            problems.append(f"guidance_scale must be 0 or more, got {scale}")
-        if rescale is not None and not 0.0 <= rescale <= 1.0:
-            problems.append(f"guidance_rescale must lie in [0, 1], got {rescale}")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            problems.append(f"output_type must be one of pil, np, pt, latent; got {output_type!r}")
-        if framing is not None and self.text_encoder_2 is None:
-            problems.append("this base model knows no framing (it has one text encoder): leave it out")
-        maps = [request.panoptic for request in requests if request.panoptic is not None]
-        if maps and self.settings is None:
-            problems.append("this model knows no layout: leave out panoptic, or load a model fine-tuned with layouts")
-        elif self.settings is not None:
-            taxonomy = self.settings.taxonomy
-            problems += [f"map {i}: {p}" for i, panoptic in enumerate(maps) for p in taxonomy.check(panoptic)]
-        if problems:
-            raise MamoeError("The pipeline cannot draw this:\n" + "\n".join(f"- {problem}" for problem in problems))
-
-
-def _check_parts(
-    unet: UNet2DConditionModel, settings: LayoutSettings | None, encoders: Sequence[torch.nn.Module | None]
-) -> None:
-    config: Mapping[str, Any] = unet.config
-    if problems := text_problems(config, encoders):
-        raise ConfigError(f"The parts of this pipeline do not fit: {'; '.join(problems)}.")
-    if settings is None:
-        return
-    if settings.num_experts != config.get("num_experts", 1):
-        problems.append(
-            f"the layout settings have {settings.num_experts} experts, the UNet {config.get('num_experts', 1)}"
-        )
-    if settings.region_attention and not config.get("region_attention", False):
-        problems.append("the layout settings ask for region attention, the UNet has none")
-    learned = config.get("learned_strength", False)
-    if learned != (settings.strength is Strength.LEARNED):
-        has = "learns" if learned else "does not learn"
-        problems.append(f"the layout settings have strength {settings.strength}, the UNet {has} its own")
-    if problems:
-        raise ConfigError(
-            "The layout settings do not fit the UNet: " + "; ".join(problems) + ". Use those it was trained with, or "
-            "convert the UNet with MaMoEUNet2DConditionModel.from_unet."
-        )
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.is_file():
-        raise ConfigError(f"{folder} is no model: wanted a folder, or one file that ends in .safetensors.")
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise ConfigError(
-            f"{folder} is no model: wanted a folder with model_index.json (a saved pipeline), checkpoints/ (a run) or "
-            "recipe.json (a checkpoint)."
-        )
-    if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", "..", "~")):
-        raise ConfigError(f"There is no folder {folder}, and a hub name looks like owner/name.")

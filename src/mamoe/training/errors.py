@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from mamoe.staging import DiskFullError as DiskFullError
+from mamoe.staging import is_disk_full as is_disk_full
 from mamoe.types import MamoeError
 
 
@@ -23,12 +24,6 @@ class OutOfMemoryError(MamoeError):
     exit_code = 5
 
 
-class DiskFullError(MamoeError):
-    """No space is left where the run writes."""
-
-    exit_code = 6
-
-
 try:
     import resource
 except ImportError:  # not on Windows
@@ -36,7 +31,6 @@ except ImportError:  # not on Windows
 
 _GIB = 2**30
 _MEMORY_WORDS = ("not enough memory", "out of memory", "cannot allocate memory")
-_DISK_WORDS = ("no space left", "disk quota exceeded", "os error 28", "os error 122")
 
 
 @contextmanager
@@ -62,11 +56,6 @@ def explained(run_dir: Path) -> Iterator[None]:
                 f"space or keep fewer checkpoints, then resume with resume={run_dir}."
             ) from error
         raise
-
-
-def is_disk_full(error: Exception) -> bool:
-    text = str(error).lower()
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(w in text for w in _DISK_WORDS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

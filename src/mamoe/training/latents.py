@@ -43,7 +43,7 @@ def moments_of(vae: AutoencoderKL, images: UInt8[Tensor, "B 3 H W"]) -> Float[Te
     whether it comes from a cache.
     """
     both = []
-    with without_overflow(vae):
+    with without_overflow(vae, vae.device):
         for image in images.to(vae.device):
             posterior = posterior_of(vae, image[None].to(vae.dtype) / 127.5 - 1)
             both.append(torch.cat([posterior.mean.float(), posterior.std.float()]))

@@ -1,0 +1,97 @@
+"""What the pipeline refuses: parts that do not fit each other, folders that are no model, calls nobody can mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mamoe.conditioning.settings import LayoutSettings, Strength
+from mamoe.errors import ConfigError, MamoeError
+from mamoe.models.pretrained import text_problems
+from mamoe.sampling.requests import Request
+
+
+def check_parts(
+    config: Mapping[str, Any], settings: LayoutSettings | None, encoders: Sequence[torch.nn.Module | None]
+) -> None:
+    """Refuse a UNet, by its ``config``, that does not go with the layout settings or the text encoders.
+
+    Raises:
+        ConfigError: lists what does not fit.
+    """
+    if problems := text_problems(config, encoders):
+        raise ConfigError(f"The parts of this pipeline do not fit: {'; '.join(problems)}.")
+    if settings is None:
+        return
+    if settings.num_experts != config.get("num_experts", 1):
+        problems.append(
+            f"the layout settings have {settings.num_experts} experts, the UNet {config.get('num_experts', 1)}"
+        )
+    if settings.region_attention and not config.get("region_attention", False):
+        problems.append("the layout settings ask for region attention, the UNet has none")
+    learned = config.get("learned_strength", False)
+    if learned != (settings.strength is Strength.LEARNED):
+        has = "learns" if learned else "does not learn"
+        problems.append(f"the layout settings have strength {settings.strength}, the UNet {has} its own")
+    if problems:
+        raise ConfigError(
+            "The layout settings do not fit the UNet: " + "; ".join(problems) + ". Use those it was trained with, or "
+            "convert the UNet with MaMoEUNet2DConditionModel.from_unet."
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what cannot be a saved pipeline, a run or a hub name.
+
+    Raises:
+        ConfigError: says what was wanted.
+    """
+    if folder.is_file():
+        raise ConfigError(f"{folder} is no model: wanted a folder, or one file that ends in .safetensors.")
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise ConfigError(
+            f"{folder} is no model: wanted a folder with model_index.json (a saved pipeline), checkpoints/ (a run) or "
+            "recipe.json (a checkpoint)."
+        )
+    if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", "..", "~")):
+        raise ConfigError(f"There is no folder {folder}, and a hub name looks like owner/name.")
+
+
+def check_call(
+    requests: Sequence[Request],
+    settings: LayoutSettings | None,
+    *,
+    most_steps: int,
+    steps: int,
+    scale: float,
+    rescale: float | None,
+    output_type: str,
+    unknown_framing: bool,
+) -> None:
+    """Refuse arguments of a call that are out of range, or maps that the model does not know.
+
+    Raises:
+        MamoeError: all problems in one.
+    """
+    problems = []
+    if not 1 <= steps <= most_steps:
+        problems.append(f"num_inference_steps must lie in 1..{most_steps}, got {steps}")
+    if not 0.0 <= scale < float("inf"):
+        problems.append(f"guidance_scale must be 0 or more, got {scale}")
+    if rescale is not None and not 0.0 <= rescale <= 1.0:
+        problems.append(f"guidance_rescale must lie in [0, 1], got {rescale}")
+    if output_type not in ("pil", "np", "pt", "latent"):
+        problems.append(f"output_type must be one of pil, np, pt, latent; got {output_type!r}")
+    if unknown_framing:
+        problems.append("this base model knows no framing (it has one text encoder): leave it out")
+    maps = [request.panoptic for request in requests if request.panoptic is not None]
+    if maps and settings is None:
+        problems.append("this model knows no layout: leave out panoptic, or load a model fine-tuned with layouts")
+    elif settings is not None:
+        taxonomy = settings.taxonomy
+        problems += [f"map {i}: {p}" for i, panoptic in enumerate(maps) for p in taxonomy.check(panoptic)]
+    if problems:
+        raise MamoeError("The pipeline cannot draw this:\n" + "\n".join(f"- {problem}" for problem in problems))

@@ -1,0 +1,70 @@
+"""Settings that change nothing beside others, and those that leave nothing to learn from."""
+
+import copy
+
+import pytest
+
+from mamoe.build.unused import settings_without_effect
+from mamoe.compose import compose
+from mamoe.config import recorded, validated
+from mamoe.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def composed():
+    default = compose([])
+
+    def build(**changes):
+        """The default configuration with some keys changed: ``layout__moe=False``."""
+        plain = copy.deepcopy(default)
+        for key, value in changes.items():
+            section, name = key.split("__")
+            plain[section][name] = value
+        return plain
+
+    return build
+
+
+def test_a_training_on_no_text_at_all_is_refused(composed):
+    keys = ("layout__global_prompt", "layout__region_attention", "layout__moe")
+    nothing = dict.fromkeys(keys, False)
+    with pytest.raises(ConfigError, match=r"layout\.global_prompt=true.*layout\.region_attention=true"):
+        validated(composed(**nothing))
+    for key in keys:
+        validated(composed(**nothing | {key: True}))
+    shown = composed(**nothing, data__condition="classes")
+    validated({**shown, "method": {"name": "controlnet_xs", "widths": None, "train_base": False}})
+    recorded(composed(**nothing))  # such a run may be there, and is evaluated
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, []),
+        ({"layout__pool_threshold": 0.2}, ["layout.pool_threshold=0.2 has no effect: layout.region_resize=area"]),
+        ({"layout__pool_threshold": 0.2, "layout__region_resize": "avg_pool"}, []),
+        ({"layout__moe": False, "layout__grouping": "per_class"}, ["layout.grouping=per_class has no effect"]),
+        ({"layout__region_attention": False, "layout__policy": "things"}, ["layout.policy=things has no effect"]),
+        ({"layout__region_attention": False, "layout__dataset_prompt": "rain"}, ["layout.dataset_prompt=rain has no"]),
+        ({"objective__logit_mean": 1}, ["objective.logit_mean=1 has no effect: objective.timesteps=uniform"]),
+        ({"trainer__max_steps": 3, "trainer__max_epochs": 7}, ["trainer.max_epochs=7 has no effect"]),
+        ({"trainer__overfit_images": 3, "trainer__limit_val_images": 7}, ["trainer.limit_val_images=7 has no effect"]),
+        ({"layout__global_prompt": False}, ["The captions are not trained on"]),
+    ],
+    ids=str,
+)
+def test_settings_without_effect_are_said(composed, monkeypatch, changes, says):
+    monkeypatch.setattr("mamoe.build.unused.compose", lambda overrides: composed())
+    plain = composed(**changes)
+    got = settings_without_effect(validated(plain), plain)
+    assert len(got) == len(says) and all(line.startswith(start) for line, start in zip(got, says, strict=True))
+
+
+def test_a_branch_over_a_stock_unet_sees_padding(composed):
+    """It took no mask, and the first step ended in a TypeError."""
+    stock = composed(layout__region_attention=False, layout__moe=False, data__condition="classes")
+    method = {"name": "controlnet_xs", "widths": None, "train_base": False}
+    validated({**stock, "method": method})
+    stock["layout"]["global_padding"] = False
+    with pytest.raises(ConfigError, match=r"set layout\.global_padding=true"):
+        validated({**stock, "method": method})
