@@ -445,8 +445,14 @@ def test_what_was_left_out_is_said(tmp_path):
         table["annotations"][0]["segments_info"].append({"id": 5, "category_id": 3, "area": 0})
 
     source = coco(tmp_path / "coco", COCO, (187, 149, 3), name="holiday", change=more)
+    _photo(source / "holiday/98.jpg")
     outcome = mamoe("prepare", "coco", source, tmp_path / "three")
-    assert outcome.code == 0 and "99.jpg" in outcome.out and "no pixel of the PNG" in outcome.out
+    assert (
+        outcome.code == 0
+        and "98.jpg" in outcome.out
+        and "99.jpg" in outcome.out
+        and "no pixel of the PNG" in outcome.out
+    )
     assert "a split called train" in outcome.out and "mamoe train" not in outcome.out
 
 
