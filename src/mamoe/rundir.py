@@ -39,15 +39,22 @@ def new_run_dir(runs: str | Path, name: str) -> Path:
 
 def newest_like(runs: str | Path, name: str, config: Mapping[str, Any]) -> Path | None:
     """The newest run that was started with the same configuration, whatever it was resumed from."""
-    wanted = {**config, "resume": None}
+    wanted = _given({**config, "resume": None})
     for folder in sorted((path for path in (Path(runs) / name).glob("*-*") if not path.is_symlink()), reverse=True):
         try:
             theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):  # ended before it wrote one
             continue
-        if isinstance(theirs, dict) and {**theirs, "resume": None} == wanted:
+        if isinstance(theirs, dict) and _given({**theirs, "resume": None}) == wanted:
             return folder
     return None
+
+
+def _given(config: Any) -> Any:
+    """A configuration without what is null, as a key is that an older version did not have yet."""
+    if not isinstance(config, Mapping):
+        return config
+    return {key: _given(value) for key, value in config.items() if value is not None}
 
 
 @contextmanager
