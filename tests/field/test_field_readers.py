@@ -297,6 +297,12 @@ def test_a_name_in_other_capitals_is_explained_once_per_file(tmp_path):
     assert not [note for note in files.notes if "no picture" in note]
 
 
+def test_spaces_around_a_key_are_explained(tmp_path):
+    make_set(tmp_path, ["a.png", "b.png"])
+    problems = indexed(tmp_path, prompts=csv_of(tmp_path / "p.csv", "a.png ,x", " b.png,y")).problems
+    assert len(problems) == 2 and all("differs in capitals or spaces" in problem for problem in problems)
+
+
 def test_keys_are_file_names_or_names_without_ending_for_every_reader(tmp_path):
     make_set(tmp_path, ["a.jpg", "b.1.png", "c.png", "d.jpg"])
     prompts = csv_of(tmp_path / "p.csv", "a,one", "b.1,two", "c.png,three", "d.png,four")
