@@ -187,6 +187,13 @@ def lora_file(here: Path, form: str, out: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
+def folder_scores(here: Path) -> dict[str, Any]:
+    """Distances between two folders of real pictures: as many as intervals need to tell one seed from another."""
+    against = ("--against", here / "data/images/val", "--out", here / "folders")
+    done("evaluate", here / "data/images/train", *against, "--scores", "fid,kid", "--extractor", "pixels")
+    return scores_in(here / "folders/metrics.json")
+
+
 def colour_hits(here: Path) -> dict[str, Any]:
     """The layout score that no network of another CPU has a part in, of the sampling job's pictures."""
     out = here / "layouts"
