@@ -449,11 +449,11 @@ def test_configurations_of_old_runs_are_still_valid(harbour, configured):
     assert layout_settings(validated(old)).taxonomy.name == "harbour"
 
 
-def test_an_old_run_is_still_the_newest_of_its_configuration(tmp_path):
-    old = {"name": "a", "resume": None, "data": {"root": "x", "prompts": None}}
+def test_an_old_run_is_still_the_newest_of_its_configuration(tmp_path, harbour):
+    new = compose(["data=folder", f"data.root={harbour}"])
+    old = {**new, "data": {key: value for key, value in new["data"].items() if key not in ("val_share", "recursive")}}
     (tmp_path / "runs/a/2026-01-01-x").mkdir(parents=True)
     (tmp_path / "runs/a/2026-01-01-x/config.yaml").write_text(yaml.safe_dump(old))
-    new = {**old, "data": {**old["data"], "val_share": None, "taxonomy": None}}
     assert newest_like(tmp_path / "runs", "a", new) == tmp_path / "runs/a/2026-01-01-x"
     assert newest_like(tmp_path / "runs", "a", {**new, "data": {**new["data"], "val_share": 0.2}}) is None
 
