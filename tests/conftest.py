@@ -7,6 +7,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `import factories` in ever
 
 import pytest
 
+from mamoe.threads import wait_politely
+
+wait_politely()  # before anything imports torch
+
 
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory) -> Path:

@@ -10,6 +10,7 @@ from typer.main import get_command
 from mamoe.cli import app
 from mamoe.compose import compose
 from mamoe.config import Train, validated
+from mamoe.resuming import RULES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,6 +69,7 @@ def test_links_lead_somewhere(page):
 def test_settings_exist(page):
     """Every `section.key` in backticks whose section is one of the configuration's names a key of it."""
     settings = keys_of(compose([])) | keys_of(compose(["method=lora"]))  # the method with keys of its own
+    settings |= {key for rule in RULES for key in rule.keys}  # which a test holds against the schema
     for section in Train.model_fields:
         for key in re.findall(rf"`({section}\.\w[\w.]*)=?[^`/]*`", page.read_text(encoding="utf-8")):
             if not key.endswith((".py", ".yaml", ".txt", ".json", ".csv")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,8 @@ import typer
 
 from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
+from mamoe.threads import wait_politely
 
 app = typer.Typer(
     name="mamoe",
@@ -23,6 +26,11 @@ app = typer.Typer(
 )
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+BaseOption = Annotated[
+    str | None, typer.Option(help="Place of the run's base model, if it is not where it was during training.")
+]
 
 
 class Weights(StrEnum):
@@ -69,7 +77,9 @@ def demo(
     from mamoe.demo.run import run_demo
 
     quiet_libraries()
-    raise typer.Exit(run_demo(out, steps=steps))
+    with stopped_with(f"what is finished is kept in {out}; the same command goes on from there."):
+        code = run_demo(out, steps=steps)
+    raise typer.Exit(code)
 
 
 @app.command(context_settings=PASS_ON)
@@ -85,10 +95,12 @@ def train(
     """
     from mamoe.launch import launch, launch_sweep
 
-    if multirun:
-        launch_sweep(context.args, config_dir or [])
-    else:
-        raise typer.Exit(launch(context.args, config_dir or []))
+    with stopped_with("checkpoints and what is in the caches are kept; go on with the same words and resume=auto."):
+        if multirun:
+            launch_sweep(context.args, config_dir or [])
+            return
+        code = launch(context.args, config_dir or [])
+    raise typer.Exit(code)
 
 
 @app.command(context_settings=PASS_ON)
@@ -102,7 +114,9 @@ def cache(
     """
     from mamoe.launch import launch_cache
 
-    for line in launch_cache(context.args, config_dir or []):
+    with stopped_with("what was encoded is kept; the same command goes on from there."):
+        lines = launch_cache(context.args, config_dir or [])
+    for line in lines:
         typer.echo(line)
 
 
@@ -119,7 +133,9 @@ def sample(
     size: Annotated[
         tuple[int, int] | None, typer.Option(min=8, metavar="H W", help="Of the pictures; default: the maps' own.")
     ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Maps lie in folders, and pictures will.")] = False,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
+    base: BaseOption = None,
     seed: Annotated[int, typer.Option(help="Of the whole job.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
     guidance_scale: Annotated[float, typer.Option(min=0.0)] = 4.0,
@@ -130,17 +146,21 @@ def sample(
 
     Started again, it goes on where it stopped; torchrun shares the work.
     """
+    from mamoe.checkpoints import is_run
     from mamoe.console import quiet_libraries
     from mamoe.processes import started_processes
     from mamoe.sampling.jobs import sample_folder
     from mamoe.sampling.pipeline import LayoutPipeline
-    from mamoe.sampling.runs import is_run
 
     quiet_libraries()
-    pipe = LayoutPipeline.from_pretrained(run, **({"checkpoint": checkpoint} if is_run(run) else {}))
+    if base is not None and not is_run(run):
+        raise ConfigError(f"{run} is no run, so it has no base model elsewhere: leave --base out.")
+    options = {"checkpoint": checkpoint, "base": base} if is_run(run) else {}
+    pipe = LayoutPipeline.from_pretrained(run, **options)
     pipe.to(usable_device(device))
     pipe.set_progress_bar_config(disable=True)
-    with started_processes() as processes, progress("Drawing") as update:
+    kept = stopped_with(f"finished pictures are kept in {out}; the same command goes on from there.")
+    with kept, started_processes() as processes, progress("Drawing") as update:
         result = sample_folder(
             pipe,
             panoptic,
@@ -149,6 +169,7 @@ def sample(
             instance_prompts=instance_prompts,
             conditions=conditions,
             size=size,
+            recursive=recursive,
             seed=seed,
             steps=steps,
             guidance_scale=guidance_scale,
@@ -167,9 +188,8 @@ def evaluate(
     target: Annotated[Path, typer.Argument(help="A run or one of its checkpoints, or a folder of pictures.")],
     against: Annotated[Path | None, typer.Option(help="Folder of real pictures; default: the run's split.")] = None,
     train: Annotated[Path | None, typer.Option(help="Folder of training pictures; default: the run's.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Of a folder of pictures: the data set its layouts are from, for layout scores.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set the layouts are from; default: the run's.")] = None,
+    base: BaseOption = None,
     taxonomy: Annotated[str | None, typer.Option(help="Of --data, where it does not name one.")] = None,
     scores: Annotated[str | None, typer.Option(help="Comma-separated; default: all but use.")] = None,
     segmenter: Annotated[
@@ -184,6 +204,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Default: in the run, or eval/<folder>.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Features are kept here.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="At most so many pictures, spread evenly.")] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Folders of pictures hold folders.")] = False,
     split: Annotated[str, typer.Option(help="Of the run's data, or of --data.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
     modes: Annotated[str, typer.Option(help="How a run is drawn; comma-separated.")] = "cond,uncond,cfg",
@@ -198,15 +219,18 @@ def evaluate(
     Writes metrics.json, table.md and table.csv. Started again, it goes on where it stopped; torchrun shares the work.
     """
     from mamoe.build.evaluation import Asked, Drawing, evaluate_folder, evaluate_run
+    from mamoe.checkpoints import is_run
     from mamoe.console import quiet_libraries
-    from mamoe.sampling.runs import is_run
 
     quiet_libraries()
+    if base is not None and not is_run(target):
+        raise ConfigError(f"{target} is no run, so it has no base model: leave --base out.")
     asked = Asked(
         against=against,
         train=train,
         autoencoder=autoencoder,
         data=data,
+        base=base,
         taxonomy=taxonomy,
         split=split,
         scores=None if scores is None else tuple(scores.split(",")),
@@ -217,10 +241,12 @@ def evaluate(
         out=out,
         cache=cache,
         images=images,
+        recursive=recursive,
         seed=seed,
         device=usable_device(device),
     )
-    with progress("Evaluating") as update:
+    kept = stopped_with("finished pictures and features are kept; the same command goes on from there.")
+    with kept, progress("Evaluating") as update:
         if is_run(target):
             drawing = Drawing(
                 checkpoint=checkpoint,
@@ -266,22 +292,31 @@ def benchmark_cell(
 
 
 @app.command()
-def prepare(source_format: Source, source: Path, out: Path) -> None:
+def prepare(
+    source_format: Source,
+    source: Path,
+    out: Path,
+    taxonomy: Annotated[
+        str | None, typer.Option(help="coco: name or YAML file of the classes; default: COCO's own 133.")
+    ] = None,
+    derive_taxonomy: Annotated[
+        bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
+    ] = False,
+) -> None:
     """Import a data set from its official format into the package's layout."""
-    from mamoe.prepare.importers import IMPORTERS
+    from mamoe.prepare.importers import importer_of, next_commands
 
+    import_from = importer_of(source_format.value, taxonomy, derive_taxonomy)
     with progress("Importing") as update:
-        summary = IMPORTERS[source_format.value](source, out, update)
-    counts = ", ".join(f"{split} {n}" for split, n in summary.pictures.items())
-    typer.echo(
-        f"{out}: {counts} pictures. Next: mamoe check {out}; mamoe train data={source_format.value} data.root={out}"
-    )
+        summary = import_from(source, out, update)
+    typer.echo(summary.text())
+    typer.echo("Next: " + "\n      ".join(next_commands(summary)))
 
 
 @app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
-    taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file; default: what data.yaml says.")] = None,
+    taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
 ) -> None:
     """Open every file of a data set and list everything that is wrong with it."""
     from mamoe.errors import DatasetError
@@ -308,13 +343,16 @@ def scenes(
 ) -> None:
     """Draw street scenes with panoptic maps, captions and instance prompts."""
     from mamoe.data.scenes import Domain, write_scenes
+    from mamoe.staging import require_free
 
+    require_free(out)
     counts = {"train": train, "val": val, "test": test}
     with progress("Drawing scenes") as update:
         write_scenes(
             out, domain=Domain(domain.value), counts=counts, seed=seed, height=height, width=width, progress=update
         )
-    typer.echo(f"{sum(counts.values())} scenes in {out}. Next: mamoe train data=scenes data.root={out} experiment=demo")
+    words = ["mamoe", "train", "data=scenes", f"data.root={out}", "experiment=demo"]
+    typer.echo(f"{sum(counts.values())} scenes in {out}. Next: {shlex.join(words)}")
 
 
 @app.command()
@@ -338,6 +376,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run or one of its checkpoints.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
+    base: BaseOption = None,
     weights: Annotated[Weights, typer.Option(help="Number format.")] = Weights.FP16,
     format: Annotated[
         ExportFormat,
@@ -352,8 +391,10 @@ def export(
     quiet_libraries()
     half = weights is Weights.FP16
     if format is ExportFormat.PIPELINE:
-        export_run(run, out, checkpoint=checkpoint, half=half)
+        export_run(run, out, checkpoint=checkpoint, base=base, half=half)
     else:
+        if base is not None:
+            raise ConfigError(f"--format {format.value} writes nothing of the base model: leave --base out.")
         out = export_lora(run, out, form=LoraFile(format.value), checkpoint=checkpoint, half=half)
     typer.echo(f"Written to {out}.")
 
@@ -378,14 +419,19 @@ def usable_device(device: str | None) -> str:
 
 def main() -> None:
     """Run the command; a user's mistake ends in one clear message and the exit code of its kind."""
+    wait_politely()
     try:
-        app()
+        with terminable():
+            app()
     except MamoeError as error:
         _refuse(error)
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         sys.exit(130)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Terminated:
+        typer.echo("Stopped.", err=True)
+        sys.exit(TRY_AGAIN)
+    except Exception as error:  # for a full disk or memory, libraries raise errors of many kinds
         from mamoe.endings import ending_of
 
         ending = ending_of(error)
@@ -395,7 +441,7 @@ def main() -> None:
 
 
 def _refuse(error: MamoeError) -> NoReturn:
-    typer.echo(f"Error: {error}", err=True)
+    typer.echo(str(error) if isinstance(error, Stopped) else f"Error: {error}", err=True)
     sys.exit(error.exit_code)
 
 

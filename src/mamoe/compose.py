@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mamoe.checkpoints import find_checkpoint, is_run
+from mamoe.described import described
 from mamoe.errors import ConfigError
-from mamoe.schema import nearest
+from mamoe.home import Home, relocated
+from mamoe.nearest import nearest
+from mamoe.notes import note
 
 SHIPPED = Path(__file__).parent / "configs"
 ROOT = "train"
 _OPENING = ("[", "{", "'", '"')
+_OF_BASE = ("path", "revision", "variant", "config", "tokenizer")  # of the section model
+_STARTS = ("model.init_from", "model.path")
 _CHOOSABLE = ("callbacks", "data", "logger", "loss", "lr_scheduler", "model", "optimizer", "trainer")
 
 
@@ -29,7 +35,8 @@ def _quoted(text: str) -> str:
 
 def readable(overrides: Sequence[str]) -> list[str]:
     """The overrides in Hydra's grammar. It has no place for umlauts, parentheses, ``~`` and more, which paths do have:
-    such a value is taken as it stands, and ``~/`` is the home folder.
+    such a value is taken as it stands, and ``~/`` is the home folder. ``taxonomy=PATH.yaml`` is a file, no option of a
+    group.
 
     Raises:
         ConfigError: names every override that says no key, or begins a list, a mapping or a quotation without its end.
@@ -38,7 +45,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
     from hydra.errors import HydraException
 
     parser, plain, problems = OverridesParser.create(), [], []
-    for override in overrides:
+    for override in map(with_file, overrides):
         key, equals, value = override.partition("=")
         try:
             parser.parse_override(override)
@@ -53,6 +60,11 @@ def readable(overrides: Sequence[str]) -> list[str]:
     if problems:
         raise ConfigError("Cannot read " + "; ".join(problems) + ".")
     return plain
+
+
+def with_file(override: str) -> str:
+    """``taxonomy=PATH.yaml`` as the setting it is, any other override as it stands."""
+    return re.sub(r"^taxonomy=(?=.*\.ya?ml['\"]?$)", "++data.taxonomy=", override)
 
 
 def search_path(config_dirs: Sequence[str | Path] = ()) -> list[str]:
@@ -77,20 +89,33 @@ def _added(folders: Sequence[str]) -> list[str]:
     return [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
 
 
-def compose(overrides: Sequence[str], config_dirs: Sequence[str | Path] = (), root: str = ROOT) -> dict[str, Any]:
+def compose(
+    overrides: Sequence[str],
+    config_dirs: Sequence[str | Path] = (),
+    root: str = ROOT,
+    say: Callable[[str], None] = note,
+    home: Home | None = None,
+) -> dict[str, Any]:
     """The configuration that ``overrides`` ask for, interpolations resolved, not yet validated; ``root`` is composed.
+
+    A training's has what the data set's own ``data.yaml`` says; see :func:`described`, which calls ``say``. Of a run
+    that goes on, ``home`` finds what moved with it.
 
     Raises:
         ConfigError: an unknown group, option or key, bad syntax, or a value that must be given and is not.
+        DatasetError: the ``data.yaml`` of a training's data set is wrong.
     """
     folders = search_path(config_dirs)
     if options := [override for override in overrides if override.startswith("-")]:
         raise ConfigError(f"There is no option {', '.join(options)}. Settings are written key=value; see --help.")
     overrides = readable(overrides)
     try:
-        return _with_choices(_added(folders), overrides, root)
+        composed = _with_own_base(_with_choices(_added(folders), overrides, root), overrides)
     except Exception as error:  # for odd overrides Hydra lets errors of every kind through
         raise refusal(error, overrides, config_dirs, root) from None
+    if root != ROOT:
+        return composed
+    return described(composed if home is None else relocated(composed, home), say)
 
 
 def _with_choices(added: list[str], overrides: list[str], root: str) -> dict[str, Any]:
@@ -112,6 +137,32 @@ def _with_choices(added: list[str], overrides: list[str], root: str) -> dict[str
     for group in groups:
         composed[group] = _over(composed[group], wanted[group], chosen[group], default[group])
     return dict(OmegaConf.to_container(OmegaConf.create(composed), resolve=True, throw_on_missing=True))  # type: ignore[arg-type]
+
+
+def _with_own_base(plain: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A run to start from brings its base model, unless another place of that is given."""
+    model = plain.get("model")
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    if isinstance(model, dict) and model.get("init_from") is not None and not given & {"model", "model.path"}:
+        model |= dict.fromkeys(key for key in _OF_BASE if key in model and f"model.{key}" not in given)
+    return plain
+
+
+def pinned(overrides: Sequence[str]) -> list[str]:
+    """The overrides with the exact checkpoint in place of a run to start from: the run may go on in the meantime.
+
+    Raises:
+        ConfigError: an override cannot be read, or the run has no checkpoint.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    fixed = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        value = OverridesParser.create().parse_override(*readable([override])).value() if key in _STARTS else None
+        run = isinstance(value, str) and is_run(Path(value))
+        fixed.append(setting(key, find_checkpoint(Path(str(value)))) if run else override)
+    return fixed
 
 
 def _over(experiment: Any, wanted: Any, chosen: Any, default: Any) -> Any:
@@ -177,7 +228,8 @@ def explained(error: Exception, known: Sequence[str], roots: Sequence[Path]) -> 
         options = options_of(unknown[1], roots)
         near = nearest(unknown[2], options)
         hint = f"; did you mean {unknown[1]}={near}?" if near else "."
-        return f"There is no {unknown[1]}={unknown[2]}{hint} There are: {', '.join(options)}."
+        file = ", and the path of any .yaml file" if unknown[1] == "taxonomy" else ""
+        return f"There is no {unknown[1]}={unknown[2]}{hint} There are: {', '.join(options)}{file}."
     key = getattr(error, "full_key", None)
     if key and "Missing mandatory value" in message:
         return f"{key} must be given: {key}=…"

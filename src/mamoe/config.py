@@ -20,18 +20,22 @@ Target = dict[str, Any]  # {_target_: dotted name, its arguments}
 
 
 class Data(Section):
-    root: str | None = None  # for interpolation in the YAML alone
+    """Of a training as :func:`mamoe.described.described` leaves it: what was ``auto`` is what data.yaml says."""
+
+    root: str | None = None
     images: str
     panoptic_maps: str
     prompts: str | None = None  # may contain {split}
     instance_prompts: str | None = None
+    recursive: bool = False  # pictures, maps and condition pictures lie in folders inside that of their split
     condition: str | None = None  # classes, edges, or a folder of pictures
-    taxonomy: str | None = None  # name or path; null = the config group
+    taxonomy: str | None = None  # of old runs; those of today have its contents
     size: tuple[int, int] | int
     crop: Literal["random", "center"] | None = None
     buckets: bool = False
     flip: float = Field(0.5, ge=0, le=1)
     transforms: list[Target] = Field([])
+    val_share: float | None = Field(None, gt=0, le=0.5)  # of train; null = a tenth where there is no split val
     batch_size: int = Field(8, ge=1)
     num_workers: int = Field(0, ge=0)
 
@@ -51,7 +55,8 @@ class Cache(Section):
 
 
 class Model(Section):
-    path: str
+    path: str | None  # null = the base model of init_from
+    init_from: str | None = None  # a run or checkpoint whose trained weights a new run starts with
     revision: str | None = None
     variant: str | None = None
     config: str | None = None  # of a single file: sd15, sd21, sd21_base, sdxl, or a folder of JSON
@@ -59,6 +64,12 @@ class Model(Section):
     train_text_encoder: bool = False
     gradient_checkpointing: bool = False
     channels_last: bool = False
+
+    @model_validator(mode="after")
+    def _starts_somewhere(self) -> Model:
+        if self.path is None and self.init_from is None:
+            raise ValueError("path must name a base model, unless init_from names a run to start from")
+        return self
 
 
 class Regions(Section):
@@ -459,3 +470,11 @@ def validated(composed: Mapping[str, Any]) -> Train:
 def recorded(composed: Mapping[str, Any]) -> Train:
     """As :func:`validated`, of a run that is there: what makes no sense to start may be looked at and gone on with."""
     return checked(Train, composed)
+
+
+def comparable(*composed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Configurations with every default filled in; as they are where one is of a version with other keys."""
+    try:
+        return [recorded(config).model_dump() for config in composed]
+    except ConfigError:
+        return list(composed)

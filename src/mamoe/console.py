@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+Report = Callable[[int, int], None]  # (done, in all)
+Bar = Callable[[str], AbstractContextManager[Report]]  # a title -> a progress bar
 
 
 def quiet_libraries() -> None:

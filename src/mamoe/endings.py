@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-
 from mamoe.errors import MamoeError
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from mamoe.staging import is_disk_full
 
 
 class Ending(MamoeError):
@@ -19,6 +16,8 @@ class Ending(MamoeError):
 
 def ending_of(error: Exception) -> Ending | None:
     """What to tell the user of an error nobody further down explained; None for what only a fault of ours raises."""
+    if is_disk_full(error):
+        return _of_full_disk(error)
     if isinstance(error, OSError):
         return _of_files(error)
     from mamoe.training.errors import is_out_of_memory, memory_facts
@@ -29,10 +28,15 @@ def ending_of(error: Exception) -> Ending | None:
     return Ending(f"Out of memory: {first} {memory_facts()} Take a smaller batch size or smaller pictures.", 5)
 
 
+def _of_full_disk(error: Exception) -> Ending:
+    file = getattr(error, "filename", None)
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    where = "" if file is None else f"{file}: "
+    return Ending(f"{where}{reason.rstrip('.')}. Free some space and start again; finished files are kept.", 6)
+
+
 def _of_files(error: OSError) -> Ending:
     if error.strerror is None:  # libraries put whole paragraphs into theirs
         return Ending((str(error).splitlines() or [type(error).__name__])[0], 2)
     where = "" if error.filename is None else f"{error.filename}: "
-    if error.errno in FULL:
-        return Ending(f"{where}{error.strerror}. Free some space and start again; finished files are kept.", 6)
     return Ending(f"{where}{error.strerror}. Name a file or folder that can be read, or made and written, there.", 2)

@@ -14,27 +14,32 @@ from mamoe.models.control import control_of
 from mamoe.models.finetune.lorafile import LoraFile, lora_problems, lora_state
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.runs import load_trained_adapter
+from mamoe.staging import require_free, staged_folder
 
 
-def export_run(run: Path, out: Path, *, checkpoint: str = "latest", half: bool = True) -> None:
+def export_run(run: Path, out: Path, *, checkpoint: str = "latest", base: str | None = None, half: bool = True) -> None:
     """Write the run's networks, averaged weights where there are any, to ``out``.
+
+    ``base`` is the base model's place, if it has moved.
 
     A run without region attention, experts and condition pictures is written as a stock ``StableDiffusionPipeline``, or
     ``StableDiffusionXLPipeline`` where the base model has two text encoders.
 
     Raises:
         ConfigError: ``out`` is not empty, or the run cannot be read.
+        DiskFullError: nothing is left in ``out``.
     """
-    _require_empty(out)
-    pipe = LayoutPipeline.from_pretrained(
-        run, checkpoint=checkpoint, torch_dtype=torch.float16 if half else torch.float32
-    )
+    require_free(out)
+    dtype = torch.float16 if half else torch.float32
+    pipe = LayoutPipeline.from_pretrained(run, checkpoint=checkpoint, base=base, torch_dtype=dtype)
     settings = pipe.settings
     steered = settings is not None and (settings.region_attention or settings.moe)
     if steered or control_of(pipe.unet) is not None:
-        pipe.save_pretrained(out)
-        return
-    stock_pipeline(pipe).save_pretrained(out)
+        whole: LayoutPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline = pipe
+    else:
+        whole = stock_pipeline(pipe)
+    with staged_folder(out) as stage:
+        whole.save_pretrained(stage)
 
 
 def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "latest", half: bool = True) -> Path:
@@ -47,7 +52,7 @@ def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "late
         ConfigError: ``out`` is not empty, the run cannot be read, or something it trained has no place in such a file.
             All reasons in one error.
     """
-    _require_empty(out)
+    require_free(out)
     adapter = load_trained_adapter(run, checkpoint=checkpoint)
     name = adapter.method["name"]
     if name not in ("lora", "dora"):
@@ -63,16 +68,11 @@ def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "late
     state = lora_state(adapter.state, form, rank=rank, alpha=alpha)
     dtype = torch.float16 if half else torch.float32
     about = {"format": "pt", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / form.file_name
     metadata = about if form is LoraFile.KOHYA else {"format": "pt"}
-    save_file({key: value.to(dtype).contiguous() for key, value in state.items()}, file, metadata=metadata)
-    return file
-
-
-def _require_empty(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty and would be overwritten; name a new folder.")
+    plain = {key: value.to(dtype).contiguous() for key, value in state.items()}
+    with staged_folder(out) as stage:
+        save_file(plain, stage / form.file_name, metadata=metadata)
+    return out / form.file_name
 
 
 def stock_pipeline(pipe: LayoutPipeline) -> StableDiffusionPipeline | StableDiffusionXLPipeline:

@@ -7,11 +7,14 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from mamoe.compose import ROOT, SHIPPED, compose, readable, refusal, search_path_override, setting
+from mamoe.compose import ROOT, SHIPPED, compose, pinned, readable, refusal, search_path_override, setting, with_file
 from mamoe.config import EvaluateAfter, Train, recorded, validated
 from mamoe.errors import ConfigError
-from mamoe.rundir import read_overrides, run_of
+from mamoe.home import Home
+from mamoe.rundir import merged, read_overrides, run_of
+from mamoe.stopping import stopped_with
 
 RESUME = "resume="
 LAUNCHERS = {"joblib": "joblib", "submitit": "submitit"}  # how a launcher's name begins -> the extra that has it
@@ -20,20 +23,10 @@ LAUNCHERS = {"joblib": "joblib", "submitit": "submitit"}  # how a launcher's nam
 def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     """Compose, validate and train; returns the exit code.
 
-    A resumed run starts from the overrides it was started with; those given now come on top.
-
     Raises:
         MamoeError: what the user can mend.
     """
-    given = [override for override in overrides if not override.startswith(RESUME)]
-    resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
-    fresh = resumed in ("null", "auto")
-    if fresh:
-        overrides = [*given, f"{RESUME}{resumed}"]
-    else:
-        overrides = [*read_overrides(run_of(resumed)), *given, setting("resume", resumed)]
-    plain = compose(overrides, config_dirs)
-    config = (validated if fresh else recorded)(plain)  # before anything heavy is imported
+    overrides, plain, config = _composed(overrides, config_dirs)  # before anything heavy is imported
 
     from mamoe.build.train import train
     from mamoe.console import quiet_libraries
@@ -51,13 +44,34 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     return result.exit_code
 
 
+def told(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The overrides to compose, and the run that is resumed: those it was last told, ``overrides`` on top of them.
+
+    Raises:
+        ConfigError: ``resume`` names no run.
+    """
+    given = pinned([override for override in overrides if not override.startswith(RESUME)])
+    resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
+    if resumed in ("null", "auto"):
+        return [*given, f"{RESUME}{resumed}"], None
+    run = run_of(resumed)
+    return [*merged(read_overrides(run), given), setting("resume", resumed)], run
+
+
+def _composed(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[list[str], dict[str, Any], Train]:
+    words, run = told(overrides)
+    plain = compose(words, config_dirs, home=None if run is None else Home.of(run))
+    return words, plain, (validated if run is None else recorded)(plain)
+
+
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:
     from mamoe.build.after import evaluate_after
     from mamoe.console import progress
     from mamoe.training.cluster import is_first_process
 
     if is_first_process():
-        with progress("Evaluating") as update:
+        kept = stopped_with(f"the training is done, and so far drawn pictures are kept. Go on with resume={run}.")
+        with kept, progress("Evaluating") as update:
             table, folder = evaluate_after(config, after, run, update)
         print(f"{table.markdown()}\nWritten to {folder}.")
 
@@ -68,7 +82,7 @@ def launch_cache(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     Raises:
         MamoeError: what the user can mend.
     """
-    config = validated(compose(overrides, config_dirs))  # before anything heavy is imported
+    _, _, config = _composed(overrides, config_dirs)  # before anything heavy is imported
 
     from mamoe.build.cache import build_caches
     from mamoe.console import progress, quiet_libraries
@@ -85,6 +99,7 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     from omegaconf.errors import OmegaConfBaseException
 
     _check_launcher(overrides)
+    _check_resumed(overrides)
 
     @hydra.main(version_base="1.3", config_path=str(SHIPPED), config_name=ROOT)
     def job(_composed) -> None:
@@ -94,7 +109,7 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
             sys.exit(code)
 
     # A comma separates values here, which Hydra alone can tell from one within a value.
-    plain = [override if "," in override else readable([override])[0] for override in overrides]
+    plain = [with_file(override) if "," in override else readable([override])[0] for override in overrides]
     sys.argv = ["mamoe train", "--multirun", *search_path_override(config_dirs), *plain]
     os.environ["HYDRA_FULL_ERROR"] = (
         "1"  # else it prints errors itself, with a trace, and ends with 1 whatever they are
@@ -103,6 +118,16 @@ def launch_sweep(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides, config_dirs) from None
+
+
+def _check_resumed(overrides: Sequence[str]) -> None:
+    """One run cannot go on in several ways at once; a list of runs can."""
+    for named in (o.removeprefix(RESUME) for o in overrides if o.startswith(RESUME)):
+        if named not in ("null", "auto") and "," not in named:
+            raise ConfigError(
+                f"-m starts a training for each combination, and resume={named} is one run: leave out -m to go on with "
+                "it, or resume=; resume=auto goes on with those of the sweep."
+            )
 
 
 def _check_launcher(overrides: Sequence[str]) -> None:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from mamoe.conditioning.text import PromptEncoder
+from mamoe.data.folder import data_folder
+from mamoe.data.listing import listed
+from mamoe.data.pictures import read_picture
 from mamoe.data.prompts import read_prompts_csv
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.models.pretrained import load_base
 from mamoe.models.textscale import standardise_text
 from mamoe.models.tiny import write_untrained_base
+from mamoe.staging import staged_folder
 from mamoe.taxonomy import Taxonomy, shipped_taxonomies
 from mamoe.training.autoencoder import AutoencoderRecipe, reconstruction_psnr, train_autoencoder
 
@@ -35,6 +38,7 @@ def make_new_base(data: Path, out: Path, *, steps: int | None, report: Callable[
 
     Raises:
         ConfigError: ``out`` exists.
+        DiskFullError: nothing is left in ``out``.
         DatasetError: no pictures to train on.
     """
     if out.exists():
@@ -44,13 +48,20 @@ def make_new_base(data: Path, out: Path, *, steps: int | None, report: Callable[
         recipe = replace(recipe, encoder_steps=steps, decoder_steps=steps)
     total = recipe.encoder_steps + recipe.decoder_steps
     done = itertools.count(1)
-    trains, validates = (read_pictures(data / "images" / split) for split in ("train", "val"))
+    if not data.is_dir():
+        raise DatasetError(f"There is no folder {data}. Make it: mamoe scenes {data} --domain broad")
+    parts = data_folder(data)
+    trains, validates = (read_pictures(parts.images / split) for split in ("train", "val"))
     autoencoder = train_autoencoder(trains, recipe, report=lambda step, loss, _: report(next(done), total, loss))
     classes = [c.prompt for name in shipped_taxonomies() for c in Taxonomy.load(name).classes]
-    texts = [*read_prompts_csv(data / "prompts_train.csv").values(), *classes]
+    captions = (
+        [] if parts.prompts is None else read_prompts_csv(Path(str(parts.prompts).replace("{split}", "train"))).values()
+    )
+    texts = [*captions, *classes]
     scheduler = make_scheduler("v_prediction", zero_snr=True)
-    write_untrained_base(out, autoencoder=autoencoder, scheduler=scheduler, texts=texts, seed=recipe.seed)
-    standardise(out, texts)
+    with staged_folder(out) as stage:
+        write_untrained_base(stage, autoencoder=autoencoder, scheduler=scheduler, texts=texts, seed=recipe.seed)
+        standardise(stage, texts)
     return reconstruction_psnr(autoencoder, validates)
 
 
@@ -66,7 +77,7 @@ def standardise(base: Path, texts: Sequence[str]) -> None:
 
 def read_pictures(folder: Path) -> np.ndarray:
     """All pictures of a folder, which are of one size: u8 [n H W 3]."""
-    paths = sorted(folder.glob("*.png"))
-    if not paths:
+    names = listed(folder, (".png",)).names if folder.is_dir() else ()
+    if not names:
         raise DatasetError(f"There are no PNG pictures in {folder}. Make some: mamoe scenes {folder.parent.parent}")
-    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    return np.stack([read_picture(folder / name) for name in sorted(names)])

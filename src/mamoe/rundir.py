@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import secrets
@@ -16,9 +17,17 @@ from typing import Any
 
 import yaml
 
+from mamoe.config import comparable
 from mamoe.errors import ConfigError
 
+CONFIG, STARTED = "config.yaml", "config-started.yaml"  # as it is, and as it was before it was told anything else
+OVERRIDES = "overrides.txt"
+SESSIONS = "sessions.jsonl"
 PACKAGES = ("mamoe", "torch", "torchvision", "lightning", "diffusers", "transformers", "safetensors", "numpy")
+
+log = logging.getLogger(__name__)
+
+_STAMP = "%Y-%m-%d_%H-%M-%S"
 
 try:
     import fcntl
@@ -28,26 +37,42 @@ except ImportError:  # not on Windows
 
 def new_run_dir(runs: str | Path, name: str) -> Path:
     """``<runs>/<name>/<date-time>-<id>``, made; ``<runs>/<name>/latest`` points to it."""
-    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
+    stamp = f"{datetime.now():{_STAMP}}-{secrets.token_hex(2)}"
     folder = Path(runs) / name / stamp
     folder.mkdir(parents=True)
     latest, temporary = folder.parent / "latest", folder.parent / f".latest-{stamp}"
+    if latest.is_dir() and not latest.is_symlink():  # copied with links followed: a run of its own by now
+        kept = latest.with_name(f"{datetime.fromtimestamp(latest.stat().st_mtime):{_STAMP}}-{secrets.token_hex(2)}")
+        latest.rename(kept)
+        log.warning("%s was a folder, not a link to the newest run; it is kept as %s.", latest, kept.name)
     temporary.symlink_to(stamp)
     temporary.replace(latest)
     return folder
 
 
 def newest_like(runs: str | Path, name: str, config: Mapping[str, Any]) -> Path | None:
-    """The newest run that was started with the same configuration, whatever it was resumed from."""
-    wanted = {**config, "resume": None}
+    """The newest run that has the same configuration, or was started with it; whatever it was resumed from."""
     for folder in sorted((path for path in (Path(runs) / name).glob("*-*") if not path.is_symlink()), reverse=True):
-        try:
-            theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError):  # ended before it wrote one
-            continue
-        if isinstance(theirs, dict) and {**theirs, "resume": None} == wanted:
+        if any(same_config(read_config(folder, file), config) for file in (CONFIG, STARTED)):
             return folder
     return None
+
+
+def read_config(run: Path, file: str = CONFIG) -> dict[str, Any] | None:
+    """The configuration a run was last told; None where it ended before it wrote one."""
+    try:
+        read = yaml.safe_load((run / file).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def same_config(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
+    """Whether two configurations are the same, whatever they resume."""
+    if one is None:
+        return False
+    a, b = ({**config, "resume": None} for config in comparable(one, other))
+    return a == b
 
 
 @contextmanager
@@ -81,7 +106,7 @@ def run_of(path: str | Path) -> Path:
     """
     given = Path(path)
     for folder in (given, given.parent, given.parent.parent):
-        if (folder / "overrides.txt").is_file():
+        if (folder / OVERRIDES).is_file():
             return folder.resolve()
     raise ConfigError(
         f"resume={path}: there is no run there. Give the folder of a run (it holds config.yaml and checkpoints/), "
@@ -92,20 +117,73 @@ def run_of(path: str | Path) -> Path:
 def write_start(
     folder: Path, *, config: Mapping[str, Any], overrides: Sequence[str], dataset: Mapping[str, Any]
 ) -> None:
-    """config.yaml, overrides.txt, environment.json and dataset.json; a resumed run keeps those it has."""
-    if (folder / "config.yaml").exists():
+    """config.yaml, overrides.txt, environment.json, dataset.json and the first line of sessions.jsonl.
+
+    Of a run that wrote them in an earlier session only what it is told anew changes, see :func:`write_told`.
+    """
+    if (folder / CONFIG).exists():
+        write_told(folder, step=0, config=config, overrides=overrides)
         return
-    (folder / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides), encoding="utf-8")
+    _write(folder / OVERRIDES, "".join(f"{line}\n" for line in overrides))
     for name, content in (("environment.json", environment()), ("dataset.json", dataset)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial = folder / ".config.yaml.partial"  # last and in one move: what has it has the others
-    partial.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-    partial.replace(folder / "config.yaml")
+        _write(folder / name, json.dumps(content, indent=2) + "\n")
+    _add_session(folder, step=0, told=overrides)
+    _write(folder / CONFIG, _yaml(config))  # last: what has it has the others
+
+
+def write_told(folder: Path, *, step: int, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """What a run that goes on from ``step`` was told now: config.yaml and overrides.txt are those to go on with.
+
+    config-started.yaml keeps what it began with, sessions.jsonl what each session was told anew.
+    """
+    before = read_overrides(folder)
+    if not (folder / SESSIONS).exists():  # of an older version
+        _add_session(folder, step=0, told=before)
+    _add_session(folder, step=step, told=[line for line in overrides if line not in before])
+    if not same_config(read_config(folder), config):
+        if (folder / CONFIG).exists() and not (folder / STARTED).exists():
+            _write(folder / STARTED, (folder / CONFIG).read_text(encoding="utf-8"))
+        _write(folder / CONFIG, _yaml(config))
+    _write(folder / OVERRIDES, "".join(f"{line}\n" for line in overrides))
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """The overrides a run was started with."""
-    return (folder / "overrides.txt").read_text(encoding="utf-8").splitlines()
+    """The overrides a run was last told, those it was started with among them."""
+    return (folder / OVERRIDES).read_text(encoding="utf-8").splitlines()
+
+
+def merged(before: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The overrides of both, ``given`` above ``before``; a key that both set is there once.
+
+    What was added with ``+`` stays an addition when it is given again without.
+    """
+    kept = {_key(override): override for override in before}
+    for override in given:
+        earlier = kept.pop(_key(override), "")
+        plus = earlier[: len(earlier) - len(earlier.lstrip("+"))]
+        kept[_key(override)] = override if override.startswith(("+", "~")) else plus + override
+    return list(kept.values())
+
+
+def _key(override: str) -> str:
+    name = override.partition("=")[0]
+    return name if name.startswith("~") else name.lstrip("+")
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False)
+
+
+def _add_session(folder: Path, *, step: int, told: Sequence[str]) -> None:
+    line = {"at": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "from_step": step, "told": list(told)}
+    with (folder / SESSIONS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def environment() -> dict[str, Any]:
@@ -114,5 +192,14 @@ def environment() -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    """What is installed; a package that runs from a source folder may say its version itself."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        found = getattr(sys.modules.get(package), "__version__", None)
+        return f"{found} (source folder)" if found else "unknown (not installed as a package)"

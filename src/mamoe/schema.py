@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mamoe.errors import ConfigError
+from mamoe.nearest import nearest
 
 
 class Section(BaseModel):
@@ -78,8 +78,3 @@ def _fields_at(path: Sequence[str | int], schema: type[Section]) -> list[str]:
 def _sections_of(annotation: Any) -> list[type[Section]]:
     options = getattr(annotation, "__args__", (annotation,))
     return [o for o in options if isinstance(o, type) and issubclass(o, Section)]
-
-
-def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known word most like ``word``, if any is."""
-    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mamoe.errors import MamoeError
+from mamoe.staging import is_disk_full
 
 ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to a process that was killed
 _SAMPLED = 256  # values of each weight tensor that enter a fingerprint
@@ -52,6 +53,8 @@ class ShardFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if is_disk_full(error):
+                raise
             raise CacheError(
                 f"The cache {folder} cannot be made: {error.strerror}. Choose another cache.folder."
             ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
+from mamoe.nearest import nearest
 from mamoe.types import ConfigError, PanopticMap
+from mamoe.yamlfile import read_yaml
 
 REST = "rest"  # name of expert 0's group: void and every class no other group names
 PER_CLASS = "per_class"
-_SHIPPED = resources.files("mamoe") / "configs" / "taxonomy"
+THINGS = "things"
+_SHIPPED = Path(str(resources.files("mamoe"))) / "configs" / "taxonomy"
 _TAXONOMY_KEYS = ("name", "void_id", "classes", "groupings")
 _CLASS_KEYS = ("id", "name", "thing", "prompt", "colour")
 
@@ -80,7 +82,7 @@ class Taxonomy:
                 f"There is no taxonomy {str(name_or_path)!r}{_did_you_mean(str(name_or_path), known)}. "
                 f"Known are {', '.join(known)}; for one of your own give the path of its .yaml file."
             )
-        return cls.from_dict(yaml.safe_load((_SHIPPED / f"{name_or_path}.yaml").read_text(encoding="utf-8")))
+        return cls.from_dict(_read_yaml(_SHIPPED / f"{name_or_path}.yaml"))
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Taxonomy:
@@ -90,7 +92,7 @@ class Taxonomy:
             ConfigError: keys are missing or unknown, values have the wrong type, or the table contradicts itself.
         """
         if not isinstance(plain, Mapping):
-            raise ConfigError(f"A taxonomy is a mapping with {', '.join(_TAXONOMY_KEYS)}; got {plain!r}.")
+            raise ConfigError(f"A taxonomy is a mapping with {', '.join(_TAXONOMY_KEYS)}; got {reprlib.repr(plain)}.")
         name = str(plain.get("name", "unnamed"))
         problems = _key_problems("the taxonomy", plain, known=_TAXONOMY_KEYS, needed=_TAXONOMY_KEYS[:3])
         classes = _parse_classes(plain.get("classes", ()), problems)
@@ -115,7 +117,8 @@ class Taxonomy:
     def grouping(self, spec: str | Mapping[str, Sequence[str]]) -> ExpertGrouping:
         """The grouping called ``spec``, or the one ``spec`` spells out as {group: class names}.
 
-        Groups become experts 1, 2, ... in their order. ``per_class`` is always there: one expert per class.
+        Groups become experts 1, 2, ... in their order. ``per_class`` is always there: one expert per class; so is
+        ``things``, one expert for all of them, where there are any.
 
         Raises:
             ConfigError: no grouping of that name; a class is unknown, named twice, or a group is empty.
@@ -159,7 +162,10 @@ class Taxonomy:
 
     def check(self, panoptic: PanopticMap) -> list[str]:
         """What is wrong with the class ids of a map; empty when all are known or void."""
-        pixels = np.bincount(panoptic.class_id.ravel(), minlength=256)
+        return self.unknown(np.bincount(panoptic.class_id.ravel(), minlength=256))
+
+    def unknown(self, pixels: Int64[np.ndarray, "256"]) -> list[str]:
+        """What is wrong with the class ids of a map, by the pixels of every id; empty when all are known or void."""
         unknown = [int(i) for i in np.flatnonzero(pixels) if i not in self._by_id and i != self.void_id]
         return [
             f"class id {i} ({pixels[i]} pixels) is unknown to taxonomy {self.name!r}, "
@@ -170,13 +176,15 @@ class Taxonomy:
     def _named_groups(self, name: str) -> Mapping[str, Sequence[str]]:
         if name == PER_CLASS:
             return {row.name: (row.name,) for row in self.classes}
-        if name not in self.groupings:
-            known = [*self.groupings, PER_CLASS]
+        things = tuple(row.name for row in self.classes if row.is_thing)
+        groupings = {**({THINGS: {THINGS: things}} if things else {}), **self.groupings}
+        if name not in groupings:
+            known = [*groupings, PER_CLASS]
             raise ConfigError(
                 f"Taxonomy {self.name!r} has no grouping {name!r}{_did_you_mean(name, known)}. Known are "
                 f"{', '.join(known)}; a mapping from group names to lists of class names does as well."
             )
-        return self.groupings[name]
+        return groupings[name]
 
     def _row(self, class_id: int) -> ClassInfo:
         if class_id not in self._by_id:
@@ -197,22 +205,22 @@ def shipped_taxonomies() -> list[str]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return read_yaml(path)
     except OSError as error:
         raise ConfigError(f"Cannot read the taxonomy file {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The taxonomy file {path} is not valid YAML in UTF-8: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"The taxonomy file {path} {error}.") from None
 
 
 def _parse_classes(rows: Any, problems: list[str]) -> tuple[ClassInfo, ...]:
     if not isinstance(rows, Sequence) or isinstance(rows, str):
-        problems.append(f"classes must be a list of mappings with {', '.join(_CLASS_KEYS)}; got {rows!r}")
+        problems.append(f"classes must be a list of mappings with {', '.join(_CLASS_KEYS)}; got {reprlib.repr(rows)}")
         return ()
     parsed = []
     for position, row in enumerate(rows, start=1):
         where = f"class no. {position}"
         if not isinstance(row, Mapping):
-            problems.append(f"{where} must be a mapping with {', '.join(_CLASS_KEYS)}; got {row!r}")
+            problems.append(f"{where} must be a mapping with {', '.join(_CLASS_KEYS)}; got {reprlib.repr(row)}")
             continue
         found = _key_problems(where, row, known=_CLASS_KEYS, needed=("id", "name", "thing", "colour"))
         colour = row.get("colour", ())
@@ -228,17 +236,21 @@ def _parse_classes(rows: Any, problems: list[str]) -> tuple[ClassInfo, ...]:
 
 def _parse_groupings(plain: Any, problems: list[str]) -> dict[str, dict[str, tuple[str, ...]]]:
     if not isinstance(plain, Mapping):
-        problems.append(f"groupings must map a name to {{group: [class names]}}; got {plain!r}")
+        problems.append(f"groupings must map a name to {{group: [class names]}}; got {reprlib.repr(plain)}")
         return {}
     parsed: dict[str, dict[str, tuple[str, ...]]] = {}
     for name, groups in plain.items():
         if not isinstance(groups, Mapping):
-            problems.append(f"grouping {name!r} must map group names to lists of class names; got {groups!r}")
+            problems.append(
+                f"grouping {name!r} must map group names to lists of class names; got {reprlib.repr(groups)}"
+            )
             continue
         parsed[str(name)] = {}
         for group, members in groups.items():
             if isinstance(members, str) or not isinstance(members, Sequence):
-                problems.append(f"grouping {name!r}, group {group!r} must be a list of class names; got {members!r}")
+                problems.append(
+                    f"grouping {name!r}, group {group!r} must be a list of class names; got {reprlib.repr(members)}"
+                )
             else:
                 parsed[str(name)][str(group)] = tuple(map(str, members))
     return parsed
@@ -308,8 +320,8 @@ def _raise_if_any(name: str, problems: Sequence[str]) -> None:
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = nearest(word, known)
+    return f" (did you mean {close!r}?)" if close else ""
 
 
 def _repeated(values: Iterable[Any]) -> list[tuple[Any, int]]:

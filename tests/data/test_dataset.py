@@ -210,7 +210,7 @@ def test_all_problems_come_in_one_error(folder):
         f"{folder / 'instances_train.json'}, key 'a2.png' -> '77': no such segment",
         f"{folder / 'instances_train.json'}, key 'lost.png': there is no such picture",
         "prompts_train.csv, line 10: 'a2.png' already has a prompt in line 2",
-        "prompts_train.csv, line 9: there is no picture 'gone.png'",
+        "prompts_train.csv, line 9, 'gone.png': there is no such picture",
         f"{images / 'c7.png'} has no prompt in {folder / 'prompts_train.csv'}",
         "has 10 problems",
     ]:

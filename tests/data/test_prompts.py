@@ -22,7 +22,7 @@ def test_prompts_csv(tmp_path, start, end):
 
 
 def test_all_wrong_rows_are_named_by_line(tmp_path):
-    text = "img_name,prompt\na.png,one, two\nb.png,x\nb.png,y\nfolder/c.png,z\n,q\nd.png\n"
+    text = "img_name,prompt\na.png,one, two\nb.png,x\nb.png,y\n../c.png,z\n,q\nd.png\n"
     with pytest.raises(DatasetError) as caught:
         read_prompts_csv(_write(tmp_path, "p.csv", text))
     message = str(caught.value)
@@ -30,7 +30,7 @@ def test_all_wrong_rows_are_named_by_line(tmp_path):
         "5 problems",
         "line 2: a row has a file name and a prompt, got 3 cells",
         "line 4: 'b.png' already has a prompt in line 3",
-        "line 5: img_name is the file name without folders",
+        "line 5: a picture is named by its place below the folder of its split, without . and .., got '../c.png'",
         "line 6: the file name is empty",
         "line 7: a row has a file name and a prompt, got 1 cells",
     ]:

@@ -85,7 +85,7 @@ def test_mistakes_are_explained(town, tmp_path):
     test = town / "images/test"
     assert "name their data set with --data" in refusal(test, "--against", test, "--scores", "layout")
     assert "no map in the split 'val'" in refusal(test, "--data", town, *LAYOUT, "--split", "val")
-    assert "no data.yaml" in refusal(test, "--data", town, "--scores", "layout")
+    assert "'camvid' was asked for" in refusal(test, "--data", town, "--scores", "layout", "--taxonomy", "camvid")
     assert "Cannot load the segmenter" in refusal(test, "--data", town, *LAYOUT, "--segmenter", tmp_path / "none")
     assert "Cannot load CLIP" in refusal(test, "--data", town, *LAYOUT, "--clip", tmp_path / "none")
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.folder import data_folder
 from mamoe.data.prompts import read_instance_prompts, read_prompts_csv
 from mamoe.data.transforms import Geometry
 from mamoe.prepare.camvid import panoptic_from_class_index
@@ -90,7 +90,8 @@ def test_cityscapes(cityscapes, tmp_path):
     steps = []
     summary = IMPORTERS["cityscapes"](source, tmp_path / "out", lambda done, total: steps.append((done, total)))
     assert steps == [(1, 3), (2, 3), (3, 3)]
-    assert summary.pictures == {"train": 2, "val": 1} and summary.instances == {"train": 6, "val": 3}
+    assert summary.pictures == {"train": 2, "val": 1} and summary.instances == {"train": 4, "val": 2}
+    assert summary.groups == {"train": 2, "val": 1}
     panoptic = PanopticMap.read(tmp_path / "out/panoptic/train/aachen_000000_000019.png")
     expected = {7: 0, 23: 10, 24: 11, 1: 19, 26000: 13, 26001: 13}
     for value, klass in expected.items():
@@ -104,15 +105,24 @@ def test_cityscapes(cityscapes, tmp_path):
 
 def test_what_an_import_writes_is_a_data_set(cityscapes, tmp_path):
     IMPORTERS["cityscapes"](cityscapes[0], tmp_path / "out", None)
-    described = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
-    taxonomy, size = Taxonomy.load(described.pop("taxonomy")), described.pop("size")
+    parts = data_folder(tmp_path / "out")
+    assert parts.size is not None and parts.notes == ()
     for split, count in (("train", 2), ("val", 1)):
-        dataset = LayoutDataset(split=split, taxonomy=taxonomy, geometry=Geometry(size=size), seed=0, **described)
+        dataset = LayoutDataset(
+            images=parts.images,
+            panoptic_maps=parts.panoptic_maps,
+            prompts=parts.prompts,
+            instance_prompts=parts.instance_prompts,
+            taxonomy=parts.taxonomy,
+            geometry=Geometry(size=parts.size),
+            split=split,
+            seed=0,
+        )
         assert len(dataset) == count
         dataset.check()
         sample = dataset[0]
-        assert sample.prompts.global_prompt == "a street with cars, a person, sky and road"
-        assert sorted(sample.prompts.by_segment.values()) == ["car", "car", "person"]
+        assert sample.prompts.global_prompt == "a street with cars, people, sky and road"
+        assert sorted(sample.prompts.by_segment.values()) == ["a group of people", "car", "car"]
     prompts = read_prompts_csv(tmp_path / "out/prompts_train.csv")
     assert list(prompts) == ["aachen_000000_000019.png", "aachen_000001_000019.png"]
     assert set(read_instance_prompts(tmp_path / "out/instance_prompts_train.json")) == set(prompts)
@@ -237,8 +247,7 @@ def test_check_reports_contents_and_problems(camvid, tmp_path):
 def test_check_without_a_data_yaml(camvid, tmp_path):
     IMPORTERS["camvid"](camvid[0], tmp_path / "out", None)
     (tmp_path / "out/data.yaml").unlink()
-    with pytest.raises(DatasetError, match=r"no data\.yaml"):
-        check_folder(tmp_path / "out")
+    assert "cityscapes's are taken" in check_folder(tmp_path / "out").text()
     report = check_folder(tmp_path / "out", Taxonomy.load("camvid"))
     assert report.splits["val"].with_prompt == 1 and report.splits["val"].instance_prompts == 3
     with pytest.raises(DatasetError, match="no folder"):

@@ -1,13 +1,20 @@
 """Every way a training can end."""
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from factories import break_picture, drawn_data, only_run, short_run
+from factories import drawn_data, only_run, short_run
+from mamoe.build.checking import check_data
+from mamoe.build.data import layout_settings, splits
+from mamoe.compose import compose
+from mamoe.config import validated
+from mamoe.console import silent
 from mamoe.training.order import epoch_order
 from wholeruns import COMMAND, SMALL, WEIGHTS, trained
 
@@ -30,6 +37,16 @@ def test_a_loss_out_of_hand_stops_before_the_weights_change(base_model, scenes, 
     assert all(torch.isfinite(value).all() for value in load_file(latest / "unet" / WEIGHTS).values())
 
 
+def check_and_break(words: list[str], *pictures: Path) -> None:
+    """Damage pictures when the check at the start has seen them, which knows files by their size and time."""
+    config = validated(compose(words))
+    check_data(config, splits(config, layout_settings(config).taxonomy), silent)
+    for path in pictures:
+        whole, times = path.read_bytes(), path.stat()
+        path.write_bytes(whole[:200].ljust(len(whole), b"x"))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 def test_a_broken_picture_is_named_and_nothing_is_lost(base_model, scenes, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(scenes, data)
@@ -41,7 +58,7 @@ def test_a_broken_picture_is_named_and_nothing_is_lost(base_model, scenes, tmp_p
         "cache.latents=false",
     ]
     name = f"scene_{int(epoch_order(0, 0, 6)[-1]):06d}.png"  # seen in the third step
-    break_picture(data / "images/train" / name)
+    check_and_break(words, data / "images/train" / name)
     outcome = trained(*words, code=3)
     assert outcome.err.startswith("Error: ") and str(data / "images/train" / name) in outcome.err
     run = only_run(tmp_path / "runs")
@@ -55,9 +72,8 @@ def test_a_broken_picture_is_named_and_nothing_is_lost(base_model, scenes, tmp_p
 @pytest.mark.slow
 def test_a_broken_picture_is_named_by_data_workers_too(base_model, tmp_path):
     data = drawn_data(tmp_path / "data", {"train": 4, "val": 1})
-    for path in (data / "images/train").iterdir():
-        break_picture(path)
     words = [*short_run(base_model, data, tmp_path / "runs"), *SMALL, "data.num_workers=2"]
+    check_and_break(words, *(data / "images/train").iterdir())
     done = subprocess.run([*COMMAND, "train", *words], capture_output=True, text=True, timeout=600)
     assert done.returncode == 3
     assert "data/images/train/scene_" in done.stderr and "Traceback" not in done.stderr

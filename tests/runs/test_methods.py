@@ -88,5 +88,5 @@ def test_a_run_is_not_resumed_with_another_rank(base_model, scenes, tmp_path):
     copy = cut_back(only_run(tmp_path / "runs"), tmp_path / "copy", 2)
     before = sorted(path.name for path in (copy / "checkpoints").iterdir())
     outcome = trained(f"resume={copy}", "method.rank=8", code=2)
-    assert "does not fit this model" in outcome.err
+    assert "method.rank was 4 and is 8" in outcome.err
     assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == before

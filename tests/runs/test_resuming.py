@@ -20,7 +20,7 @@ from wholeruns import COMMAND, SMALL, WEIGHTS, assert_equal, cut_back, tensors, 
 def test_a_run_leaves_what_is_needed_to_understand_it(finished_run, base_model):
     names = {path.name for path in finished_run.iterdir()}
     files = {"config.yaml", "overrides.txt", "environment.json", "dataset.json", "log.txt", "metrics.csv", "cost.json"}
-    assert names == files | {"checkpoints", "samples"}
+    assert names == files | {"sessions.jsonl", "checkpoints", "samples"}
     assert (finished_run.parent / "latest").resolve() == finished_run
 
     config = yaml.safe_load((finished_run / "config.yaml").read_text())
@@ -89,7 +89,7 @@ def test_resumed_from_a_named_checkpoint_for_longer(finished_run, tmp_path):
 def test_resuming_a_finished_run_changes_nothing(finished_run, tmp_path):
     copy = cut_back(finished_run, tmp_path / "copy", 4)
     outcome = trained(f"resume={copy}")
-    assert outcome.err == "" and "Trained to step 4" in outcome.out
+    assert outcome.err == "" and "is done: step 4 of 4" in outcome.out
     assert_equal(tensors(finished_run, 4), tensors(copy, 4))
 
 
@@ -98,7 +98,7 @@ def test_resuming_with_other_data_is_refused(finished_run, tmp_path):
     outcome = trained(f"resume={copy}", "seed=5", code=2)
     assert "seed was 0 and is 5" in outcome.err
     outcome = trained(f"resume={copy}", "layout.grouping=per_class", code=2)
-    assert "Resume with the model settings of that run" in outcome.err
+    assert "layout.grouping was streets and is per_class" in outcome.err
 
 
 def test_resuming_before_the_first_checkpoint_is_refused(finished_run, tmp_path):

@@ -30,7 +30,8 @@ from mamoe.benchmark.tables import (
 from mamoe.data.pictures import read_picture
 from mamoe.evaluation.protocol import ProtocolError
 from mamoe.pages.curve import Series, loss_curve
-from mamoe.pages.embedding import jpeg_uri, write_whole
+from mamoe.pages.embedding import jpeg_uri
+from mamoe.staging import write_whole
 
 HTML, MARKDOWN, CSV, JSON = "report.html", "report.md", "report.csv", "report.json"
 _WIDEST = 512  # pixels of a picture on the sheets

@@ -20,7 +20,7 @@ from mamoe.benchmark.grid import Cell, View
 from mamoe.errors import ConfigError
 from mamoe.evaluation.protocol import Score
 from mamoe.evaluation.table import Row
-from mamoe.pages.embedding import write_whole
+from mamoe.staging import write_whole
 
 CELL, RESULT, ERROR, LOG = "cell.json", "result.json", "error.json", "log.txt"
 Curve = tuple[tuple[float, float], ...]  # (step, value)

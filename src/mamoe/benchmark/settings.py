@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mamoe.errors import ConfigError
-from mamoe.schema import Section, nearest
+from mamoe.nearest import nearest
+from mamoe.schema import Section
 
 Overrides = list[str]
 # What every cell has of its own, and how it is scored.

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
+from mamoe.build.checking import check_data
 from mamoe.build.data import TRAIN, dataset, layout_settings
 from mamoe.build.evaluation import evaluate_run, extractors_of
 from mamoe.build.evaluationtypes import Asked, Drawing, Progress
 from mamoe.config import EvaluateAfter, Train
+from mamoe.console import progress
 from mamoe.evaluation.evaluate import AUTOENCODER_FLOOR, LAYOUT, SCORES, check_scores
 from mamoe.evaluation.table import Table
 
@@ -24,8 +26,8 @@ def check_after(config: Train, after: EvaluateAfter) -> None:
     scores = _scores(after)
     check_scores(scores)
     taxonomy = layout_settings(config).taxonomy
-    for split in (after.split, TRAIN):
-        dataset(config, split, taxonomy)
+    dataset(config, TRAIN, taxonomy)  # the training looks into its files
+    check_data(config, [dataset(config, after.split, taxonomy)], progress)
     extractors_of(after.extractors, scores, device_of(config))
 
 

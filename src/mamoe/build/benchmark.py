@@ -25,9 +25,10 @@ from mamoe.benchmark.settings import Benchmark, parted, replaced
 from mamoe.build.cell import training_overrides
 from mamoe.compose import compose
 from mamoe.config import validated
-from mamoe.errors import ConfigError
+from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.evaluate import check_scores
 from mamoe.evaluation.protocol import library_versions
+from mamoe.notes import note
 from mamoe.rundir import held
 from mamoe.schema import checked
 
@@ -113,17 +114,19 @@ def planned(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plan:
     check_scores(config.scores.names)
     common = tuple(replaced(config.settings, theirs))
     methods = {name: config.method_settings[name] for name in config.chosen}
-    steps, problems = {}, []
+    steps, problems, said = {}, [], list[str]()
     for place, of_data in config.datasets.items():
         for method, of_method in methods.items():
             try:
                 cell = training_overrides([*common, *of_data, *of_method], Path(config.out), 1)
-                training = validated(compose(cell, config_dirs))
-            except ConfigError as error:
+                training = validated(compose(cell, config_dirs, say=said.append))
+            except (ConfigError, DatasetError) as error:
                 problems.append(f"  {method} on {place}: {' '.join(str(error).split())}")
                 continue
             accumulated = training.trainer.accumulate_grad_batches
             steps[place, method] = steps_of_images(config.budget.images, training.data.batch_size, accumulated)
+    for text in dict.fromkeys(said):
+        note(text)
     if problems:
         raise ConfigError("Cells of the benchmark cannot be run:\n" + "\n".join(problems))
     grid = cells(methods, config.datasets, config.seeds, common=common, steps=steps)

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 
-from mamoe.build.data import layout_settings, splits
+from mamoe.build.checking import check_data
+from mamoe.build.data import check_batches, layout_settings, splits
+from mamoe.build.starting import base_of
 from mamoe.conditioning.cache import EmbeddingCache, fingerprint
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.config import Train
+from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.latents import LatentCache
 from mamoe.models.autoencoder import vae_fingerprint
-from mamoe.models.pretrained import BaseModel, TextParts, load_base
+from mamoe.models.pretrained import BaseModel, TextParts
 from mamoe.shards import ShardFolder
-from mamoe.training.errors import DiskFullError, is_disk_full
+from mamoe.staging import DiskFullError, is_disk_full
 from mamoe.training.latents import fill_latents
 from mamoe.types import RegionPrompts
-
-Report = Callable[[int, int], None]  # (done, in all)
-Bar = Callable[[str], AbstractContextManager[Report]]  # a title -> a progress bar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,8 @@ def build_caches(config: Train, bar: Bar) -> list[str]:
     """
     settings = layout_settings(config)
     trains, validates = splits(config, settings.taxonomy)
+    check_data(config, [trains, validates], bar)
+    check_batches(config, trains)
     base = base_of(config)
     lines = []
     if config.model.train_text_encoder:
@@ -67,12 +69,6 @@ def build_caches(config: Train, bar: Bar) -> list[str]:
         way = f"impossible, {reason}" if reason else "set cache.latents=true here and in the training"
         lines.append(f"latents: not kept (cache.latents=false); {way}")
     return lines
-
-
-def base_of(config: Train) -> BaseModel:
-    """The configured base model."""
-    model = config.model
-    return load_base(model.path, model.revision, model.variant, config=model.config, tokenizer=model.tokenizer)
 
 
 def prompt_encoder(text: TextParts, cache: EmbeddingCache | None = None) -> PromptEncoder:

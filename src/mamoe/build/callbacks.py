@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,12 +31,15 @@ from mamoe.sampling.runs import components_of
 from mamoe.sampling.schedule import ddim_scheduler
 from mamoe.targets import instantiate
 from mamoe.tensors import Sample
+from mamoe.training.cluster import is_first_process
 from mamoe.training.module import DiffusionModule
 from mamoe.training.patience import Patience
 from mamoe.training.samples import Draw, SampleGrids
 from mamoe.training.saving import BestBy
 from mamoe.training.scoring import FixedScores
 from mamoe.training.validation import FixedLoss
+
+WANDB_ID = "wandb-id.txt"
 
 
 def training_loggers(config: Train, run_dir: Path) -> list[Logger]:
@@ -53,6 +57,8 @@ def training_loggers(config: Train, run_dir: Path) -> list[Logger]:
                 WandbLogger(
                     save_dir=run_dir,
                     name=f"{config.name}/{run_dir.name}",
+                    id=_wandb_id(run_dir),
+                    resume="allow",
                     project=wandb.project,
                     entity=wandb.entity,
                     offline=wandb.mode == "offline",
@@ -61,6 +67,18 @@ def training_loggers(config: Train, run_dir: Path) -> list[Logger]:
     except ModuleNotFoundError as error:
         raise ConfigError(f"logger: {error}. Install it: pip install 'mamoe[tensorboard,wandb]'.") from None
     return loggers
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """The run's id at W&B, the same in every session; runs from before it was kept have it in their wandb/ folder."""
+    path = run_dir / WANDB_ID
+    if not path.exists():
+        earlier = sorted((run_dir / "wandb").glob("*run-*-*"))
+        made = earlier[-1].name.rpartition("-")[2] if earlier else secrets.token_hex(4)
+        if not is_first_process():  # it alone talks to W&B
+            return made
+        path.write_text(made + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
 
 
 def training_callbacks(

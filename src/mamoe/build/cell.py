@@ -12,12 +12,15 @@ from typing import Any
 
 from mamoe.benchmark.results import Cost, Curve, Result, read_cell, relative, write_result
 from mamoe.build.after import device_of
+from mamoe.build.checking import check_data
 from mamoe.build.data import dataset, layout_settings
 from mamoe.build.evaluation import evaluate_run
 from mamoe.build.evaluationtypes import Asked, Drawing
 from mamoe.build.train import train
 from mamoe.compose import compose, setting
 from mamoe.config import Train, validated
+from mamoe.console import progress
+from mamoe.data.listing import bare_name, listed
 from mamoe.training.cost import COST_FILE
 from mamoe.training.metrics import read_rows
 
@@ -48,6 +51,8 @@ def run_cell(folder: Path, config_dirs: Sequence[Path] = ()) -> int:
     resume = [setting("resume", latest)] if (latest / "checkpoints" / "latest").exists() else []
     plain = compose([*overrides, *resume], config_dirs)
     config = validated(plain)
+    tests = dataset(config, scoring["pictures"]["split"], layout_settings(config).taxonomy)
+    check_data(config, [tests], progress)  # said before the training, not behind it
     ended, run = train(config, plain=plain, overrides=overrides)
     if ended.exit_code:
         return ended.exit_code
@@ -82,7 +87,7 @@ def _scored(config: Train, run: Path, folder: Path, scoring: dict[str, Any]) -> 
     assert table is not None, "a cell is one process"
     rows = {row.label: row for row in table.rows}
     files = dataset(config, pictures["split"], layout_settings(config).taxonomy).files.samples
-    stems = {path.stem: path for path in sorted((out / mode).glob("*.png"))}
+    stems = {bare_name(name): out / mode / name for name in listed(out / mode, (".png",), recursive=True).names}
     copies = sorted(out.glob(f"copies-{mode}-*.png"))
     return Result(
         drawn=rows[mode],
@@ -90,7 +95,7 @@ def _scored(config: Train, run: Path, folder: Path, scoring: dict[str, Any]) -> 
         cost=_cost(run, statistics.median(drawn) if drawn else None),
         curves=curves_of(run),
         pictures={stem: relative(path, folder) for stem, path in stems.items()},
-        real={file.image.stem: relative(file.image, folder) for file in files if file.image.stem in stems},
+        real={name: relative(file.image, folder) for file in files if (name := bare_name(file.key)) in stems},
         copies=relative(copies[0], folder) if copies else None,
     )
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.holdout import SHARE, held_out, holds_files
 from mamoe.data.prompts import raise_problems
 from mamoe.data.transforms import Geometry
+from mamoe.errors import ConfigError
+from mamoe.notes import note
 from mamoe.targets import instantiate
 from mamoe.taxonomy import Taxonomy
 
@@ -22,11 +28,33 @@ def layout_settings(config: Train) -> LayoutSettings:
 
 
 def dataset(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
-    """One split of the configured data.
+    """One split of the configured data. Where there is no split ``val``, it is held out of ``train``.
 
     Raises:
         DatasetError: files are missing or do not belong together; every one is listed.
+        ConfigError: ``data.val_share`` is given, and there is a split ``val``.
     """
+    if split not in (TRAIN, VAL) or not _is_val_held_out(config):
+        return _whole(config, split, taxonomy)
+    source = _whole(config, TRAIN, taxonomy)
+    validates = held_out(source.keys, config.data.val_share or SHARE)
+    if split == VAL:
+        return source.only(validates).unaugmented(VAL)
+    return source.only(sorted({*range(len(source))} - {*validates}))
+
+
+def _is_val_held_out(config: Train) -> bool:
+    folder, share = Path(config.data.images) / VAL, config.data.val_share
+    there = holds_files(folder)
+    if there and share is not None:
+        raise ConfigError(
+            f"data.val_share={share} holds pictures of 'train' out for validation, but {folder} has pictures for that: "
+            "leave data.val_share out, or move that folder away."
+        )
+    return not there and holds_files(folder.parent / TRAIN)
+
+
+def _whole(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
     data = config.data
     geometry = Geometry(
         size=data.size,
@@ -45,6 +73,7 @@ def dataset(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
         geometry=geometry,
         seed=config.seed,
         condition=data.condition,
+        recursive=data.recursive,
     )
     raise_problems(list(source.files.problems), f"The split {split!r}")
     return source
@@ -57,12 +86,40 @@ def limited(source: LayoutDataset, count: int | None) -> LayoutDataset:
 def splits(config: Train, taxonomy: Taxonomy) -> tuple[LayoutDataset, LayoutDataset]:
     """What to train on and what to validate on."""
     trainer = config.trainer
-    trains = dataset(config, TRAIN, taxonomy)
     if trainer.overfit_images is not None:
-        trains = limited(trains, trainer.overfit_images)
+        trains = limited(_whole(config, TRAIN, taxonomy), trainer.overfit_images)
         return trains, trains
-    validates = limited(dataset(config, VAL, taxonomy), trainer.limit_val_images)
-    return limited(trains, trainer.limit_train_images), validates
+    trains = dataset(config, TRAIN, taxonomy)
+    validates = dataset(config, VAL, taxonomy)
+    if _is_val_held_out(config):
+        note(
+            f"There is no split 'val': {len(validates)} of {len(trains) + len(validates)} pictures of 'train' are held "
+            f"out for validation ({', '.join(dict.fromkeys((validates.keys[0], validates.keys[-1])))}, …); see "
+            "data.val_share."
+        )
+    return limited(trains, trainer.limit_train_images), limited(validates, trainer.limit_val_images)
+
+
+def check_batches(config: Train, trains: LayoutDataset) -> None:
+    """Refuse training pictures of sizes that cannot stand in one batch; headers alone are read.
+
+    Raises:
+        ConfigError: lists the sizes.
+        DatasetError: pictures cannot be read.
+    """
+    data = config.data
+    if data.batch_size == 1 or data.buckets or data.crop is not None or not isinstance(data.size, int):
+        return
+    sizes = Counter(trains.sizes())
+    if len(sizes) > 1:
+        listed = ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in sizes.most_common(4))
+        more = f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""
+        raise ConfigError(
+            f"With data.size={data.size} (the short side) and data.crop=null the training pictures become {listed}"
+            f"{more}, which cannot stand in one batch. Set data.buckets=true to squeeze every picture a little to the "
+            "nearest of a few sizes, data.crop=random to cut a square out of each, data.size=[HEIGHT,WIDTH] for one "
+            "size, or data.batch_size=1."
+        )
 
 
 def buckets_of(config: Train, source: LayoutDataset) -> list[int] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ import yaml
 from mamoe.build.data import TRAIN, dataset, layout_settings
 from mamoe.build.evaluationtypes import Asked, Drawing, Progress
 from mamoe.build.layoutscores import layout_families
+from mamoe.checkpoints import find_checkpoint
 from mamoe.config import Train, recorded
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.folder import DataFolder, data_folder
+from mamoe.data.listing import bare_name
+from mamoe.data.matching import same_name
 from mamoe.data.prompts import raise_problems
 from mamoe.data.transforms import MULTIPLE, Crop, Geometry
 from mamoe.errors import ConfigError, DatasetError
@@ -25,6 +30,7 @@ from mamoe.evaluation.evaluate import (
     LAYOUT_SCORES,
     SCORES,
     Comparison,
+    check_common_size,
     check_scores,
     evaluate,
     folder_row,
@@ -35,14 +41,14 @@ from mamoe.evaluation.features import common_size, list_pictures
 from mamoe.evaluation.protocol import Generation, PictureSet
 from mamoe.evaluation.reconstruction import load_autoencoder
 from mamoe.evaluation.table import Table
-from mamoe.prepare.check import data_folder
+from mamoe.home import Home, relocated
+from mamoe.notes import note
 from mamoe.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
 from mamoe.sampling.jobs import load_run
 from mamoe.sampling.output import key_of, model_hash
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.sampling.runs import find_checkpoint
 from mamoe.taxonomy import Taxonomy
 
 STORE = "segmenter"  # folder of the domain segmenter, beside the data
@@ -82,24 +88,28 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
     if asked.data is None and any(name in LAYOUT_SCORES for name in scores):
         raise ConfigError(f"The scores {', '.join(LAYOUT_SCORES)} need the maps: name their data set with --data.")
     out = asked.out or Path("eval") / folder.resolve().name
-    row = folder_row(folder)
-    drawn = PictureSet(label=row.label, paths=spread(row.paths, asked.images), generation=row.generation)
+    row = folder_row(folder, recursive=asked.recursive)
+    drawn = replace(row, paths=spread(row.paths, asked.images))
     geometry = None if asked.size is None else Geometry(size=asked.size, crop=Crop.CENTER, multiple=1)
-    train = None if asked.train is None else list_pictures(asked.train)
+    train = None if asked.train is None else list_pictures(asked.train, recursive=asked.recursive)
     layouts = None
     if asked.data is not None:
         geometry = geometry or Geometry(size=common_size({row.label: drawn.paths}), multiple=1)
         _check_layout_size(geometry.size)
-        tests, trains = (_split_of(asked.data, asked, split, geometry) for split in (asked.split, TRAIN))
+        parts = data_folder(asked.data, None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy))
+        for text in parts.notes:
+            note(text)
+        tests, trains = (_split_of(asked.data, parts, asked.seed, split, geometry) for split in (asked.split, TRAIN))
         layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
         train = layouts.train_pictures if train is None else train
     if asked.against is not None:
-        reference = spread(list_pictures(asked.against), asked.images)
+        reference = spread(list_pictures(asked.against, recursive=asked.recursive), asked.images)
     else:
         assert layouts is not None
         reference = layouts.pictures
     comparison = Comparison(
         reference=reference,
+        root=asked.against or (None if layouts is None else layouts.tests.folder),
         train=train,
         autoencoder=None if asked.autoencoder is None else load_autoencoder(asked.autoencoder),
         extractors=extractors_of(asked.extractors, scores, asked.device),
@@ -130,7 +140,7 @@ def evaluate_run(
     Raises:
         MamoeError: what the user can mend.
     """
-    given = {"--autoencoder": asked.autoencoder, "--size": asked.size, "--data": asked.data}
+    given = {"--autoencoder": asked.autoencoder, "--size": asked.size, "--taxonomy": asked.taxonomy}
     own = [name for name, value in given.items() if value is not None]
     if own:
         raise ConfigError(f"{run} is a run and brings its own: leave out {', '.join(own)}.")
@@ -142,8 +152,14 @@ def evaluate_run(
     checkpoint = find_checkpoint(run, drawing.checkpoint)
     home, config = _config_of(checkpoint)
     settings = layout_settings(config)
+    if asked.data is not None:
+        config = _with_data(config, asked.data, settings.taxonomy)
+    elif not Path(config.data.images).is_dir():
+        raise DatasetError(
+            f"The data of {home} is not in {config.data.images} any more. If it moved, give its place: --data FOLDER."
+        )
     wanted = dataset(config, asked.split, settings.taxonomy)
-    pipe = load_run(checkpoint)
+    pipe = load_run(checkpoint, base=asked.base)
     pipe.to(asked.device)
     pipe.set_progress_bar_config(disable=True)
     out = asked.out or home / "eval" / asked.split / checkpoint.name
@@ -151,11 +167,13 @@ def evaluate_run(
         tests=wanted,
         trains=dataset(config, TRAIN, settings.taxonomy),
         index=spread(range(len(wanted)), asked.images),
-        store=Path(config.data.images).parent / STORE,
+        store=(asked.data or Path(config.data.images).parent) / STORE,
     )
+    named = partial(list_pictures, recursive=asked.recursive)
     comparison = Comparison(
-        reference=layouts.pictures if asked.against is None else list_pictures(asked.against),
-        train=layouts.train_pictures if asked.train is None else list_pictures(asked.train),
+        reference=layouts.pictures if asked.against is None else named(asked.against),
+        root=asked.against or wanted.folder,
+        train=layouts.train_pictures if asked.train is None else named(asked.train),
         autoencoder=pipe.vae,
         extractors=extractors_of(asked.extractors, scores, asked.device),
         scores=_of_features(scores),
@@ -164,6 +182,7 @@ def evaluate_run(
         cache=asked.cache or Path(config.runs) / "cache" / "features",
         seed=asked.seed,
     )
+    check_common_size(comparison)  # before hours of drawing
     with nullcontext(Processes()) if alone else started_processes() as processes:
         rows = [
             _drawn(pipe, wanted, layouts.index, Mode(mode), drawing, asked.seed, out / mode, processes, progress, clock)
@@ -234,10 +253,10 @@ def _drawn(
         "seed": seed,
         "geometry": str(source.geometry),
     }
-    names = [f"{Path(key).stem}.png" for key in keys]
+    names = [f"{bare_name(key)}.png" for key in keys]
     batches = list(batches_by_size(sizes, drawing.batch_size))
     paths = fill(folder, names, batches, make, about=about, processes=processes, progress=progress)
-    return PictureSet(label=mode.value, paths=paths, generation=generation)
+    return PictureSet(label=mode.value, paths=paths, generation=generation, root=folder)
 
 
 def _check_layout_size(size: Sequence[int] | int) -> None:
@@ -251,9 +270,7 @@ def _check_layout_size(size: Sequence[int] | int) -> None:
         )
 
 
-def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> LayoutDataset:
-    taxonomy = None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy)
-    parts = data_folder(folder, taxonomy)
+def _split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: Geometry) -> LayoutDataset:
     source = LayoutDataset(
         images=parts.images,
         panoptic_maps=parts.panoptic_maps,
@@ -262,21 +279,22 @@ def _split_of(folder: Path, asked: Asked, split: str, geometry: Geometry) -> Lay
         instance_prompts=parts.instance_prompts,
         taxonomy=parts.taxonomy,
         geometry=geometry,
-        seed=asked.seed,
+        seed=seed,
+        recursive=parts.recursive,
     )
     raise_problems(list(source.files.problems), f"The split {split!r} of {folder}")
     return source
 
 
 def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
-    places = {Path(key).stem: place for place, key in enumerate(source.keys)}
-    strange = [path.name for path in drawn.paths if path.stem not in places]
+    places = {same_name(key): place for place, key in enumerate(source.keys)}
+    strange = [path.name for path, name in zip(drawn.paths, drawn.names, strict=True) if name not in places]
     if strange:
         raise DatasetError(
             f"{len(strange)} of {len(drawn.paths)} pictures have no map in the split {source.split!r}, such as "
             f"{strange[0]}. Maps and pictures belong together by their names without endings; see --split."
         )
-    return tuple(places[path.stem] for path in drawn.paths)
+    return tuple(places[name] for name in drawn.names)
 
 
 def _config_of(checkpoint: Path) -> tuple[Path, Train]:
@@ -289,7 +307,18 @@ def _config_of(checkpoint: Path) -> tuple[Path, Train]:
             f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
             "`mamoe sample` and evaluate the folder."
         ) from None
-    return home, recorded(plain)
+    return home, recorded(relocated(plain, Home.of(home)))
+
+
+def _with_data(config: Train, folder: Path, taxonomy: Taxonomy) -> Train:
+    """The configuration of a run whose data set, or another of the same classes, is in ``folder``."""
+    parts = data_folder(folder, taxonomy)
+    places = {key: getattr(parts, key) for key in ("images", "panoptic_maps", "prompts", "instance_prompts")}
+    named = {key: None if place is None else str(place) for key, place in places.items()}
+    for text in parts.notes:
+        note(text)
+    named |= {"root": str(folder), "recursive": parts.recursive}
+    return config.model_copy(update={"data": config.data.model_copy(update=named)})
 
 
 def _of_features(scores: Sequence[str]) -> tuple[str, ...]:

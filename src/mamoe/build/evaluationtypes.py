@@ -17,7 +17,8 @@ class Asked:
 
     against: Path | None = None  # folder of real pictures; None: the run's split, or that of ``data``
     train: Path | None = None  # folder of training pictures; None: the run's, that of ``data``, or unknown
-    data: Path | None = None  # of a folder of pictures: the data set its layouts are from
+    data: Path | None = None  # the data set the layouts are from; None: the run's, or unknown
+    base: str | None = None  # of a run: its base model's place; None: as the run says
     taxonomy: str | None = None  # of ``data``, where it does not say it
     split: str = "test"  # of the run's data, or of ``data``
     autoencoder: str | None = None  # base model; None: the run's, or none
@@ -28,6 +29,7 @@ class Asked:
     size: tuple[int, int] | None = None  # (H, W) every picture of a folder is brought to
     out: Path | None = None
     cache: Path | None = None
+    recursive: bool = False  # folders of pictures hold folders, which are looked into
     images: int | None = None  # at most so many, spread evenly; None: all
     seed: int = 0
     device: str = "cpu"

@@ -9,6 +9,7 @@ import numpy as np
 
 from mamoe.build.evaluationtypes import Asked, Progress
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.matching import same_name
 from mamoe.data.scenes import COLOURS
 from mamoe.errors import DatasetError
 from mamoe.evaluation.domain import MOST_PICTURES, Domain, data_hash, domain_of
@@ -55,13 +56,13 @@ def layout_families(
     files = [source.files.samples[i] for i in index]
     samples = (source[i] for i in index)
     maps = Maps(
-        layouts={Path(sample.key).stem: _layout(sample) for sample in samples},
+        layouts={same_name(sample.key): _layout(sample) for sample in samples},
         classes=classes,
         reference=data_hash(path for file in files for path in (file.image, file.panoptic) if path is not None),
         geometry=source.geometry,
         elsewhere=_ELSEWHERE,
     )
-    ceiling = PictureSet(label=CEILING, paths=tuple(file.image for file in files), generation=None)
+    ceiling = PictureSet(label=CEILING, paths=tuple(file.image for file in files), generation=None, root=source.folder)
     domain = _domain(train, classes, store / _size_name(train), asked.seed, progress)
     families: list[Family] = []
     if LAYOUT in scores:

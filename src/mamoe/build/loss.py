@@ -18,6 +18,7 @@ from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion import losses
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import decoded
+from mamoe.models.control import control_of
 from mamoe.models.pretrained import BaseModel
 from mamoe.taxonomy import Taxonomy
 
@@ -41,6 +42,11 @@ def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
     """
     loss = config.loss
     if isinstance(loss, Perceptual):
+        if control_of(base.unet) is not None:
+            raise ConfigError(
+                f"loss=perceptual looks through the base model's UNet, and that of {base.source.path} is shown a "
+                "condition picture: choose another loss."
+            )
         features = losses.middle_features(base.unet)
         perceptual = losses.Perceptual(features, base.scheduler.alphas_cumprod)
         return ConfiguredLoss(function=perceptual, networks=(features,))

@@ -11,21 +11,23 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from mamoe.build.cache import Bar, caching_encoder, fill_prompts, prompt_encoder
+from mamoe.build.cache import caching_encoder, fill_prompts, prompt_encoder
 from mamoe.build.loss import ConfiguredLoss
+from mamoe.build.starting import source_to_keep, steered_unet
 from mamoe.conditioning.conditioner import Conditioner
-from mamoe.conditioning.settings import LayoutSettings, Strength
+from mamoe.conditioning.settings import LayoutSettings
 from mamoe.conditioning.text import Prompts
 from mamoe.config import Train
+from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
 from mamoe.models.control import Control, control_of
 from mamoe.models.controlnet_xs import side_multiple
 from mamoe.models.finetune import method_of
+from mamoe.models.finetune.adapterfile import load_adapter
 from mamoe.models.pretrained import BaseModel
 from mamoe.models.singlefile import Family
-from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.randomness import derive_seed
 from mamoe.sampling.schedule import is_zero_snr
 from mamoe.shipped import PREFIX
@@ -43,19 +45,6 @@ def objective_scheduler(config: Train, base: DDPMScheduler) -> DDPMScheduler:
     zero_snr = is_zero_snr(base.config) if config.objective.zero_snr is None else config.objective.zero_snr
     keep = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
     return make_scheduler(prediction, zero_snr=zero_snr, **{key: base.config[key] for key in keep})
-
-
-def steered_unet(config: Train, base: UNet2DConditionModel, settings: LayoutSettings) -> UNet2DConditionModel:
-    """The base UNet, with region attention and experts where the configuration wants them."""
-    if not settings.region_attention and not settings.moe:
-        return base
-    return MaMoEUNet2DConditionModel.from_unet(
-        base,
-        num_experts=settings.num_experts,
-        region_attention=settings.region_attention,
-        moe_levels=config.layout.moe_levels,
-        learned_strength=settings.strength is Strength.LEARNED,
-    )
 
 
 def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[LayoutDataset]) -> None:
@@ -100,7 +89,9 @@ def training_module(
     trained_text = config.model.train_text_encoder
     levels = len(base.unet.config["block_out_channels"])
     method = method_of(config.method.model_dump())
-    unet = method.prepare(steered_unet(config, base.unet, settings), seed=derive_seed(config.seed, "method"))
+    unet = method.prepare(steered_unet(config, base, settings), seed=derive_seed(config.seed, "method"))
+    if base.adapter is not None:
+        load_adapter(unet, base.adapter)
     return DiffusionModule(
         unet=unet,
         adapter_alone=method.keeps_adapter_alone,
@@ -160,8 +151,9 @@ def _with_length(spec: dict[str, Any], steps: int) -> dict[str, Any]:
 
 def recipe_of(config: Train, base: BaseModel, scheduler: DDPMScheduler, settings: LayoutSettings) -> dict[str, Any]:
     """What is needed besides the trained weights to build the model again, as plain JSON."""
-    source = base.source.to_dict()
-    for key in ("path", "config", "tokenizer"):
+    alone = method_of(config.method.model_dump()).keeps_adapter_alone
+    source = source_to_keep(config, base, adapter_alone=alone).to_dict()
+    for key in ("path", "config", "tokenizer", "base"):
         place = source[key]
         named = place is None or place.startswith(PREFIX) or (key == "config" and place in list(Family))
         if not named and Path(str(place)).exists():
@@ -172,4 +164,5 @@ def recipe_of(config: Train, base: BaseModel, scheduler: DDPMScheduler, settings
         "layout": settings.to_dict(),
         "method": config.method.model_dump(),
         "condition": config.data.condition,
+        "started_from": None if base.run is None else str(base.run.checkpoint),
     }

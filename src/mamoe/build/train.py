@@ -14,18 +14,23 @@ import torch
 from diffusers import DDPMScheduler
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
-from mamoe.build.cache import base_of, encoded
+from mamoe.build.cache import encoded
 from mamoe.build.callbacks import PictureSampler, best_by, patience, training_callbacks, training_loggers
-from mamoe.build.data import buckets_of, layout_settings, splits
+from mamoe.build.checking import check_data
+from mamoe.build.data import buckets_of, check_batches, layout_settings, splits
 from mamoe.build.loss import class_weights, loss_of
 from mamoe.build.model import check_sizes, objective_scheduler, recipe_of, training_module, training_prompts
-from mamoe.build.start import REPLAY, choose_run
+from mamoe.build.recipe import comparable_of, weights_of
+from mamoe.build.remembering import Remembering
+from mamoe.build.start import REPLAY, choose_run, going_on, notes_on, told_anew
+from mamoe.build.starting import base_of, started_from
 from mamoe.build.unused import settings_without_effect
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train, seconds_of
 from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
+from mamoe.home import place_now
 from mamoe.models.sources import Source
 from mamoe.rundir import held, write_start
 from mamoe.training.buckets import bucket_batches_of_epochs
@@ -51,12 +56,21 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
         torch.set_num_threads(config.trainer.threads)
     settings = layout_settings(config)
     trains, validates = splits(config, settings.taxonomy)
+    check_data(config, [trains, validates], progress)
+    check_batches(config, trains)
     weights = class_weights(config, trains, settings)
     collate = Collator(settings, class_weights=weights)
     buckets = buckets_of(config, trains)
     steps = _steps(config, len(trains), buckets)
     check_installed(str(config.optimizer.get("_target_")))
-    job = _prepared(config, settings, steps, trains, validates)
+    comparable = comparable_of(config, settings, trains, validates)
+    going = going_on(config, plain, comparable, steps)
+    if going is not None and going.done is not None:
+        if is_first_process():
+            print(going.done.message)
+        return going.done, going.run
+    job = _prepared(config, settings, steps, trains, validates, comparable)
+    job.module.save_hyperparameters(plain)  # what loggers are told at the start
     data = LayoutDataModule(
         train=job.trains,
         collate=collate,
@@ -72,8 +86,8 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
             replay(origin, job.module, data, recipe=job.recipe, trainer=_trainer_settings(config, run_dir))
             return FitResult(step=0, checkpoint=None, stopped_by=None, message=""), run_dir
         with held(run_dir) if is_first_process() else nullcontext():
-            if is_first_process():
-                described = _describe(trains, validates, settings, weights)
+            if origin is None and is_first_process():
+                described = {**_describe(trains, validates, settings, weights), **place_now(run_dir)}
                 write_start(run_dir, config=plain, overrides=overrides, dataset=described)
             callbacks = training_callbacks(
                 config,
@@ -85,6 +99,8 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 run_dir=run_dir,
                 sampler=PictureSampler(job.source, job.scheduler, settings),
             )
+            if origin is not None:
+                callbacks.insert(0, Remembering(run_dir, plain, overrides, notes_on(told_anew(run_dir, plain))))
             result = fit(
                 job.module,
                 data,
@@ -118,9 +134,17 @@ class _Job:
 
 
 def _prepared(
-    config: Train, settings: LayoutSettings, steps: int, trains: LayoutDataset, validates: LayoutDataset
+    config: Train,
+    settings: LayoutSettings,
+    steps: int,
+    trains: LayoutDataset,
+    validates: LayoutDataset,
+    comparable: dict[str, Any],
 ) -> _Job:
     base = base_of(config)
+    weights = weights_of(base)
+    if is_first_process() and (words := started_from(config, base)) is not None:
+        print(words)
     check_sizes(config, base.unet, [trains, validates])
     loss = loss_of(config, base)  # what it lacks is said before anything is encoded
     scheduler = objective_scheduler(config, base.scheduler)
@@ -133,7 +157,7 @@ def _prepared(
         module=training_module(config, base, scheduler, settings, loss, steps, prompts),
         source=base.source,
         scheduler=scheduler,
-        recipe=recipe_of(config, base, scheduler, settings),
+        recipe={**recipe_of(config, base, scheduler, settings), **comparable, "weights": weights},
         trains=sources[0],
         stable=sources[1],
         validates=sources[2],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from mamoe.data.condition import drawn_condition, drawn_kind
 from mamoe.data.files import SampleFiles, index_split
 from mamoe.data.inspection import SplitContents, inspect_split
-from mamoe.data.latents import LatentCache, content_of
+from mamoe.data.latents import LatentCache, content_of_picture
+from mamoe.data.naming import naming
 from mamoe.data.panoptic import decode_panoptic, read_panoptic_rgb
 from mamoe.data.pictures import picture_size, read_picture
 from mamoe.data.prompts import raise_problems
@@ -49,6 +50,7 @@ class LayoutDataset(Dataset[Sample]):
         seed: of the augmentation.
         condition: what to show to methods with a picture input: ``classes`` or ``edges``, drawn from the map, or a
             folder with one folder of pictures per split, named as the pictures. None: nothing.
+        recursive: pictures lie in folders inside that of the split, and so do their maps and condition pictures.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class LayoutDataset(Dataset[Sample]):
         geometry: Geometry,
         seed: int,
         condition: str | None = None,
+        recursive: bool = False,
     ) -> None:
         self.split = split
+        self.folder = Path(images) / split
         self.taxonomy = taxonomy
         self.geometry = geometry if split == TRAIN_SPLIT else geometry.for_evaluation()
         self.seed = seed
@@ -76,6 +80,7 @@ class LayoutDataset(Dataset[Sample]):
             prompts=None if prompts is None else Path(prompts),
             instance_prompts=None if instance_prompts is None else Path(instance_prompts),
             conditions=None if condition is None or self.drawn is not None else Path(condition),
+            recursive=recursive,
         )
         self.keys = tuple(sample.key for sample in self.files.samples)
         self._latents: LatentCache | None = None
@@ -95,11 +100,16 @@ class LayoutDataset(Dataset[Sample]):
         Raises:
             IndexError: no sample has that index.
             DatasetError: the split has problems, or a file of this sample cannot be read.
+            Exception: whatever else goes wrong, with the sample's files in its message or its notes.
         """
         epoch, index = item if isinstance(item, tuple) else (0, item)
         if not 0 <= index < len(self):
             raise IndexError(f"The split {self.split!r} has {len(self)} samples, there is no number {index}.")
         self._raise(self.files.problems)
+        with naming(self.files.samples[index]):
+            return self._sample(epoch, index)
+
+    def _sample(self, epoch: int, index: int) -> Sample:
         files = self.files.samples[index]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "augment", epoch, index))
@@ -140,12 +150,16 @@ class LayoutDataset(Dataset[Sample]):
 
     def first(self, count: int) -> LayoutDataset:
         """The same data set with its first ``count`` samples alone."""
-        files = replace(self.files, samples=self.files.samples[:count])
-        return self._changed(files=files, keys=self.keys[:count])
+        return self.only(range(len(self))[:count])
 
-    def unaugmented(self) -> LayoutDataset:
-        """The same data set as a split that is not trained on would show it."""
-        return self._changed(geometry=self.geometry.for_evaluation())
+    def only(self, places: Sequence[int]) -> LayoutDataset:
+        """The same data set with the samples at ``places`` alone."""
+        files = replace(self.files, samples=tuple(self.files.samples[place] for place in places))
+        return self._changed(files=files, keys=tuple(self.keys[place] for place in places))
+
+    def unaugmented(self, split: str | None = None) -> LayoutDataset:
+        """The same data set as a split that is not trained on would show it, and called so if ``split`` names one."""
+        return self._changed(geometry=self.geometry.for_evaluation(), split=split or self.split)
 
     def encoded(self, latents: LatentCache) -> LayoutDataset:
         """The same data set with samples that carry ``moments`` from the cache; no picture is decoded for them.
@@ -159,7 +173,7 @@ class LayoutDataset(Dataset[Sample]):
         if (reason := self.geometry.unpredictable) is not None:
             raise ConfigError(f"The split {self.split!r} cannot use a cache of latents: {reason}.")
         with ThreadPoolExecutor() as pool:
-            contents = tuple(pool.map(content_of, (files.image for files in self.files.samples)))
+            contents = tuple(pool.map(content_of_picture, (files.image for files in self.files.samples)))
         return self._changed(_latents=latents, _contents=contents)
 
     def missing(self) -> list[tuple[int, Placement]]:
@@ -179,7 +193,9 @@ class LayoutDataset(Dataset[Sample]):
 
     def placed_picture(self, index: int, placement: Placement) -> UInt8[Tensor, "3 H W"]:
         """One picture as a placement shows it."""
-        return placement.picture(_planes(read_picture(self.files.samples[index].image)))
+        files = self.files.samples[index]
+        with naming(files):
+            return placement.picture(_planes(read_picture(files.image)))
 
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of every sample, from the headers of the pictures alone.

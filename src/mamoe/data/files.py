@@ -1,26 +1,30 @@
-"""Which files of a split belong together: picture, panoptic map, prompt and instance prompts, by file name."""
+"""Which files of a split belong together: picture, panoptic map, prompt and instance prompts, by name."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from mamoe.data.pictures import SUFFIXES
-from mamoe.data.prompts import PromptLine, scan_instance_prompts, scan_prompts_csv
+from mamoe.data.listing import Listing, is_litter, listed, some
+from mamoe.data.mapkinds import why_no_suffix
+from mamoe.data.matching import Keyed, Names, keyed, same_name
+from mamoe.data.pictures import SUFFIXES, why_unread
+from mamoe.data.prompts import scan_instance_prompts, scan_prompts_csv
 from mamoe.types import DatasetError, RegionPrompts
 
 T = TypeVar("T")
+MAP_SUFFIXES = (".png",)
+RECURSIVE = "data.recursive=true (`recursive: true` in data.yaml)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleFiles:
     """One picture with what belongs to it."""
 
-    key: str  # file name of the picture
+    key: str  # name of the picture, relative to the folder of its split, / between folders
     image: Path
     panoptic: Path | None  # None: there is no map of that name
     prompts: RegionPrompts
@@ -34,6 +38,7 @@ class SplitFiles:
     samples: tuple[SampleFiles, ...]
     instance_prompts: Path | None  # the JSON the samples' instance prompts come from
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what is not used, and what is not there and need not be
 
 
 def index_split(
@@ -44,51 +49,69 @@ def index_split(
     prompts: Path | None,
     instance_prompts: Path | None,
     conditions: Path | None = None,
+    recursive: bool = False,
 ) -> SplitFiles:
     """List ``<images>/<split>`` and find each picture's map, prompts and condition picture.
 
-    Maps and condition pictures have the picture's file name, or its stem and ``.png``. ``{split}`` in the two text
-    files' paths stands for the split. Samples are ordered by the numbers in their names (see :func:`order_of`).
+    Maps and condition pictures have the picture's name, or one that differs in its ending; with ``recursive`` they lie
+    in folders of the same names. How the text files name pictures: :mod:`mamoe.data.matching`. ``{split}`` in their
+    paths stands for the split. Samples are ordered by the numbers in their names (see
+    :func:`mamoe.data.listing.order_of`).
 
-    Nothing raises: what is missing or wrong is listed in ``problems``.
+    Nothing raises: what is missing or wrong is listed in ``problems``, what is left aside in ``notes``.
     """
     problems: list[str] = []
-    folder, map_folder = images / split, panoptic_maps / split
-    names = sorted(_list_names(folder, SUFFIXES, "pictures", problems), key=order_of)
-    maps = _list_names(map_folder, (".png",), "panoptic maps", problems)
-    prompt_file, segment_file = _for_split(prompts, split), _for_split(instance_prompts, split)
-    by_file = _read_optional(prompt_file, scan_prompts_csv, problems)
-    by_segment = _read_optional(segment_file, scan_instance_prompts, problems)
-
+    notes: list[str] = []
+    folder = images / split
+    pictures = _list(folder, SUFFIXES, "pictures", recursive, problems)
+    names = pictures.names
     if folder.is_dir() and not names:
-        problems.append(f"{folder} holds no pictures ({', '.join(SUFFIXES)})")
-    stems = Counter(Path(name).stem for name in names)
-    problems += [f"{folder}: {n} pictures are called {stem!r}; rename them" for stem, n in stems.items() if n > 1]
-    found = {name: _map_name(name, maps) for name in names}
-    if map_folder.is_dir():
-        problems += [f"{folder / name} has no panoptic map in {map_folder}" for name in names if found[name] is None]
-    shown = _find_conditions(names, conditions, split, problems)
-    problems += _prompt_problems(names, folder, prompt_file, by_file)
-    if by_segment is not None:
-        strangers = by_segment.keys() - set(names)
+        problems.append(_no_pictures(folder, pictures))
+    elif pictures.inner:
+        notes.append(
+            f"{folder}: folders are not looked into ({some(pictures.inner)}); {RECURSIVE} reads the pictures in them"
+        )
+    problems += namesakes(names, folder, "pictures")
+    notes += [f"{folder}: {text}" for text in _unread(pictures.others)]
+
+    maps = _maps_of(names, folder, panoptic_maps / split, recursive, problems, notes)
+    shown = {} if conditions is None else _conditions_of(names, conditions / split, recursive, problems)
+
+    prompt_file, segment_file = _for_split(prompts, split), _for_split(instance_prompts, split)
+    rows = _read_optional(prompt_file, scan_prompts_csv, problems)
+    texts = {}
+    if rows is not None:
+        meant = keyed(rows, names)
+        texts = {name: rows[key].prompt for name, key in meant.key_of.items()}
         problems += [
-            f"{segment_file}, key {name!r}: there is no such picture in {folder}" for name in sorted(strangers)
+            f"{folder / name} has no prompt in {prompt_file}"
+            for name in names
+            if name not in texts and name not in meant.explained
         ]
+        problems += _key_problems(meant, lambda key: f"{prompt_file}, line {rows[key].line},", folder, len(names))
+        empty = [name for name in names if name in texts and not texts[name].strip()]
+        if empty:
+            notes.append(f"{prompt_file}: {len(empty)} pictures have an empty prompt: {some(empty)}")
+    elif prompts is None and names:
+        notes.append(f"{folder}: there is no prompts CSV, so that all {len(names)} global prompts are empty")
+    segments = {}
+    entries = _read_optional(segment_file, scan_instance_prompts, problems)
+    if entries is not None:
+        meant = keyed(entries, names)
+        segments = {name: entries[key] for name, key in meant.key_of.items()}
+        problems += _key_problems(meant, lambda _: f"{segment_file}, key", folder, len(names))
 
     samples = tuple(
         SampleFiles(
             key=name,
             image=folder / name,
-            panoptic=None if (map_name := found[name]) is None else map_folder / map_name,
-            prompts=RegionPrompts(
-                global_prompt=by_file[name].prompt if by_file and name in by_file else "",
-                by_segment=(by_segment or {}).get(name, {}),
-            ),
+            panoptic=maps.get(name),
+            prompts=RegionPrompts(global_prompt=texts.get(name, ""), by_segment=segments.get(name, {})),
             condition=shown.get(name),
         )
         for name in names
     )
-    return SplitFiles(samples=samples, instance_prompts=segment_file, problems=tuple(problems))
+    return SplitFiles(samples=samples, instance_prompts=segment_file, problems=tuple(problems), notes=tuple(notes))
 
 
 def list_splits(images: Path) -> list[str]:
@@ -98,42 +121,101 @@ def list_splits(images: Path) -> list[str]:
         DatasetError: there is no such folder, or it holds no folders.
     """
     found = [entry.name for entry in images.iterdir() if entry.is_dir()] if images.is_dir() else []
-    splits = [name for name in found if not name.startswith(".")]
+    splits = [name for name in found if not is_litter(name)]
     if not splits:
         raise DatasetError(f"{images} must be a folder with one folder of pictures per split, such as {images}/train.")
     usual = {"train": 0, "val": 1, "test": 2}
     return sorted(splits, key=lambda name: (usual.get(name, 3), name))
 
 
-def order_of(name: str) -> tuple[bool, tuple[int, ...], str]:
-    """Sort key of a file name: its numbers from left to right, then the name; names without a number come last."""
-    numbers = tuple(int(digits) for digits in re.findall(r"[0-9]+", Path(name).stem))
-    return not numbers, numbers, name
-
-
-def _list_names(folder: Path, suffixes: Iterable[str], what: str, problems: list[str]) -> set[str]:
+def _list(folder: Path, suffixes: Collection[str], what: str, recursive: bool, problems: list[str]) -> Listing:
     try:
-        entries = list(folder.iterdir())
+        return listed(folder, suffixes, recursive=recursive)
+    except DatasetError as error:
+        problems.append(str(error))
     except OSError as error:
-        problems.append(f"cannot list the folder of {what} {folder}: {error.strerror}")
-        return set()
-    return {e.name for e in entries if e.suffix.lower() in suffixes and not e.name.startswith(".")}
+        near = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        alike = [name for name in near if name.casefold() == folder.name.casefold() and name != folder.name]
+        hint = f"; there is {alike[0]!r}, which differs in capitals" if alike else ""
+        problems.append(f"cannot list the folder of {what} {folder}: {error.strerror}{hint}")
+    return Listing(names=())
 
 
-def _find_conditions(names: list[str], root: Path | None, split: str, problems: list[str]) -> dict[str, Path]:
-    if root is None:
-        return {}
-    folder = root / split
-    there = _list_names(folder, SUFFIXES, "condition pictures", problems)
-    found = {name: folder / match for name in names if (match := _map_name(name, there)) is not None}
+def _no_pictures(folder: Path, pictures: Listing) -> str:
+    if pictures.inner:
+        return f"{folder} holds no pictures but folders ({some(pictures.inner)}): set {RECURSIVE} if they hold pictures"
+    return f"{folder} holds no pictures ({', '.join(SUFFIXES)})"
+
+
+def _unread(others: Sequence[str]) -> list[str]:
+    """What lies beside the files that are read, kind by kind."""
+    kinds = defaultdict(list)
+    for name in others:
+        kinds[PurePosixPath(name).suffix.lower()].append(name)
+    return [f"{len(names)} files are not read: {some(names)}{why_unread(kind)}" for kind, names in kinds.items()]
+
+
+def _maps_of(
+    names: Sequence[str], folder: Path, map_folder: Path, recursive: bool, problems: list[str], notes: list[str]
+) -> dict[str, Path]:
+    maps = _list(map_folder, MAP_SUFFIXES, "panoptic maps", recursive, problems)
+    known, others = Names(maps.names), Names(maps.others)
+    found: dict[str, str] = {}
+    explained: set[str] = set()
+    for name in names if map_folder.is_dir() else ():
+        candidates = known.beside(name)
+        if len(candidates) == 1:
+            found[name] = candidates[0]
+            continue
+        problem = f"{folder / name} has no panoptic map in {map_folder}"
+        if candidates:
+            problem = f"{folder / name} has {len(candidates)} panoptic maps in {map_folder}: {some(candidates)}"
+            explained.update(candidates)
+        elif other := others.beside(name):
+            explained.update(other)
+            problem += f"; {other[0]} there is no 8-bit RGB PNG, {why_no_suffix(PurePosixPath(other[0]).suffix)}"
+        elif near := known.near(name):
+            explained.add(near[0])
+            problem += f"; there is {near[0]!r}, {near[1]}: use one name for both"
+        elif maps.inner and not maps.names:
+            problem += f", which holds folders ({some(maps.inner)}); {RECURSIVE} looks into them"
+        problems.append(problem)
+    used = explained.union(found.values())
+    unused = [name for name in maps.names if name not in used]
+    if unused:
+        notes.append(f"{map_folder}: {len(unused)} maps belong to no picture in {folder}: {some(unused)}")
+    notes += [f"{map_folder}: {text}" for text in _unread([n for n in maps.others if n not in explained])]
+    return {name: map_folder / match for name, match in found.items()}
+
+
+def _conditions_of(names: Sequence[str], folder: Path, recursive: bool, problems: list[str]) -> dict[str, Path]:
+    there = Names(_list(folder, SUFFIXES, "condition pictures", recursive, problems).names)
+    found = {name: match for name in names if (match := condition_of(name, there)) is not None}
     if folder.is_dir():
         problems += [f"{name} has no condition picture in {folder}" for name in names if name not in found]
-    return found
+    return {name: folder / match for name, match in found.items()}
 
 
-def _map_name(image_name: str, maps: set[str]) -> str | None:
-    candidates = (image_name, Path(image_name).with_suffix(".png").name)
-    return next((name for name in candidates if name in maps), None)
+def namesakes(names: Sequence[str], folder: Path, what: str) -> list[str]:
+    """Files of one name but for their endings, whose maps and outputs could not be told apart."""
+    groups = defaultdict(list)
+    for name in names:
+        groups[same_name(name)].append(name)
+    return [
+        f"{folder}: {len(group)} {what} are called {name!r} ({some(group)}); rename them"
+        for name, group in groups.items()
+        if len(group) > 1
+    ]
+
+
+def condition_of(name: str, there: Names) -> str | None:
+    """The condition picture of a picture or map: of the same name, else the PNG of that stem, else the only one."""
+    candidates = there.beside(name)
+    plain = [c for c in candidates if PurePosixPath(c).suffix.lower() == ".png"]
+    for group in (candidates, plain):
+        if len(group) == 1:
+            return group[0]
+    return None
 
 
 def _for_split(path: Path | None, split: str) -> Path | None:
@@ -152,16 +234,8 @@ def _read_optional(path: Path | None, scan: Callable[[Path], tuple[T, list[str]]
     return found
 
 
-def _prompt_problems(
-    names: list[str], folder: Path, path: Path | None, by_file: Mapping[str, PromptLine] | None
-) -> list[str]:
-    if by_file is None:
+def _key_problems(meant: Keyed, where: Callable[[str], str], folder: Path, pictures: int) -> list[str]:
+    if not pictures:  # that there are none is said once
         return []
-    known = set(names)
-    missing = [f"{folder / name} has no prompt in {path}" for name in names if name not in by_file]
-    strangers = [
-        f"{path}, line {row.line}: there is no picture {name!r} in {folder}"
-        for name, row in by_file.items()
-        if name not in known
-    ]
-    return missing + strangers
+    strange = {key: f"there is no such picture in {folder}{hint}" for key, hint in meant.strange.items()}
+    return [f"{where(key)} {key!r}: {reason}" for key, reason in sorted({**meant.wrong, **strange}.items())]

@@ -1,8 +1,9 @@
 """Encoded pictures on disk, in ``<folder>/<autoencoder id>``.
 
 An entry is the posterior of one picture as one placement shows it, mean and standard deviation [2 C h w] float32, not
-scaled, so that a latent can still be sampled from it. Its name is a hash of the picture file's bytes and the placement:
-another picture, size or crop has another name, and the two mirror images have one each.
+scaled, so that a latent can still be sampled from it. Its name is a hash of the picture file's bytes, of how they are
+turned and put on a background, and of the placement: another picture, size or crop has another name, and the two mirror
+images have one each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from mamoe.data.pictures import reading_of
 from mamoe.data.transforms import Placement
 from mamoe.shards import CacheError, ShardFolder
 from mamoe.types import DatasetError
@@ -66,7 +68,16 @@ def content_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError as error:
-        raise DatasetError(f"Cannot read the picture {path}: {error.strerror}") from None
+        raise DatasetError(f"Cannot read {path}: {error.strerror}") from None
+
+
+def content_of_picture(path: Path) -> str:
+    """What a picture shows: a hash of its file's bytes, and what reading does to them.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    return content_of(path) + reading_of(path)
 
 
 def _name(content: str, placement: Placement) -> str:

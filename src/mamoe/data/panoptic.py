@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from mamoe.data.exif import orientation_of
+from mamoe.data.mapkinds import why_no_map
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import DatasetError, PanopticMap
 
@@ -45,7 +47,8 @@ def read_panoptic(path: Path) -> PanopticMap:
     """Read a panoptic PNG.
 
     Raises:
-        DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, or a segment in it has two classes.
+        DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, turned by EXIF, or a segment in it has two
+            classes.
     """
     rgb = read_panoptic_rgb(path)
     try:
@@ -58,12 +61,14 @@ def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels of a panoptic PNG, not yet decoded.
 
     Raises:
-        DatasetError: the file is missing, damaged, or not an 8-bit RGB PNG.
+        DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, or turned by EXIF.
     """
     try:
         with Image.open(path) as picture:
             _require_rgb_png(picture, path)
-            return np.array(picture)
+            pixels = np.array(picture)
+            _require_upright(picture, path)
+            return pixels
     except FileNotFoundError:
         raise DatasetError(f"There is no panoptic map {path}.") from None
     except DatasetError:
@@ -117,10 +122,18 @@ def borders_of(ids: Integer[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 
 
 def _require_rgb_png(picture: Image.Image, path: Path) -> None:
-    wanted = f"The panoptic map {path} must be an 8-bit RGB PNG (segment id = R*256 + G, class id = B)"
-    if not isinstance(picture, PngImagePlugin.PngImageFile):
-        raise DatasetError(f"{wanted}, got {picture.format}. Lossy formats change ids; write it again as PNG.")
-    # PIL reads 16-bit RGB PNGs as mode RGB with the low bytes dropped; its decoder arguments still tell.
-    raw = str(picture.tile[0].args) if picture.tile else picture.mode
-    if picture.mode != "RGB" or "16" in raw:
-        raise DatasetError(f"{wanted}, got pixels of the kind {raw!r}. Convert the file or export the map again.")
+    if (reason := why_no_map(picture)) is not None:
+        raise DatasetError(f"{_wanted(path)}, {reason}.")
+
+
+def _require_upright(picture: Image.Image, path: Path) -> None:
+    # Label tools copy EXIF from the photograph to its map, turned or not: there is no telling which way up is meant.
+    if (turned := orientation_of(picture)) != 1:
+        raise DatasetError(
+            f"{_wanted(path)}, stored as it is shown, but its EXIF says orientation {turned}. Turn the pixels to suit "
+            "the picture and save the map without EXIF."
+        )
+
+
+def _wanted(path: Path) -> str:
+    return f"The panoptic map {path} must be an 8-bit RGB PNG (segment id = R*256 + G, class id = B)"

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class PromptLine:
 
 
 def read_prompts_csv(path: Path) -> dict[str, str]:
-    """Prompt of every picture, by file name: UTF-8, header ``img_name,prompt``, one picture a row.
+    """Prompt of every picture, by the key that names it: UTF-8, header ``img_name,prompt``, one picture a row.
 
     Raises:
         DatasetError: the file cannot be read, has another header, or has wrong rows; all of them in one error.
@@ -37,7 +37,7 @@ def read_prompts_csv(path: Path) -> dict[str, str]:
 
 
 def read_instance_prompts(path: Path) -> dict[str, dict[int, str]]:
-    """Prompt of every segment, by file name: JSON ``{"<file name>": {"<segment id>": "<prompt>"}}``.
+    """Prompt of every segment, by the picture's key: JSON ``{"<file name>": {"<segment id>": "<prompt>"}}``.
 
     Raises:
         DatasetError: the file cannot be read, is not such JSON, or has wrong entries; all of them in one error.
@@ -59,7 +59,10 @@ def scan_prompts_csv(path: Path) -> tuple[dict[str, PromptLine], list[str]]:
     try:
         header = next(reader, [])
         if tuple(cell.strip() for cell in header) != HEADER:
-            raise DatasetError(f"{path}, line 1: the header must be {','.join(HEADER)}, got {','.join(header)!r}.")
+            hint = "; separate the two by a comma" if len(header) == 1 and not header[0].isidentifier() else ""
+            raise DatasetError(
+                f"{path}, line 1: the header must be {','.join(HEADER)}, got {','.join(header)!r}{hint}."
+            )
         for cells in reader:
             if cells:
                 problem = _row_problem(cells, rows)
@@ -93,18 +96,23 @@ def scan_instance_prompts(path: Path) -> tuple[dict[str, dict[int, str]], list[s
             f'{path} must hold an object {{"file name": {{"segment id": "prompt"}}}}, got {plain!r:.60}.'
         )
     problems = [f"{path}: key {key!r} stands twice in one object" for key in repeated]
-    prompts = {name: _segments(path, name, entries, problems) for name, entries in plain.items()}
-    return prompts, problems
+    outside = {name: problem for name in plain if (problem := _key_problem(name))}
+    problems += [f"{path}, key {name!r}: {problem}" for name, problem in outside.items()]
+    named = {name: entries for name, entries in plain.items() if name not in outside}
+    return {name: _segments(path, name, entries, problems) for name, entries in named.items()}, problems
 
 
 def raise_problems(problems: list[str], what: str) -> None:
     """Raise one :class:`DatasetError` that lists the problems, the first fifty in full; nothing if there are none."""
     if problems:
-        listed = [f"- {problem}" for problem in problems[:_MOST_LISTED]]
-        if len(problems) > _MOST_LISTED:
-            listed.append(f"- and {len(problems) - _MOST_LISTED} more")
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DatasetError(f"{what} has {count}:\n" + "\n".join(listed))
+        raise DatasetError(f"{what} has {count}:\n" + "\n".join(in_lines(problems)))
+
+
+def in_lines(texts: Sequence[str]) -> list[str]:
+    """One line for each of the first fifty, and one that counts the others."""
+    lines = [f"- {text}" for text in texts[:_MOST_LISTED]]
+    return lines if len(texts) <= _MOST_LISTED else [*lines, f"- and {len(texts) - _MOST_LISTED} more"]
 
 
 def _read_text(path: Path) -> str:
@@ -125,10 +133,18 @@ def _row_problem(cells: list[str], rows: Mapping[str, PromptLine]) -> str | None
     name = cells[0]
     if not name.strip():
         return "the file name is empty"
-    if "/" in name or "\\" in name:
-        return f"img_name is the file name without folders, got {name!r}"
+    if problem := _key_problem(name):
+        return problem
     if name in rows:
         return f"{name!r} already has a prompt in line {rows[name].line}"
+    return None
+
+
+def _key_problem(key: str) -> str | None:
+    if "\\" in key:
+        return f"folders in a name are separated by /, got {key!r}"
+    if key.startswith("/") or not {".", ".."}.isdisjoint(key.split("/")):
+        return f"a picture is named by its place below the folder of its split, without . and .., got {key!r}"
     return None
 
 

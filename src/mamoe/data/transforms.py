@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
 from mamoe.data.buckets import bucket_size
+from mamoe.data.extra import apply_extra, with_map_fill
 from mamoe.types import ConfigError, Framing
 
 MULTIPLE = 8  # pixels per latent cell: every size must be divisible by it
@@ -91,14 +91,14 @@ class Geometry:
 
     Raises:
         ConfigError: a size is not a positive multiple of ``multiple``, the crop is unknown or stands beside
-            ``buckets``, or ``flip`` is no probability.
+            ``buckets``, ``flip`` is no probability, or a transform's ``fill`` names what torchvision does not know.
     """
 
     size: Sequence[int] | int  # (H, W), or the short side
     crop: Crop | str | None = None
     flip: float = 0.0  # probability of a horizontal flip
     buckets: bool = False
-    extra: Sequence[Callable[..., Any]] = ()  # torchvision v2 transforms that keep size and dtype
+    extra: Sequence[Callable[..., Any]] = ()  # torchvision v2 transforms that keep size and dtype; see mamoe.data.extra
     multiple: int = field(default=MULTIPLE, repr=False)  # of a size; 1 where pictures meet no autoencoder
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class Geometry:
             raise ConfigError("The data geometry is wrong: " + "; ".join(problems) + ".")
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "crop", None if self.crop is None else Crop(self.crop))
-        object.__setattr__(self, "extra", tuple(self.extra))
+        object.__setattr__(self, "extra", tuple(map(with_map_fill, self.extra)))
 
     def for_evaluation(self) -> Geometry:
         """The same sizes without any chance: centre crop for random crop, no flip, no extra transforms."""
@@ -213,30 +213,3 @@ class Geometry:
         if self.crop is Crop.RANDOM and whole > cut:
             return int(torch.randint(whole - cut + 1, ()))
         return round((whole - cut) / 2)
-
-
-def apply_extra(
-    extra: Sequence[Callable[..., Any]], image: Tensor, planes: Tensor, *, void_id: int
-) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "P H W"]]:
-    """Run users' transforms on the pair; pixels they bring in from outside become void without a segment.
-
-    Planes beyond the map's three are moved with them and become 0 there.
-    """
-    wanted = tuple(image.shape)
-    inside = torch.ones_like(planes[:1])
-    ids: Tensor = tv_tensors.Mask(torch.cat([planes, inside]))
-    image = tv_tensors.Image(image)
-    for transform in extra:
-        try:
-            image, ids = transform(image, ids)
-        except Exception as error:
-            raise ConfigError(f"The extra transform {transform} fails on a picture and its map: {error}") from error
-        if tuple(image.shape) != wanted or image.dtype != torch.uint8 or ids.shape[-2:] != image.shape[-2:]:
-            raise ConfigError(
-                f"An extra transform must keep the size and bytes of the picture {wanted}, but {transform} made "
-                f"{image.dtype} {tuple(image.shape)}. Resize by `size` and leave scaling to the model."
-            )
-    plain, inside = ids[:-1].as_subclass(Tensor), ids[-1:].as_subclass(Tensor)
-    outside = torch.zeros(len(plain), 1, 1, dtype=torch.uint8)
-    outside[2] = void_id
-    return image.as_subclass(Tensor), torch.where(inside > 0, plain, outside)

@@ -10,7 +10,8 @@ import jinja2
 
 from mamoe.demo.scores import DemoScores
 from mamoe.pages.curve import Series, loss_curve
-from mamoe.pages.embedding import Picture, jpeg_uri, png_uri, write_whole
+from mamoe.pages.embedding import Picture, jpeg_uri, png_uri
+from mamoe.staging import write_whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,10 +30,12 @@ from mamoe.demo.page import Command, DemoReport, GalleryRow, InstanceLine, write
 from mamoe.demo.scores import DemoScores, fit_judges, score
 from mamoe.evaluation.attributes import named_colours, swap_colours, swap_in_caption
 from mamoe.pages.curve import Series
+from mamoe.precision import autocast_where_faster, bf16_is_faster
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import sample_batch
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.shipped import resolved
+from mamoe.staging import write_whole
 from mamoe.taxonomy import Taxonomy
 from mamoe.tensors import Sample
 from mamoe.training.metrics import read_rows
@@ -76,7 +78,7 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
 
     # Train.
     overrides = ["experiment=demo", setting("data.root", data), setting("runs", out / "runs"), f"seed={SEED}"]
-    if torch.cuda.is_available() and has_bf16():  # on CPUs bfloat16 draws faster and trains slower
+    if torch.cuda.is_available() and bf16_is_faster("cuda", training=True):  # on CPUs float32 trains faster
         overrides.append("trainer.precision=bf16-mixed")
     overrides.append("callbacks.samples=null")  # the page shows pictures
     overrides += [*settings, *([] if steps is None else [f"trainer.max_steps={steps}"])]
@@ -112,7 +114,7 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
     write_page(report, page)
     say.line(f"Done: open {page}")
     figures = {**scores.to_dict(), "seconds": round(time.perf_counter() - started, 1), "peak_gib": peak_gib()}
-    (out / "scores.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_whole(json.dumps(figures, indent=2) + "\n", out / "scores.json")
     print(json.dumps(figures))
     return 0
 
@@ -143,13 +145,6 @@ class Narrator:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def has_bf16() -> bool:
-    """Whether bfloat16 is faster here than float32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 def samples_of(config: Train, split: str) -> list[Sample]:
     """All samples of a split, as evaluation sees them."""
     source = dataset(config, split, layout_settings(config).taxonomy)
@@ -169,13 +164,13 @@ def with_swapped_colours(sample: Sample) -> Sample:
 def draw_all(config: Train, run: Path, tests: Sequence[Sample], swapped: Sequence[Sample], say: Narrator) -> Pictures:
     """Draw every test layout with its prompts, with swapped prompts, and by the base model without layout."""
     tuned = _quiet(LayoutPipeline.from_pretrained(run))
-    base = _quiet(LayoutPipeline.from_pretrained(resolved(config.model.path)))
+    base = _quiet(LayoutPipeline.from_pretrained(resolved(str(config.model.path or config.model.init_from))))
     seeds = [derive_seed(SEED, "demo", sample.index) for sample in tests]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def draw(title: str, pipe: LayoutPipeline, samples: Sequence[Sample], *, layout: bool) -> list[np.ndarray]:
-        with say.part(title) as update, torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
+        with say.part(title) as update, autocast_where_faster(device, training=False):
             images = sample_batch(
                 pipe,
                 samples,

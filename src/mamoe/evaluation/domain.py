@@ -23,10 +23,11 @@ from jaxtyping import Float64, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from mamoe.data.pictures import SUFFIXES
 from mamoe.evaluation.attributes import fit_vocabulary, named_colours
 from mamoe.evaluation.layouts import Classes, Layout
 from mamoe.evaluation.panoptic_quality import Reading
-from mamoe.evaluation.protocol import file_hash
+from mamoe.evaluation.protocol import file_hash, picture_hash
 from mamoe.evaluation.segmenter import MULTIPLE, Segmenter, train_segmenter
 from mamoe.prepare.annotations import connected_components
 
@@ -111,7 +112,8 @@ def data_hash(files: Iterable[Path], *how: str) -> str:
     """Sixteen hex digits for files (names and contents, in order) and what is done to them."""
     digest = hashlib.sha256("\n".join(how).encode())
     for path in files:
-        digest.update(f"\n{path.name} {file_hash(path)}".encode())
+        content = picture_hash(path) if path.suffix.lower() in SUFFIXES else file_hash(path)
+        digest.update(f"\n{path.name} {content}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -8,7 +8,6 @@ was made at once, after an interruption, or by one of several processes.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 
 from mamoe.errors import ConfigError
 from mamoe.processes import Processes
+from mamoe.staging import replaced_file, write_whole
 
 _ABOUT = "about.json"
 
@@ -35,7 +35,7 @@ def fill(
 
     Args:
         folder: made if needed.
-        names: file names, PNG.
+        names: file names, PNG; those with folders lie in them.
         batches: positions in ``names`` to be made together; every position once.
         make: positions -> pictures.
         about: what they are made with, plain JSON.
@@ -77,17 +77,12 @@ def _claim(folder: Path, about: Mapping[str, Any]) -> None:
                 "--out, or move that folder away."
             )
         return
-    if any(folder.glob("*.png")):
+    if any(folder.rglob("*.png")):
         raise ConfigError(f"{folder} holds pictures of unknown making; choose another --out, or move them away.")
-    partial = folder / f".{_ABOUT}.partial"
-    partial.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(json.dumps(wanted, indent=1) + "\n", path)
 
 
 def _write(image: Image.Image, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_file(path) as partial:
         image.save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

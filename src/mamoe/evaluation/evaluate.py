@@ -6,9 +6,8 @@ rows (drawn pictures, floors)  x  families of scores  ->  Table  ->  metrics.jso
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ from mamoe.evaluation.protocol import Family, Generation, PictureSet
 from mamoe.evaluation.reconstruction import reconstruct_all
 from mamoe.evaluation.table import Row, Table
 from mamoe.processes import Processes
+from mamoe.staging import write_whole
 
 COPYING = "copying"
 SCORES = (*(kind.value for kind in Kind), COPYING)
@@ -50,6 +50,7 @@ class Comparison:
     out: Path
     cache: Path
     seed: int = 0
+    root: Path | None = None  # the folder that names in the reference are relative to; None: file names alone
 
 
 def evaluate(
@@ -76,8 +77,7 @@ def evaluate(
         DatasetError: pictures that cannot be read, or of several sizes.
         ProtocolError: the rows may not stand in one table.
     """
-    groups = {row.label: row.paths for row in drawn} | {"reference": comparison.reference}
-    common_size(groups | ({} if comparison.train is None else {"train": comparison.train}), comparison.geometry)
+    check_common_size(comparison, drawn)
     comparison.out.mkdir(parents=True, exist_ok=True)
     least = min(len(row.paths) for row in drawn)
     rows = [*drawn, *_floors(comparison, least, processes, progress)]
@@ -107,24 +107,32 @@ def check_scores(scores: Sequence[str]) -> None:
         raise ConfigError(f"There is no score {', '.join(unknown) or '(none given)'}; there are {', '.join(known)}.")
 
 
+def check_common_size(comparison: Comparison, drawn: Sequence[PictureSet] = ()) -> None:
+    """Refuse pictures that are not of one size.
+
+    Raises:
+        DatasetError: lists the sizes.
+    """
+    groups = {row.label: row.paths for row in drawn} | {"reference": comparison.reference}
+    common_size(groups | ({} if comparison.train is None else {"train": comparison.train}), comparison.geometry)
+
+
 def write_table(table: Table, out: Path) -> None:
     """metrics.json, table.md and table.csv, each whole or not at all."""
     for name, text in ((METRICS, table.json()), ("table.md", table.markdown()), ("table.csv", table.csv())):
-        partial = out / f".{name}.{os.getpid()}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out / name)
+        write_whole(text, out / name)
 
 
-def folder_row(folder: Path, label: str = "generated") -> PictureSet:
+def folder_row(folder: Path, label: str = "generated", *, recursive: bool = False) -> PictureSet:
     """The pictures of a folder as a row, with what their records say of how they were drawn.
 
     Raises:
         DatasetError: no pictures, or records for some of them only, or that disagree.
     """
-    paths = tuple(path for path in list_pictures(folder) if path.name != CONTACT_SHEET)
+    paths = tuple(path for path in list_pictures(folder, recursive=recursive) if path.name != CONTACT_SHEET)
     if not paths:
         raise DatasetError(f"{folder} holds no pictures but {CONTACT_SHEET}.")
-    records = {path.name: path.with_suffix(".json") for path in paths}
+    records = {str(path.relative_to(folder)): path.with_suffix(".json") for path in paths}
     present = {name: record for name, record in records.items() if record.is_file()}
     if present and len(present) < len(paths):
         absent = [name for name in records if name not in present]
@@ -135,7 +143,7 @@ def folder_row(folder: Path, label: str = "generated") -> PictureSet:
     ways = {_way(_record(path)) for path in present.values()}
     if len(ways) > 1:
         raise DatasetError(f"{folder}: the pictures' records say different things: {sorted(map(str, ways))[:2]}.")
-    return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}))
+    return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}), root=folder)
 
 
 def spread(items: Sequence[T], count: int | None) -> tuple[T, ...]:
@@ -174,11 +182,14 @@ def _floors(
         real = PictureSet(label=REAL_FLOOR, paths=spread(comparison.train, count), generation=None)
     if comparison.autoencoder is None:
         return [real, _absent(AUTOENCODER_FLOOR, "the autoencoder is not given")]
+    chosen = spread(comparison.reference, count)
+    pictures = PictureSet(label=AUTOENCODER_FLOOR, paths=chosen, generation=None, root=comparison.root)
+    folder = comparison.out / "autoencoder"
     try:
         paths = reconstruct_all(
             comparison.autoencoder,
-            spread(comparison.reference, count),
-            comparison.out / "autoencoder",
+            pictures,
+            folder,
             geometry=comparison.geometry,
             processes=processes,
             progress=progress,
@@ -187,7 +198,7 @@ def _floors(
         raise
     except ValueError as error:  # sizes it cannot take: no floor, and the reason in the table
         return [real, _absent(AUTOENCODER_FLOOR, str(error))]
-    return [real, PictureSet(label=AUTOENCODER_FLOOR, paths=paths, generation=None)]
+    return [real, replace(pictures, paths=paths, root=folder)]
 
 
 def _absent(label: str, why: str) -> PictureSet:

@@ -21,6 +21,7 @@ from mamoe.evaluation.protocol import (
     library_versions,
 )
 from mamoe.processes import Processes
+from mamoe.staging import replaced_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +111,8 @@ def copying_family(
             result = copying(drawn, *known, seed=seed)
             found = {COPY_RATE: result.rate, COPY_GAP: result.gap}
             if row.generation is not None:
-                copy_sheet(result, row.paths, train).save(sheets / f"copies-{row.label}-{extractor.name}.png")
+                with replaced_file(sheets / f"copies-{row.label}-{extractor.name}.png") as partial:
+                    copy_sheet(result, row.paths, train).save(partial, format="PNG")
         return [
             measured.as_score(
                 f"{name}-{extractor.name}",
@@ -130,7 +132,7 @@ def _protocol(name: str, extractor: Extractor, reading: Reading, reference: str,
         extractor=extractor.identity,
         preprocessing=preprocessing_name(extractor, reading.geometry),
         reference=reference,
-        images=hash_of_names(row.paths),
+        images=hash_of_names(row.names),
         generation=row.generation,
         versions=library_versions(),
     )

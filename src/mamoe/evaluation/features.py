@@ -1,6 +1,6 @@
 """Features of picture files, kept on disk: a picture is read once per extractor, however often a score is asked for.
 
-    <cache>/<extractor and preprocessing>/<hash of the file>.safetensors      features f32[d]
+    <cache>/<extractor and preprocessing>/<hash of the picture>.safetensors      features f32[d]
     <cache>/<extractor and preprocessing>/about.json                          what made them
 
 An entry is written beside its place and renamed. Several processes may share the work: each makes its batches of what
@@ -11,30 +11,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mamoe.data.files import order_of
-from mamoe.data.panoptic import UNREADABLE
-from mamoe.data.pictures import SUFFIXES, read_picture
+from mamoe.data.listing import listed, some
+from mamoe.data.pictures import SUFFIXES, picture_size, read_picture
 from mamoe.data.transforms import Geometry
 from mamoe.errors import DatasetError
 from mamoe.evaluation.extractors import Extractor
-from mamoe.evaluation.protocol import file_hash
+from mamoe.evaluation.protocol import picture_hash
 from mamoe.processes import Processes
+from mamoe.staging import replaced_file
 
 _KEY = "features"
 Size = tuple[int, int]  # (H, W) in pixels
@@ -85,7 +81,7 @@ def features_of(
     processes = processes or Processes()
     preprocessing = preprocessing_name(extractor, geometry)
     folder = _folder(cache, extractor, preprocessing)
-    entries = [folder / f"{file_hash(path)}.safetensors" for path in paths]
+    entries = [folder / f"{picture_hash(path)}.safetensors" for path in paths]
     missing = [i for i, entry in enumerate(entries) if _read(entry) is None]
     missing = list({entries[i]: i for i in reversed(missing)}.values())[::-1]  # the same picture twice is one entry
     processes.wait()  # before anybody writes: all must see the same list
@@ -118,18 +114,19 @@ def preprocessing_name(extractor: Extractor, geometry: Geometry | None) -> str:
     return f"{how} {size}; {extractor.preprocessing.name}"
 
 
-def list_pictures(folder: Path) -> tuple[Path, ...]:
-    """The pictures of a folder, ordered by the numbers in their names.
+def list_pictures(folder: Path, *, recursive: bool = False) -> tuple[Path, ...]:
+    """The pictures of a folder, and with ``recursive`` of all folders in it, ordered by the numbers in their names.
 
     Raises:
         DatasetError: there is no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}; wanted one with pictures ({', '.join(SUFFIXES)}).")
-    names = [entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")]
-    if not names:
-        raise DatasetError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).")
-    return tuple(sorted(names, key=lambda path: order_of(path.name)))
+    found = listed(folder, SUFFIXES, recursive=recursive)
+    if not found.names:
+        hint = f" but folders ({some(found.inner)}); --recursive looks into them" if found.inner else ""
+        raise DatasetError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}){hint}.")
+    return tuple(folder / name for name in found.names)
 
 
 def common_size(groups: Mapping[str, Sequence[Path]], geometry: Geometry | None = None) -> Size:
@@ -142,7 +139,7 @@ def common_size(groups: Mapping[str, Sequence[Path]], geometry: Geometry | None 
     Raises:
         DatasetError: they differ; sizes resized differently give different features, so nothing is scored.
     """
-    before = {path: _size(path) for paths in groups.values() for path in paths}
+    before = {path: picture_size(path) for paths in groups.values() for path in paths}
     after = {size: _size_after(size, geometry) for size in set(before.values())}
     counts = {title: Counter(after[before[path]] for path in paths) for title, paths in groups.items()}
     sizes = {size for counter in counts.values() for size in counter}
@@ -184,26 +181,18 @@ def _size_after(size: Size, geometry: Geometry | None) -> Size:
     return height, width
 
 
-def _size(path: Path) -> Size:
-    try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the picture {path}: {error}") from None
-
-
 def _folder(cache: Path, extractor: Extractor, preprocessing: str) -> Path:
     about = {"extractor": extractor.identity, "preprocessing": preprocessing}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / f"{extractor.name}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
-    with _replacing(folder / "about.json") as partial:
+    with replaced_file(folder / "about.json") as partial:
         partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
 def _write(entry: Path, value: Float[Tensor, "d"]) -> None:
-    with _replacing(entry) as partial:
+    with replaced_file(entry) as partial:
         save_file({_KEY: value.contiguous()}, partial)
 
 
@@ -218,13 +207,3 @@ def _kept(entry: Path) -> Float[Tensor, "d"]:
     value = _read(entry)
     assert value is not None, f"{entry} was written and cannot be read"
     return value
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")  # threads and machines may write the same entry
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ class Segmenting(Shape):
 class Asked:
     """What the pictures were made from."""
 
-    layouts: Mapping[str, Layout]  # stem of a picture's name -> layout at the picture's size
+    layouts: Mapping[str, Layout]  # picture's name without its ending -> layout at the picture's size
     classes: Classes
     reference: str  # hash of the maps and prompts
     geometry: Geometry | None  # what pictures go through before they are looked at
@@ -53,13 +53,13 @@ class Asked:
         Raises:
             DatasetError: pictures without a map.
         """
-        strange = [path.name for path in row.paths if path.stem not in self.layouts]
+        strange = [path.name for path, name in zip(row.paths, row.names, strict=True) if name not in self.layouts]
         if strange:
             raise DatasetError(
                 f"{len(strange)} of {len(row.paths)} pictures of {row.label!r} have no map, such as {strange[0]}. "
                 "Maps and pictures belong together by their names without endings."
             )
-        return [self.layouts[path.stem] for path in row.paths]
+        return [self.layouts[name] for name in row.names]
 
     def pictures(self, row: PictureSet) -> list[np.ndarray]:
         """A row's pictures u8, of the sizes of their maps.
@@ -81,7 +81,7 @@ class Asked:
             extractor=extractor,
             preprocessing=None if self.geometry is None else str(self.geometry),
             reference=self.reference,
-            images=hash_of_names(row.paths),
+            images=hash_of_names(row.names),
             generation=row.generation,
             versions=library_versions(),
         )

@@ -17,6 +17,7 @@ from jaxtyping import Float64, Int64
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from mamoe.data.pictures import read_picture
 from mamoe.evaluation.distribution import Measured
 from mamoe.evaluation.features import Features
 from mamoe.evaluation.intervals import interval_of_mean
@@ -117,7 +118,6 @@ def _spread(features: Tensor, count: int) -> Tensor:
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
+    small = Image.fromarray(read_picture(path))
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return small

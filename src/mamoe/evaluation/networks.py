@@ -23,6 +23,7 @@ from mamoe.evaluation.resizing import (
     normalised,
     published_cmmd,
 )
+from mamoe.staging import is_disk_full
 
 Network = Callable[[Float[Tensor, "B 3 S S"]], Float[Tensor, "B d"]]
 Loaded = tuple[Network, str, Preprocessing]
@@ -126,6 +127,8 @@ def _inception(source: Path | None, device: torch.device, preprocessing: Preproc
             torch.save(dict(weights), path)
             network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        if is_disk_full(error):
+            raise
         raise ConfigError(f"Cannot load the extractor inception: {str(error).splitlines()[0]} {_WITHOUT}") from None
     network = network.to(device)
     identity = f"torch-fidelity Inception 2048, weights {weights_hash(network)}"

@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mamoe.data.matching import same_name
+from mamoe.data.pictures import reading_of
 from mamoe.errors import MamoeError
 
 CONFIDENCE = 0.95
@@ -135,6 +137,13 @@ class PictureSet:
     paths: tuple[Path, ...]
     generation: Generation | None  # None: photographs
     missing: str | None = None  # why there are no pictures; then every score of the row is n/a with this reason
+    root: Path | None = None  # the folder that names are relative to; None: file names alone
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the pictures are called, without endings: layouts of the same names are theirs."""
+        root = self.root
+        return tuple(same_name(path.name if root is None else path.relative_to(root).as_posix()) for path in self.paths)
 
 
 Family = Callable[[PictureSet], Sequence[Score]]  # measures one row: distribution scores, layout scores, ...
@@ -158,14 +167,19 @@ def conflicts(one: Protocol, other: Protocol) -> list[str]:
 
 
 def hash_of_files(paths: Iterable[Path]) -> str:
-    """Sixteen hex digits for a set of files: names and contents, whatever their order and folder."""
-    lines = sorted(f"{path.name} {file_hash(path)}" for path in paths)
+    """Sixteen hex digits for a set of pictures: names and contents, whatever their order and folder."""
+    lines = sorted(f"{path.name} {picture_hash(path)}" for path in paths)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def hash_of_names(paths: Iterable[Path]) -> str:
+def hash_of_names(names: Iterable[str]) -> str:
     """Sixteen hex digits for a set of pictures by their names without endings: which layouts were drawn."""
-    return hashlib.sha256("\n".join(sorted(path.stem for path in paths)).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+
+
+def picture_hash(path: Path) -> str:
+    """What a picture shows: the sha256 of its file's contents, and what reading does to its pixels."""
+    return file_hash(path) + reading_of(path)
 
 
 def file_hash(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,23 @@ from mamoe.errors import ConfigError
 from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.extractors import weights_hash
 from mamoe.evaluation.features import read_through
-from mamoe.evaluation.protocol import hash_of_files
+from mamoe.evaluation.protocol import PictureSet, hash_of_files
+from mamoe.models.sources import Source, parts_of
 from mamoe.processes import Processes
-from mamoe.shipped import resolved
 
 
 def load_autoencoder(model: str) -> AutoencoderKL:
-    """The autoencoder of a base model: a folder, a hub name or ``package:<name>``.
+    """The autoencoder of a base model, see :class:`mamoe.models.sources.Source`, or that of a run.
 
     Raises:
         ConfigError: there is none.
     """
     try:
-        loaded = AutoencoderKL.from_pretrained(resolved(model), subfolder="vae", use_safetensors=True)
+        loaded = parts_of(Source(path=model)).network(AutoencoderKL, "vae", torch.float32)
+    except ConfigError as error:
+        raise ConfigError(f"Cannot load the autoencoder of {model}: {error}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot load the autoencoder of {model}: {str(error).splitlines()[0]}") from None
-    assert isinstance(loaded, AutoencoderKL)
     return loaded.eval()
 
 
@@ -52,14 +53,16 @@ def reconstructed(vae: AutoencoderKL, image: UInt8[np.ndarray, "H W 3"]) -> UInt
 
 def reconstruct_all(
     vae: AutoencoderKL,
-    paths: Sequence[Path],
+    pictures: PictureSet,
     folder: Path,
     *,
     geometry: Geometry | None,
     processes: Processes,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, ...]:
-    """Write every picture's reconstruction into ``folder``; see :func:`mamoe.evaluation.drawings.fill`.
+    """Write every picture's reconstruction into ``folder``, under the picture's name.
+
+    See :func:`mamoe.evaluation.drawings.fill`.
 
     Raises:
         ValueError: the pictures' sides do not suit the autoencoder.
@@ -67,14 +70,14 @@ def reconstruct_all(
     """
 
     def make(batch: list[int]) -> list[Image.Image]:
-        return [Image.fromarray(reconstructed(vae, read_through(paths[i], geometry))) for i in batch]
+        return [Image.fromarray(reconstructed(vae, read_through(pictures.paths[i], geometry))) for i in batch]
 
     return fill(
         folder,
-        [f"{path.stem}.png" for path in paths],
-        [[i] for i in range(len(paths))],
+        [f"{name}.png" for name in pictures.names],
+        [[i] for i in range(len(pictures.paths))],
         make,
-        about={"autoencoder": weights_hash(vae), "pictures": hash_of_files(paths), "geometry": str(geometry)},
+        about={"autoencoder": weights_hash(vae), "pictures": hash_of_files(pictures.paths), "geometry": str(geometry)},
         processes=processes,
         progress=progress,
     )

@@ -44,7 +44,7 @@ def use_family(asked: Asked, real: Real, *, seed: int = 0) -> Family:
     The row of the reference itself gives the yardsticks: trained on the real pictures of the layouts, and on real
     training pictures alone.
     """
-    by_stem = dict(zip((path.stem for path in real.reference.paths), asked.pictures(real.reference), strict=True))
+    by_name = dict(zip(real.reference.names, asked.pictures(real.reference), strict=True))
 
     def family(row: PictureSet) -> Sequence[Score]:
         why = asked.why_not(row) or _too_few(row)
@@ -68,7 +68,7 @@ def use_family(asked: Asked, real: Real, *, seed: int = 0) -> Family:
 
     def _crossed(row: PictureSet, with_train: bool) -> Float64[np.ndarray, "n 3 K"]:
         images, layouts = asked.pictures(row), asked.of(row)
-        tests = [by_stem[path.stem] for path in row.paths]
+        tests = [by_name[name] for name in row.names]
         counts = np.zeros((len(images), 3, len(asked.classes)))
         for half in (0, 1):
             learn = [i for i in range(len(images)) if i % 2 != half]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mamoe.models.autoencoder import posterior_of, without_overflow
 from mamoe.models.controlnet_xs import ControlledUNet
+from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 
 
@@ -33,6 +34,16 @@ def control_of(unet: nn.Module) -> Control | None:
         return Control.PICTURE
     config: Mapping[str, Any] = network.config
     return Control.LATENT if config["in_channels"] == 2 * config["out_channels"] else None
+
+
+def with_layout(unet: Any, **own: Any) -> Any:
+    """``unet``, which knows regions and experts as ``own`` says; a ControlNet-XS branch stays beside it.
+
+    Args: see :meth:`~mamoe.models.unet.MaMoEUNet2DConditionModel.from_unet`.
+    """
+    if isinstance(unet, ControlledUNet):
+        return ControlledUNet(with_layout(unet.base, **own), unet.branch)
+    return MaMoEUNet2DConditionModel.from_unet(unet, **own)
 
 
 def control_input(

@@ -28,6 +28,7 @@ from mamoe.models.block import MaMoETransformerBlock
 from mamoe.models.unet import noise_level_of, transformers_of
 from mamoe.types import ConfigError, MamoeError
 
+BRANCH = "controlnet_xs"  # folder of a saved pipeline
 LATENT_CHANNELS = 4
 PICTURE_FACTOR = 8  # pixels per latent cell that the branch's embedding of the picture makes
 HEADS = 4

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
-from mamoe.models.sources import Parts, Source, parts_of
+from mamoe.models.control import Control, control_of
+from mamoe.models.finetune.adapterfile import same_method
+from mamoe.models.parts import Parts, Trained
+from mamoe.models.sources import Source, parts_of
+from mamoe.models.trained import RunParts
 from mamoe.types import ConfigError
 
 
@@ -29,13 +34,16 @@ class TextParts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """The parts of a pretrained model in diffusers layout, weights in float32."""
+    """The parts of a pretrained model, weights in float32."""
 
     source: Source
-    unet: UNet2DConditionModel
+    unet: Any  # a stock UNet, one that knows regions and experts, or one with a ControlNet-XS branch
     vae: AutoencoderKL
     scheduler: DDPMScheduler
     text: TextParts
+    trained: Trained = field(default_factory=Trained)
+    run: RunParts | None = None  # where it is a run's checkpoint
+    adapter: Path | None = None  # of a run, to go on with: ``unet`` is what it was trained beside
 
     @property
     def text_encoder(self) -> CLIPTextModel:
@@ -59,30 +67,53 @@ def load_base(
     *,
     config: str | None = None,
     tokenizer: str | None = None,
+    base: str | None = None,
+    method: Mapping[str, Any] | None = None,
+    trains_text: bool = False,
 ) -> BaseModel:
-    """Load a base model from a folder, the hub, the package itself (``package:tiny``) or one original file.
+    """Load a base model from a folder, the hub, the package itself (``package:tiny``), one original file, or a run.
 
-    Args: see :class:`~mamoe.models.sources.Source`.
+    Args:
+        path, revision, variant, config, tokenizer, base: see :class:`~mamoe.models.sources.Source`.
+        method: how it is going to be trained. A run's adapter of exactly this method is to be gone on with; any other
+            becomes part of the weights.
+        trains_text: whether the text encoder is going to be trained too.
 
     Raises:
         ConfigError: a part cannot be loaded, or the parts do not fit each other.
     """
-    source = Source(path=path, revision=revision, variant=variant, config=config, tokenizer=tokenizer)
+    source = Source(path=path, revision=revision, variant=variant, config=config, tokenizer=tokenizer, base=base)
     with _explained(path):
         parts = parts_of(source)
-        unet = parts.network(UNet2DConditionModel, "unet", torch.float32)
+        run, adapter = (parts, parts.adapter) if isinstance(parts, RunParts) else (None, None)
+        if run is not None and run.trained_text and not trains_text:
+            adapter = None  # the text encoder trained beside it would be left behind with the run
+        if run is None or adapter is None or not same_method(run.trained().method, method):
+            unet, adapter = parts.unet(torch.float32), None
+        else:
+            unet = run.unet_without_adapter()
         vae = load_vae(source)
         text = load_text(source)
         scheduler = parts.scheduler()
     problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
-    if unet.config["in_channels"] != vae.config["latent_channels"]:
+    concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
+    if unet.config["in_channels"] != vae.config["latent_channels"] * (2 if concat else 1):
         problems.append(
             f"the UNet reads {unet.config['in_channels']} channels, the autoencoder's latents have "
             f"{vae.config['latent_channels']} (inpainting and depth models cannot be a base)"
         )
     if problems:
         raise ConfigError(f"model.path={path}: the parts of the base model do not fit: {'; '.join(problems)}.")
-    return BaseModel(source=source, unet=unet, vae=vae, scheduler=scheduler, text=text)
+    return BaseModel(
+        source=source,
+        unet=unet,
+        vae=vae,
+        scheduler=scheduler,
+        text=text,
+        trained=parts.trained(),
+        run=run,
+        adapter=adapter,
+    )
 
 
 def load_vae(source: Source) -> AutoencoderKL:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError, create_diffusers_clip_model_from_ldm
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from mamoe.errors import ConfigError
+from mamoe.models.parts import Trained
 
 FAMILIES = Path(__file__).parent / "families"
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -83,6 +84,12 @@ class SingleFile:
 
     def index(self) -> Mapping[str, Any]:
         return cast(Mapping[str, Any], DiffusionPipeline.load_config(str(self.folder)))
+
+    def trained(self) -> Trained:
+        return Trained()
+
+    def unet(self, dtype: torch.dtype) -> Any:
+        return self.network(UNet2DConditionModel, "unet", dtype)
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> nn.Module:
         options: dict[str, Any] = {"config": str(self.folder), "subfolder": part}

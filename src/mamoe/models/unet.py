@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.models.block import MaMoETransformerBlock
-from mamoe.models.moe import MoEFeedForward
+from mamoe.models.moe import MoEFeedForward, RoutedFeedForward
 from mamoe.models.strength import RegionStrength
 from mamoe.models.wrapped import unwrapped
 from mamoe.tensors import LevelConditioning, level_grids
@@ -104,25 +104,27 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         learned_strength: bool = False,
         shared_expert: bool = False,
     ) -> Self:
-        """Convert a stock UNet, which stays as it is. Every expert starts as a copy of its feed-forward.
+        """Convert a UNet, which stays as it is. Every expert starts as a copy of its feed-forward.
 
-        Beside a shared expert the output layers of the others start as zeros.
+        Beside a shared expert the output layers of the others start as zeros. Experts and strengths that the UNet has
+        already are kept.
 
         Without a layout, or with one whose regions all cover everything, the result computes what ``unet`` computes.
 
         Raises:
-            ConfigError: see the class.
+            ConfigError: see the class; or the result has no place for experts or strengths that the UNet has.
         """
         unet = cast(UNet2DConditionModel, unwrapped(unet))
+        _check_nothing_is_dropped(unet, num_experts, moe_levels, learned_strength, shared_expert)
         with torch.device("meta"):
             options = {"num_experts": num_experts, "region_attention": region_attention, "moe_levels": moe_levels}
             options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
             model = cast(Self, cls.from_config(unet.config, **options))
-        dense = unet.state_dict()
+        own = unet.state_dict()
         experts = {
-            f"{name}.experts.{i}.{key}": torch.zeros_like(dense[f"{name}.{key}"])
+            f"{name}.experts.{i}.{key}": torch.zeros_like(own[f"{name}.{key}"])
             if shared_expert and key.startswith("net.2.")
-            else dense[f"{name}.{key}"]
+            else own[f"{name}.{key}"]
             for name, layer in model.named_modules()
             if isinstance(layer, MoEFeedForward)
             for i, expert in layer.experts.items()
@@ -134,7 +136,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             for name, layer in model.named_modules()
             if isinstance(layer, RegionStrength)
         }
-        return _filled(model, {**dense, **experts, **strengths}, training=unet.training)
+        return _filled(model, {**experts, **strengths, **own}, training=unet.training)
 
     @classmethod
     def from_pretrained(cls, folder: str | PathLike[str], *, output_loading_info: bool = False, **options: Any) -> Any:
@@ -254,6 +256,40 @@ def _check_config(
         problems.append("learned_strength needs region_attention: without it there is nothing whose strength to learn")
     if problems:
         raise ConfigError("; ".join(problems) + ".")
+
+
+def levels_with_blocks(unet: Any) -> tuple[int, ...]:
+    """The levels of a UNet, stock or not, on which it has transformer blocks."""
+    return tuple(sorted({level for level, _ in _transformers(getattr(unet, "base", unet))}))
+
+
+def levels_with_experts(unet: nn.Module) -> tuple[int, ...]:
+    """The levels of a UNet whose blocks have more than one expert."""
+    blocks = [module for module in unet.modules() if isinstance(module, MaMoETransformerBlock)]
+    return tuple(sorted({b.level for b in blocks if any(isinstance(m, RoutedFeedForward) for m in b.children())}))
+
+
+def _check_nothing_is_dropped(
+    unet: UNet2DConditionModel,
+    num_experts: int,
+    moe_levels: Sequence[int] | None,
+    learned_strength: bool,
+    shared_expert: bool,
+) -> None:
+    has, problems = levels_with_experts(unet), []
+    if has and num_experts != unet.config["num_experts"]:
+        problems.append(f"it has {unet.config['num_experts']} experts, {num_experts} are asked for")
+    if has and moe_levels is not None and set(has) - set(moe_levels):
+        problems.append(f"it has experts on levels {list(has)}, they are asked for on {list(moe_levels)}")
+    if has and shared_expert != unet.config["shared_expert"]:
+        problems.append("its experts stand for a shared one or beside it, and the other is asked for")
+    if unet.config.get("learned_strength") and not learned_strength:
+        problems.append("it has learned the strength of region attention, which is not asked for")
+    if problems:
+        raise ConfigError(
+            f"Nothing that this UNet learned may be dropped: {'; '.join(problems)}. Ask for what it has, or start from "
+            "its dense part: unet.to_dense()."
+        )
 
 
 def _check_moe_levels(moe_levels: Sequence[int] | None, with_blocks: Collection[int]) -> None:

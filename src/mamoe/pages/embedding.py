@@ -1,11 +1,9 @@
-"""Pictures inside a page, and pages written whole or not at all."""
+"""Pictures inside a page."""
 
 from __future__ import annotations
 
 import base64
 import io
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +22,6 @@ def png_uri(image: Picture) -> str:
 def jpeg_uri(image: Picture) -> str:
     """For pictures."""
     return _uri(image, "jpeg", {"format": "JPEG", "quality": _JPEG_QUALITY, "subsampling": 0})
-
-
-def write_whole(text: str, path: Path) -> None:
-    """Write a text file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _uri(image: Picture, kind: str, options: dict[str, Any]) -> str:

@@ -2,32 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt8
-from PIL import Image
+from PIL import ExifTags, Image, PngImagePlugin
 
+from mamoe.data.mapkinds import raw_mode, why_no_format
 from mamoe.data.panoptic import UNREADABLE
+from mamoe.taxonomy import Taxonomy
 from mamoe.types import DatasetError
+
+_MOST_COLOURS = 64  # of a picture that shows classes as colours; photographs have thousands
+_SPREAD = {"L;2": 85, "L;4": 17}  # PIL spreads the numbers of fewer than eight bits over 0..255
+_CAMVID_LEVELS = (0, 64, 128, 192)  # CamVid's 32 class colours are made of these
 
 
 def read_index_picture(path: Path) -> Int32[np.ndarray, "H W"]:
-    """A label picture with one number per pixel (8 or 16 bits, or a palette).
+    """A label picture with one number per pixel: 1 to 16 bits, or the indices of a palette.
 
     Raises:
-        DatasetError: the file is missing, damaged, or has several channels.
+        DatasetError: the file is missing, damaged, no PNG, has several channels, a palette that leaves open what the
+            numbers are, or is turned by EXIF.
     """
-    try:
-        with Image.open(path) as picture:
-            if picture.mode not in ("L", "P") and not picture.mode.startswith("I"):
-                raise DatasetError(f"{path} must hold one number per pixel, got pixels of the kind {picture.mode!r}.")
-            return np.asarray(picture).astype(np.int32)
-    except DatasetError:
-        raise
-    except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the annotation {path}: {error}") from None
+    with _opened(path) as picture:
+        if picture.mode not in ("1", "L", "P") and not picture.mode.startswith("I"):
+            raise DatasetError(
+                f"{path} must hold one number per pixel, got pixels of the kind {picture.mode!r}"
+                f"{_colour_coding(picture)}."
+            )
+        spread = _SPREAD.get(raw_mode(picture), 1)
+        values = np.asarray(picture).astype(np.int32) // spread
+        if picture.mode == "P":
+            _require_indices(path, values, np.array(picture.getpalette("RGB")).reshape(-1, 3))
+        return values
+
+
+def read_colour_ids(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of a PNG whose colours are ids; one that was packed into a palette is unpacked.
+
+    Raises:
+        DatasetError: the file is missing, damaged, no PNG, not of 8 bits and three channels, or is turned by EXIF.
+    """
+    with _opened(path) as picture:
+        raw = raw_mode(picture) or picture.mode
+        if picture.mode not in ("RGB", "P") or "16" in raw:
+            raise DatasetError(
+                f"{path} must be an RGB PNG with 8 bits per channel, whose colours are ids; got pixels of the kind "
+                f"{raw!r}. Converting it would change ids: export it again."
+            )
+        return np.array(picture.convert("RGB"))
+
+
+def is_eight_bit(path: Path) -> bool:
+    """Whether a readable label picture has room for no number above 255."""
+    with _opened(path) as picture:
+        return picture.mode in ("1", "L", "P")
+
+
+def counted(values: Int32[np.ndarray, "H W"], wrong: Sequence[int]) -> str:
+    """The first of the wrong values, with their numbers of pixels."""
+    listed = ", ".join(f"{value} ({int((values == value).sum())} pixels)" for value in wrong[:8])
+    return listed if len(wrong) <= 8 else f"{listed} and {len(wrong) - 8} more"
 
 
 def connected_components(class_id: UInt8[np.ndarray, "H W"], classes: Sequence[int]) -> Int32[np.ndarray, "H W"]:
@@ -68,3 +107,55 @@ def _root(parent: list[int], i: int) -> int:
         parent[i] = parent[parent[i]]
         i = parent[i]
     return i
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as picture:
+            if not isinstance(picture, PngImagePlugin.PngImageFile):
+                name = picture.format or "unknown"
+                reason = why_no_format(name, lossy=name in ("JPEG", "WEBP", "AVIF", "JPEG2000"))
+                raise DatasetError(f"The annotation {path} must be a PNG, {reason}.")
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1) if picture.info.get("exif") else 1
+            if orientation != 1:
+                raise DatasetError(
+                    f"The annotation {path} has an EXIF orientation ({orientation}): there is no telling which way up "
+                    "it is meant. Turn its pixels to suit the picture as it is shown and save it without EXIF."
+                )
+            yield picture
+    except DatasetError:
+        raise
+    except UNREADABLE as error:
+        raise DatasetError(f"Cannot read the annotation {path}: {error}") from None
+
+
+def _require_indices(path: Path, values: Int32[np.ndarray, "H W"], palette: np.ndarray) -> None:
+    """Programs that make PNGs smaller turn grey numbers into a palette of greys in some order of their own.
+
+    ``palette`` is [n 3] bytes.
+    """
+    used = np.unique(values)
+    colours = palette[used[used < len(palette)]]
+    greys = colours[:, 0]
+    if (colours == greys[:, None]).all() and len(set(greys.tolist())) == len(used) and (greys != used).any():
+        raise DatasetError(
+            f"{path} has a palette of greys ({greys[:8].tolist()}) under other indices ({used[:8].tolist()}), so it is "
+            "open which of the two are the numbers; save it again in 8-bit grey."
+        )
+
+
+def _colour_coding(picture: Image.Image) -> str:
+    """What a picture with several channels seems to be, to be added to a sentence."""
+    colours = picture.convert("RGB").getcolors(maxcolors=_MOST_COLOURS)
+    if colours is None:
+        return ", more colours than classes could have; is it a photograph?"
+    found: set[Any] = {rgb for _, rgb in colours}
+    street = {row.colour for row in Taxonomy.load("cityscapes").classes} | {(0, 0, 0)}
+    if found <= street:
+        known = " in Cityscapes' colours, as *_gtFine_color.png"
+    elif set(np.unique(np.array([*found]))) <= set(_CAMVID_LEVELS):
+        known = " in the colours of CamVid's 32 classes, as *_L.png"
+    else:
+        known = ""
+    return f": {len(found)} colours for people to look at{known}. The class or instance numbers are in another file"

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
+from mamoe.data.listing import some
+from mamoe.data.pictures import SUFFIXES
 from mamoe.data.prompts import raise_problems
-from mamoe.prepare.annotations import connected_components, read_index_picture
-from mamoe.prepare.writer import ImportSummary, Progress, SourcePicture, write_dataset
+from mamoe.prepare.annotations import connected_components, counted, read_index_picture
+from mamoe.prepare.sources import advice, files_of, litter_note
+from mamoe.prepare.writer import ImportSummary, Labelled, Progress, SourcePicture, write_dataset
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import DatasetError, PanopticMap
 
@@ -21,24 +24,32 @@ LEAST_PIXELS = 32  # smaller pieces of a thing keep their class but are no insta
 def import_camvid(source: Path, out: Path, progress: Progress | None = None) -> ImportSummary:
     """Import the splits found: pictures in ``train``, class indices in ``trainannot``, and so on.
 
+    A ``test`` without ``testannot`` is left out.
+
     Raises:
         DatasetError: ``source`` lacks such folders, annotations are missing or wrong, or ``out`` is in use.
     """
     taxonomy = Taxonomy.load("camvid")
-    splits, problems = {}, []
+    splits: dict[str, list[SourcePicture]] = {}
+    problems: list[str] = []
+    notes: list[str] = []
     for split in SPLITS:
-        pictures = sorted((source / split).glob("*.png"))
-        annotations = {path: source / f"{split}annot" / path.name for path in pictures}
-        problems += [f"{path} has no annotation {a}" for path, a in annotations.items() if not a.is_file()]
-        if pictures:
-            splits[split] = [
-                SourcePicture(name=path.name, picture=path, load=partial(_load, annotation, taxonomy))
-                for path, annotation in annotations.items()
-            ]
+        folder, annotated = source / split, source / f"{split}annot"
+        notes += litter_note(source, [folder, annotated])
+        pictures = files_of(folder, SUFFIXES, notes)
+        if split == "test" and pictures and not annotated.is_dir():
+            notes.append(f"{folder}: {len(pictures)} picture(s) were left out, for there is no {annotated}.")
+        elif pictures:
+            splits[split] = _annotated(pictures, annotated, taxonomy, problems, notes)
     if not splits:
-        raise DatasetError(f"{source} holds no CamVid pictures: wanted train/*.png with trainannot/*.png.")
+        raise DatasetError(
+            f"{source} holds no CamVid pictures: wanted train/*.png with class indices in trainannot/*.png, the split "
+            f"that came with SegNet, not the colour-coded original.{advice(source, 'camvid')}"
+        )
     raise_problems(problems, f"The CamVid folder {source}")
-    return write_dataset(out, splits, taxonomy=taxonomy, place="a street", size=(128, 256), progress=progress)
+    return write_dataset(
+        out, splits, taxonomy=taxonomy, place="a street", size=(128, 256), notes=notes, progress=progress
+    )
 
 
 def panoptic_from_class_index(class_index: Int32[np.ndarray, "H W"], taxonomy: Taxonomy) -> PanopticMap:
@@ -56,9 +67,31 @@ def panoptic_from_class_index(class_index: Int32[np.ndarray, "H W"], taxonomy: T
     return PanopticMap(segment_id=segment_id, class_id=class_id)
 
 
-def _load(annotation: Path, taxonomy: Taxonomy) -> PanopticMap:
+def _annotated(
+    pictures: list[Path], folder: Path, taxonomy: Taxonomy, problems: list[str], notes: list[str]
+) -> list[SourcePicture]:
+    annotations = {path.stem: path for path in files_of(folder, (".png",), notes)}
+    found = []
+    for picture in pictures:
+        annotation = annotations.get(picture.stem)
+        if annotation is None:
+            problems.append(f"{picture} has no annotation {folder / picture.stem}.png")
+        else:
+            load = partial(_load, annotation, taxonomy)
+            found.append(SourcePicture(name=picture.name, picture=picture, load=load))
+    alone = sorted(annotations.keys() - {picture.stem for picture in pictures})
+    if alone:
+        notes.append(f"{folder}: {len(alone)} annotation(s) without a picture were left out: {some(alone)}.")
+    return found
+
+
+def _load(annotation: Path, taxonomy: Taxonomy) -> Labelled:
     class_index = read_index_picture(annotation)
-    least, most = int(class_index.min()), int(class_index.max())
-    if least < 0 or most > taxonomy.void_id:
-        raise DatasetError(f"{annotation} must hold class indices 0 to {taxonomy.void_id}, got {least} to {most}.")
-    return panoptic_from_class_index(class_index, taxonomy)
+    present = np.unique(class_index).tolist()
+    strangers = [i for i in present if not 0 <= i <= taxonomy.void_id]
+    if strangers:
+        raise DatasetError(
+            f"{annotation} must hold class indices 0 to {taxonomy.void_id}, got {present[0]} to {present[-1]}: "
+            f"{counted(class_index, strangers)}. Unlabelled pixels are {taxonomy.void_id}."
+        )
+    return Labelled(panoptic=panoptic_from_class_index(class_index, taxonomy))

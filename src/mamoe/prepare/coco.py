@@ -2,126 +2,143 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
 
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
-
-from mamoe.data.panoptic import UNREADABLE
+from mamoe.data.listing import listed, some
+from mamoe.data.pictures import SUFFIXES
 from mamoe.data.prompts import raise_problems
+from mamoe.prepare.categories import both_lists, derive_taxonomy, match_categories
+from mamoe.prepare.panoptic_json import PanopticTable, read_table, table_pictures, unlabelled_images
+from mamoe.prepare.sources import advice, litter_note
 from mamoe.prepare.writer import ImportSummary, Progress, SourcePicture, write_dataset
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import MAX_SEGMENT_ID, DatasetError, PanopticMap
+from mamoe.taxonomy import Taxonomy, shipped_taxonomies
+from mamoe.types import DatasetError
 
-VOID = 0  # both the segment id and the class id of unlabelled pixels
+OFFICIAL = "coco_panoptic"
 
 
-def import_coco(source: Path, out: Path, progress: Progress | None = None) -> ImportSummary:
+def import_coco(
+    source: Path, out: Path, progress: Progress | None = None, *, taxonomy: str = OFFICIAL, derive: bool = False
+) -> ImportSummary:
     """Import every ``panoptic_NAME.json`` that has a folder ``panoptic_NAME`` beside it.
 
     They lie in ``source`` or ``source/annotations``, their pictures in ``source/NAME`` or ``source/input_images``.
     The splits are called train and val for ``train2017`` and ``val2017``, otherwise NAME.
 
+    Args:
+        source: the folder.
+        out: folder to make.
+        progress: called after every picture.
+        taxonomy: name or YAML file of the classes that the JSON's categories are, by name.
+        derive: make a taxonomy of the JSON's categories instead.
+
     Raises:
+        ConfigError: there is no such taxonomy.
         DatasetError: no such files, entries or categories that do not fit, or ``out`` is in use.
     """
-    tables = sorted([*source.glob("panoptic_*.json"), *source.glob("annotations/panoptic_*.json")])
-    tables = [path for path in tables if path.with_suffix("").is_dir()]
-    if not tables:
-        raise DatasetError(f"{source} holds no COCO panoptic data: wanted panoptic_NAME.json beside panoptic_NAME/.")
-    taxonomy = Taxonomy.load("coco_panoptic")
+    paths, alone = _find_tables(source)
+    if not paths:
+        raise DatasetError(
+            f"{source} holds no COCO panoptic data: wanted panoptic_NAME.json beside panoptic_NAME/, in it or in "
+            f"{source / 'annotations'}.{_what_is_missing(source, alone)}"
+        )
+    notes = [f"{path}: left out, for there is no folder {path.with_suffix('')}." for path in alone]
     problems: list[str] = []
-    splits = {}
-    for path in tables:
+    tables: dict[str, PanopticTable] = {}
+    for path in paths:
         name = path.stem.removeprefix("panoptic_")
         split = next((usual for usual in ("train", "val") if name.startswith(usual)), name)
-        if split in splits:
-            problems.append(f"{path}: the split {split!r} is already taken by another file; keep one of them")
-        splits[split] = _source_pictures(source, path, name, taxonomy, problems)
+        if split in tables:
+            problems.append(f"{path}: the split {split!r} is already taken by {tables[split].path}; keep one of them")
+        tables[split] = read_table(path, problems)
     raise_problems(problems, f"The COCO folder {source}")
-    return write_dataset(out, splits, taxonomy=taxonomy, place="a photo", size=(256, 256), progress=progress)
+
+    classes = _derived(source, out, list(tables.values())) if derive else Taxonomy.load(taxonomy)
+    splits = {split: _pictures(source, table, classes, problems, notes) for split, table in tables.items()}
+    raise_problems(problems, f"The COCO folder {source}")
+    notes += litter_note(source, [source, source / "annotations", *(table.folder for table in tables.values())])
+    if "train" not in splits:
+        notes.append(
+            f"Training needs a split called train, and there is {some(list(splits))}: name the JSON file and both "
+            "folders accordingly (panoptic_train.json, panoptic_train/, train/) and import again."
+        )
+    return write_dataset(
+        out, splits, taxonomy=classes, place="a photo", size=(256, 256), notes=notes, progress=progress
+    )
 
 
-def panoptic_from_coco(rgb: UInt8[np.ndarray, "H W 3"], category_of: Mapping[int, int]) -> PanopticMap:
-    """Decode a COCO panoptic PNG (segment id = R + 256*G + 65536*B) and number its segments 1, 2, ... in their order.
-
-    Args:
-        rgb: the PNG's pixels.
-        category_of: category id of every segment id, in the order of ``segments_info``.
-
-    Raises:
-        ValueError: a pixel's segment is not in ``category_of``.
-    """
-    ids = rgb.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
-    known = np.array([VOID, *category_of], dtype=np.int32)
-    order = np.argsort(known)
-    position = order[np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)]
-    if (known[position] != ids).any():
-        strangers = np.unique(ids[known[position] != ids])[:8].tolist()
-        raise ValueError(f"segments {strangers} of the picture are not listed in segments_info")
-    class_of = np.array([VOID, *category_of.values()], dtype=np.uint8)
-    return PanopticMap(segment_id=position.astype(np.int32), class_id=class_of[position])
+def _find_tables(source: Path) -> tuple[list[Path], list[Path]]:
+    """The JSON files with a folder of PNGs beside them, and those without one."""
+    found = sorted([*source.glob("panoptic_?*.json"), *source.glob("annotations/panoptic_?*.json")])
+    return [p for p in found if p.with_suffix("").is_dir()], [p for p in found if not p.with_suffix("").is_dir()]
 
 
-def _source_pictures(
-    source: Path, table: Path, name: str, taxonomy: Taxonomy, problems: list[str]
+def _what_is_missing(source: Path, alone: Sequence[Path]) -> str:
+    if alone:
+        return f" {some([str(path) for path in alone])} has no folder of that name beside it; are its PNGs in a .zip?"
+    if elsewhere := advice(source, "coco"):
+        return elsewhere
+    others = [path.name for folder in (source, source / "annotations") for path in sorted(folder.glob("[!.]*.json"))]
+    return f" {some(others)} is there; is it of COCO's detection, caption or stuff format?" if others else ""
+
+
+def _derived(source: Path, out: Path, tables: Sequence[PanopticTable]) -> Taxonomy:
+    problems = [f"{t.path} has no categories to make a taxonomy of" for t in tables if not t.categories]
+    categories = {str(table.path): table.categories or () for table in tables}
+    classes = derive_taxonomy(out.resolve().name, categories, problems)
+    raise_problems(problems, f"The COCO folder {source}")
+    assert classes is not None  # otherwise there were problems
+    return classes
+
+
+def _pictures(
+    source: Path, table: PanopticTable, taxonomy: Taxonomy, problems: list[str], notes: list[str]
 ) -> list[SourcePicture]:
-    plain = _read_json(table)
-    folder = source / name if (source / name).is_dir() else source / "input_images"
-    file_of = {str(image.get("id")): image.get("file_name") for image in _list(plain, "images", table)}
-    categories = [row.id for row in taxonomy.classes]
-    found = []
-    for annotation in _list(plain, "annotations", table):
-        where = f"{table}, image_id {annotation.get('image_id')!r}"
-        picture, ids = file_of.get(str(annotation.get("image_id"))), annotation.get("file_name")
-        if not _is_plain_name(picture) or not _is_plain_name(ids):
-            problems.append(f"{where}: file names must be plain names, got {picture!r} and {ids!r}")
-            continue
-        segments = _list(annotation, "segments_info", table)
-        pairs = [(segment.get("id"), segment.get("category_id")) for segment in segments]
-        wrong = [pair for pair in pairs if pair[0] not in range(1, 1 << 24) or pair[1] not in categories]
-        if wrong or len(pairs) > MAX_SEGMENT_ID:
-            problems.append(f"{where}: (id, category_id) must be known categories and 24-bit ids, got {wrong[:8]}")
-            continue
-        category_of: dict[Any, Any] = dict(pairs)
-        for path in (folder / picture, table.with_suffix("") / ids):
-            if not path.is_file():
-                problems.append(f"{where}: there is no file {path}")
-        load = partial(_load, table.with_suffix("") / ids, category_of)
-        found.append(SourcePicture(name=picture, picture=folder / picture, load=load))
-    return found
+    class_of = _class_of(table, taxonomy, problems, notes)
+    name = table.path.stem.removeprefix("panoptic_")
+    folders = [folder for folder in (source / name, source / "input_images") if folder.is_dir()]
+    if not folders:
+        problems.append(f"{table.path}: wanted its pictures in {source / name} or {source / 'input_images'}")
+    if class_of is None or not folders:
+        return []
+
+    def picture_of(key: str, file_name: str) -> tuple[str, Path] | None:
+        path = folders[0] / file_name
+        if not path.is_file():
+            problems.append(f"{table.path}, image_id {key!r}: there is no file {path}")
+        return file_name, path
+
+    if without := unlabelled_images(table):
+        notes.append(f"{table.path}: {len(without)} image(s) without annotation were left out: {some(without)}.")
+    if folders[0].name == name and (strangers := _unlisted(folders[0], table)):
+        notes.append(f"{folders[0]}: {len(strangers)} picture(s) not in images were left out: {some(strangers)}.")
+    return table_pictures(table, class_of, taxonomy, picture_of, problems)
 
 
-def _load(path: Path, category_of: Mapping[int, int]) -> PanopticMap:
-    try:
-        with Image.open(path) as picture:
-            rgb = np.asarray(picture.convert("RGB"))
-        return panoptic_from_coco(rgb, category_of)
-    except UNREADABLE as error:
-        raise DatasetError(f"Cannot import the annotation {path}: {error}") from None
+def _unlisted(folder: Path, table: PanopticTable) -> list[str]:
+    known = set(map(str, table.images.values()))
+    return [name for name in listed(folder, SUFFIXES, recursive=True).names if name not in known]
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"Cannot read {path} as JSON: {error}") from None
-    if not isinstance(plain, Mapping):
-        raise DatasetError(f"{path} must hold an object with images and annotations.")
-    return plain
+def _class_of(table: PanopticTable, taxonomy: Taxonomy, problems: list[str], notes: list[str]) -> dict[int, int] | None:
+    if table.categories is None:
+        notes.append(f"{table.path} has no categories: its ids were taken for those of taxonomy {taxonomy.name!r}.")
+        return {row.id: row.id for row in taxonomy.classes}
+    class_of, differences = match_categories(table.categories, table.used, taxonomy)
+    if differences:
+        fitting = [name for name in shipped_taxonomies() if _fits(table, Taxonomy.load(name))]
+        known = f"It fits {' and '.join(f'--taxonomy {name}' for name in fitting)}. " if fitting else ""
+        problems.append(
+            f"{table.path}: {both_lists(table.categories, taxonomy, differences)} {known}--derive-taxonomy makes a "
+            "taxonomy of the file's categories; --taxonomy NAME|PATH names another one."
+        )
+        return None
+    unknown = [row.name for row in table.categories if row.id not in class_of]
+    if unknown:
+        notes.append(f"{table.path}: {len(unknown)} categories without a segment have no class: {some(unknown)}.")
+    return class_of
 
 
-def _list(plain: Mapping[str, Any], key: str, path: Path) -> Sequence[Mapping[str, Any]]:
-    rows = plain.get(key)
-    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        raise DatasetError(f"{path} needs a list of objects under {key!r}; is it a COCO panoptic file?")
-    return rows
-
-
-def _is_plain_name(name: Any) -> TypeGuard[str]:
-    return isinstance(name, str) and name not in ("", ".", "..") and "\\" not in name and Path(name).name == name
+def _fits(table: PanopticTable, taxonomy: Taxonomy) -> bool:
+    return not match_categories(table.categories or (), table.used, taxonomy)[1]

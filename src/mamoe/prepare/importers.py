@@ -1,18 +1,68 @@
-"""The importers by name."""
+"""The importers by name, and what to do with what they made."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from mamoe.prepare.camvid import import_camvid
 from mamoe.prepare.cityscapes import import_cityscapes
-from mamoe.prepare.coco import import_coco
+from mamoe.prepare.coco import OFFICIAL, import_coco
 from mamoe.prepare.writer import ImportSummary, Progress
+from mamoe.types import ConfigError
+
+Importer = Callable[[Path, Path, Progress | None], ImportSummary]
 
 # Each takes (source folder, folder to make, progress) and raises DatasetError.
-IMPORTERS: Mapping[str, Callable[[Path, Path, Progress | None], ImportSummary]] = {
+IMPORTERS: Mapping[str, Importer] = {
     "camvid": import_camvid,
     "cityscapes": import_cityscapes,
     "coco": import_coco,
 }
+_CONFIG_OF = {"camvid": "camvid", "cityscapes": "cityscapes", OFFICIAL: "coco"}  # data configuration by taxonomy
+
+
+def importer_of(source_format: str, taxonomy: str | None, derive: bool) -> Importer:
+    """The importer of a format, for classes other than its own where the format leaves them open.
+
+    Args:
+        source_format: one of :data:`IMPORTERS`.
+        taxonomy: name or YAML file of the classes; None: the format's own.
+        derive: make a taxonomy of the classes the source names.
+
+    Raises:
+        ConfigError: both are asked for, or one of them of a format whose classes are fixed.
+    """
+    if taxonomy is not None and derive:
+        raise ConfigError("--taxonomy names the classes and --derive-taxonomy makes them; give one of the two.")
+    if source_format == "coco":
+        return partial(import_coco, taxonomy=OFFICIAL if taxonomy is None else taxonomy, derive=derive)
+    if taxonomy is not None or derive:
+        asked = "--derive-taxonomy" if derive else "--taxonomy"
+        raise ConfigError(f"{asked} is for coco, whose files name their categories; {source_format} has its own.")
+    return IMPORTERS[source_format]
+
+
+def next_commands(summary: ImportSummary) -> list[str]:
+    """What to type next, fit for a shell as it stands; without a split called train there is nothing to train."""
+    commands = [f"mamoe check {shlex.quote(str(summary.folder))}"]
+    if summary.pictures.get("train"):
+        config = _CONFIG_OF.get(summary.taxonomy.name, "folder") if summary.is_shipped else "folder"
+        words = ["mamoe", "train", f"data={config}", _setting("data.root", summary.folder)]
+        if "things" not in summary.taxonomy.groupings:  # what training groups experts by
+            words.append("layout.grouping=per_class")
+        commands.append(shlex.join(words))
+    return commands
+
+
+def _setting(key: str, path: Path) -> str:
+    """``key=path`` as the command line's configuration reads it, which takes plain words for numbers and commas for
+    lists."""
+    text = str(path) if path.is_absolute() else f"./{path}"
+    if re.fullmatch(r"[\w./-]+", text, re.ASCII):
+        return f"{key}={text}"
+    quoted = re.sub(r'(\\+)(?="|$)', r"\1\1", text).replace('"', '\\"')
+    return f'{key}="{quoted}"'

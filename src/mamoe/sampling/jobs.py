@@ -2,6 +2,8 @@
 
     <maps>/<name>.png [+ prompts CSV, instance prompts JSON]  ->  <out>/<name>.png, <name>.json, contact_sheet.png
 
+Maps in folders give pictures in folders: a name is relative to its folder, and text files name maps as those of a data
+set name pictures (see :mod:`mamoe.data.matching`).
 A job can be stopped at any moment and started again: finished pictures are kept and skipped. A picture's record (JSON)
 is written before the picture itself, so a record without a picture is work to do, and a picture without a record
 belongs to somebody else and is never overwritten.
@@ -10,20 +12,24 @@ belongs to somebody else and is never overwritten.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from mamoe.data.condition import drawn_kind
-from mamoe.data.files import order_of
-from mamoe.data.latents import content_of
+from mamoe.data.files import MAP_SUFFIXES, condition_of, namesakes
+from mamoe.data.latents import content_of, content_of_picture
+from mamoe.data.listing import Listing, bare_name, listed, some
+from mamoe.data.mapkinds import why_no_suffix
+from mamoe.data.matching import Names, keyed
 from mamoe.data.panoptic import read_panoptic, resized_panoptic
 from mamoe.data.pictures import CONTACT_SHEET, SUFFIXES, read_picture
 from mamoe.data.prompts import raise_problems, read_instance_prompts, read_prompts_csv
@@ -39,6 +45,9 @@ from mamoe.sampling.requests import Request, segment_problems
 from mamoe.sampling.runs import load_components
 from mamoe.types import PanopticMap, RegionPrompts
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 _MAY_MOVE = ("panoptic", "condition")  # paths in a record
 _CONDITION_HASH = "condition_hash"  # of the condition picture's file; not there where it was drawn from the map
 
@@ -48,13 +57,10 @@ class Job:
     """One picture to draw."""
 
     panoptic: Path
+    name: str  # of the picture, relative to the folder of the job, / between folders
     size: tuple[int, int]  # (H, W) of the picture in pixels; the map is brought to it
     prompts: RegionPrompts
     condition: Path | None = None  # None: drawn from the map, where the model takes one
-
-    @property
-    def name(self) -> str:
-        return self.panoptic.name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +85,7 @@ def list_jobs(
     instance_prompts: Path | None = None,
     conditions: Path | None = None,
     size: tuple[int, int] | None = None,
+    recursive: bool = False,
 ) -> list[Job]:
     """A job for every PNG in the folder, ordered by the numbers in the names.
 
@@ -89,6 +96,7 @@ def list_jobs(
         instance_prompts: JSON with prompts for some segments; the others take their class's prompt.
         conditions: folder of condition pictures, named as the maps; None = drawn from the maps.
         size: (H, W) in pixels to bring every map to; None = each map's own.
+        recursive: maps and condition pictures lie in folders inside the folders.
 
     Raises:
         DatasetError: the folder holds no maps, a map is unreadable, of a wrong size or with unknown classes, a prompt
@@ -97,32 +105,43 @@ def list_jobs(
     """
     if not panoptic.is_dir():
         raise DatasetError(f"There is no folder {panoptic}; wanted one with panoptic PNGs.")
-    paths = sorted(panoptic.glob("*.png"), key=lambda path: order_of(path.name))
-    if not paths:
-        raise DatasetError(f"{panoptic} holds no panoptic PNGs (*.png).")
-    by_file = None if prompts is None else _by_stem(read_prompts_csv(prompts))
-    by_segment = {} if instance_prompts is None else _by_stem(read_instance_prompts(instance_prompts))
-    jobs, problems = [], []
-    shown = _conditions(conditions, pipe, problems)
-    if by_segment and not by_segment.keys() & {path.stem for path in paths}:
-        problems.append(f"{instance_prompts} names none of the maps, such as {paths[0].name}: its keys are file names")
-    for path in paths:
-        text = "" if by_file is None else by_file.get(path.stem)
-        if text is None:
-            problems.append(f"{path} has no prompt in {prompts}; add a row {path.name},<prompt>")
+    found = listed(panoptic, MAP_SUFFIXES, recursive=recursive)
+    if not found.names:
+        raise DatasetError(f"{panoptic} holds no panoptic PNGs (*.png){_elsewhere(found)}.")
+    problems = namesakes(found.names, panoptic, "maps")
+    if found.inner:
+        log.warning("%s: folders are not looked into (%s); --recursive draws their maps", panoptic, some(found.inner))
+    texts = _by_name(prompts, read_prompts_csv, found.names, problems)
+    by_segment = _by_name(instance_prompts, read_instance_prompts, found.names, problems)
+    if instance_prompts is not None and not by_segment:
+        problems.append(f"{instance_prompts} names none of the maps, such as {found.names[0]}: its keys are file names")
+    jobs = []
+    shown = _conditions(conditions, pipe, recursive, problems)
+    for name in found.names:
+        path, text = panoptic / name, texts.get(name)
+        if text is None and prompts is not None:
+            problems.append(f"{path} has no prompt in {prompts}; add a row {name},<prompt>")
         try:
             layout = read_panoptic(path)
         except DatasetError as error:
             problems.append(str(error))
             continue
-        segments = by_segment.get(path.stem, {})
+        segments = by_segment.get(name, {})
         wanted = size or layout.size
         problems += [f"{path}: {problem}" for problem in _map_problems(layout, segments, wanted, pipe)]
-        condition = shown.get(path.stem)
+        condition = None if shown is None else condition_of(name, shown)
         if conditions is not None and condition is None:
             problems.append(f"{path} has no condition picture in {conditions}")
         given = RegionPrompts(global_prompt=text or "", by_segment=segments)
-        jobs.append(Job(panoptic=path, size=wanted, prompts=given, condition=condition))
+        jobs.append(
+            Job(
+                panoptic=path,
+                name=f"{bare_name(name)}.png",
+                size=wanted,
+                prompts=given,
+                condition=None if conditions is None or condition is None else conditions / condition,
+            )
+        )
     raise_problems(problems, f"The sampling job of {panoptic}")
     return jobs
 
@@ -136,6 +155,7 @@ def sample_folder(
     instance_prompts: str | Path | None = None,
     conditions: str | Path | None = None,
     size: tuple[int, int] | None = None,
+    recursive: bool = False,
     seed: int = 0,
     steps: int = 50,
     guidance_scale: float = GUIDANCE,
@@ -157,6 +177,7 @@ def sample_folder(
         instance_prompts: JSON, see :func:`list_jobs`.
         conditions: folder, see :func:`list_jobs`.
         size: of the pictures, see :func:`list_jobs`.
+        recursive: maps lie in folders inside the folder; the pictures get the same folders.
         seed: of the whole job.
         steps: of the scheduler.
         guidance_scale: see the pipeline.
@@ -169,6 +190,8 @@ def sample_folder(
         DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
     """
     out, processes = Path(out), processes or Processes()
+    if recursive and out.resolve().is_relative_to(Path(panoptic).resolve()):
+        raise DatasetError(f"{out} lies among the maps of {panoptic}, which would be drawn from again: choose another.")
     jobs = list_jobs(
         Path(panoptic),
         pipe,
@@ -176,6 +199,7 @@ def sample_folder(
         instance_prompts=None if instance_prompts is None else Path(instance_prompts),
         conditions=None if conditions is None else Path(conditions),
         size=size,
+        recursive=recursive,
     )
     if processes.first:
         tell = warn or partial(warnings.warn, category=WithoutEffect, stacklevel=2)
@@ -205,6 +229,7 @@ def sample_folder(
         seeds = [records[i]["seed"] for i in batch]
         images = draw(pipe, requests, seeds, steps=steps, guidance_scale=guidance_scale)
         for i, image in zip(batch, images, strict=True):
+            (out / jobs[i].name).parent.mkdir(parents=True, exist_ok=True)
             write_json(records[i], _record_path(out, jobs[i]))
             write_picture(image, out / jobs[i].name)
         done += len(batch)
@@ -234,7 +259,7 @@ def record_of(job: Job, seed: int, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def _condition_record(path: Path) -> dict[str, str]:
-    return {"condition": str(path), _CONDITION_HASH: content_of(path)}
+    return {"condition": str(path), _CONDITION_HASH: content_of_picture(path)}
 
 
 def _request(job: Job) -> Request:
@@ -251,19 +276,19 @@ def _resized(picture: UInt8[np.ndarray, "H0 W0 3"], size: tuple[int, int]) -> UI
     return np.array(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
-def _conditions(folder: Path | None, pipe: LayoutPipeline, problems: list[str]) -> dict[str, Path]:
-    """The condition pictures of a folder by stem."""
+def _conditions(folder: Path | None, pipe: LayoutPipeline, recursive: bool, problems: list[str]) -> Names | None:
+    """The condition pictures of a folder, if one is given."""
     takes = control_of(pipe.unet) is not None
     if folder is None:
         if takes and drawn_kind(pipe.config["condition"]) is None:
             problems.append("the model was trained with condition pictures from files: name a folder of them")
-        return {}
+        return None
     if not takes:
         problems.append(f"the model takes no condition pictures: leave {folder} out")
     if not folder.is_dir():
         problems.append(f"there is no folder of condition pictures {folder}")
-        return {}
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+        return None
+    return Names(listed(folder, SUFFIXES, recursive=recursive).names)
 
 
 def _map_problems(
@@ -308,9 +333,26 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _record_path(out: Path, job: Job) -> Path:
-    return out / f"{job.panoptic.stem}.json"
+    return out / f"{bare_name(job.name)}.json"
 
 
-def _by_stem(by_name: Mapping[str, Any]) -> dict[str, Any]:
-    # Prompts are filed under the picture's name, which may end in .jpg where the map ends in .png.
-    return {Path(name).stem: value for name, value in by_name.items()}
+def _by_name(
+    path: Path | None, read: Callable[[Path], Mapping[str, T]], names: Sequence[str], problems: list[str]
+) -> dict[str, T]:
+    """What a text file says of each map. It may speak of other maps too, but not unclearly of these."""
+    if path is None:
+        return {}
+    given = read(path)
+    meant = keyed(given, names)
+    near = {key: f"no map has that name{hint}" for key, hint in meant.strange.items() if hint}
+    problems += [f"{path}, {key!r}: {reason}" for key, reason in {**meant.wrong, **near}.items()]
+    return {name: given[key] for name, key in meant.key_of.items()}
+
+
+def _elsewhere(found: Listing) -> str:
+    """What a folder without maps holds instead."""
+    if found.inner:
+        return f", but folders ({some(found.inner)}): --recursive looks into them"
+    if found.others:
+        return f"; {found.others[0]} there is none, {why_no_suffix(Path(found.others[0]).suffix)}"
+    return ""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ import torch
 from PIL import Image
 
 from mamoe.data.panoptic import colourize, read_panoptic
+from mamoe.data.pictures import read_picture
 from mamoe.models.wrapped import unwrapped
 from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.staging import replaced_file, write_whole
 from mamoe.taxonomy import Taxonomy
 
 _SHEET_PAIRS = 40  # more would make a sheet nobody can open
@@ -41,13 +42,13 @@ def model_hash(pipe: LayoutPipeline) -> str:
 
 def write_picture(image: Image.Image, path: Path) -> None:
     """Write a PNG under a temporary name and move it into place."""
-    _write(path, lambda temporary: image.save(temporary, format="PNG"))
+    with replaced_file(path) as partial:
+        image.save(partial, format="PNG")
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write JSON under a temporary name and move it into place."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)
 
 
 def contact_sheet(pairs: Sequence[tuple[Path, Path]], taxonomy: Taxonomy | None) -> Image.Image:
@@ -69,8 +70,7 @@ def contact_sheet(pairs: Sequence[tuple[Path, Path]], taxonomy: Taxonomy | None)
 
 
 def _cell(panoptic: Path, picture: Path, taxonomy: Taxonomy | None) -> Image.Image:
-    with Image.open(picture) as opened:
-        right = opened.convert("RGB")
+    right = Image.fromarray(read_picture(picture))
     right.thumbnail((_THUMBNAIL, _THUMBNAIL))
     if taxonomy is None:
         return right
@@ -79,12 +79,3 @@ def _cell(panoptic: Path, picture: Path, taxonomy: Taxonomy | None) -> Image.Ima
     cell.paste(left, (0, 0))
     cell.paste(right, (right.width, 0))
     return cell
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from mamoe.checkpoints import is_run
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import (
     Conditioner,
@@ -35,7 +36,7 @@ from mamoe.conditioning.text import PromptEncoder
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import without_overflow
 from mamoe.models.control import Control, control_input, control_of, predict
-from mamoe.models.controlnet_xs import ControlledUNet, load_branch, side_multiple
+from mamoe.models.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
 from mamoe.models.singlefile import is_single_file
 from mamoe.models.unet import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
@@ -51,7 +52,7 @@ from mamoe.sampling.requests import (
     generators_for,
     picture_size,
 )
-from mamoe.sampling.runs import is_run, load_components, load_single_file
+from mamoe.sampling.runs import load_components, load_single_file
 from mamoe.sampling.schedule import ddim_scheduler, is_zero_snr
 from mamoe.shipped import resolved
 from mamoe.tensors import Conditioning, TextTokens, framing_rows
@@ -61,7 +62,6 @@ from mamoe.types import Framing, PanopticMap
 __all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "ModelMixin"]
 
 ZERO_SNR_RESCALE = 0.7
-BRANCH = "controlnet_xs"  # folder of a saved pipeline
 
 
 class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):

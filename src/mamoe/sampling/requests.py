@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 from PIL.Image import Image
 
+from mamoe.data.pictures import as_rgb
 from mamoe.errors import MamoeError
 from mamoe.types import PanopticMap, RegionPrompts
 
@@ -66,7 +67,7 @@ def gather_requests(
         Request(
             prompts=RegionPrompts(global_prompt=text or "", by_segment=segments or {}),
             panoptic=m,
-            condition=None if shown is None else np.array(shown.convert("RGB") if isinstance(shown, Image) else shown),
+            condition=None if shown is None else as_rgb(shown) if isinstance(shown, Image) else np.array(shown),
         )
         for text, m, segments, shown in zip(texts, maps, by_segment, conditions, strict=True)
     ]

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mamoe.models.autoencoder import decoded, posterior_of
+from mamoe.precision import autocast_where_faster
 from mamoe.randomness import generator_for
 
 FACTOR = 8  # pixels per side of a latent cell
@@ -160,7 +161,7 @@ def _train(
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.05)
     for step, x in enumerate(_crops(pictures, recipe, steps)):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast_where_faster("cpu", training=True):
             loss = loss_of(model, x, generator_for(recipe.seed, "posterior", step))
         optimizer.zero_grad()
         loss.backward()

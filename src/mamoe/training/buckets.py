@@ -44,7 +44,7 @@ class BucketBatches(Sampler[list[Key]]):
         pieces: int = 1,
     ) -> None:
         check_division(len(buckets), batch_size, world_size)
-        assert first % batch_size == 0, "a resumed run keeps its batch size, see saving.continued"
+        assert first % batch_size == 0, "a resumed run keeps its batch size, see continuing.continued"
         self.buckets, self.batch_size, self.num_batches = tuple(buckets), batch_size, num_batches
         self.seed, self.first, self.rank, self.world_size = seed, first, rank, world_size
         self._starts = piece_starts(batch_size // world_size, pieces)

@@ -10,10 +10,12 @@ renamed; only after that may an older one go. No pickle anywhere: safetensors an
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from mamoe.manifest import MANIFEST, manifest_of, problems_of
@@ -69,6 +71,7 @@ def write_checkpoint(run_dir: Path, step: int, write: Callable[[Path], None], st
     final = checkpoint_dir(run_dir, step)
     partial, replaced = _hidden(final, "partial"), _hidden(final, "replaced")
     _restore_replaced(final.parent, storage)
+    _restore_links(final.parent, storage)
     for leftover in (partial, replaced):
         if leftover.exists():
             storage.remove(leftover)
@@ -97,6 +100,8 @@ def write_checkpoint(run_dir: Path, step: int, write: Callable[[Path], None], st
 def link(checkpoint: Path, name: str, storage: Storage = DISK) -> None:
     """Point ``<checkpoints>/<name>`` at a checkpoint, in one move."""
     fresh = checkpoint.with_name(f".{name}.partial")
+    if fresh.is_dir() and not fresh.is_symlink():  # a copy of a link that was never put in its place
+        storage.remove(fresh)
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(checkpoint.name)
     storage.rename(fresh, checkpoint.with_name(name))
@@ -124,6 +129,7 @@ def find_checkpoint(path: Path) -> Path:
     if not is_run and (path.name in _LINKS or path.name.startswith("step-")):
         if not path.is_dir():
             raise CheckpointError(f"There is no checkpoint {path}. {_there_are(path.parent.parent)}")
+        _restore_links(path.parent, DISK)
         problems = problems_of(path)
         if problems:
             raise CheckpointError(
@@ -132,6 +138,7 @@ def find_checkpoint(path: Path) -> Path:
             )
         return path.resolve()
     _restore_replaced(path / "checkpoints", DISK)
+    _restore_links(path / "checkpoints", DISK)
     for candidate in checkpoints_of(path)[::-1]:
         problems = problems_of(candidate)
         if not problems:
@@ -158,6 +165,28 @@ def _restore_replaced(root: Path, storage: Storage) -> None:
         final = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".replaced"))
         if not final.exists():
             storage.rename(replaced, final)
+
+
+def _restore_links(root: Path, storage: Storage) -> None:
+    """Make links again of the folders that ``cp -rL`` and some archives make of links; nothing but copies goes."""
+    for place in [root / name for name in _LINKS if (root / name).is_dir() and not (root / name).is_symlink()]:
+        manifest = (place / MANIFEST).read_text(encoding="utf-8") if (place / MANIFEST).is_file() else None
+        step = None if manifest is None else json.loads(manifest).get("step")
+        final = None if step is None else checkpoint_dir(root.parent, step)
+        twin = final is not None and (final / MANIFEST).is_file() and (final / MANIFEST).read_text("utf-8") == manifest
+        if final is not None and twin and not problems_of(final):
+            storage.rename(place, _hidden(final, f"copied-{place.name}"))
+            storage.remove(_hidden(final, f"copied-{place.name}"))
+            log.warning("%s was a copy of %s, not a link; it is a link again.", place, final.name)
+        elif final is not None and not final.exists() and not problems_of(place):
+            storage.rename(place, final)
+            log.warning("%s was a folder, not a link; it is %s now.", place, final.name)
+        else:
+            kept = next(name for n in count(1) if not (name := root / f"kept-{place.name}-{n}").exists())
+            storage.rename(place, kept)
+            log.warning("%s was a folder, not a link, and like no checkpoint here; it is kept as %s.", place, kept.name)
+            continue
+        place.symlink_to(final.name)
 
 
 def _clear(root: Path, storage: Storage) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from mamoe.staging import DiskFullError as DiskFullError
+from mamoe.staging import is_disk_full as is_disk_full
 from mamoe.types import MamoeError
 
 
@@ -23,12 +24,6 @@ class OutOfMemoryError(MamoeError):
     exit_code = 5
 
 
-class DiskFullError(MamoeError):
-    """No space is left where the run writes."""
-
-    exit_code = 6
-
-
 try:
     import resource
 except ImportError:  # not on Windows
@@ -36,7 +31,6 @@ except ImportError:  # not on Windows
 
 _GIB = 2**30
 _MEMORY_WORDS = ("not enough memory", "out of memory", "cannot allocate memory")
-_DISK_WORDS = ("no space left", "disk quota exceeded", "os error 28", "os error 122")
 
 
 @contextmanager
@@ -45,10 +39,9 @@ def explained(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except MamoeError as error:
-        plain = _without_worker_trace(error)
-        if plain is None:
+        if "Original Traceback" not in str(error):
             raise
-        raise plain from None
+        raise type(error)(_message(error)) from None
     except Exception as error:
         if is_out_of_memory(error):
             raise OutOfMemoryError(
@@ -62,11 +55,6 @@ def explained(run_dir: Path) -> Iterator[None]:
                 f"space or keep fewer checkpoints, then resume with resume={run_dir}."
             ) from error
         raise
-
-
-def is_disk_full(error: Exception) -> bool:
-    text = str(error).lower()
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(w in text for w in _DISK_WORDS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -87,13 +75,11 @@ def memory_facts() -> str:
     return f"This process held at most {most / _GIB:.2f} GiB of the machine's {whole / _GIB:.2f} GiB."
 
 
-def _without_worker_trace(error: MamoeError) -> MamoeError | None:
-    """The error as the data worker raised it: torch puts the worker's whole traceback into the message."""
+def _message(error: BaseException) -> str:
+    """What the error said where it was raised: torch puts a data worker's whole traceback around it."""
     text, mark = str(error), f"{type(error).__name__}: "
-    if "Original Traceback" not in text or mark not in text:
-        return None
-    return type(error)(text.rsplit(mark, 1)[1].strip())
+    return text.rsplit(mark, 1)[1].strip() if "Original Traceback" in text and mark in text else text
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+def _first_line(error: BaseException) -> str:
+    return (_message(error).splitlines() or [type(error).__name__])[0].rstrip(".") + "."

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from mamoe.training.checkpointing import find_checkpoint
+from mamoe.training.continuing import continued
 from mamoe.training.cost import Cost
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.errors import explained
@@ -26,7 +27,7 @@ from mamoe.training.module import DiffusionModule
 from mamoe.training.patience import EarlyStopping, Patience
 from mamoe.training.progress import TrainingProgress
 from mamoe.training.reporting import reported
-from mamoe.training.saving import BestBy, Checkpoints, Resuming, continued
+from mamoe.training.saving import BestBy, Checkpoints, Resuming
 from mamoe.training.trainer import checked, make_trainer, run_trainer
 from mamoe.types import ConfigError, NonFiniteLossError
 
@@ -107,6 +108,8 @@ def fit(
         while True:
             counters = {} if checkpoint is None else continued(checkpoint, module, data, recipe)
             start = counters.get("step", 0)
+            if start > max_steps:
+                raise ConfigError(f"{checkpoint} is already at step {start} of {max_steps}: give more steps than that.")
             data.first = counters.get("samples_seen", 0)
             metrics = MetricsFile(run_dir, None if checkpoint is None else start)
             saving = Checkpoints(
@@ -174,12 +177,18 @@ def _result(
     session: Trainer, checkpoint: Path | None, reason: Stop | None, run_dir: Path, no_better: str | None
 ) -> FitResult:
     step = session.global_step
-    stopped_by = reason if step < session.max_steps else None
+    done = step >= session.max_steps
+    # What follows a training does not follow one that was told to stop; time that is up at its last step stops nothing.
+    stopped_by = None if done and reason is Stop.OUT_OF_TIME else reason
     message = f"Trained to step {step}; checkpoint {checkpoint}."
     if no_better is not None:
         message = f"Done at step {step} of {session.max_steps}: {no_better}; checkpoint {checkpoint}."
     if stopped_by is not None:
         message = f"Stopped at step {step} of {session.max_steps}; everything is saved. Go on with resume={run_dir}."
+    if stopped_by is not None and done:
+        message = (
+            f"Trained to step {step} and told to stop; checkpoint {checkpoint}. For what follows: resume={run_dir}"
+        )
     log.info(message)
     return FitResult(step=step, checkpoint=checkpoint, stopped_by=stopped_by, message=message)
 

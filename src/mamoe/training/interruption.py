@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
 
 from mamoe.training.steps import stepped
 
@@ -64,6 +66,47 @@ class Listening(Callback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+class _ToldToStop(Exception):
+    """Leaves the work at hand; never seen outside of this module."""
+
+
+class Work:
+    """Measuring or drawing that is not worth waiting for once the training is told to stop."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer, self._left = trainer, False
+        self._listening = [callback for callback in trainer.callbacks if isinstance(callback, Listening)]  # type: ignore[attr-defined]
+
+    def go_on(self, *_: object) -> None:
+        """To be called between pieces of the work; leaves the ``with`` when a signal was heard."""
+        if any(listening.heard is not None for listening in self._listening):
+            raise _ToldToStop
+
+    def left_anywhere(self) -> bool:
+        """Whether any process left its share undone; called by every one, after the ``with``."""
+        left = torch.tensor(int(self._left), device=self._trainer.strategy.root_device)
+        return bool(int(self._trainer.strategy.reduce(left, reduce_op="max")))
+
+
+@contextmanager
+def unless_told_to_stop(trainer: Trainer, network: nn.Module) -> Iterator[Work]:
+    """Work that ends, once the training is told to stop, at the next forward pass of ``network``: a denoising step."""
+    work = Work(trainer)
+    hook = network.register_forward_pre_hook(work.go_on)
+    try:
+        yield work
+    except _ToldToStop:
+        work._left = True
+    finally:
+        hook.remove()
+
+
+def then(trainer: Trainer) -> str:
+    """What becomes of work that was left."""
+    done = trainer.global_step >= trainer.max_steps
+    return "they are left out, the training is done." if done else "they are made when the run goes on."
 
 
 class Stopping(Callback):

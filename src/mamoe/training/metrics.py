@@ -55,6 +55,10 @@ class MetricsFile(Logger):
         logged_at, value = self._newest.get(name, (None, 0.0))
         return value if logged_at == step else None
 
+    def knows(self, name: str, step: int) -> bool:
+        """Whether a metric of this step is in the file."""
+        return any(row.get(name) and int(row["step"]) == step for row in read_rows(self.path))
+
     @property
     def names(self) -> list[str]:
         """The metrics logged in this session."""

@@ -11,11 +11,12 @@ from typing import Any
 from rich.console import Console
 
 from mamoe.training.checkpointing import find_checkpoint
+from mamoe.training.continuing import continued
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.errors import CheckpointError, explained
 from mamoe.training.module import DiffusionModule
 from mamoe.training.reporting import reported
-from mamoe.training.saving import Resuming, continued
+from mamoe.training.saving import Resuming
 from mamoe.training.trainer import checked, make_trainer, run_trainer
 from mamoe.types import NonFiniteLossError
 

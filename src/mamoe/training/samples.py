@@ -16,10 +16,13 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image, ImageDraw
 
+from mamoe.data.listing import bare_name
 from mamoe.data.panoptic import colourize
 from mamoe.randomness import derive_seed
+from mamoe.sampling.output import write_picture
 from mamoe.taxonomy import Taxonomy
 from mamoe.tensors import Sample
+from mamoe.training.interruption import then, unless_told_to_stop
 from mamoe.training.module import DiffusionModule
 from mamoe.training.steps import is_due
 from mamoe.training.validation import evaluating
@@ -27,6 +30,7 @@ from mamoe.types import ConfigError
 
 log = logging.getLogger(__name__)
 
+_GRID = "grid.png"  # written last
 _TITLE_HEIGHT = 14
 _GAP = 2
 
@@ -91,32 +95,49 @@ class SampleGrids(Callback):
         self._seeds = [derive_seed(seed, "sample grid", sample.index) for sample in self._samples]
         self._use_ema = use_ema
 
+    def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        folder = self._folder(trainer)  # of a run that was told to stop while it drew them
+        if trainer.strategy.broadcast(folder.is_dir() and not (folder / _GRID).exists()):
+            self.write(trainer, pl_module)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
         if is_due(trainer, batch_idx, self._every):
             self.write(trainer, pl_module)
 
     def write(self, trainer: Trainer, module: DiffusionModule) -> Path:
-        """Draw and write everything for the current step; returns the folder."""
-        folder = self._run_dir / "samples" / f"step-{trainer.global_step:08d}"
+        """Draw and write everything for the current step; returns the folder. Told to stop, it leaves the rest."""
+        folder = self._folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         mine = range(len(self._samples))[trainer.global_rank :: trainer.world_size]
-        with torch.no_grad(), evaluating(trainer, module, use_ema=self._use_ema), self._sampler(module) as draw:
+        with (
+            unless_told_to_stop(trainer, module.unet) as work,
+            torch.no_grad(),
+            evaluating(trainer, module, use_ema=self._use_ema),
+            self._sampler(module) as draw,
+        ):
             for mode in self._modes:
                 for first in range(0, len(mine), self._batch_size):
+                    work.go_on()
                     self._write(draw, folder, mode, list(mine[first : first + self._batch_size]), trainer.global_step)
         trainer.strategy.barrier("samples")
-        if trainer.is_global_zero:
+        if work.left_anywhere():
+            log.info("Step %d: told to stop while drawing samples; %s", trainer.global_step, then(trainer))
+        elif trainer.is_global_zero:
             grid = self._grid(folder)
-            grid.save(folder / "grid.png")
+            write_picture(grid, folder / _GRID)
             show(trainer, "samples", grid)
-            log.info("Step %d: samples %s", trainer.global_step, folder / "grid.png")
+            log.info("Step %d: samples %s", trainer.global_step, folder / _GRID)
         return folder
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return self._run_dir / "samples" / f"step-{trainer.global_step:08d}"
 
     def _write(self, draw: Draw, folder: Path, mode: SampleMode, rows: list[int], step: int) -> None:
         samples, seeds = [self._samples[i] for i in rows], [self._seeds[i] for i in rows]
         pictures = draw(samples, mode.value, seeds)
         for sample, seed, picture in zip(samples, seeds, pictures, strict=True):
-            picture.save(_picture_path(folder, sample, mode))
+            _picture_path(folder, sample, mode).parent.mkdir(parents=True, exist_ok=True)
+            write_picture(picture, _picture_path(folder, sample, mode))
             facts = {
                 "key": sample.key,
                 "mode": mode.value,
@@ -162,4 +183,4 @@ def show(trainer: Trainer, name: str, picture: Image.Image) -> None:
 
 
 def _picture_path(folder: Path, sample: Sample, mode: SampleMode) -> Path:
-    return folder / f"{Path(sample.key).stem}.{mode.value}.png"
+    return folder / f"{bare_name(sample.key)}.{mode.value}.png"

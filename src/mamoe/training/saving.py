@@ -13,7 +13,7 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
-from mamoe.data.condition import drawn_kind
+from mamoe.checkpoints import RECIPE
 from mamoe.models.finetune.adapterfile import read_adapter, save_adapter
 from mamoe.training.checkpointing import DISK, checkpoint_dir, link, prune, step_of, write_checkpoint
 from mamoe.training.data import LayoutDataModule
@@ -26,8 +26,6 @@ from mamoe.training.steps import is_due, stepped
 from mamoe.types import ConfigError
 
 log = logging.getLogger(__name__)
-
-_RECIPE = "recipe.json"
 
 
 class Resuming(Callback):
@@ -174,7 +172,7 @@ class Checkpoints(Callback):
             "buckets": data.buckets is not None,
         }
         save_trainer(folder, trainer.optimizers[0], _schedule(trainer), counters, state.moments)
-        (folder / _RECIPE).write_text(json.dumps(self._recipe, indent=1))
+        (folder / RECIPE).write_text(json.dumps(self._recipe, indent=1))
 
     @property
     def _start(self) -> int:
@@ -198,44 +196,6 @@ class _Learned:
             averages={} if ema is None else {name: gathered(ema.state_dict(name), first) for name in module.trained},
             moments=gathered(trainer.optimizers[0].state_dict(), first),
         )
-
-
-def continued(
-    checkpoint: Path, module: DiffusionModule, data: LayoutDataModule, recipe: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The counters to go on with. Checkpoints from before buckets and condition pictures were noted have neither.
-
-    Raises:
-        CheckpointError: the data or a seed changed, so that the run could not see the same pictures and noise.
-    """
-    counters = read_counters(checkpoint)
-    before = {**counters, "condition": _shown(_recipe_in(checkpoint).get("condition"))}
-    now = {
-        "seed": module.seed,
-        "order_seed": data.seed,
-        "data_size": len(data.train),
-        "buckets": data.buckets is not None,
-        "condition": _shown(recipe.get("condition")),
-    }
-    if data.buckets is not None:
-        now["batch_size"] = data.batch_size  # buckets are cut into batches, a plain stream of pictures is not
-    was = {name: before.get(name, value) for name, value in now.items()}
-    odd = [f"{name} was {was[name]} and is {value}" for name, value in now.items() if was[name] != value]
-    if odd:
-        raise CheckpointError(
-            f"{checkpoint} cannot be continued with the same data order and noise: {'; '.join(odd)}. Restore them, or "
-            "start a new run from the checkpoint's weights."
-        )
-    return counters
-
-
-def _shown(condition: str | None) -> str | None:
-    # A folder of pictures may have moved with the data set.
-    return condition if condition is None or drawn_kind(condition) else "a folder of pictures"
-
-
-def _recipe_in(checkpoint: Path) -> dict[str, Any]:
-    return json.loads((checkpoint / _RECIPE).read_text())
 
 
 def _is_adapter(module: DiffusionModule, name: str) -> bool:

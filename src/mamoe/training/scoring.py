@@ -12,11 +12,14 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
+from mamoe.data.listing import bare_name
 from mamoe.evaluation.distribution import Kind, measure, score_name
 from mamoe.evaluation.extractors import Extractor
 from mamoe.evaluation.features import Features
 from mamoe.randomness import derive_seed
+from mamoe.sampling.output import write_picture
 from mamoe.tensors import Sample
+from mamoe.training.interruption import then, unless_told_to_stop
 from mamoe.training.metrics import log_metrics
 from mamoe.training.module import DiffusionModule
 from mamoe.training.samples import Sampler
@@ -25,6 +28,8 @@ from mamoe.training.validation import evaluating
 from mamoe.types import ConfigError
 
 log = logging.getLogger(__name__)
+
+_UNFINISHED = "unfinished"  # a file in a step's folder
 
 
 class FixedScores(Callback):
@@ -72,28 +77,52 @@ class FixedScores(Callback):
         self._keep, self._seed = keep_pictures, seed
         self._real: Features | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        # Of a run that was told to stop while it drew them.
+        if trainer.strategy.broadcast((self._folder(trainer) / _UNFINISHED).exists()):
+            self.score(trainer, pl_module)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
         if is_due(trainer, batch_idx, self._every):
             self.score(trainer, pl_module)
 
     def score(self, trainer: Trainer, module: DiffusionModule) -> dict[str, float]:
-        """Draw, measure and log for the current step; returns what was logged, the same on every process."""
-        folder = self._run_dir / "scored" / f"step-{trainer.global_step:08d}"
+        """Draw, measure and log for the current step; returns what was logged, the same on every process.
+
+        Told to stop, it leaves the rest and logs nothing.
+        """
+        folder = self._folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         mine = range(len(self._samples))[trainer.global_rank :: trainer.world_size]
-        with torch.no_grad(), evaluating(trainer, module, use_ema=True), self._sampler(module) as draw:
+        with (
+            unless_told_to_stop(trainer, module.unet) as work,
+            torch.no_grad(),
+            evaluating(trainer, module, use_ema=True),
+            self._sampler(module) as draw,
+        ):
             for first in range(0, len(mine), self._batch_size):
+                work.go_on()
                 rows = list(mine[first : first + self._batch_size])
                 drawn = draw([self._samples[i] for i in rows], self._mode, [self._seeds[i] for i in rows])
                 for i, picture in zip(rows, drawn, strict=True):
-                    picture.save(self._path(folder, i))
+                    self._path(folder, i).parent.mkdir(parents=True, exist_ok=True)
+                    write_picture(picture, self._path(folder, i))
         trainer.strategy.barrier("scored")
+        if work.left_anywhere():
+            log.info("Step %d: told to stop while drawing pictures to score; %s", trainer.global_step, then(trainer))
+            (folder / _UNFINISHED).touch()
+            return {}
         values = self._measure(folder, trainer.global_step) if trainer.is_global_zero else {}
         values = trainer.strategy.broadcast(values)
         log_metrics(trainer, values)
-        if trainer.is_global_zero and not self._keep:
-            shutil.rmtree(folder)
+        if trainer.is_global_zero:
+            (folder / _UNFINISHED).unlink(missing_ok=True)
+            if not self._keep:
+                shutil.rmtree(folder)
         return values
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return self._run_dir / "scored" / f"step-{trainer.global_step:08d}"
 
     def _measure(self, folder: Path, step: int) -> dict[str, float]:
         if self._real is None:
@@ -119,4 +148,4 @@ class FixedScores(Callback):
         )
 
     def _path(self, folder: Path, i: int) -> Path:
-        return folder / f"{Path(self._samples[i].key).stem}.png"
+        return folder / f"{bare_name(self._samples[i].key)}.png"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mamoe.training.errors import CheckpointError
 from mamoe.training.sharding import class_name, part_of
@@ -20,6 +20,9 @@ from mamoe.training.sharding import class_name, part_of
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _OPTIMIZER = "trainer/optimizer.safetensors"
 _STATE = "trainer/state.json"
+# Of an optimizer, besides its rate: as configured now, not as they were saved. Some schedules of torch's move betas.
+_NEVER_SCHEDULED = ("weight_decay",)
+_TOLD = (*_NEVER_SCHEDULED, "betas")
 
 
 def save_network(network: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
@@ -87,7 +90,10 @@ def read_counters(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler | None) -> None:
-    """Continue an optimizer and its schedule.
+    """Continue an optimizer and its schedule, as new ones of the configuration of now; their settings stay.
+
+    The rate of a schedule that is a function of the step alone is that of now at the resumed step; schedules with a
+    state of their own go on as they were.
 
     Raises:
         CheckpointError: the checkpoint is of another optimizer or schedule.
@@ -116,9 +122,27 @@ def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler |
         {key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
         for group in saved["groups"]
     ]
+    fresh = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if schedule is not None:
-        schedule.load_state_dict(content["lr_scheduler"])
+    ours = schedule is None or isinstance(schedule, LambdaLR)
+    for group, new in zip(optimizer.param_groups, fresh, strict=True):
+        group.update({key: new[key] for key in (_TOLD if ours else _NEVER_SCHEDULED) if key in new})
+    if schedule is None:
+        for group, new in zip(optimizer.param_groups, fresh, strict=True):
+            group["lr"] = new["lr"]
+        return
+    rates = schedule.base_lrs
+    schedule.load_state_dict(content["lr_scheduler"])
+    if isinstance(schedule, LambdaLR):
+        _set_rates(optimizer, schedule, rates)
+
+
+def _set_rates(optimizer: Optimizer, schedule: LambdaLR, rates: list[float | Tensor]) -> None:
+    """The rates that a schedule with these full ones has at its step."""
+    schedule.base_lrs = rates
+    for group, rate, curve in zip(optimizer.param_groups, rates, schedule.lr_lambdas, strict=True):
+        group["initial_lr"], group["lr"] = rate, rate * curve(schedule.last_epoch)
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def _name_class(config: Path, now: str, name: str) -> None:

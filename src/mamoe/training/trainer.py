@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,9 +107,16 @@ def make_trainer(
 
 def run_trainer(trainer: Trainer, module: DiffusionModule, data: LayoutDataModule) -> None:
     """Train, without the warnings of Lightning that say nothing here."""
+    listener = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own use
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # the progress line tells
         warnings.filterwarnings("ignore", message=".*`lr_scheduler.step\\(\\)` before.*")  # a first step left out
         warnings.filterwarnings("ignore", message=".*across ranks is zero.*")  # resumed after its last step
-        trainer.fit(module, datamodule=data)
+        try:
+            trainer.fit(module, datamodule=data)
+        except SystemExit as ending:  # what Lightning makes of a Ctrl-C that nobody notes: exit code 1
+            signal.signal(signal.SIGINT, listener)
+            if isinstance(ending.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise

@@ -15,7 +15,8 @@ from torch import Tensor
 from mamoe.tensors import Batch, RegionBatch, Sample
 from mamoe.training.data import SampleSource
 from mamoe.training.draws import Draws, fixed_draws
-from mamoe.training.metrics import log_metrics
+from mamoe.training.interruption import unless_told_to_stop
+from mamoe.training.metrics import MetricsFile, log_metrics
 from mamoe.training.module import DiffusionModule
 from mamoe.training.sharding import put_together
 from mamoe.training.steps import is_due
@@ -74,7 +75,7 @@ class FixedLoss(Callback):
         self._fixed: list[_Fixed] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 or trainer.strategy.broadcast(self._was_left(trainer)):
             self._run(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
@@ -83,15 +84,31 @@ class FixedLoss(Callback):
 
     def _run(self, trainer: Trainer, module: DiffusionModule) -> None:
         value = self.evaluate(trainer, module)
+        if value is None:
+            log.info("Step %d: told to stop while measuring %s", trainer.global_step, self.name)
+            return
         log_metrics(trainer, {self.name: value})
         log.info("Step %d: %s %.5f", trainer.global_step, self.name, value)
 
-    def evaluate(self, trainer: Trainer, module: DiffusionModule) -> float:
-        """The mean loss over all fixed pictures and processes."""
-        with torch.no_grad(), evaluating(trainer, module, use_ema=self._use_ema):
+    def _was_left(self, trainer: Trainer) -> bool:
+        """Whether the run was told to stop while it measured at the step it goes on from."""
+        files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+        due = trainer.global_step % self._every == 0
+        return due and any(not file.knows(self.name, trainer.global_step) for file in files)
+
+    def evaluate(self, trainer: Trainer, module: DiffusionModule) -> float | None:
+        """The mean loss over all fixed pictures and processes; None where the training is told to stop meanwhile."""
+        losses = []
+        with (
+            unless_told_to_stop(trainer, module.unet) as work,
+            torch.no_grad(),
+            evaluating(trainer, module, use_ema=self._use_ema),
+        ):
             if self._fixed is None:
                 self._fixed = [self._prepare(module, group) for group in self._groups(trainer)]
             losses = [self._loss(module, fixed) for fixed in self._fixed]
+        if work.left_anywhere():
+            return None
         total = torch.zeros((), dtype=torch.float64, device="cpu")
         for loss in losses:
             total += loss.double().cpu().sum()

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mamoe.data.folder import DATA_YAML, data_yaml
 from mamoe.errors import ConfigError
+from mamoe.staging import staged_folder
 
 from .scene import Domain, Scene, draw_scene
 
@@ -27,27 +29,49 @@ def write_scenes(
     """Draw ``counts[split]`` scenes of every split and write them with their maps and prompts.
 
     Files: ``images/{split}/scene_000123.png``, ``panoptic/{split}/scene_000123.png``, ``prompts_{split}.csv``
-    (columns img_name, prompt) and ``instance_prompts_{split}.json`` (file name -> segment id -> prompt).
+    (columns img_name, prompt), ``instance_prompts_{split}.json`` (file name -> segment id -> prompt) and ``data.yaml``.
 
     Args:
-        folder: is made if needed; files of the same name are replaced.
+        folder: is made if needed; files of the same name are replaced, once all scenes are drawn.
         domain: which pictures to draw.
         counts: split name -> number of scenes, below one million each.
         seed: of the whole data set.
         height: of the pictures in pixels, a multiple of 8.
         width: of the pictures in pixels, a multiple of 8.
         progress: called with (scenes written, scenes in all) after every scene.
+
+    Raises:
+        ConfigError: a count or size that cannot be drawn, or ``folder`` has the ``data.yaml`` of another data set.
+        DiskFullError: the folder is as it was.
     """
-    root, total, done = Path(folder), sum(counts.values()), 0
+    root = Path(folder)
+    described = data_yaml("scenes", (height, width))
+    if (root / DATA_YAML).exists() and (root / DATA_YAML).read_bytes() != described.encode():
+        raise ConfigError(f"{root / DATA_YAML} describes another data set; name a new folder, or delete that one.")
     for split, count in counts.items():
         if not 0 <= count < 1_000_000:
             raise ConfigError(f"counts[{split!r}] must be from 0 to 999999, got {count}; draw several data sets")
+    with staged_folder(root, merge=True) as stage:
+        _write_splits(stage, domain, counts, seed, (height, width), progress)
+        (stage / DATA_YAML).write_text(described, encoding="utf-8")
+
+
+def _write_splits(
+    root: Path,
+    domain: Domain,
+    counts: Mapping[str, int],
+    seed: int,
+    size: tuple[int, int],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    total, done = sum(counts.values()), 0
+    for split, count in counts.items():
         captions: list[tuple[str, str]] = []
         prompts: dict[str, dict[str, str]] = {}
         for kind in ("images", "panoptic"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            scene = draw_scene(scene_seed(seed, split, index), domain=domain, height=height, width=width)
+            scene = draw_scene(scene_seed(seed, split, index), domain=domain, height=size[0], width=size[1])
             name = f"scene_{index:06d}.png"
             _write_pictures(root, split, name, scene)
             captions.append((name, scene.caption))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,6 +18,11 @@ from mamoe.types import ConfigError
 ADAPTER = "adapter.safetensors"
 _BASE = "base"  # in the file's metadata
 _SAMPLED = 64  # values of each frozen weight that enter its fingerprint
+
+
+def same_method(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) -> bool:
+    """Whether an adapter trained by one method, as recipes write it, can be gone on with by the other."""
+    return theirs is not None and ours is not None and json.loads(json.dumps(ours)) == dict(theirs)
 
 
 def trained_names(network: nn.Module) -> list[str]:

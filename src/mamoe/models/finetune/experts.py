@@ -68,6 +68,8 @@ class SharedExpert:
     keeps_adapter_alone: ClassVar[bool] = False
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        if unet.config.get("shared_expert"):  # trained so before
+            return unet.requires_grad_(True)
         list(_fresh_experts(unet, "shared_expert"))
         mamoe = cast(MaMoEUNet2DConditionModel, unet)
         own = {key: mamoe.config[key] for key in OWN_CONFIG}
