@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `import factories` in ever
 
 import pytest
 
-from mamoe.threads import wait_politely
+from mamoe.machine.threads import wait_politely
 
 wait_politely()  # before anything imports torch
 

@@ -14,11 +14,11 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from mamoe.bases import tiny
 from mamoe.cli import main
-from mamoe.data.scenes import Domain, write_scenes
 from mamoe.diffusion.schedules import make_scheduler
-from mamoe.models import tiny
-from mamoe.taxonomy import Taxonomy
+from mamoe.scenes import Domain, write_scenes
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 TEXT_WIDTH, SECOND_WIDTH, POOLED_WIDTH = 32, 48, 40
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import mamoe.build.train  # the heavy imports, before the fork
-from mamoe.launch import launch
+import mamoe.assemble.training  # the heavy imports, before the fork
+from mamoe.commands.train import launch
 
-assert mamoe.build.train
+assert mamoe.assemble.training
 
 
 def session(words: Sequence[str], rank: int, count: int, port: int, out: str) -> None:

@@ -184,12 +184,12 @@ def test_a_place_that_cannot_be_written(finished_run, scenes, tmp_path):
     ],
 )
 def test_what_runs_out_has_its_own_exit_code(error, code, words, monkeypatch, tmp_path):
-    monkeypatch.setattr("mamoe.data.scenes.write_scenes", Mock(side_effect=error))
+    monkeypatch.setattr("mamoe.scenes.write_scenes", Mock(side_effect=error))
     refused(mamoe("scenes", tmp_path), code, *words)
 
 
 def test_a_fault_of_ours_keeps_its_trace(monkeypatch, tmp_path):
-    monkeypatch.setattr("mamoe.data.scenes.write_scenes", Mock(side_effect=RuntimeError("shapes differ")))
+    monkeypatch.setattr("mamoe.scenes.write_scenes", Mock(side_effect=RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         mamoe("scenes", tmp_path)
 

@@ -8,9 +8,9 @@ import pytest
 from typer.main import get_command
 
 from mamoe.cli import app
-from mamoe.compose import compose
-from mamoe.config import Train, validated
-from mamoe.resuming import RULES
+from mamoe.config.compose import compose
+from mamoe.config.resuming import RULES
+from mamoe.config.train import Train, validated
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from factories import mamoe
 from mamoe import LayoutPipeline, PanopticMap
-from mamoe.data.prompts import read_instance_prompts, read_prompts_csv
+from mamoe.data.folder.prompts import read_instance_prompts, read_prompts_csv
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 COMMAND = [sys.executable, "-m", "mamoe"]  # in a process of its own

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mamoe.models.unet import MaMoEUNet2DConditionModel
     from mamoe.sampling.pipeline import LayoutPipeline
-    from mamoe.taxonomy import Taxonomy
-    from mamoe.types import Framing, PanopticMap
+    from mamoe.vocabulary.framing import Framing
+    from mamoe.vocabulary.panoptic import PanopticMap
+    from mamoe.vocabulary.taxonomy import Taxonomy
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Framing": "mamoe.types",
+    "Framing": "mamoe.vocabulary.framing",
     "LayoutPipeline": "mamoe.sampling.pipeline",
     "MaMoEUNet2DConditionModel": "mamoe.models.unet",
-    "PanopticMap": "mamoe.types",
-    "Taxonomy": "mamoe.taxonomy",
+    "PanopticMap": "mamoe.vocabulary.panoptic",
+    "Taxonomy": "mamoe.vocabulary.taxonomy",
 }
 
 __all__ = ["Framing", "LayoutPipeline", "MaMoEUNet2DConditionModel", "PanopticMap", "Taxonomy"]

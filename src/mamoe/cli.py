@@ -13,8 +13,8 @@ import typer
 
 from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
-from mamoe.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
-from mamoe.threads import wait_politely
+from mamoe.machine.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
+from mamoe.machine.threads import wait_politely
 
 app = typer.Typer(
     name="mamoe",
@@ -73,8 +73,8 @@ def demo(
 
     Started again after Ctrl-C, it goes on where it stopped.
     """
-    from mamoe.console import quiet_libraries
-    from mamoe.demo.run import run_demo
+    from mamoe.commands.demo.run import run_demo
+    from mamoe.machine.libraries import quiet_libraries
 
     quiet_libraries()
     with stopped_with(f"what is finished is kept in {out}; the same command goes on from there."):
@@ -93,7 +93,7 @@ def train(
     Composes the Hydra groups callbacks, data, debug, experiment, hydra, logger, lr_scheduler, model, optimizer,
     taxonomy and trainer; a configs/ folder in the working directory is searched too.
     """
-    from mamoe.launch import launch, launch_sweep
+    from mamoe.commands.train import launch, launch_sweep
 
     with stopped_with("checkpoints and what is in the caches are kept; go on with the same words and resume=auto."):
         if multirun:
@@ -112,7 +112,7 @@ def cache(
 
     Takes what `mamoe train` takes; a training with the same words finds everything encoded.
     """
-    from mamoe.launch import launch_cache
+    from mamoe.commands.train import launch_cache
 
     with stopped_with("what was encoded is kept; the same command goes on from there."):
         lines = launch_cache(context.args, config_dir or [])
@@ -146,10 +146,10 @@ def sample(
 
     Started again, it goes on where it stopped; torchrun shares the work.
     """
-    from mamoe.checkpoints import is_run
-    from mamoe.console import quiet_libraries
-    from mamoe.processes import started_processes
-    from mamoe.sampling.jobs import sample_folder
+    from mamoe.machine.libraries import quiet_libraries
+    from mamoe.machine.processes import started_processes
+    from mamoe.runs.lookup import is_run
+    from mamoe.sampling.folders import sample_folder
     from mamoe.sampling.pipeline import LayoutPipeline
 
     quiet_libraries()
@@ -218,9 +218,9 @@ def evaluate(
 
     Writes metrics.json, table.md and table.csv. Started again, it goes on where it stopped; torchrun shares the work.
     """
-    from mamoe.build.evaluation import Asked, Drawing, evaluate_folder, evaluate_run
-    from mamoe.checkpoints import is_run
-    from mamoe.console import quiet_libraries
+    from mamoe.commands.evaluate import Asked, Drawing, evaluate_folder, evaluate_run
+    from mamoe.machine.libraries import quiet_libraries
+    from mamoe.runs.lookup import is_run
 
     quiet_libraries()
     if base is not None and not is_run(target):
@@ -273,7 +273,7 @@ def benchmark(
     Trains and scores every method with every seed at equal budget and writes report.html, .md, .csv and .json.
     Started again, it goes on where it stopped.
     """
-    from mamoe.build.benchmark import run_benchmark
+    from mamoe.commands.benchmark.run import run_benchmark
 
     raise typer.Exit(run_benchmark(context.args, config_dir or [], dry_run=dry_run, say=typer.echo))
 
@@ -284,8 +284,8 @@ def benchmark_cell(
     config_dir: Annotated[list[Path] | None, typer.Option()] = None,
 ) -> None:
     """Run one cell of a benchmark; `mamoe benchmark` starts it in a process of its own."""
-    from mamoe.build.cell import run_cell
-    from mamoe.console import quiet_libraries
+    from mamoe.commands.benchmark.cell import run_cell
+    from mamoe.machine.libraries import quiet_libraries
 
     quiet_libraries()
     raise typer.Exit(run_cell(folder, config_dir or []))
@@ -321,7 +321,7 @@ def check(
     """Open every file of a data set and list everything that is wrong with it."""
     from mamoe.errors import DatasetError
     from mamoe.prepare.check import check_folder
-    from mamoe.taxonomy import Taxonomy
+    from mamoe.vocabulary.taxonomy import Taxonomy
 
     with progress("Checking") as update:
         report = check_folder(folder, None if taxonomy is None else Taxonomy.load(taxonomy), update)
@@ -342,8 +342,8 @@ def scenes(
     width: Annotated[int, typer.Option()] = 256,
 ) -> None:
     """Draw street scenes with panoptic maps, captions and instance prompts."""
-    from mamoe.data.scenes import Domain, write_scenes
-    from mamoe.staging import require_free
+    from mamoe.scenes import Domain, write_scenes
+    from mamoe.storage.staging import require_free
 
     require_free(out)
     counts = {"train": train, "val": val, "test": test}
@@ -362,8 +362,8 @@ def new_base(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the autoencoder's training.")] = None,
 ) -> None:
     """Train an autoencoder on drawn scenes and write a base model around it, for experiment=tiny_base."""
-    from mamoe.console import quiet_libraries
-    from mamoe.newbase import make_new_base
+    from mamoe.commands.new_base import make_new_base
+    from mamoe.machine.libraries import quiet_libraries
 
     quiet_libraries()
     with progress("Training the autoencoder") as update:
@@ -384,9 +384,9 @@ def export(
     ] = ExportFormat.PIPELINE,
 ) -> None:
     """Write a run as one folder: a LayoutPipeline, or a StableDiffusionPipeline if it knows no layout; or its LoRA."""
-    from mamoe.console import quiet_libraries
-    from mamoe.export import export_lora, export_run
-    from mamoe.models.finetune.lorafile import LoraFile
+    from mamoe.commands.export import export_lora, export_run
+    from mamoe.machine.libraries import quiet_libraries
+    from mamoe.methods.lora_file import LoraFile
 
     quiet_libraries()
     half = weights is Weights.FP16
@@ -432,7 +432,7 @@ def main() -> None:
         typer.echo("Stopped.", err=True)
         sys.exit(TRY_AGAIN)
     except Exception as error:  # for a full disk or memory, libraries raise errors of many kinds
-        from mamoe.endings import ending_of
+        from mamoe.machine.failures import ending_of
 
         ending = ending_of(error)
         if ending is None:

@@ -1,8 +1,9 @@
-"""What a newcomer sees of the command: our own lines alone, and how far long work has got."""
+"""What the command says to people: a word on what was guessed or ignored, and how far long work has got."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -11,17 +12,6 @@ Report = Callable[[int, int], None]  # (done, in all)
 Bar = Callable[[str], AbstractContextManager[Report]]  # a title -> a progress bar
 
 
-def quiet_libraries() -> None:
-    """Switch off the progress bars with which libraries read and write files; downloads keep theirs."""
-    import diffusers
-    import huggingface_hub.utils as hub
-    import transformers
-
-    downloads_are_shown = not hub.are_progress_bars_disabled()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()  # and the hub's with them
-    if downloads_are_shown:
-        hub.enable_progress_bars()
 
 
 @contextmanager
@@ -45,3 +35,9 @@ def progress(title: str) -> Iterator[Callable[..., None]]:
 def silent(title: str) -> Iterator[Callable[..., None]]:
     """In place of :func:`progress` where another process shows the bar."""
     yield lambda done, total, word="": None
+
+
+def note(text: str) -> None:
+    """Print it on standard error; of several processes only the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Note: {text}", file=sys.stderr)

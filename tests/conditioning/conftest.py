@@ -9,9 +9,9 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mamoe.conditioning.settings import LayoutSettings
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 LIMIT = 24
 

@@ -3,7 +3,7 @@ import multiprocessing
 import pytest
 import torch
 
-from mamoe.conditioning.cache import EmbeddingCache, fingerprint
+from mamoe.conditioning.encoded import EmbeddingCache, fingerprint
 from mamoe.conditioning.text import PromptEncoder
 
 PROMPTS = ["a red car", "bus", "", "bus"]
@@ -69,7 +69,7 @@ def test_a_shard_that_could_not_be_written_leaves_nothing(tmp_path, monkeypatch)
         raise OSError("No space left on device")
 
     folder = EmbeddingCache(tmp_path, "id").folder
-    monkeypatch.setattr("mamoe.shards.save_file", fill_the_disk)
+    monkeypatch.setattr("mamoe.storage.shards.save_file", fill_the_disk)
     with pytest.raises(OSError, match="No space"):
         EmbeddingCache(tmp_path, "id").add({"car": torch.ones(2, 3)}, padded=False)
     assert list(folder.iterdir()) == []

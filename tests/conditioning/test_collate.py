@@ -6,8 +6,9 @@ import torch
 
 from mamoe.conditioning.collate import Collator, collate_layouts
 from mamoe.conditioning.regions import build_layout
-from mamoe.tensors import Sample
-from mamoe.types import PanopticMap, RegionPrompts
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import RegionPrompts
+from mamoe.vocabulary.sample import Sample
 
 
 def make_sample(panoptic: PanopticMap, number: int = 0) -> Sample:

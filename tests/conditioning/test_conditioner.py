@@ -9,10 +9,12 @@ from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import Conditioner, concatenate_conditionings
 from mamoe.conditioning.masks import area_shares, region_coverage
 from mamoe.conditioning.regions import build_layout
-from mamoe.conditioning.settings import RegionResize
 from mamoe.conditioning.text import PromptEncoder
-from mamoe.tensors import Conditioning, LevelConditioning
-from mamoe.types import ConfigError, PanopticMap, RegionPrompts
+from mamoe.errors import ConfigError
+from mamoe.vocabulary.conditioning import Conditioning, LevelConditioning
+from mamoe.vocabulary.layout import RegionResize
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import RegionPrompts
 
 LEVELS = 4
 STREET = RegionPrompts(global_prompt="a street")

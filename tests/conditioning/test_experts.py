@@ -7,8 +7,8 @@ import torch
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.experts import expert_coverage, expert_routings, route_by_share, route_hard
 from mamoe.conditioning.regions import build_layout
-from mamoe.conditioning.settings import ExpertResize, RegionResize
-from mamoe.types import RegionPrompts
+from mamoe.vocabulary.layout import ExpertResize, RegionResize
+from mamoe.vocabulary.prompts import RegionPrompts
 
 
 def rows_by_expert(routing) -> list[list[int]]:

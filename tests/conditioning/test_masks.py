@@ -5,9 +5,10 @@ import torch
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.masks import area_shares, attend_mask, region_coverage, region_masks
 from mamoe.conditioning.regions import build_layout
-from mamoe.conditioning.settings import RegionResize
-from mamoe.tensors import level_grids
-from mamoe.types import PanopticMap, RegionPrompts
+from mamoe.vocabulary.conditioning import level_grids
+from mamoe.vocabulary.layout import RegionResize
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import RegionPrompts
 
 LEVELS = 4
 SIZES = [(32, 64), (40, 72), (8, 24), (56, 88)]  # latent sizes 4x8, 5x9, 1x3, 7x11

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from mamoe.conditioning.regions import build_layout
-from mamoe.conditioning.settings import RegionResize
-from mamoe.types import ConfigError, PanopticMap, RegionPrompts
+from mamoe.errors import ConfigError
+from mamoe.vocabulary.layout import RegionResize
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import RegionPrompts
 
 ROAD, CAR, PERSON, VOID = 0, 13, 11, 19
 

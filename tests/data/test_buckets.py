@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from mamoe.data.buckets import STRETCH, bucket_size
-from mamoe.data.transforms import Geometry
-from mamoe.types import ConfigError
+from mamoe.data.geometry.buckets import STRETCH, bucket_size
+from mamoe.data.geometry.joint import Geometry
+from mamoe.errors import ConfigError
 
 ASPECTS = [math.exp(x / 50) for x in range(-70, 71)]  # 1:4 to 4:1
 

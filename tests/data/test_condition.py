@@ -7,12 +7,13 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from mamoe.conditioning.collate import Collator
-from mamoe.conditioning.settings import LayoutSettings
 from mamoe.data.condition import Drawn, drawn_condition, drawn_kind
 from mamoe.data.dataset import LayoutDataset
-from mamoe.data.transforms import Geometry
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import DatasetError, PanopticMap
+from mamoe.data.geometry.joint import Geometry
+from mamoe.errors import DatasetError
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.load("cityscapes")
 RANDOM = Geometry(size=(32, 32), crop="random", flip=0.5)

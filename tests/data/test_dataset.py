@@ -9,10 +9,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mamoe.data.dataset import LayoutDataset
-from mamoe.data.files import index_split, list_splits
-from mamoe.data.transforms import Geometry
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import DatasetError, PanopticMap
+from mamoe.data.folder.split import index_split, list_splits
+from mamoe.data.geometry.joint import Geometry
+from mamoe.errors import DatasetError
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.load("cityscapes")
 HEIGHT, WIDTH = 32, 64

@@ -1,7 +1,7 @@
 import pytest
 
-from mamoe.data.prompts import PromptLine, read_instance_prompts, read_prompts_csv, scan_prompts_csv
-from mamoe.types import DatasetError
+from mamoe.data.folder.prompts import PromptLine, read_instance_prompts, read_prompts_csv, scan_prompts_csv
+from mamoe.errors import DatasetError
 
 
 def _write(tmp_path, name, content):

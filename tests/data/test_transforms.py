@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from mamoe.data.transforms import Crop, Geometry
-from mamoe.types import ConfigError
+from mamoe.data.geometry.joint import Crop, Geometry
+from mamoe.errors import ConfigError
 
 VOID = 19
 

@@ -4,7 +4,7 @@ import torch
 
 from mamoe.diffusion.losses import Denoised
 from mamoe.diffusion.parameterization import Prediction
-from mamoe.tensors import Conditioning, TextTokens
+from mamoe.vocabulary.conditioning import Conditioning, TextTokens
 
 TEXT_WIDTH = 8
 

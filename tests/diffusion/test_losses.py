@@ -3,13 +3,7 @@ import pytest
 import torch
 from denoised import denoised
 
-from mamoe.diffusion.losses import (
-    inverse_frequency_weights,
-    masked_mse,
-    min_snr_weight,
-    mse,
-    mse_per_image,
-)
+from mamoe.diffusion.losses import inverse_frequency_weights, masked_mse, min_snr_weight, mse, mse_per_image
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised, snr, target_of, to_x0
 
 

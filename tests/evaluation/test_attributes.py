@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mamoe.data.scenes import draw_scene
-from mamoe.evaluation.attributes import (
+from mamoe.evaluation.layout.attributes import (
     MIN_AREA,
     HitRate,
     caption_chance,
@@ -14,7 +13,8 @@ from mamoe.evaluation.attributes import (
     swap_colours,
     swap_in_caption,
 )
-from mamoe.types import PanopticMap
+from mamoe.scenes import draw_scene
+from mamoe.vocabulary.panoptic import PanopticMap
 
 PAINTS = {"red": (200, 20, 20), "blue": (20, 20, 200), "green": (20, 160, 20)}
 

@@ -4,17 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from mamoe.evaluation import kernels, manifolds
-from mamoe.evaluation.frechet import (
+from mamoe.evaluation.distances import kernels, manifolds
+from mamoe.evaluation.distances.frechet import (
     frechet_distance,
     frechet_infinity,
     gaussian,
     gaussian_from_covariance,
     influences,
 )
+from mamoe.evaluation.distances.kernels import (
+    cmmd,
+    gaussian_kernel_less_one,
+    kid,
+    kid_of_subsets,
+    polynomial_kernel,
+    unbiased,
+)
+from mamoe.evaluation.distances.manifolds import membership
 from mamoe.evaluation.intervals import bootstrap_counts, deviation_of_linear
-from mamoe.evaluation.kernels import cmmd, gaussian_kernel_less_one, kid, kid_of_subsets, polynomial_kernel, unbiased
-from mamoe.evaluation.manifolds import membership
 from mamoe.randomness import generator_for
 
 DISTANCES = {

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from factories import mamoe
-from mamoe.build.evaluation import Asked, Drawing, evaluate_run
-from mamoe.data.scenes import Domain, write_scenes
-from mamoe.evaluation import evaluate as module
+from mamoe.commands.evaluate import Asked, Drawing, evaluate_run
+from mamoe.evaluation import run as module
 from mamoe.evaluation.drawings import fill
-from mamoe.evaluation.evaluate import SCORES
+from mamoe.evaluation.run import SCORES
 from mamoe.evaluation.table import Row, Table
-from mamoe.processes import Processes
+from mamoe.machine.processes import Processes
+from mamoe.scenes import Domain, write_scenes
 
 PIXELS = ("--extractor", "pixels")
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mamoe.data.transforms import Geometry
+from mamoe.data.geometry.joint import Geometry
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.evaluation.extractors import ExtractorName, load_extractor
-from mamoe.evaluation.features import common_size, features_of, list_pictures, read_through
-from mamoe.processes import Processes
+from mamoe.evaluation.features.extractors import ExtractorName, load_extractor
+from mamoe.evaluation.features.store import common_size, features_of, list_pictures, read_through
+from mamoe.machine.processes import Processes
 from mamoe.randomness import generator_for
 
 

@@ -6,13 +6,13 @@ import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 from torchmetrics.functional.detection import panoptic_quality as their_panoptic_quality
 
-from mamoe.evaluation.fidelity import fidelity
-from mamoe.evaluation.layouts import Classes, Layout
-from mamoe.evaluation.panoptic_quality import VOID, Reading, panoptic_counts, panoptic_quality
-from mamoe.evaluation.sums import measured_of_sums, ratio
-from mamoe.evaluation.textregions import cut_out
-from mamoe.taxonomy import ClassInfo, Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.evaluation.layout.asked import Classes, Layout
+from mamoe.evaluation.layout.fidelity import fidelity
+from mamoe.evaluation.layout.panoptic_quality import VOID, Reading, panoptic_counts, panoptic_quality
+from mamoe.evaluation.layout.text_regions import cut_out
+from mamoe.evaluation.ratios import measured_of_sums, ratio
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import ClassInfo, Taxonomy
 
 THINGS = frozenset({0, 1})
 TAXONOMY = Taxonomy(

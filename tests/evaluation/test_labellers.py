@@ -19,12 +19,12 @@ from transformers import (
     SwinConfig,
 )
 
+from mamoe.bases.tiny import new_tokenizer
 from mamoe.errors import ConfigError
-from mamoe.evaluation.labellers import load_labeller, matched
-from mamoe.evaluation.layouts import Classes
-from mamoe.evaluation.panoptic_quality import VOID
-from mamoe.models.tiny import new_tokenizer
-from mamoe.taxonomy import Taxonomy
+from mamoe.evaluation.layout.asked import Classes
+from mamoe.evaluation.layout.labellers import load_labeller, matched
+from mamoe.evaluation.layout.panoptic_quality import VOID
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 CLASSES = Classes.of(Taxonomy.load("cityscapes"))
 LABELS = {0: "road, route", 1: "car, auto", 2: "chandelier", 3: "persons"}

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mamoe.evaluation.layout import class_iou, confusion, pixel_accuracy
+from mamoe.evaluation.layout.confusion import class_iou, confusion, pixel_accuracy
 
 
 def test_counts_by_hand():

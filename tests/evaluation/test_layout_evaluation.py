@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 
 from factories import drawn_data, mamoe
-from mamoe.evaluation import use
-from mamoe.evaluation.domain import data_hash, domain_of
-from mamoe.evaluation.layoutfamily import Asked, fidelity_family
-from mamoe.evaluation.layouts import Classes, Layout
-from mamoe.evaluation.panoptic_quality import Reading
+from mamoe.evaluation.layout import use
+from mamoe.evaluation.layout.asked import Classes, Layout
+from mamoe.evaluation.layout.domain import data_hash, domain_of
+from mamoe.evaluation.layout.family import Asked, fidelity_family
+from mamoe.evaluation.layout.panoptic_quality import Reading
+from mamoe.evaluation.layout.text_regions import load_text_regions
 from mamoe.evaluation.protocol import PictureSet
 from mamoe.evaluation.table import Table
-from mamoe.evaluation.textregions import load_text_regions
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 CLASSES = Classes.of(Taxonomy.load("scenes"))
 LAYOUT = ("--scores", "layout", "--taxonomy", "scenes")
@@ -192,7 +192,7 @@ def test_text_agreement_is_clips_own(tmp_path):
     """A tiny CLIP of random weights: the cosine of its own features of cut-out and prompt."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-    from mamoe.models.tiny import PROMPT_TOKENS, new_tokenizer
+    from mamoe.bases.tiny import PROMPT_TOKENS, new_tokenizer
 
     tokenizer = new_tokenizer(["a red car"])
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from factories import mamoe, only_run
-from mamoe.evaluation.evaluate import SCORES
+from mamoe.evaluation.run import SCORES
 from mamoe.evaluation.table import Row, Table
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"

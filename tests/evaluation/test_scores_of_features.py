@@ -4,12 +4,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mamoe.evaluation.distribution import Kind, better, measure, method, score_name
-from mamoe.evaluation.extractors import ExtractorName
-from mamoe.evaluation.features import Features
-from mamoe.evaluation.frechet import frechet_distance, gaussian
-from mamoe.evaluation.kernels import kid
-from mamoe.evaluation.memorization import copy_sheet, copying
+from mamoe.evaluation.copying import copy_sheet, copying
+from mamoe.evaluation.distances.family import Kind, better, measure, method, score_name
+from mamoe.evaluation.distances.frechet import frechet_distance, gaussian
+from mamoe.evaluation.distances.kernels import kid
+from mamoe.evaluation.features.extractors import ExtractorName
+from mamoe.evaluation.features.store import Features
 from mamoe.evaluation.protocol import Better
 from mamoe.randomness import generator_for
 

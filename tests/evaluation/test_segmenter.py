@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from mamoe.data.scenes import draw_scene
-from mamoe.data.scenes.writer import scene_seed
-from mamoe.evaluation.layout import class_iou, confusion, pixel_accuracy
-from mamoe.evaluation.segmenter import Segmenter, train_segmenter
+from mamoe.evaluation.layout.confusion import class_iou, confusion, pixel_accuracy
+from mamoe.evaluation.layout.segmenter import Segmenter, train_segmenter
+from mamoe.scenes import draw_scene
+from mamoe.scenes.writer import scene_seed
 
 
 def quadrants(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,26 +11,26 @@ import torch
 from safetensors.torch import load_file
 
 from factories import mamoe, short_run
-from mamoe.build.data import layout_settings
-from mamoe.build.loss import loss_of
-from mamoe.build.model import objective_scheduler, recipe_of, training_module
-from mamoe.build.starting import base_of, started_from, steered_unet
-from mamoe.checkpoints import find_checkpoint
-from mamoe.compose import compose, pinned
-from mamoe.config import validated
+from mamoe.assemble.base import base_of, started_from, steered_unet
+from mamoe.assemble.data import layout_settings
+from mamoe.assemble.loss import loss_of
+from mamoe.assemble.model import objective_scheduler, recipe_of, training_module
+from mamoe.bases.pretrained import load_base
+from mamoe.bases.sources import Source, parts_of
+from mamoe.config.compose import compose, pinned
+from mamoe.config.train import validated
 from mamoe.errors import ConfigError
-from mamoe.home import Home, place_now, relocated
-from mamoe.manifest import MANIFEST, manifest_of
-from mamoe.models.control import Control, control_of, with_layout
-from mamoe.models.controlnet_xs import BRANCH
-from mamoe.models.finetune import method_of
-from mamoe.models.finetune.adapterfile import save_adapter
-from mamoe.models.pretrained import load_base
-from mamoe.models.sources import Source, parts_of
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.rundir import new_run_dir
+from mamoe.methods import method_of
+from mamoe.models.control.call import Control, control_of, with_layout
+from mamoe.models.control.controlnet_xs import BRANCH
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.runs import checkpoint as checkpointing
+from mamoe.runs.adapter import save_adapter
+from mamoe.runs.folder import new_run_dir
+from mamoe.runs.home import Home, place_now, relocated
+from mamoe.runs.lookup import find_checkpoint
+from mamoe.runs.manifest import MANIFEST, manifest_of
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.training import checkpointing
 
 WORDS = ["experiment=demo", "trainer.accelerator=cpu", "model.train_text_encoder=false"]
 LORA = {"name": "lora", "rank": 4, "alpha": 4.0, "attention": True, "conv": False, "projection": False}

@@ -11,23 +11,23 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from factories import break_picture, mamoe
-from mamoe.build.after import check_after
-from mamoe.build.checking import check_data
-from mamoe.build.data import layout_settings, splits
-from mamoe.compose import compose
-from mamoe.config import EvaluateAfter, validated
+from mamoe.assemble.checking import check_data
+from mamoe.assemble.data import layout_settings, splits
+from mamoe.commands.evaluate_after import check_after
+from mamoe.config.compose import compose
+from mamoe.config.train import EvaluateAfter, validated
 from mamoe.console import silent
 from mamoe.data import dataset as dataset_module
-from mamoe.data import inspection
+from mamoe.data.check import split as inspection
+from mamoe.data.check.seen import SeenFiles
 from mamoe.data.dataset import LayoutDataset
-from mamoe.data.panoptic import read_panoptic_rgb
-from mamoe.data.seen import SeenFiles
-from mamoe.data.transforms import Geometry
+from mamoe.data.geometry.joint import Geometry
+from mamoe.errors import ConfigError, DatasetError
 from mamoe.prepare.check import check_folder
-from mamoe.taxonomy import Taxonomy
-from mamoe.training import cluster
-from mamoe.training.errors import OutOfMemoryError, explained
-from mamoe.types import ConfigError, DatasetError
+from mamoe.training.loop.explaining import OutOfMemoryError, explained
+from mamoe.training.scale import cluster
+from mamoe.vocabulary.panoptic import read_panoptic_rgb
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 CITYSCAPES = Taxonomy.load("cityscapes")
 
@@ -154,7 +154,7 @@ def test_a_damaged_or_foreign_memory_of_the_check_is_left_out_with_a_word(data, 
     seen = SeenFiles(path)
     before = inspection.inspect_split(dataset(data).files, CITYSCAPES, seen=seen)
     if harm == "older":
-        monkeypatch.setattr("mamoe.data.seen.VERSION", "0")
+        monkeypatch.setattr("mamoe.data.check.seen.VERSION", "0")
     seen.save()
     monkeypatch.undo()
     bytes_ = bytearray(path.read_bytes())

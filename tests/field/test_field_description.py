@@ -11,18 +11,18 @@ import yaml
 from PIL import Image
 
 from factories import drawn_data, mamoe
-from mamoe.compose import SHIPPED, compose
-from mamoe.config import validated
-from mamoe.data.folder import data_folder, data_yaml
-from mamoe.data.holdout import held_out
-from mamoe.data.scenes import write_scenes
-from mamoe.described import described
+from mamoe.assemble.record import newest_like
+from mamoe.config.compose import SHIPPED, compose
+from mamoe.config.described import described
+from mamoe.config.train import validated
+from mamoe.console import note
+from mamoe.data.folder.description import data_folder, data_yaml
+from mamoe.data.folder.holdout import held_out
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.notes import note
 from mamoe.prepare.check import check_folder
-from mamoe.rundir import newest_like
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.scenes import write_scenes
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 HARBOUR = """
 name: harbour
@@ -69,7 +69,7 @@ def harbour(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def defaults() -> dict:
     """data=folder as it is composed, which takes its time, before a data set is looked at."""
-    with patch("mamoe.compose.described", lambda composed, say: composed):
+    with patch("mamoe.config.compose.described", lambda composed, say: composed):
         return compose(["data=folder", "data.root=?"])
 
 
@@ -87,7 +87,7 @@ def configured(defaults):
 
 
 def test_training_takes_the_classes_that_data_yaml_names(harbour, configured):
-    from mamoe.build.data import layout_settings, splits
+    from mamoe.assemble.data import layout_settings, splits
 
     config = configured(harbour)
     settings = layout_settings(config)
@@ -134,17 +134,19 @@ def test_taxonomy_may_be_a_path_everywhere(harbour, name, tmp_path):
 
 
 def test_a_taxonomy_path_can_be_swept(harbour, monkeypatch):
-    from mamoe.launch import launch_sweep
+    from mamoe.commands.train import launch_sweep
 
     ran = []
-    monkeypatch.setattr("mamoe.launch.launch", lambda words, dirs: ran.append(compose(words)["taxonomy"]["name"]) or 0)
+    monkeypatch.setattr(
+        "mamoe.commands.train.launch", lambda words, dirs: ran.append(compose(words)["taxonomy"]["name"]) or 0
+    )
     path = harbour / "harbour.yaml"
     launch_sweep(["data=folder", f"data.root={harbour}", f"taxonomy={path}", "seed=0,1"])
     assert ran == ["harbour", "harbour"]
 
 
 def test_a_benchmark_looks_at_what_data_yaml_names(harbour):
-    from mamoe.build.benchmark import planned
+    from mamoe.commands.benchmark.run import planned
 
     with pytest.raises(ConfigError, match=r"full on dusk_town: .*'harbour', but the taxonomy 'scenes'"):
         planned(["methods=[full]", f"scenes.root={harbour}"])
@@ -336,7 +338,7 @@ def test_scenes_do_not_replace_another_description(tmp_path):
 
 
 def test_a_set_without_val_trains_on_what_is_left(configured, tmp_path, capsys):
-    from mamoe.build.data import dataset, layout_settings, splits
+    from mamoe.assemble.data import dataset, layout_settings, splits
 
     names = [f"town{i}_{n:04d}.png" for i in range(3) for n in range(4)]
     config = configured(data_set(tmp_path / "set", train=names, val=()), val_share=0.3)
@@ -352,7 +354,7 @@ def test_a_set_without_val_trains_on_what_is_left(configured, tmp_path, capsys):
 
 
 def test_val_share_where_there_is_val(configured, tmp_path):
-    from mamoe.build.data import layout_settings, splits
+    from mamoe.assemble.data import layout_settings, splits
 
     config = configured(data_set(tmp_path / "set"), val_share=0.3)
     with pytest.raises(ConfigError, match=r"leave data\.val_share out"):
@@ -400,7 +402,7 @@ def test_many_scenes_of_one_picture_each():
 
 
 def test_a_set_without_captions_trains(configured, tmp_path):
-    from mamoe.build.data import layout_settings, splits
+    from mamoe.assemble.data import layout_settings, splits
 
     said: list[str] = []
     root = data_set(tmp_path / "set", described="taxonomy: cityscapes\n")
@@ -442,7 +444,7 @@ def test_every_importer_has_a_configuration_of_data(name):
 
 
 def test_configurations_of_old_runs_are_still_valid(harbour, configured):
-    from mamoe.build.data import layout_settings
+    from mamoe.assemble.data import layout_settings
 
     old = configured(harbour).model_dump() | {"taxonomy": {"name": "x"}}
     old["data"]["taxonomy"] = str(harbour / "harbour.yaml")

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from factories import mamoe
-from mamoe.data.scenes import write_scenes
 from mamoe.errors import ConfigError
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.staging import DiskFullError, replaced_file, staged_folder, write_whole
+from mamoe.scenes import write_scenes
+from mamoe.storage.staging import DiskFullError, replaced_file, staged_folder, write_whole
 
 # As the libraries say it: safetensors and tokenizers write from Rust, everything else through the system.
 FULL_DISKS = [
@@ -119,8 +119,8 @@ def test_a_new_base_that_ends_half_way_leaves_nothing(scenes, tmp_path, monkeypa
     from diffusers import AutoencoderKL
 
     small = AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4)
-    monkeypatch.setattr("mamoe.newbase.train_autoencoder", lambda *given, **options: small)
-    monkeypatch.setattr("mamoe.newbase.standardise", lambda *given: (_ for _ in ()).throw(FULL_DISKS[2]))
+    monkeypatch.setattr("mamoe.commands.new_base.train_autoencoder", lambda *given, **options: small)
+    monkeypatch.setattr("mamoe.commands.new_base.standardise", lambda *given: (_ for _ in ()).throw(FULL_DISKS[2]))
     outcome = mamoe("new-base", scenes, tmp_path / "base")
     assert outcome.code == 6, outcome
     assert names(tmp_path) == []
@@ -132,6 +132,6 @@ def test_full_disks_end_with_their_exit_code_wherever_they_are_met(monkeypatch, 
         with open("/dev/full", "w") as file:
             file.write("x" * 10_000)
 
-    monkeypatch.setattr("mamoe.demo.run.run_demo", full)
+    monkeypatch.setattr("mamoe.commands.demo.run.run_demo", full)
     outcome = mamoe("demo", "--out", tmp_path)
     assert outcome.code == 6 and "No space left on device" in outcome.err

@@ -10,16 +10,17 @@ import pytest
 from PIL import Image
 
 from factories import mamoe
-from mamoe.build.data import layout_settings, splits
-from mamoe.compose import compose
-from mamoe.config import validated
-from mamoe.data.pictures import read_picture
-from mamoe.described import described
+from mamoe.assemble.data import layout_settings, splits
+from mamoe.config.compose import compose
+from mamoe.config.described import described
+from mamoe.config.train import validated
+from mamoe.data.reading.pictures import read_picture
+from mamoe.errors import ConfigError, DatasetError
 from mamoe.prepare.captions import describe
 from mamoe.prepare.categories import match_categories, parse_categories
 from mamoe.prepare.importers import IMPORTERS, importer_of, next_commands
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import ConfigError, DatasetError, PanopticMap
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 SIZE = (32, 64)
 OWN = [

@@ -13,18 +13,18 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 
 from factories import mamoe
-from mamoe.conditioning.settings import LayoutSettings, RegionPolicy
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.models.control import Control, control_of
-from mamoe.models.controlnet_xs import ControlledUNet, new_branch
-from mamoe.models.strength import RegionStrength
-from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.models.control.call import Control, control_of
+from mamoe.models.control.controlnet_xs import ControlledUNet, new_branch
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.models.unet.strength import RegionStrength
 from mamoe.sampling.effect import WithoutEffect
-from mamoe.sampling.jobs import list_jobs
-from mamoe.sampling.output import model_hash
+from mamoe.sampling.folders import list_jobs
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.sampling.records import model_hash
+from mamoe.vocabulary.layout import LayoutSettings, RegionPolicy
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 SAME = 1e-5
 ROAD, CAR = 0, 13
@@ -106,7 +106,7 @@ def test_sequential_offloading_draws_the_same(make, plain, kind):
 
 def test_offloaded_experts_are_fetched_by_their_layers(make, plain, monkeypatch):
     """The grouped product reads weights directly: not those that a hook would have to fetch."""
-    monkeypatch.setattr("mamoe.models.moe.grouped_suits", lambda rows: True)
+    monkeypatch.setattr("mamoe.models.experts.moe.grouped_suits", lambda rows: True)
     pipe = make()
     cpu_offload(pipe.unet, "cpu")
     assert np.abs(draw(pipe) - plain["layout"]).max() < SAME

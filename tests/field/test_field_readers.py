@@ -14,22 +14,21 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from factories import mamoe
+from mamoe.data.check.readings import reading_notes
 from mamoe.data.dataset import LayoutDataset
-from mamoe.data.files import index_split, list_splits
-from mamoe.data.latents import content_of, content_of_picture
-from mamoe.data.panoptic import read_panoptic
-from mamoe.data.pictures import picture_header, picture_size, read_picture
-from mamoe.data.readings import reading_notes
-from mamoe.data.transforms import Geometry
+from mamoe.data.encoded import content_of, content_of_picture
+from mamoe.data.folder.split import index_split, list_splits
+from mamoe.data.geometry.joint import Geometry
+from mamoe.data.reading.pictures import picture_header, picture_size, read_picture
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.drawings import fill
-from mamoe.evaluation.evaluate import folder_row
-from mamoe.evaluation.features import common_size, list_pictures, read_through
+from mamoe.evaluation.features.store import common_size, list_pictures, read_through
 from mamoe.evaluation.protocol import PictureSet, picture_hash
-from mamoe.processes import Processes
-from mamoe.sampling.jobs import list_jobs
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.evaluation.run import folder_row
+from mamoe.machine.processes import Processes
+from mamoe.sampling.folders import list_jobs
+from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy.load("cityscapes")
 VOID = TAXONOMY.void_id

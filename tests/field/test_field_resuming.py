@@ -13,25 +13,26 @@ import torch
 import yaml
 
 import mamoe as mamoe_package
-from mamoe.build.callbacks import training_loggers
-from mamoe.build.start import choose_run
-from mamoe.checkpoints import RECIPE_FORMAT
-from mamoe.compose import compose
-from mamoe.conditioning.settings import LayoutSettings
-from mamoe.config import Train, validated
+from mamoe.assemble.callbacks import training_loggers
+from mamoe.assemble.origin import choose_run
+from mamoe.assemble.record import newest_like, write_start, write_told
+from mamoe.commands.train import launch_sweep, told
+from mamoe.config.compose import compose
+from mamoe.config.resuming import changed_on_resume, rule_of, table
+from mamoe.config.schema import Section
+from mamoe.config.train import Train, validated
 from mamoe.data.dataset import LayoutDataset
-from mamoe.data.fingerprint import fingerprint_of_samples
-from mamoe.data.scenes import Domain, write_scenes
-from mamoe.data.transforms import Geometry
+from mamoe.data.folder.fingerprint import fingerprint_of_samples
+from mamoe.data.geometry.joint import Geometry
 from mamoe.errors import ConfigError
-from mamoe.launch import launch_sweep, told
-from mamoe.resuming import changed_on_resume, rule_of, table
-from mamoe.rundir import environment, merged, newest_like, read_config, read_overrides, write_start, write_told
-from mamoe.schema import Section
-from mamoe.taxonomy import Taxonomy
-from mamoe.training.continuing import read_recipe, recipe_changes
+from mamoe.runs.folder import environment, merged, read_config, read_overrides
+from mamoe.runs.lookup import RECIPE_FORMAT
+from mamoe.runs.weights import load_trainer, save_trainer
+from mamoe.scenes import Domain, write_scenes
+from mamoe.training.loop.continuing import read_recipe, recipe_changes
 from mamoe.training.optim import cosine_with_warmup, linear_with_warmup, make_adam
-from mamoe.training.state import load_trainer, save_trainer
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.taxonomy import Taxonomy
 from wholeruns import SMALL, cut_back, trained
 
 ROOT = Path(__file__).parents[2]

@@ -14,17 +14,17 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from training_fakes import CPU, Pictures, collate, make_data, make_module
 
 from factories import mamoe
-from mamoe.evaluation.distribution import Kind
-from mamoe.evaluation.extractors import load_extractor
-from mamoe.sampling import jobs
+from mamoe.evaluation.distances.family import Kind
+from mamoe.evaluation.features.extractors import load_extractor
+from mamoe.machine.stopping import Stopped, Terminated, stopped_with, terminable
+from mamoe.sampling import folders as jobs
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.stopping import Stopped, Terminated, stopped_with, terminable
-from mamoe.taxonomy import Taxonomy
-from mamoe.training.fit import fit
-from mamoe.training.metrics import read_rows
-from mamoe.training.samples import SampleGrids
-from mamoe.training.scoring import FixedScores
-from mamoe.training.validation import FixedLoss
+from mamoe.training.loop.fit import fit
+from mamoe.training.loop.metrics import read_rows
+from mamoe.training.watch.samples import SampleGrids
+from mamoe.training.watch.scoring import FixedScores
+from mamoe.training.watch.validation import FixedLoss
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 DATA = Pictures(6)
 SAMPLES = [DATA[0, i] for i in range(6)]
@@ -128,7 +128,7 @@ def test_what_follows_a_training_does_not_follow_one_that_was_told_to_stop(tmp_p
 
 def test_a_denoising_step_is_enough(finished_run, tmp_path):
     """The drawing of a real pipeline ends at the next step, not at the next picture."""
-    from mamoe.training.interruption import Listening, Stop, unless_told_to_stop
+    from mamoe.training.loop.interruption import Listening, Stop, unless_told_to_stop
 
     class Session:
         callbacks = (listening := Listening(),)
@@ -170,7 +170,7 @@ def test_sample_says_what_is_kept_and_goes_on(finished_run, scenes, tmp_path, mo
 
 
 def test_evaluate_says_what_is_kept_and_goes_on(finished_run, tmp_path, monkeypatch):
-    from mamoe.build import evaluation
+    from mamoe.commands import evaluate as evaluation
 
     draw, calls = evaluation.sample_batch, []
 

@@ -5,9 +5,9 @@ import copy
 import pytest
 
 from factories import mamoe, only_run, short_run
-from mamoe.build.unused import settings_without_effect
-from mamoe.compose import compose
-from mamoe.config import recorded, validated
+from mamoe.assemble.unused import settings_without_effect
+from mamoe.config.compose import compose
+from mamoe.config.train import recorded, validated
 from mamoe.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ def test_a_training_on_no_text_at_all_is_refused(composed):
     ids=str,
 )
 def test_settings_without_effect_are_said(composed, monkeypatch, changes, says):
-    monkeypatch.setattr("mamoe.build.unused.compose", lambda overrides: composed())
+    monkeypatch.setattr("mamoe.assemble.unused.compose", lambda overrides: composed())
     plain = composed(**changes)
     got = settings_without_effect(validated(plain), plain)
     assert len(got) == len(says) and all(line.startswith(start) for line, start in zip(got, says, strict=True))

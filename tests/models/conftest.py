@@ -10,8 +10,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.tensors import ExpertRouting, LevelConditioning, level_grids
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.vocabulary.conditioning import ExpertRouting, LevelConditioning, level_grids
 
 TEXT_WIDTH = 24
 SHAPES: dict[str, dict[str, Any]] = {

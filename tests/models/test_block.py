@@ -5,10 +5,10 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
-from mamoe.models.attention import RegionAttnProcessor
-from mamoe.models.block import MaMoETransformerBlock
-from mamoe.tensors import LevelConditioning
-from mamoe.types import ConfigError
+from mamoe.errors import ConfigError
+from mamoe.models.unet.attention import RegionAttnProcessor
+from mamoe.models.unet.block import MaMoETransformerBlock
+from mamoe.vocabulary.conditioning import LevelConditioning
 
 B, N, S, C, D = 2, 12, 9, 16, 24
 

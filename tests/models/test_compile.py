@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from mamoe.tensors import LevelConditioning
+from mamoe.vocabulary.conditioning import LevelConditioning
 
 SIZE = (8, 12)
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetXSAdapter, UNet2DConditionModel, UNetControlNetXSModel
 
-from mamoe.models.block import MaMoETransformerBlock
-from mamoe.models.concat import widened
-from mamoe.models.control import Control, control_input, control_of, predict
-from mamoe.models.controlnet_xs import ControlledUNet, branch_widths, load_branch, new_branch
-from mamoe.models.finetune import Concat, ControlNetXS
-from mamoe.models.finetune.adapterfile import load_adapter, save_adapter, trained_names
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.tensors import LevelConditioning
-from mamoe.types import ConfigError, MamoeError
+from mamoe.errors import ConfigError, MamoeError
+from mamoe.methods import Concat, ControlNetXS
+from mamoe.models.control.call import Control, control_input, control_of, predict
+from mamoe.models.control.concat import widened
+from mamoe.models.control.controlnet_xs import ControlledUNet, branch_widths, load_branch, new_branch
+from mamoe.models.unet.block import MaMoETransformerBlock
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.runs.adapter import load_adapter, save_adapter, trained_names
+from mamoe.vocabulary.conditioning import LevelConditioning
 
 SIZE = (8, 12)
 TWO = {"layers_per_block": 2}  # as Stable Diffusion

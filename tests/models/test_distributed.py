@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from mamoe.tensors import LevelConditioning
+from mamoe.vocabulary.conditioning import LevelConditioning
 
 
 def train(rank, folder, models):

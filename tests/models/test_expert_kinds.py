@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import FeedForward
 
-from mamoe.models.finetune import Full, LoraExperts, SharedExpert
-from mamoe.models.finetune.adapterfile import trained_names
-from mamoe.models.loraexperts import LoraExpertsFeedForward
-from mamoe.models.moe import MoEFeedForward, SharedExpertFeedForward
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.types import ConfigError
+from mamoe.errors import ConfigError
+from mamoe.methods import Full, LoraExperts, SharedExpert
+from mamoe.models.experts.lora import LoraExpertsFeedForward
+from mamoe.models.experts.moe import MoEFeedForward, SharedExpertFeedForward
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.runs.adapter import trained_names
 
 IMAGES, CELLS, CHANNELS, EXPERTS, RANK = 2, 30, 16, 4, 8
 

@@ -5,12 +5,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from mamoe.models.block import MaMoETransformerBlock
-from mamoe.models.moe import MoEFeedForward
-from mamoe.models.pretrained import text_problems
-from mamoe.models.singlefile import FAMILIES, Family
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.tensors import LevelConditioning, level_grids
+from mamoe.bases.pretrained import text_problems
+from mamoe.bases.single_file import FAMILIES, Family
+from mamoe.models.experts.moe import MoEFeedForward
+from mamoe.models.unet.block import MaMoETransformerBlock
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.vocabulary.conditioning import LevelConditioning, level_grids
 
 UNETS = {"sd15": 859_520_964, "sd21": 865_910_724, "sd21_base": 865_910_724, "sdxl": 2_567_463_684}
 FIRST = {"sd15": 123_060_480, "sd21": 340_387_840, "sd21_base": 340_387_840, "sdxl": 123_060_480}

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from torch import nn
 
-from mamoe.models.moe import MoEFeedForward
-from mamoe.tensors import ExpertRouting
-from mamoe.types import ConfigError
+from mamoe.errors import ConfigError
+from mamoe.models.experts.moe import MoEFeedForward
+from mamoe.vocabulary.conditioning import ExpertRouting
 
 IMAGES, CELLS, CHANNELS, EXPERTS = 2, 30, 16, 4
 

@@ -7,10 +7,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch._dynamo.testing import CompileCounter
 
-from mamoe.models.strength import RegionStrength, noise_features
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.tensors import LevelConditioning
-from mamoe.types import ConfigError
+from mamoe.errors import ConfigError
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.models.unet.strength import RegionStrength, noise_features
+from mamoe.vocabulary.conditioning import LevelConditioning
 
 SIZE = (9, 14)
 

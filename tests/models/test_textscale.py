@@ -6,7 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from mamoe.models.textscale import standardise_text
+from mamoe.bases.text_scale import standardise_text
 
 
 def small_models() -> tuple[CLIPTextModel, UNet2DConditionModel]:

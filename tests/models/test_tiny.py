@@ -3,12 +3,12 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from mamoe.data.scenes import Domain, draw_scene
+from mamoe.bases import tiny
+from mamoe.bases.pretrained import load_base
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
-from mamoe.models import tiny
-from mamoe.models.pretrained import load_base
-from mamoe.taxonomy import Taxonomy
+from mamoe.scenes import Domain, draw_scene
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 SEEDS = range(12)
 

@@ -10,11 +10,11 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
-from mamoe.models.block import MaMoETransformerBlock
-from mamoe.models.moe import MoEFeedForward
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.tensors import ExpertRouting, LevelConditioning, level_grids
-from mamoe.types import ConfigError
+from mamoe.errors import ConfigError
+from mamoe.models.experts.moe import MoEFeedForward
+from mamoe.models.unet.block import MaMoETransformerBlock
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.vocabulary.conditioning import ExpertRouting, LevelConditioning, level_grids
 
 SIZE = (9, 14)
 

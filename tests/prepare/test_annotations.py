@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import connected_components, read_index_picture
-from mamoe.types import DatasetError
 
 
 def _flood_fill(class_id, classes):

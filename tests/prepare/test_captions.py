@@ -1,8 +1,8 @@
 import numpy as np
 
 from mamoe.prepare.captions import describe
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 
 def _map(areas):

@@ -6,15 +6,16 @@ import pytest
 from PIL import Image
 
 from mamoe.data.dataset import LayoutDataset
-from mamoe.data.folder import data_folder
-from mamoe.data.prompts import read_instance_prompts, read_prompts_csv
-from mamoe.data.transforms import Geometry
+from mamoe.data.folder.description import data_folder
+from mamoe.data.folder.prompts import read_instance_prompts, read_prompts_csv
+from mamoe.data.geometry.joint import Geometry
+from mamoe.errors import DatasetError
 from mamoe.prepare.camvid import panoptic_from_class_index
 from mamoe.prepare.check import check_dataset, check_folder
 from mamoe.prepare.cityscapes import TRAIN_IDS
 from mamoe.prepare.importers import IMPORTERS
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import DatasetError, PanopticMap
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 NEEDS_REAL = pytest.mark.skipif(not REAL.is_dir(), reason="the real photographs are not beside the checkout")

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from factories import mamoe, only_run, short_run
-from mamoe.build import train as training
-from mamoe.training.metrics import read_rows
-from mamoe.training.module import DiffusionModule
+from mamoe.assemble import training
+from mamoe.training.loop.metrics import read_rows
+from mamoe.training.step.module import DiffusionModule
 from wholeruns import assert_equal, cut_back, tensors, trained
 
 CUTS = [(64, 64), (40, 64), (64, 64), (64, 48), (40, 64), (64, 64)]  # what is left of each picture, (H, W)

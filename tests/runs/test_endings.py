@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from factories import drawn_data, only_run, short_run
-from mamoe.build.checking import check_data
-from mamoe.build.data import layout_settings, splits
-from mamoe.compose import compose
-from mamoe.config import validated
+from mamoe.assemble.checking import check_data
+from mamoe.assemble.data import layout_settings, splits
+from mamoe.config.compose import compose
+from mamoe.config.train import validated
 from mamoe.console import silent
-from mamoe.training.order import epoch_order
+from mamoe.training.order.epochs import epoch_order
 from wholeruns import COMMAND, SMALL, WEIGHTS, trained
 
 

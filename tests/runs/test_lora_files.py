@@ -6,9 +6,9 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from factories import mamoe, only_run, short_run
-from mamoe.export import export_lora
-from mamoe.models.finetune.lorafile import LoraFile, lora_problems, lora_state
-from mamoe.types import ConfigError
+from mamoe.commands.export import export_lora
+from mamoe.errors import ConfigError
+from mamoe.methods.lora_file import LoraFile, lora_problems, lora_state
 from wholeruns import trained
 
 STOCK = ["layout.region_attention=false", "layout.moe=false", "layout.global_padding=true"]

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from factories import mamoe, only_run, short_run
 from mamoe import LayoutPipeline
-from mamoe.build.data import VAL, dataset, layout_settings
-from mamoe.compose import compose
-from mamoe.config import validated
-from mamoe.models.finetune.adapterfile import ADAPTER
+from mamoe.assemble.data import VAL, dataset, layout_settings
+from mamoe.config.compose import compose
+from mamoe.config.train import validated
+from mamoe.runs.adapter import ADAPTER
 from mamoe.sampling.batches import sample_batch
 from wholeruns import WEIGHTS, assert_equal, cut_back, tensors, trained
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from factories import mamoe, only_run
 from mamoe import Taxonomy
-from mamoe.training.metrics import read_rows
+from mamoe.training.loop.metrics import read_rows
 from wholeruns import SMALL, trained
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"

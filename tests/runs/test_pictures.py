@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from factories import mamoe, only_run, short_run
 from mamoe import LayoutPipeline
-from mamoe.data.prompts import read_prompts_csv
+from mamoe.data.folder.prompts import read_prompts_csv
 from wholeruns import SMALL, assert_equal, cut_back, draw, tensors, trained
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from factories import only_run, short_run
-from mamoe.training.metrics import read_rows
+from mamoe.training.loop.metrics import read_rows
 from wholeruns import COMMAND, SMALL, WEIGHTS, assert_equal, cut_back, tensors, trained
 
 

@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from factories import only_run, short_run
-from mamoe.training.metrics import read_rows
-from mamoe.training.module import DiffusionModule
+from mamoe.training.loop.metrics import read_rows
+from mamoe.training.step.module import DiffusionModule
 from wholeruns import COMMAND, SMALL, run_folders, tensors, trained
 
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import ModelMixin
 
 from factories import only_run, short_run
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.training.metrics import read_rows
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.training.loop.metrics import read_rows
 from wholeruns import COMMAND, assert_equal, cut_back, tensors, trained
 
 SGD = [

@@ -10,13 +10,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mamoe.conditioning.settings import LayoutSettings
+from mamoe.diffusion.sampler import ddim_scheduler
 from mamoe.diffusion.schedules import make_scheduler
-from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.sampling.schedule import ddim_scheduler
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 LIMIT = 24
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 from diffusers import PNDMScheduler
 
+from mamoe.diffusion.sampler import ddim_scheduler
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
 from mamoe.sampling.guidance import guide, rescale_guidance
-from mamoe.sampling.schedule import ddim_scheduler
 
 
 def predictions():

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mamoe.data.latents import content_of
-from mamoe.data.panoptic import read_panoptic, resized_panoptic
+from mamoe.data.encoded import content_of
 from mamoe.errors import DatasetError
-from mamoe.models.concat import widened
-from mamoe.processes import Processes
+from mamoe.machine.processes import Processes
+from mamoe.models.control.concat import widened
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
-from mamoe.sampling.jobs import sample_folder
-from mamoe.sampling.output import contact_sheet, key_of, model_hash
+from mamoe.sampling.folders import sample_folder
 from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.sampling.records import contact_sheet, key_of, model_hash
+from mamoe.vocabulary.panoptic import read_panoptic, resized_panoptic
 
 JOB = {"steps": 2, "batch_size": 2}
 
@@ -197,8 +197,8 @@ def test_sheet_of_many_stays_small(maps, tmp_path, taxonomy):
 def samples(make_map):
     import torch
 
-    from mamoe.tensors import Sample
-    from mamoe.types import RegionPrompts
+    from mamoe.vocabulary.prompts import RegionPrompts
+    from mamoe.vocabulary.sample import Sample
 
     widths = (48, 64, 48)
     return [

@@ -6,9 +6,9 @@ import torch
 from diffusers import DDPMScheduler, EulerAncestralDiscreteScheduler, StableDiffusionPipeline
 
 from mamoe.errors import ConfigError, MamoeError
-from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.types import PanopticMap
+from mamoe.vocabulary.panoptic import PanopticMap
 
 STEPS = 3
 SAME = 1e-5  # of the range of a channel; float32 sums differ in order with the batch size

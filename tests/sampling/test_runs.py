@@ -8,9 +8,9 @@ from diffusers import UNet2DConditionModel
 
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
-from mamoe.manifest import MANIFEST, manifest_of
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.sampling.jobs import load_run
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.runs.manifest import MANIFEST, manifest_of
+from mamoe.sampling.folders import load_run
 from mamoe.sampling.pipeline import LayoutPipeline
 
 

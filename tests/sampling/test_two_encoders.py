@@ -11,15 +11,15 @@ from transformers import CLIPTokenizer
 
 from factories import POOLED_WIDTH, SECOND_WIDTH, TEXT_WIDTH
 from mamoe import Framing, LayoutPipeline, MaMoEUNet2DConditionModel, PanopticMap
-from mamoe.conditioning.cache import EmbeddingCache
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.conditioner import Conditioner
-from mamoe.conditioning.settings import LayoutSettings
+from mamoe.conditioning.encoded import EmbeddingCache
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.errors import ConfigError, MamoeError
-from mamoe.taxonomy import Taxonomy
-from mamoe.tensors import Sample
-from mamoe.types import RegionPrompts
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.prompts import RegionPrompts
+from mamoe.vocabulary.sample import Sample
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 ASKED = {"num_inference_steps": 3, "guidance_scale": 3.0, "height": 32, "width": 48, "output_type": "np"}
 PROMPTS = ["red car", "", "a long street", "house"]

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mamoe.training.buckets import BucketBatches, bucket_batches_of_epochs, global_batches
-from mamoe.training.order import StreamBatches
+from mamoe.training.order.buckets import BucketBatches, bucket_batches_of_epochs, global_batches
+from mamoe.training.order.epochs import StreamBatches
 
 BUCKETS = [0, 1, 0, 0, 2, 1, 0, 0, 1, 0]  # 6, 3 and 1 pictures
 

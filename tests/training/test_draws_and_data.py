@@ -4,10 +4,10 @@ import pytest
 import torch
 from training_fakes import Pictures, make_data
 
-from mamoe.training.draws import fixed_draws, posterior_noise, training_draws
-from mamoe.training.order import StreamBatches, epoch_order, steps_of_epochs
-from mamoe.training.timesteps import Places, TimestepKind, TimestepSampling, draw_timesteps
-from mamoe.types import ConfigError
+from mamoe.errors import ConfigError
+from mamoe.training.order.epochs import StreamBatches, epoch_order, steps_of_epochs
+from mamoe.training.step.draws import fixed_draws, posterior_noise, training_draws
+from mamoe.training.step.timesteps import Places, TimestepKind, TimestepSampling, draw_timesteps
 
 SHAPE = (4, 8, 8)
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from training_fakes import weights
 
-from mamoe.training.ema import WeightAverage
 from mamoe.training.optim import cosine_with_warmup, make_adam
+from mamoe.training.optim.ema import WeightAverage
 
 
 def test_average_follows_its_closed_form():

@@ -8,13 +8,13 @@ import pytest
 import torch
 from training_fakes import CPU, make_data, make_module, weights
 
-from mamoe.manifest import problems_of
-from mamoe.training.errors import CheckpointError, OutOfMemoryError
-from mamoe.training.fit import Endurance, fit
-from mamoe.training.metrics import read_rows
-from mamoe.training.module import DiffusionModule
-from mamoe.training.replay import replay
-from mamoe.types import ConfigError, NonFiniteLossError
+from mamoe.errors import CheckpointError, ConfigError, NonFiniteLossError
+from mamoe.runs.manifest import problems_of
+from mamoe.training.loop.explaining import OutOfMemoryError
+from mamoe.training.loop.fit import Endurance, fit
+from mamoe.training.loop.metrics import read_rows
+from mamoe.training.step.module import DiffusionModule
+from mamoe.training.step.replay import replay
 
 TWICE = {**CPU, "accumulate_grad_batches": 2}
 
@@ -68,7 +68,7 @@ def whole(tmp_path_factory):
 
 
 def seen_in_step(step, size=5, accumulate=2):
-    from mamoe.training.order import StreamBatches
+    from mamoe.training.order.epochs import StreamBatches
 
     batches = list(StreamBatches(10, batch_size=size, num_batches=step * accumulate, seed=3))
     return [key for batch in batches[-accumulate:] for key in batch]

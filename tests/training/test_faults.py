@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from mamoe.manifest import problems_of
-from mamoe.training.checkpointing import Storage, checkpoints_of, find_checkpoint, link, prune, write_checkpoint
+from mamoe.runs.checkpoint import Storage, checkpoints_of, find_checkpoint, link, prune, write_checkpoint
+from mamoe.runs.manifest import problems_of
 
 
 class PowerCut(BaseException):

@@ -11,14 +11,15 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file
 from training_fakes import CPU, Pictures, collate, make_data, make_module, tiny_unet, weights
 
-from mamoe.training.errors import CheckpointError, DiskFullError, OutOfMemoryError
-from mamoe.training.fit import Endurance, fit
-from mamoe.training.interruption import Stop
-from mamoe.training.metrics import MetricsFile, log_metrics, read_rows
+from mamoe.errors import CheckpointError, ConfigError, DatasetError
+from mamoe.storage.staging import DiskFullError
+from mamoe.training.loop.explaining import OutOfMemoryError
+from mamoe.training.loop.fit import Endurance, fit
+from mamoe.training.loop.interruption import Stop
+from mamoe.training.loop.metrics import MetricsFile, log_metrics, read_rows
+from mamoe.training.loop.saving import BestBy
 from mamoe.training.optim import make_adam
-from mamoe.training.saving import BestBy
-from mamoe.training.validation import FixedLoss
-from mamoe.types import ConfigError, DatasetError
+from mamoe.training.watch.validation import FixedLoss
 
 SETTINGS = {**CPU, "accumulate_grad_batches": 2}
 

@@ -8,14 +8,14 @@ from diffusers import AutoencoderKL
 
 from factories import drawn_data
 from mamoe.data.dataset import LayoutDataset
-from mamoe.data.latents import LatentCache
-from mamoe.data.transforms import Geometry
+from mamoe.data.encoded import LatentCache
+from mamoe.data.geometry.joint import Geometry
+from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import vae_fingerprint
-from mamoe.shards import CacheError
-from mamoe.taxonomy import Taxonomy
-from mamoe.training import latents
-from mamoe.training.latents import LatentScaling, fill_latents, moments_of
-from mamoe.types import ConfigError
+from mamoe.storage.shards import CacheError
+from mamoe.training.step import latents
+from mamoe.training.step.latents import LatentScaling, fill_latents, moments_of
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 
 def new_vae(seed: int = 0) -> AutoencoderKL:

@@ -7,10 +7,10 @@ from training_fakes import CPU, TextTable, batch_of, condition, make_data, make_
 from mamoe.diffusion.losses import min_snr_weight, mse_per_image
 from mamoe.diffusion.parameterization import Prediction, snr
 from mamoe.diffusion.schedules import make_scheduler
-from mamoe.training.draws import posterior_noise, training_draws
-from mamoe.training.fit import fit
-from mamoe.training.state import read_network
-from mamoe.types import ConfigError, NonFiniteLossError
+from mamoe.errors import ConfigError, NonFiniteLossError
+from mamoe.runs.weights import read_network
+from mamoe.training.loop.fit import fit
+from mamoe.training.step.draws import posterior_noise, training_draws
 
 
 def losses(module, batch):

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from training_fakes import CPU, Pictures, collate, make_data, make_module, tiny_unet
 
+from mamoe.config.targets import instantiate
 from mamoe.errors import ConfigError
-from mamoe.models.unet import MaMoEUNet2DConditionModel
-from mamoe.targets import instantiate
-from mamoe.training.ema import ScheduleFreeAverage, is_schedule_free
-from mamoe.training.fit import fit
-from mamoe.training.metrics import read_rows
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.runs.weights import load_trainer, save_trainer
+from mamoe.training.loop.fit import fit
+from mamoe.training.loop.metrics import read_rows
 from mamoe.training.optim import (
     Part,
     apply_lr_factors,
@@ -26,9 +26,9 @@ from mamoe.training.optim import (
     make_schedule_free,
     parameter_groups,
 )
+from mamoe.training.optim.ema import ScheduleFreeAverage, is_schedule_free
 from mamoe.training.optim.groups import part_of
-from mamoe.training.state import load_trainer, save_trainer
-from mamoe.training.validation import FixedLoss
+from mamoe.training.watch.validation import FixedLoss
 
 MAKERS = {
     "adam": functools.partial(make_adam, name="adam"),

@@ -7,10 +7,10 @@ import pytest
 from lightning.pytorch import Callback
 from training_fakes import CPU, make_data, make_module
 
-from mamoe.training.fit import fit
-from mamoe.training.metrics import MetricsFile, log_metrics, read_rows
-from mamoe.training.patience import Patience
-from mamoe.training.saving import BestBy
+from mamoe.training.loop.fit import fit
+from mamoe.training.loop.metrics import MetricsFile, log_metrics, read_rows
+from mamoe.training.loop.saving import BestBy
+from mamoe.training.watch.patience import Patience
 
 NAN = float("nan")
 # Measured after every second step: best at step 6, and not better in the three measurements up to step 12.

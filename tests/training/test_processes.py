@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from training_fakes import train_watched
 
-from mamoe.training.metrics import read_rows
+from mamoe.training.loop.metrics import read_rows
 
 PROGRAM = """
 import os, sys

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 from training_fakes import make_data, make_module
 
-from mamoe.training.progress import Smoothed, TrainingProgress
+from mamoe.training.loop.progress import Smoothed, TrainingProgress
 
 
 class Run:
@@ -18,7 +18,7 @@ class Run:
 
 
 def drive(console, clock, monkeypatch, steps):
-    monkeypatch.setattr("mamoe.training.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("mamoe.training.loop.progress.time.monotonic", lambda: clock[0])
     run, module, progress = Run(), make_module(), TrainingProgress(console)
     module.watch.loss = 0.5
     progress.on_train_start(run, module)

@@ -7,10 +7,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from training_fakes import CPU, Pictures, make_data, make_module
 
-from mamoe.taxonomy import Taxonomy
-from mamoe.training.fit import fit
-from mamoe.training.samples import SampleGrids, tiled
-from mamoe.types import ConfigError
+from mamoe.errors import ConfigError
+from mamoe.training.loop.fit import fit
+from mamoe.training.watch.samples import SampleGrids, tiled
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 
 class Painter:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from training_fakes import CPU, make_data, make_module, tiny_unet, weights
 
-from mamoe.training.fit import fit
-from mamoe.training.scaling import ScaledPrecision, with_scaling
-from mamoe.types import NonFiniteLossError
+from mamoe.errors import NonFiniteLossError
+from mamoe.training.loop.fit import fit
+from mamoe.training.scale.loss_scale import ScaledPrecision, with_scaling
 
 
 def run(folder, steps, scale, resume=None):

@@ -6,13 +6,13 @@ from PIL import Image
 from training_fakes import CPU, Pictures, make_data, make_module
 
 from factories import mamoe, only_run, short_run
-from mamoe.evaluation.distribution import Kind, measure
-from mamoe.evaluation.extractors import load_extractor
-from mamoe.evaluation.features import Features
-from mamoe.training.fit import fit
-from mamoe.training.metrics import read_rows
-from mamoe.training.scoring import FixedScores
-from mamoe.types import ConfigError
+from mamoe.errors import ConfigError
+from mamoe.evaluation.distances.family import Kind, measure
+from mamoe.evaluation.features.extractors import load_extractor
+from mamoe.evaluation.features.store import Features
+from mamoe.training.loop.fit import fit
+from mamoe.training.loop.metrics import read_rows
+from mamoe.training.watch.scoring import FixedScores
 
 DATA = Pictures(8)
 SAMPLES = [DATA[0, i] for i in range(8)]

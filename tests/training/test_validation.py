@@ -3,10 +3,10 @@ import torch
 from lightning.pytorch import Trainer
 from training_fakes import Pictures, collate, make_module
 
-from mamoe.training.draws import fixed_draws
-from mamoe.training.ema import WeightAverage
-from mamoe.training.validation import FixedLoss, evaluating
-from mamoe.types import ConfigError
+from mamoe.errors import ConfigError
+from mamoe.training.optim.ema import WeightAverage
+from mamoe.training.step.draws import fixed_draws
+from mamoe.training.watch.validation import FixedLoss, evaluating
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,18 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.randomness import generator_for
-from mamoe.tensors import Batch, Conditioning, RegionBatch, Sample, TextTokens
-from mamoe.training.data import LayoutDataModule
-from mamoe.training.fit import fit
-from mamoe.training.latents import LatentScaling
-from mamoe.training.module import DiffusionModule
+from mamoe.training.loop.fit import fit
+from mamoe.training.loop.saving import BestBy
 from mamoe.training.optim import cosine_with_warmup, make_adam
-from mamoe.training.saving import BestBy
-from mamoe.training.validation import FixedLoss
-from mamoe.types import PanopticMap, RegionPrompts
+from mamoe.training.order.loaders import LayoutDataModule
+from mamoe.training.step.latents import LatentScaling
+from mamoe.training.step.module import DiffusionModule
+from mamoe.training.watch.validation import FixedLoss
+from mamoe.vocabulary.batch import Batch, RegionBatch
+from mamoe.vocabulary.conditioning import Conditioning, TextTokens
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import RegionPrompts
+from mamoe.vocabulary.sample import Sample
 
 WIDTH = 16  # text width
 
@@ -34,7 +37,7 @@ class Pictures:
     def __getitem__(self, key) -> Sample:
         epoch, index = key
         if index == self.fails_at:
-            from mamoe.types import DatasetError
+            from mamoe.errors import DatasetError
 
             raise DatasetError(f"images/{index:03d}.png cannot be read.")
         image = torch.randint(256, (3, 16, 16), generator=generator_for(7, "picture", epoch, index)).to(torch.uint8)

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mamoe.conditioning.regions import build_layout
-from mamoe.conditioning.settings import LayoutSettings
-from mamoe.tensors import Batch, RegionBatch, RegionLayout, Sample, framing_rows
-from mamoe.types import Framing
+from mamoe.vocabulary.batch import Batch, RegionBatch, RegionLayout, framing_rows
+from mamoe.vocabulary.framing import Framing
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.sample import Sample
 
 
 def collate_layouts(layouts: Sequence[RegionLayout], num_experts: int) -> RegionBatch:

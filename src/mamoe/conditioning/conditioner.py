@@ -13,19 +13,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mamoe.conditioning.experts import concatenate_routings, expert_routings
 from mamoe.conditioning.masks import area_shares, attend_mask, attend_weights, region_coverage, region_masks
-from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.conditioning.text import EncodedPrompt, Prompts
-from mamoe.tensors import (
+from mamoe.vocabulary.batch import RegionBatch, framing_rows
+from mamoe.vocabulary.conditioning import (
     Conditioning,
     ExpertRouting,
     LevelConditioning,
     PictureConditioning,
-    RegionBatch,
     TextTokens,
-    framing_rows,
     level_grids,
 )
-from mamoe.types import Framing
+from mamoe.vocabulary.framing import Framing
+from mamoe.vocabulary.layout import LayoutSettings, Strength
 
 TOKEN_MULTIPLE = 8  # masked attention on a GPU copies masks of other widths to an aligned buffer in every call
 

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mamoe.conditioning.masks import area_shares, coverage
-from mamoe.conditioning.settings import ExpertResize
-from mamoe.tensors import ExpertRouting, RegionBatch
+from mamoe.vocabulary.batch import RegionBatch
+from mamoe.vocabulary.conditioning import ExpertRouting
+from mamoe.vocabulary.layout import ExpertResize
 
 
 def expert_routings(batch: RegionBatch, mode: ExpertResize, num_levels: int) -> tuple[ExpertRouting, ...]:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int16, Int64, Shaped
 from torch import Tensor
 
-from mamoe.conditioning.settings import RegionResize
-from mamoe.tensors import RegionBatch, level_grids
+from mamoe.vocabulary.batch import RegionBatch
+from mamoe.vocabulary.conditioning import level_grids
+from mamoe.vocabulary.layout import RegionResize
 
 
 def coverage(batch: RegionBatch, group: Int16[Tensor, "K"], num_groups: int) -> Float[Tensor, "B G h w"]:

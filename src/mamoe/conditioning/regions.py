@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Int32, Int64
 
-from mamoe.conditioning.settings import LayoutSettings, RegionPolicy, RegionResize
-from mamoe.tensors import RegionLayout
-from mamoe.types import PanopticMap, RegionPrompts
+from mamoe.vocabulary.batch import RegionLayout
+from mamoe.vocabulary.layout import LayoutSettings, RegionPolicy, RegionResize
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import RegionPrompts
 
 MAX_FACTOR = 15  # a cell of 15x15 pixels is the largest whose pixel count fits u8
 

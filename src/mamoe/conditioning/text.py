@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from mamoe.conditioning.cache import EmbeddingCache
+from mamoe.conditioning.encoded import EmbeddingCache
 from mamoe.errors import ConfigError
-from mamoe.shards import CacheError
+from mamoe.storage.shards import CacheError
 
 CHUNK = 128  # prompts that run through the text encoder together
 SHARD = 512  # prompts per shard of a cache that is filled

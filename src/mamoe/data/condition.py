@@ -10,9 +10,9 @@ from enum import StrEnum
 import numpy as np
 from jaxtyping import UInt8
 
-from mamoe.data.panoptic import borders_of
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.vocabulary.colourize import borders_of
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 
 class Drawn(StrEnum):

@@ -15,19 +15,21 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mamoe.data.check.split import SplitContents, inspect_split
 from mamoe.data.condition import drawn_condition, drawn_kind
-from mamoe.data.files import SampleFiles, index_split
-from mamoe.data.inspection import SplitContents, inspect_split
-from mamoe.data.latents import LatentCache, content_of_picture
+from mamoe.data.encoded import LatentCache, content_of_picture
+from mamoe.data.folder.prompts import raise_problems
+from mamoe.data.folder.split import SampleFiles, index_split
+from mamoe.data.geometry.joint import Geometry, Placement
 from mamoe.data.naming import naming
-from mamoe.data.panoptic import decode_panoptic, read_panoptic_rgb
-from mamoe.data.pictures import picture_size, read_picture
-from mamoe.data.prompts import raise_problems
-from mamoe.data.transforms import Geometry, Placement
+from mamoe.data.reading.pictures import picture_size, read_picture
+from mamoe.errors import ConfigError, DatasetError
 from mamoe.randomness import derive_seed
-from mamoe.taxonomy import Taxonomy
-from mamoe.tensors import Sample
-from mamoe.types import ConfigError, DatasetError, Framing, PanopticMap, RegionPrompts
+from mamoe.vocabulary.framing import Framing
+from mamoe.vocabulary.panoptic import PanopticMap, decode_panoptic, read_panoptic_rgb
+from mamoe.vocabulary.prompts import RegionPrompts
+from mamoe.vocabulary.sample import Sample
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 TRAIN_SPLIT = "train"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mamoe.data.files import SampleFiles
-from mamoe.types import MamoeError
+from mamoe.data.folder.split import SampleFiles
+from mamoe.errors import MamoeError
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 
 from mamoe.errors import ConfigError
-from mamoe.processes import Processes
-from mamoe.staging import replaced_file, write_whole
+from mamoe.machine.processes import Processes
+from mamoe.storage.staging import replaced_file, write_whole
 
 _ABOUT = "about.json"
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mamoe.data.transforms import Geometry
-from mamoe.evaluation.distribution import Kind, Measured, better, measure, method, score_name
-from mamoe.evaluation.extractors import Extractor
-from mamoe.evaluation.features import Features, features_of, preprocessing_name
-from mamoe.evaluation.memorization import BETTER, COPY_GAP, COPY_RATE, METHODS, copy_sheet, copying
+from mamoe.data.geometry.joint import Geometry
+from mamoe.evaluation.copying import BETTER, COPY_GAP, COPY_RATE, METHODS, copy_sheet, copying
+from mamoe.evaluation.distances.family import Kind, Measured, better, measure, method, score_name
+from mamoe.evaluation.features.extractors import Extractor
+from mamoe.evaluation.features.store import Features, features_of, preprocessing_name
 from mamoe.evaluation.protocol import (
     Family,
     PictureSet,
@@ -20,8 +20,8 @@ from mamoe.evaluation.protocol import (
     hash_of_names,
     library_versions,
 )
-from mamoe.processes import Processes
-from mamoe.staging import replaced_file
+from mamoe.machine.processes import Processes
+from mamoe.storage.staging import replaced_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class Reading:
     progress: Callable[[int, int], None] | None = None
 
     def features(self, paths: Sequence[Path], extractor: Extractor) -> Features:
-        """Features of picture files; see :func:`mamoe.evaluation.features.features_of`."""
+        """Features of picture files; see :func:`mamoe.evaluation.features.store.features_of`."""
         return features_of(
             paths,
             extractor,

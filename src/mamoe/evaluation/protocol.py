@@ -16,8 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mamoe.data.matching import same_name
-from mamoe.data.pictures import reading_of
+from mamoe.data.folder.matching import same_name
+from mamoe.data.reading.pictures import reading_of
 from mamoe.errors import MamoeError
 
 CONFIDENCE = 0.95

@@ -11,18 +11,18 @@ from diffusers import AutoencoderKL
 from jaxtyping import UInt8
 from PIL import Image
 
-from mamoe.data.transforms import Geometry
+from mamoe.bases.sources import Source, parts_of
+from mamoe.data.geometry.joint import Geometry
 from mamoe.errors import ConfigError
 from mamoe.evaluation.drawings import fill
-from mamoe.evaluation.extractors import weights_hash
-from mamoe.evaluation.features import read_through
+from mamoe.evaluation.features.extractors import weights_hash
+from mamoe.evaluation.features.store import read_through
 from mamoe.evaluation.protocol import PictureSet, hash_of_files
-from mamoe.models.sources import Source, parts_of
-from mamoe.processes import Processes
+from mamoe.machine.processes import Processes
 
 
 def load_autoencoder(model: str) -> AutoencoderKL:
-    """The autoencoder of a base model, see :class:`mamoe.models.sources.Source`, or that of a run.
+    """The autoencoder of a base model, see :class:`mamoe.bases.sources.Source`, or that of a run.
 
     Raises:
         ConfigError: there is none.

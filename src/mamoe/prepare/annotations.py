@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import ExifTags, Image, PngImagePlugin
 
-from mamoe.data.mapkinds import raw_mode, why_no_format
-from mamoe.data.panoptic import UNREADABLE
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import DatasetError
+from mamoe.errors import DatasetError
+from mamoe.vocabulary.map_kinds import raw_mode, why_no_format
+from mamoe.vocabulary.panoptic import UNREADABLE
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 _MOST_COLOURS = 64  # of a picture that shows classes as colours; photographs have thousands
 _SPREAD = {"L;2": 85, "L;4": 17}  # PIL spreads the numbers of fewer than eight bits over 0..255

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
-from mamoe.data.listing import some
-from mamoe.data.pictures import SUFFIXES
-from mamoe.data.prompts import raise_problems
+from mamoe.data.folder.listing import some
+from mamoe.data.folder.prompts import raise_problems
+from mamoe.data.reading.pictures import SUFFIXES
+from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import connected_components, counted, read_index_picture
 from mamoe.prepare.sources import advice, files_of, litter_note
 from mamoe.prepare.writer import ImportSummary, Labelled, Progress, SourcePicture, write_dataset
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import DatasetError, PanopticMap
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 SPLITS = ("train", "val", "test")
 LEAST_PIXELS = 32  # smaller pieces of a thing keep their class but are no instance

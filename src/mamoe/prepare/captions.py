@@ -7,8 +7,8 @@ from collections.abc import Set
 
 import numpy as np
 
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import PanopticMap
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 _MOST_NAMED = 3  # of things, and of stuff
 _LEAST_STUFF = 0.02  # share of the pixels from which stuff is worth a word

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mamoe.data.listing import some
+from mamoe.data.folder.listing import some
 from mamoe.prepare.captions import words_of
-from mamoe.taxonomy import ClassInfo, Taxonomy
+from mamoe.vocabulary.taxonomy import ClassInfo, Taxonomy
 
 MOST_CLASSES = 255  # ids of eight bits, and one of them is void
 _LISTED = 12

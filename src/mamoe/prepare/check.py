@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mamoe.data.files import index_split, list_splits
-from mamoe.data.folder import data_folder
-from mamoe.data.holdout import SHARE, holds_files
-from mamoe.data.inspection import SplitContents, inspect_split
-from mamoe.data.prompts import in_lines
-from mamoe.taxonomy import Taxonomy
+from mamoe.data.check.split import SplitContents, inspect_split
+from mamoe.data.folder.description import data_folder
+from mamoe.data.folder.holdout import SHARE, holds_files
+from mamoe.data.folder.prompts import in_lines
+from mamoe.data.folder.split import index_split, list_splits
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 Progress = Callable[[int, int, str], None]  # called with (files read, files of the split, split)
 
@@ -85,7 +85,7 @@ def check_dataset(
 
 
 def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progress | None = None) -> DatasetReport:
-    """Check a folder in the package's own layout; see :func:`mamoe.data.folder.data_folder`.
+    """Check a folder in the package's own layout; see :func:`mamoe.data.folder.description.data_folder`.
 
     Raises:
         DatasetError, ConfigError: what the folder says about itself is wrong, or is not what ``taxonomy`` says.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mamoe.data.listing import listed, some
-from mamoe.data.pictures import SUFFIXES
-from mamoe.data.prompts import raise_problems
+from mamoe.data.folder.listing import listed, some
+from mamoe.data.folder.prompts import raise_problems
+from mamoe.data.reading.pictures import SUFFIXES
+from mamoe.errors import DatasetError
 from mamoe.prepare.categories import both_lists, derive_taxonomy, match_categories
 from mamoe.prepare.panoptic_json import PanopticTable, read_table, table_pictures, unlabelled_images
 from mamoe.prepare.sources import advice, litter_note
 from mamoe.prepare.writer import ImportSummary, Progress, SourcePicture, write_dataset
-from mamoe.taxonomy import Taxonomy, shipped_taxonomies
-from mamoe.types import DatasetError
+from mamoe.vocabulary.taxonomy import Taxonomy, shipped_taxonomies
 
 OFFICIAL = "coco_panoptic"
 

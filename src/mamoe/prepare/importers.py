@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from mamoe.errors import ConfigError
 from mamoe.prepare.camvid import import_camvid
 from mamoe.prepare.cityscapes import import_cityscapes
 from mamoe.prepare.coco import OFFICIAL, import_coco
 from mamoe.prepare.writer import ImportSummary, Progress
-from mamoe.types import ConfigError
 
 Importer = Callable[[Path, Path, Progress | None], ImportSummary]
 

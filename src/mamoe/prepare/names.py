@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from mamoe.data.listing import is_litter, some
-from mamoe.data.pictures import SUFFIXES
+from mamoe.data.folder.listing import is_litter, some
+from mamoe.data.reading.pictures import SUFFIXES
 
 
 def flat_names(splits: Mapping[str, Sequence[str]], problems: list[str]) -> tuple[dict[str, list[str]], bool]:

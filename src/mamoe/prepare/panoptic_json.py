@@ -13,12 +13,13 @@ from typing import Any, TypeGuard
 import numpy as np
 from jaxtyping import UInt8
 
-from mamoe.data.listing import some
+from mamoe.data.folder.listing import some
+from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import read_colour_ids
 from mamoe.prepare.categories import Category, parse_categories
 from mamoe.prepare.writer import Labelled, SourcePicture
-from mamoe.taxonomy import Taxonomy
-from mamoe.types import MAX_SEGMENT_ID, DatasetError, PanopticMap
+from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 VOID = 0  # the segment id of unlabelled pixels
 _ABSENT = "has segments in segments_info that no pixel of the PNG belongs to; they were dropped"

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
-from mamoe.data.listing import is_litter, listed, some
-from mamoe.types import DatasetError
+from mamoe.data.folder.listing import is_litter, listed, some
+from mamoe.errors import DatasetError
 
 # What a folder of the format holds; the first pattern that matches will do.
 _SIGNS = {

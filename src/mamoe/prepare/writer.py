@@ -12,15 +12,15 @@ from pathlib import Path
 
 import yaml
 
-from mamoe.data.folder import DATA_YAML, data_yaml
-from mamoe.data.panoptic import write_panoptic
-from mamoe.data.pictures import picture_header
-from mamoe.data.prompts import HEADER, raise_problems
+from mamoe.data.folder.description import DATA_YAML, data_yaml
+from mamoe.data.folder.prompts import HEADER, raise_problems
+from mamoe.data.reading.pictures import picture_header
+from mamoe.errors import DatasetError
 from mamoe.prepare.captions import describe, of_a_group
 from mamoe.prepare.names import flat_names
-from mamoe.staging import staged_folder
-from mamoe.taxonomy import Taxonomy, shipped_taxonomies
-from mamoe.types import DatasetError, PanopticMap
+from mamoe.storage.staging import staged_folder
+from mamoe.vocabulary.panoptic import PanopticMap, write_panoptic
+from mamoe.vocabulary.taxonomy import Taxonomy, shipped_taxonomies
 
 Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
 TAXONOMY_FILE = "taxonomy.yaml"  # of a taxonomy that is not shipped

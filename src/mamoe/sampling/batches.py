@@ -10,11 +10,11 @@ import torch
 from diffusers import ImagePipelineOutput
 from PIL import Image
 
-from mamoe.models.control import control_of
+from mamoe.models.control.call import control_of
 from mamoe.sampling.effect import WithoutEffect
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.requests import Request
-from mamoe.tensors import Sample
+from mamoe.vocabulary.sample import Sample
 
 GUIDANCE = 4.0
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from mamoe.conditioning.settings import LayoutSettings, Strength
+from mamoe.bases.pretrained import text_problems
 from mamoe.errors import ConfigError, MamoeError
-from mamoe.models.pretrained import text_problems
 from mamoe.sampling.requests import Request
+from mamoe.vocabulary.layout import LayoutSettings, Strength
 
 
 def check_parts(

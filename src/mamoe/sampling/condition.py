@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mamoe.data.condition import drawn_condition, drawn_kind
 from mamoe.errors import MamoeError
-from mamoe.models.control import Control
+from mamoe.models.control.call import Control
 from mamoe.sampling.requests import Request
-from mamoe.taxonomy import Taxonomy
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 
 def condition_pictures(

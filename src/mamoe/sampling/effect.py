@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mamoe.conditioning.regions import has_own_prompt
-from mamoe.conditioning.settings import LayoutSettings, RegionPolicy
-from mamoe.types import PanopticMap, RegionPrompts
+from mamoe.vocabulary.layout import LayoutSettings, RegionPolicy
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import RegionPrompts
 
 
 class WithoutEffect(UserWarning):

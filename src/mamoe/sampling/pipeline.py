@@ -22,7 +22,8 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from mamoe.checkpoints import is_run
+from mamoe.bases.shipped import resolved
+from mamoe.bases.single_file import is_single_file
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import (
     Conditioner,
@@ -31,16 +32,17 @@ from mamoe.conditioning.conditioner import (
     picture_conditioning,
 )
 from mamoe.conditioning.regions import build_layout, layout_without_map
-from mamoe.conditioning.settings import LayoutSettings
 from mamoe.conditioning.text import PromptEncoder
+from mamoe.diffusion.sampler import ddim_scheduler, is_zero_snr
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import without_overflow
-from mamoe.models.control import Control, control_input, control_of, predict
-from mamoe.models.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
-from mamoe.models.singlefile import is_single_file
-from mamoe.models.unet import MaMoEUNet2DConditionModel
+from mamoe.models.control.call import Control, control_input, control_of, predict
+from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
+from mamoe.runs.lookup import is_run
 from mamoe.sampling.checks import check_call, check_folder, check_parts
+from mamoe.sampling.components import load_components, load_single_file
 from mamoe.sampling.condition import condition_pictures
 from mamoe.sampling.effect import WithoutEffect, without_effect
 from mamoe.sampling.guidance import guide
@@ -52,11 +54,11 @@ from mamoe.sampling.requests import (
     generators_for,
     picture_size,
 )
-from mamoe.sampling.runs import load_components, load_single_file
-from mamoe.sampling.schedule import ddim_scheduler, is_zero_snr
-from mamoe.shipped import resolved
-from mamoe.tensors import Conditioning, TextTokens, framing_rows
-from mamoe.types import Framing, PanopticMap
+from mamoe.vocabulary.batch import framing_rows
+from mamoe.vocabulary.conditioning import Conditioning, TextTokens
+from mamoe.vocabulary.framing import Framing
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.panoptic import PanopticMap
 
 # diffusers looks up a component of another library, and ModelMixin, in the module its folder names: this one.
 __all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "ModelMixin"]
@@ -75,7 +77,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         text_encoder_2: the second encoder of a base model of the SDXL kind.
         tokenizer_2: its tokenizer.
         force_zeros_for_empty_prompt: the empty prompt is all zeros, as the base model was trained.
-        scheduler: any diffusers scheduler; :func:`~mamoe.sampling.schedule.ddim_scheduler` makes the default one.
+        scheduler: any diffusers scheduler; :func:`~mamoe.diffusion.sampler.ddim_scheduler` makes the default one.
         layout: ``LayoutSettings.to_dict()`` of the training, or that as JSON text; None for a model without layout.
         condition: what a UNet with a condition picture was shown: ``classes`` or ``edges``, drawn from the map;
             anything else = pictures that have to be given.
@@ -126,8 +128,8 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         """Read a saved pipeline, a run or one of its checkpoints, or a Stable Diffusion model.
 
         The last is a folder, a hub name, one original ``.safetensors`` file, or ``package:tiny``, which ships with the
-        package. A run takes the options of :func:`mamoe.sampling.runs.load_components`, a file those of
-        :func:`mamoe.sampling.runs.load_single_file`, everything else those of diffusers.
+        package. A run takes the options of :func:`mamoe.sampling.components.load_components`, a file those of
+        :func:`mamoe.sampling.components.load_single_file`, everything else those of diffusers.
         Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM unless
         a ``scheduler`` is given.
 

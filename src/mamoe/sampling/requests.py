@@ -10,9 +10,10 @@ import torch
 from jaxtyping import UInt8
 from PIL.Image import Image
 
-from mamoe.data.pictures import as_rgb
+from mamoe.data.reading.pictures import as_rgb
 from mamoe.errors import MamoeError
-from mamoe.types import PanopticMap, RegionPrompts
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import RegionPrompts
 
 InstancePrompts = Mapping[int, str]
 ConditionPicture = Image | np.ndarray  # the latter u8[H W 3], RGB

@@ -25,8 +25,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mamoe.machine.precision import autocast_where_faster
 from mamoe.models.autoencoder import decoded, posterior_of
-from mamoe.precision import autocast_where_faster
 from mamoe.randomness import generator_for
 
 FACTOR = 8  # pixels per side of a latent cell

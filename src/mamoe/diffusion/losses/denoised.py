@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mamoe.diffusion.losses.snr import min_snr_weight
 from mamoe.diffusion.parameterization import Prediction, noised, target_of, to_x0
-from mamoe.tensors import Conditioning
+from mamoe.vocabulary.conditioning import Conditioning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

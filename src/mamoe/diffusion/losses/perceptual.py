@@ -18,7 +18,7 @@ from mamoe.diffusion.losses.denoised import Denoised
 from mamoe.diffusion.losses.mse import mse_per_image
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
 from mamoe.randomness import generator_for, stacked_randn
-from mamoe.tensors import Conditioning
+from mamoe.vocabulary.conditioning import Conditioning
 
 
 class Perceptual:

@@ -1,0 +1,144 @@
+"""How many pairs of picture and map per second `mamoe check` looks at, and in how much memory.
+
+    python perf/check.py [--quick] [--pairs N]
+
+Drawn streets of 512x1024 as JPEG or PNG with their panoptic PNGs; a few are drawn and linked until there are N pairs.
+The yardstick is how it was done before: every file decoded and converted to an array, every map taken apart into two
+id planes whose pixels are counted, all samples handed to the threads at once.
+
+Both sides use a thread per core and run alternately; a figure is the best of its rounds, which a busy machine blurs
+least. CPU seconds are those of the whole process. Peak memory is that of a process of its own. The last line is one
+JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mamoe.data.check.split import inspect_split
+from mamoe.data.folder.split import SampleFiles, SplitFiles, index_split
+from mamoe.data.reading.pictures import read_picture
+from mamoe.scenes.scene import draw_scene
+from mamoe.vocabulary.panoptic import read_panoptic
+from mamoe.vocabulary.taxonomy import Taxonomy
+
+HEIGHT, WIDTH = 512, 1024
+DRAWN = 8  # different pairs
+TAXONOMY = Taxonomy.load("scenes")
+
+
+def make_pairs(folder: Path, count: int, suffix: str) -> SplitFiles:
+    """``count`` pairs in the package's layout, of a few drawn ones."""
+    images, maps = folder / "images/train", folder / "panoptic/train"
+    images.mkdir(parents=True)
+    maps.mkdir(parents=True)
+    for i in range(count):
+        if i < DRAWN:
+            scene = draw_scene(i, height=HEIGHT, width=WIDTH)
+            Image.fromarray(scene.image).save(images / f"{i}{suffix}", quality=92)
+            scene.panoptic.write(maps / f"{i}.png")
+        else:
+            (images / f"{i}{suffix}").hardlink_to(images / f"{i % DRAWN}{suffix}")
+            (maps / f"{i}.png").hardlink_to(maps / f"{i % DRAWN}.png")
+    return index_of(folder)
+
+
+def index_of(folder: Path) -> SplitFiles:
+    return index_split(
+        images=folder / "images",
+        panoptic_maps=folder / "panoptic",
+        split="train",
+        prompts=None,
+        instance_prompts=None,
+    )
+
+
+def as_before(files: SplitFiles) -> np.ndarray:
+    """The yardstick; returns the pixels of every class."""
+
+    def inspect(sample: SampleFiles) -> tuple[np.ndarray, np.ndarray]:
+        assert sample.panoptic is not None
+        size = read_picture(sample.image).shape[:2]
+        panoptic = read_panoptic(sample.panoptic)
+        assert size == panoptic.size and not TAXONOMY.check(panoptic)
+        segments = panoptic.classes
+        pixels = np.bincount(panoptic.class_id.ravel(), minlength=256)
+        return pixels, np.bincount(np.fromiter(segments.values(), dtype=np.int64), minlength=256)
+
+    pixels = np.zeros(256, dtype=np.int64)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for found, _ in pool.map(inspect, files.samples):
+            pixels += found
+    return pixels
+
+
+def as_now(files: SplitFiles) -> np.ndarray:
+    contents = inspect_split(files, TAXONOMY)
+    assert not contents.problems
+    return contents.pixels
+
+
+SIDES: dict[str, Callable[[SplitFiles], np.ndarray]] = {"before": as_before, "now": as_now}
+
+
+def measured(files: SplitFiles, rounds: int) -> dict[str, dict[str, float]]:
+    """Pairs per second and CPU milliseconds per pair of both sides."""
+    best = {name: {"pairs_per_second": 0.0, "cpu_ms_per_pair": float("inf")} for name in SIDES}
+    count, found = len(files.samples), {}
+    for _ in range(rounds):
+        for name, side in SIDES.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            found[name] = side(files)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            best[name]["pairs_per_second"] = max(best[name]["pairs_per_second"], count / wall)
+            best[name]["cpu_ms_per_pair"] = min(best[name]["cpu_ms_per_pair"], 1000 * cpu / count)
+    assert np.array_equal(*found.values())
+    return best
+
+
+def peak_mib(folder: Path, side: str) -> float:
+    """Peak memory of a process that looks at all pairs once."""
+    words = [sys.executable, __file__, "--peak", side, str(folder)]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--pairs", type=int)
+    parser.add_argument("--peak", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.peak is not None:
+        SIDES[asked.peak[0]](index_of(Path(asked.peak[1])))
+        # Linux counts what the parent held into ru_maxrss of a child, but not into this.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        print(next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")))
+        return
+    pairs = asked.pairs or (64 if asked.quick else 1000)
+    results: dict[str, object] = {"pairs": pairs, "size": [HEIGHT, WIDTH], "cores": os.cpu_count()}
+    for suffix in (".jpg", ".png"):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            best = measured(make_pairs(folder, pairs, suffix), rounds=2 if asked.quick else 3)
+            for name in SIDES:
+                best[name]["peak_mib"] = peak_mib(folder, name)
+                figures = ", ".join(f"{key} {value:.1f}" for key, value in best[name].items())
+                print(f"{suffix} pictures, {name}: {figures}")
+            results[suffix[1:]] = best
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""How much a whole training step costs with MaMoE, compared with the same stock UNet on a 77-token prompt.
+
+    python perf/step.py [--quick] [--threads 1] [--only tiny|sd21]
+
+A step is: conditioning (masks and routings from the layout tables; MaMoE only), forward, mean squared error, backward,
+fp32. MaMoE has 5 experts and 20 regions of 5 tokens each beside the 77 of the global prompt. Text encoding is left
+out on both sides: embeddings come from a cache in training. The two variants take turns, MaMoE first; a ratio is the
+median of the ratios of the rounds, the first of several left out. ``tiny`` is the UNet of the tiny base model,
+``sd21`` the real architecture of Stable Diffusion 2.1 (866 M parameters, random weights), which wants 12 GB of
+memory; its fixed cost, gradients of 1.5 times as many weights, shows the more the fewer cells there are. The last line
+is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from mamoe.bases.tiny import new_unet
+from mamoe.conditioning.conditioner import lay_end_to_end
+from mamoe.conditioning.experts import expert_routings
+from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.vocabulary.batch import RegionBatch
+from mamoe.vocabulary.conditioning import Conditioning, LevelConditioning, level_grids
+from mamoe.vocabulary.layout import ExpertResize, RegionResize
+
+EXPERTS, REGIONS, GLOBAL_TOKENS, REGION_TOKENS = 5, 20, 77, 5
+CELL_PIXELS = 64
+SHARES = torch.tensor((0.45, 0.30, 0.15, 0.08, 0.02))
+SD21 = {
+    "sample_size": 96,
+    "attention_head_dim": (5, 10, 20, 20),
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+    "upcast_attention": True,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    name: str
+    unet: Callable[[], UNet2DConditionModel]
+    batch: int
+    size: tuple[int, int]  # latent cells
+    rounds: int
+
+
+def cases(quick: bool) -> tuple[Case, Case]:
+    side = 40 if quick else 64
+    return (
+        Case(name="tiny", unet=lambda: new_unet(4), batch=8, size=(16, 32), rounds=4 if quick else 16),
+        Case(
+            name="sd21", unet=lambda: UNet2DConditionModel(**SD21), batch=1, size=(side, side), rounds=1 if quick else 4
+        ),
+    )
+
+
+def drawn_layouts(batch: int, size: tuple[int, int], generator: torch.Generator) -> RegionBatch:
+    """Layout tables of ``batch`` pictures cut into 20 regions, each of one expert drawn with skewed shares."""
+    height, width = size
+    tables = []
+    for image in range(batch):
+        centres = torch.rand((REGIONS, 2), generator=generator) * torch.tensor(size)
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        cells = torch.stack([rows, columns], dim=2).reshape(-1, 2).float()
+        region = torch.cdist(cells, centres).argmin(dim=1)
+        expert = torch.multinomial(SHARES, REGIONS, replacement=True, generator=generator)[region]
+        tables.append((torch.full_like(region, image), torch.arange(height * width), region + 1, expert))
+    image, cell, region, expert = (torch.cat(column) for column in zip(*tables, strict=True))
+    return RegionBatch(
+        prompts=tuple(tuple(f"prompt {r}" for r in range(REGIONS + 1)) for _ in range(batch)),
+        everywhere=1,
+        num_experts=EXPERTS,
+        grid=size,
+        cell_pixels=CELL_PIXELS,
+        image=image.int(),
+        cell=cell.int(),
+        region=region.short(),
+        expert=expert.short(),
+        count=torch.full_like(region, CELL_PIXELS, dtype=torch.uint8),
+    )
+
+
+def conditioning_of(regions: RegionBatch, embeds: list[list[Tensor]], num_levels: int) -> Conditioning:
+    """What ``Conditioner`` does once the prompts are encoded."""
+    text = lay_end_to_end(embeds)
+    masks = region_masks(region_coverage(regions), RegionResize.AREA, 0.5, num_levels)
+    routings = expert_routings(regions, ExpertResize.NEAREST, num_levels)
+    grids = level_grids(regions.grid, num_levels)
+    levels = [
+        LevelConditioning(grid=grid, attend=attend_mask(mask, text.region, text.valid), routing=routing)
+        for grid, mask, routing in zip(grids, masks, routings, strict=True)
+    ]
+    return Conditioning(text=text, levels=tuple(levels))
+
+
+def with_experts(stock: UNet2DConditionModel) -> MaMoEUNet2DConditionModel:
+    """The converted UNet, its stock part on the stock UNet's own memory, so that both fit."""
+    model = MaMoEUNet2DConditionModel.from_unet(stock, num_experts=EXPERTS)
+    model.load_state_dict(stock.state_dict(), strict=False, assign=True)
+    return model
+
+
+def step(unet: UNet2DConditionModel, given: dict[str, Tensor], inputs: Callable[[], dict[str, Any]]) -> float:
+    """Processor seconds of one step, which neighbours on a busy machine disturb less than the clock."""
+    start = time.process_time()
+    prediction = unet(given["sample"], given["timestep"], **inputs()).sample
+    F.mse_loss(prediction, given["noise"]).backward()
+    return time.process_time() - start
+
+
+def drop_gradients_when_made(unet: UNet2DConditionModel) -> None:
+    """Both variants make every gradient, neither keeps them: SD2.1's would take as much memory as its weights."""
+    for parameter in unet.parameters():
+        parameter.register_post_accumulate_grad_hook(_drop)
+
+
+def _drop(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def measure(case: Case) -> tuple[float, float, float]:
+    """Seconds of a stock step, the ratio of the MaMoE step to it, and the share of the step spent on conditioning."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    stock = case.unet()
+    mamoe = with_experts(stock)
+    drop_gradients_when_made(stock)
+    drop_gradients_when_made(mamoe)
+    width, levels = stock.config["cross_attention_dim"], len(stock.config["block_out_channels"])
+    shape = (case.batch, 4, *case.size)
+    given = {
+        "sample": torch.randn(shape, generator=generator),
+        "noise": torch.randn(shape, generator=generator),
+        "timestep": torch.randint(1000, (case.batch,), generator=generator),
+    }
+    lengths = [GLOBAL_TOKENS, *itertools.repeat(REGION_TOKENS, REGIONS)]
+    embeds = [[torch.randn((n, width), generator=generator) for n in lengths] for _ in range(case.batch)]
+    prompt = torch.stack([picture[0] for picture in embeds])
+    regions = drawn_layouts(case.batch, case.size, generator)
+
+    rounds = []
+    for _ in range(case.rounds):
+        sparse = step(mamoe, given, lambda: conditioning_of(regions, embeds, levels).unet_inputs())
+        dense = step(stock, given, lambda: {"encoder_hidden_states": prompt})
+        start = time.process_time()
+        conditioning_of(regions, embeds, levels)
+        built = time.process_time() - start
+        rounds.append((dense, sparse / dense, built / dense))
+    told = rounds[1:] or rounds
+    seconds, ratio, share = (statistics.median(column) for column in zip(*told, strict=True))
+    return seconds, ratio, share
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="SD2.1 at 40x40 latents, fewer rounds: under a minute")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=("tiny", "sd21"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    result = {}
+    print(f"{'unet':>6}{'images':>8}{'latents':>9}{'stock s':>9}{'mamoe':>8}{'masks':>8}")
+    for case in cases(options.quick):
+        if options.only in (None, case.name):
+            seconds, ratio, masks = measure(case)
+            size = f"{case.size[0]}x{case.size[1]}"
+            print(f"{case.name:>6}{case.batch:8d}{size:>9}{seconds:9.2f}{ratio:8.3f}{masks:8.4f}")
+            result[f"{case.name}_step_ratio"] = round(ratio, 3)
+            result[f"{case.name}_conditioning_share"] = round(masks, 4)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

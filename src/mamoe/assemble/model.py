@@ -1,0 +1,168 @@
+"""The configured model and what its training needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+
+from mamoe.assemble.base import source_to_keep, steered_unet
+from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
+from mamoe.assemble.loss import ConfiguredLoss
+from mamoe.bases.pretrained import BaseModel
+from mamoe.bases.shipped import PREFIX
+from mamoe.bases.single_file import Family
+from mamoe.conditioning.conditioner import Conditioner
+from mamoe.conditioning.text import Prompts
+from mamoe.config.targets import instantiate
+from mamoe.config.train import Train
+from mamoe.console import Bar
+from mamoe.data.dataset import LayoutDataset
+from mamoe.diffusion.sampler import is_zero_snr
+from mamoe.diffusion.schedules import make_scheduler
+from mamoe.errors import ConfigError
+from mamoe.methods import method_of
+from mamoe.models.control.call import Control, control_of
+from mamoe.models.control.controlnet_xs import side_multiple
+from mamoe.randomness import derive_seed
+from mamoe.runs.adapter import load_adapter
+from mamoe.training.step.latents import LatentScaling
+from mamoe.training.step.module import DiffusionModule
+from mamoe.training.step.timesteps import TimestepKind, TimestepSampling
+from mamoe.vocabulary.batch import RegionBatch
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.prompts import RegionPrompts
+
+
+def objective_scheduler(config: Train, base: DDPMScheduler) -> DDPMScheduler:
+    """The noise schedule to train with: the base model's unless the configuration says otherwise."""
+    prediction = config.objective.prediction or base.config["prediction_type"]
+    zero_snr = is_zero_snr(base.config) if config.objective.zero_snr is None else config.objective.zero_snr
+    keep = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    return make_scheduler(prediction, zero_snr=zero_snr, **{key: base.config[key] for key in keep})
+
+
+def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[LayoutDataset]) -> None:
+    """Refuse pictures of sizes that the method cannot take; headers alone are read.
+
+    Raises:
+        ConfigError: lists the sizes.
+    """
+    if config.method.name != "controlnet_xs":
+        return
+    multiple = side_multiple(len(base.config["block_out_channels"]))
+    odd = Counter(size for source in sources for size in source.sizes() if any(side % multiple for side in size))
+    if odd:
+        listed = ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in odd.most_common(4))
+        buckets = ", and data.buckets=false: buckets are multiples of 8" if config.data.buckets else ""
+        raise ConfigError(
+            f"method=controlnet_xs needs pictures whose height and width are multiples of {multiple} pixels with this "
+            f"base model; those of the data become {listed}. Set data.size to such a (height, width){buckets}."
+        )
+
+
+class CallConditioner:
+    """A ``Conditioner`` called with plain positions, as the training module does."""
+
+    def __init__(self, conditioner: Conditioner) -> None:
+        self.conditioner = conditioner
+
+    def __call__(self, regions: RegionBatch, device: torch.device, dtype: torch.dtype):
+        return self.conditioner(regions, device=device, dtype=dtype)
+
+
+def training_module(
+    config: Train,
+    base: BaseModel,
+    scheduler: DDPMScheduler,
+    settings: LayoutSettings,
+    loss: ConfiguredLoss,
+    steps: int,
+    prompts: Prompts,
+) -> DiffusionModule:
+    """What is trained. Networks that only feed a cache are not part of it."""
+    trained_text = config.model.train_text_encoder
+    levels = len(base.unet.config["block_out_channels"])
+    method = method_of(config.method.model_dump())
+    unet = method.prepare(steered_unet(config, base, settings), seed=derive_seed(config.seed, "method"))
+    if base.adapter is not None:
+        load_adapter(unet, base.adapter)
+    return DiffusionModule(
+        unet=unet,
+        adapter_alone=method.keeps_adapter_alone,
+        vae=None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae,
+        scaling=LatentScaling.of(base.vae),
+        text_encoder=base.text_networks if trained_text else None,
+        conditioner=CallConditioner(Conditioner(prompts, settings, levels)),
+        scheduler=scheduler,
+        optimizer=partial(instantiate, config.optimizer, "optimizer"),
+        lr_scheduler=partial(instantiate, _with_length(config.lr_scheduler, steps), "lr_scheduler"),
+        lr_factors=config.lr_factors.model_dump(),
+        loss=loss.function,
+        loss_networks=loss.networks,
+        timesteps=TimestepSampling(
+            kind=TimestepKind(config.objective.timesteps),
+            mean=config.objective.logit_mean,
+            std=config.objective.logit_std,
+        ),
+        prompt_dropout=config.objective.prompt_dropout,
+        snr_gamma=config.objective.snr_gamma,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        train_text_encoder=trained_text,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        channels_last=config.model.channels_last,
+    )
+
+
+def training_prompts(
+    config: Train, base: BaseModel, settings: LayoutSettings, prompts: Sequence[RegionPrompts], bar: Bar
+) -> Prompts:
+    """How the training gets its prompts' embeddings: from the encoder it trains, or all of them from the cache.
+
+    Raises:
+        ConfigError: there is more than one text encoder to train.
+    """
+    _check_trainable_text(config.model.train_text_encoder, base)
+    if config.model.train_text_encoder:
+        return prompt_encoder(base.text)
+    encoder = caching_encoder(config, base)
+    fill_prompts(config, encoder, settings, prompts, bar)
+    return encoder.from_cache()
+
+
+def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
+    if wanted and base.text.text_encoder_2 is not None:
+        raise ConfigError(
+            f"model.train_text_encoder=true trains the only text encoder of a base model, but {base.source.path} has "
+            "two, which stay as they are. Set it to false."
+        )
+
+
+def _with_length(spec: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Our own schedules end with the run; torch's take what they are given."""
+    return {"total_steps": steps, **spec} if str(spec.get("_target_")).startswith("mamoe.") else spec
+
+
+def recipe_of(config: Train, base: BaseModel, scheduler: DDPMScheduler, settings: LayoutSettings) -> dict[str, Any]:
+    """What is needed besides the trained weights to build the model again, as plain JSON."""
+    alone = method_of(config.method.model_dump()).keeps_adapter_alone
+    source = source_to_keep(config, base, adapter_alone=alone).to_dict()
+    for key in ("path", "config", "tokenizer", "base"):
+        place = source[key]
+        named = place is None or place.startswith(PREFIX) or (key == "config" and place in list(Family))
+        if not named and Path(str(place)).exists():
+            source[key] = str(Path(str(place)).resolve())
+    return {
+        "base": source,
+        "scheduler": dict(scheduler.config),
+        "layout": settings.to_dict(),
+        "method": config.method.model_dump(),
+        "condition": config.data.condition,
+        "started_from": None if base.run is None else str(base.run.checkpoint),
+    }

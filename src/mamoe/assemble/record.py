@@ -1,0 +1,79 @@
+"""What a run was told, in its folder: written at its start and whenever it goes on, and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mamoe.config.train import comparable
+from mamoe.runs.folder import OVERRIDES, SESSIONS, environment, read_config, read_overrides
+
+
+def newest_like(runs: str | Path, name: str, config: Mapping[str, Any]) -> Path | None:
+    """The newest run that has the same configuration, or was started with it; whatever it was resumed from."""
+    for folder in sorted((path for path in (Path(runs) / name).glob("*-*") if not path.is_symlink()), reverse=True):
+        if any(same_config(read_config(folder, file), config) for file in (CONFIG, STARTED)):
+            return folder
+    return None
+
+
+def same_config(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
+    """Whether two configurations are the same, whatever they resume."""
+    if one is None:
+        return False
+    a, b = ({**config, "resume": None} for config in comparable(one, other))
+    return a == b
+
+
+def write_start(
+    folder: Path, *, config: Mapping[str, Any], overrides: Sequence[str], dataset: Mapping[str, Any]
+) -> None:
+    """config.yaml, overrides.txt, environment.json, dataset.json and the first line of sessions.jsonl.
+
+    Of a run that wrote them in an earlier session only what it is told anew changes, see :func:`write_told`.
+    """
+    if (folder / CONFIG).exists():
+        write_told(folder, step=0, config=config, overrides=overrides)
+        return
+    _write(folder / OVERRIDES, "".join(f"{line}\n" for line in overrides))
+    for name, content in (("environment.json", environment()), ("dataset.json", dataset)):
+        _write(folder / name, json.dumps(content, indent=2) + "\n")
+    _add_session(folder, step=0, told=overrides)
+    _write(folder / CONFIG, _yaml(config))  # last: what has it has the others
+
+
+def write_told(folder: Path, *, step: int, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """What a run that goes on from ``step`` was told now: config.yaml and overrides.txt are those to go on with.
+
+    config-started.yaml keeps what it began with, sessions.jsonl what each session was told anew.
+    """
+    before = read_overrides(folder)
+    if not (folder / SESSIONS).exists():  # of an older version
+        _add_session(folder, step=0, told=before)
+    _add_session(folder, step=step, told=[line for line in overrides if line not in before])
+    if not same_config(read_config(folder), config):
+        if (folder / CONFIG).exists() and not (folder / STARTED).exists():
+            _write(folder / STARTED, (folder / CONFIG).read_text(encoding="utf-8"))
+        _write(folder / CONFIG, _yaml(config))
+    _write(folder / OVERRIDES, "".join(f"{line}\n" for line in overrides))
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False)
+
+
+def _add_session(folder: Path, *, step: int, told: Sequence[str]) -> None:
+    line = {"at": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "from_step": step, "told": list(told)}
+    with (folder / SESSIONS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,220 @@
+"""A pretrained latent diffusion model as its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
+
+from mamoe.bases.parts import Parts, Trained
+from mamoe.bases.sources import Source, parts_of
+from mamoe.bases.trained import RunParts
+from mamoe.errors import ConfigError
+from mamoe.models.control.call import Control, control_of
+from mamoe.runs.adapter import same_method
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextParts:
+    """What turns prompts into what the UNet reads: one text encoder, or two of the SDXL kind."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    tokenizer_2: CLIPTokenizer | None = None
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+    force_zeros_for_empty_prompt: bool = False  # the empty prompt is all zeros, as the base model was trained
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseModel:
+    """The parts of a pretrained model, weights in float32."""
+
+    source: Source
+    unet: Any  # a stock UNet, one that knows regions and experts, or one with a ControlNet-XS branch
+    vae: AutoencoderKL
+    scheduler: DDPMScheduler
+    text: TextParts
+    trained: Trained = field(default_factory=Trained)
+    run: RunParts | None = None  # where it is a run's checkpoint
+    adapter: Path | None = None  # of a run, to go on with: ``unet`` is what it was trained beside
+
+    @property
+    def text_encoder(self) -> CLIPTextModel:
+        return self.text.text_encoder
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        return self.text.tokenizer
+
+    @property
+    def text_networks(self) -> nn.Module:
+        """All text encoders as one module, to be frozen and moved together."""
+        second = self.text.text_encoder_2
+        return self.text.text_encoder if second is None else nn.ModuleList([self.text.text_encoder, second])
+
+
+def load_base(
+    path: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    *,
+    config: str | None = None,
+    tokenizer: str | None = None,
+    base: str | None = None,
+    method: Mapping[str, Any] | None = None,
+    trains_text: bool = False,
+) -> BaseModel:
+    """Load a base model from a folder, the hub, the package itself (``package:tiny``), one original file, or a run.
+
+    Args:
+        path, revision, variant, config, tokenizer, base: see :class:`~mamoe.bases.sources.Source`.
+        method: how it is going to be trained. A run's adapter of exactly this method is to be gone on with; any other
+            becomes part of the weights.
+        trains_text: whether the text encoder is going to be trained too.
+
+    Raises:
+        ConfigError: a part cannot be loaded, or the parts do not fit each other.
+    """
+    source = Source(path=path, revision=revision, variant=variant, config=config, tokenizer=tokenizer, base=base)
+    with _explained(path):
+        parts = parts_of(source)
+        run, adapter = (parts, parts.adapter) if isinstance(parts, RunParts) else (None, None)
+        if run is not None and run.trained_text and not trains_text:
+            adapter = None  # the text encoder trained beside it would be left behind with the run
+        if run is None or adapter is None or not same_method(run.trained().method, method):
+            unet, adapter = parts.unet(torch.float32), None
+        else:
+            unet = run.unet_without_adapter()
+        vae = load_vae(source)
+        text = load_text(source)
+        scheduler = parts.scheduler()
+    problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
+    concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
+    if unet.config["in_channels"] != vae.config["latent_channels"] * (2 if concat else 1):
+        problems.append(
+            f"the UNet reads {unet.config['in_channels']} channels, the autoencoder's latents have "
+            f"{vae.config['latent_channels']} (inpainting and depth models cannot be a base)"
+        )
+    if problems:
+        raise ConfigError(f"model.path={path}: the parts of the base model do not fit: {'; '.join(problems)}.")
+    return BaseModel(
+        source=source,
+        unet=unet,
+        vae=vae,
+        scheduler=scheduler,
+        text=text,
+        trained=parts.trained(),
+        run=run,
+        adapter=adapter,
+    )
+
+
+def load_vae(source: Source) -> AutoencoderKL:
+    """A base model's autoencoder alone, float32, its weights' channels last in memory: on a CPU it takes half the time.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    with _explained(source.path):
+        vae = parts_of(source).network(AutoencoderKL, "vae", torch.float32)
+    return vae.to(memory_format=torch.channels_last)
+
+
+def load_text(source: Source, text_encoder: CLIPTextModel | None = None) -> TextParts:
+    """A base model's text encoders and tokenizers alone, float32; ``text_encoder`` takes the first encoder's place.
+
+    Raises:
+        ConfigError: they cannot be loaded.
+    """
+    with _explained(source.path):
+        return read_text(parts_of(source), torch.float32, text_encoder)
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"model.path={path}: the base model cannot be loaded: {reason} Wanted a folder in diffusers layout "
+            "(model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/) with safetensors weights, one "
+            ".safetensors file in the original layout, or a hub id and a network."
+        ) from None
+
+
+def read_text(parts: Parts, dtype: torch.dtype, text_encoder: CLIPTextModel | None = None) -> TextParts:
+    """The text encoders and tokenizers, weights in ``dtype``; ``text_encoder`` takes the place of the first encoder.
+
+    Raises:
+        ConfigError: the model has no first text encoder, or a tokenizer without its vocabulary.
+        OSError: a file is missing or cannot be read.
+    """
+    index = parts.index()
+    if not _present(index, "text_encoder"):
+        raise ConfigError(
+            f"This model ({index.get('_class_name')}) has no text encoder of the first kind; refiners and models of "
+            "other kinds cannot be a base."
+        )
+    two = _present(index, "text_encoder_2")
+    text = TextParts(
+        tokenizer=parts.tokenizer("tokenizer"),
+        text_encoder=text_encoder or parts.network(CLIPTextModel, "text_encoder", dtype),
+        tokenizer_2=parts.tokenizer("tokenizer_2") if two else None,
+        text_encoder_2=parts.network(CLIPTextModelWithProjection, "text_encoder_2", dtype) if two else None,
+        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", two)),
+    )
+    _check_vocabulary("tokenizer", text.tokenizer, text.text_encoder)
+    _check_vocabulary("tokenizer_2", text.tokenizer_2, text.text_encoder_2)
+    return text
+
+
+def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None]) -> list[str]:
+    """Why a UNet of this configuration cannot read what these one or two text encoders give; empty when it can."""
+    configs: list[Any] = [encoder.config for encoder in encoders if encoder is not None]
+    width = sum(config.hidden_size for config in configs)
+    gives = f"the text encoder{'s' if len(configs) > 1 else ''} give{'' if len(configs) > 1 else 's'}"
+    reads = unet["cross_attention_dim"]
+    problems = []
+    if any(one != width for one in (reads if isinstance(reads, list | tuple) else [reads])):
+        sizes = " + ".join(str(config.hidden_size) for config in configs)
+        problems.append(f"the UNet reads text features of width {reads} (cross_attention_dim), {gives} {sizes}")
+    kind = unet.get("addition_embed_type")
+    if kind not in (None, "text_time"):
+        problems.append(f"the UNet wants more than text (addition_embed_type {kind!r}), which no base model here gives")
+    elif (kind == "text_time") != (len(configs) > 1):
+        wants = "wants" if kind == "text_time" else "does not take"
+        problems.append(
+            f"the UNet {wants} a pooled prompt and the picture's sizes (addition_embed_type {kind!r}), which go with "
+            f"two text encoders, and there {'are two' if len(configs) > 1 else 'is one'}"
+        )
+    elif kind == "text_time":
+        pooled, sizes = configs[-1].projection_dim, 6 * unet["addition_time_embed_dim"]
+        if unet["projection_class_embeddings_input_dim"] != pooled + sizes:
+            problems.append(
+                f"the UNet reads {unet['projection_class_embeddings_input_dim']} numbers about the whole picture "
+                f"(projection_class_embeddings_input_dim), the second text encoder gives {pooled} and six sizes {sizes}"
+            )
+    return problems
+
+
+def _check_vocabulary(part: str, tokenizer: CLIPTokenizer | None, encoder: PreTrainedModel | None) -> None:
+    # Where its files are missing, the library hands out a tokenizer that knows no words.
+    if tokenizer is not None and encoder is not None and len(tokenizer) != encoder.config.vocab_size:
+        raise ConfigError(
+            f"The {part} of the base model knows {len(tokenizer)} tokens, its text encoder "
+            f"{encoder.config.vocab_size}: files of {part}/ are missing or of another model."
+        )
+
+
+def _present(index: Mapping[str, Any], part: str) -> bool:
+    return index.get(part, [None])[0] is not None

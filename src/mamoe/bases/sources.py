@@ -1,0 +1,184 @@
+"""Where the parts of a base model are read from: a folder in diffusers layout, the hub, one original file, a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTokenizer, PreTrainedModel
+
+from mamoe.bases.parts import Parts, Trained
+from mamoe.bases.shipped import resolved
+from mamoe.bases.single_file import SingleFile, is_single_file
+from mamoe.bases.trained import RunParts
+from mamoe.errors import ConfigError
+from mamoe.models.control.call import control_of
+from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.runs.home import Home
+from mamoe.runs.lookup import find_checkpoint, is_run, read_recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """What the user says about a base model; kept in every checkpoint's recipe."""
+
+    path: str  # folder in diffusers layout, hub id, ``package:<name>``, an original .safetensors file, or a run
+    revision: str | None = None  # of the hub
+    variant: str | None = None  # of the weights' files, e.g. "fp16"
+    config: str | None = None  # of a single file: a known family, or a folder of JSON in diffusers layout
+    tokenizer: str | None = None  # of a single file: a folder with CLIP's vocabulary, or a hub id
+    base: str | None = None  # of a run: its base model's place, to which the four above then belong; None = as it says
+
+    def to_dict(self) -> dict[str, str | None]:
+        return asdict(self)
+
+    def moved_to(self, place: Source) -> Source:
+        """The same model where ``place.base`` says; what is not said of it there holds on."""
+        assert place.base is not None
+        single = is_single_file(place.base)
+        return Source(
+            path=place.base,
+            revision=place.revision,
+            variant=place.variant or self.variant,
+            config=(place.config or self.config) if single else place.config,
+            tokenizer=(place.tokenizer or self.tokenizer) if single else place.tokenizer,
+        )
+
+
+def parts_of(source: Source) -> Parts:
+    """What reads the source's parts; nothing heavy is loaded yet.
+
+    Raises:
+        ConfigError: the source is a pickle, or a single file of an unknown kind, or says what fits folders to a file
+            or the other way round; or a run without checkpoint, or whose base model is gone.
+    """
+    if source.base is not None or is_run(Path(source.path)):
+        return run_parts(source)
+    if is_single_file(source.path):
+        return SingleFile(Path(source.path), source.config, source.tokenizer)
+    given = [f"model.{key}={value}" for key in ("config", "tokenizer") if (value := getattr(source, key)) is not None]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: only a single .safetensors file needs that, but model.path={source.path} has its own."
+        )
+    return DiffusersFolder(source)
+
+
+def run_parts(source: Source, checkpoint: str = "latest", *, ema: bool = True) -> RunParts:
+    """What reads a run or checkpoint as a base model.
+
+    Args:
+        source: of the run.
+        checkpoint: see :func:`mamoe.runs.lookup.find_checkpoint`.
+        ema: take averaged weights where there are some.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or its base model is gone.
+    """
+    folder = find_checkpoint(Path(source.path), checkpoint)
+    recipe = read_recipe(folder)
+    base = _base_source(folder, recipe, source)
+    return RunParts(folder, recipe, parts_of(base), base=base, ema=ema)
+
+
+def _base_source(folder: Path, recipe: Mapping[str, Any], source: Source) -> Source:
+    """The base model of a checkpoint: where ``source`` says, where the recipe says, or where it moved with the run.
+
+    Raises:
+        ConfigError: a folder or file that is none of these any more.
+    """
+    said = Source(**recipe["base"])
+    if source.base is not None:
+        return said.moved_to(source)
+    home = Home.of_checkpoint(folder)
+    places = {key: home.found(value) for key in ("path", "config", "tokenizer") if (value := getattr(said, key))}
+    now = replace(said, **places)
+    if now != said:
+        log.warning("%s is not there any more: the base model of %s is read from %s.", said.path, folder, now.path)
+    if Path(now.path).is_absolute() and not Path(now.path).exists():
+        raise ConfigError(
+            f"{folder} was trained on the base model {now.path}, which is not there. If the base model has moved, give "
+            "its place as base: --base PATH on the command line, base=PATH in Python, model.path=PATH beside "
+            "model.init_from."
+        )
+    return now
+
+
+class DiffusersFolder:
+    """A folder in diffusers layout, on disk or on the hub."""
+
+    def __init__(self, source: Source) -> None:
+        self._path = resolved(source.path)
+        self._version: dict[str, Any] = {"revision": source.revision}
+        self._variant = source.variant
+
+    def index(self) -> Mapping[str, Any]:
+        return cast(Mapping[str, Any], DiffusionPipeline.load_config(self._path, **self._version))
+
+    def trained(self) -> Trained:
+        index = self.index()
+        layout = index.get("layout")
+        return Trained(layout=None if layout is None else json.loads(layout), condition=index.get("condition"))
+
+    def unet(self, dtype: torch.dtype) -> Any:
+        options: dict[str, Any] = {"subfolder": "unet", **self._version}
+        config = cast(dict[str, Any], UNet2DConditionModel.load_config(self._path, **options))
+        mamoe = config.get("_class_name") == MaMoEUNet2DConditionModel.__name__
+        unet = self.network(MaMoEUNet2DConditionModel if mamoe else UNet2DConditionModel, "unet", dtype)
+        branch = Path(self._path) / BRANCH
+        if branch.is_dir():
+            return ControlledUNet(unet, load_branch(unet, branch))
+        if self.trained().condition is not None and control_of(unet) is None:
+            raise ConfigError(
+                f"{self._path} was saved with a ControlNet-XS branch, and {branch} is not there: without it the model "
+                "would not see its condition pictures. Copy or download the whole folder, and name that."
+            )
+        return unet
+
+    def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        options: dict[str, Any] = {} if issubclass(kind, PreTrainedModel) else {"low_cpu_mem_usage": False}
+        network, info = cast(Any, kind).from_pretrained(
+            self._path,
+            subfolder=part,
+            variant=self._variant,
+            use_safetensors=True,
+            output_loading_info=True,
+            **self._version,
+            **options,
+        )
+        if part == "unet":
+            _require_whole(f"{self._path}/{part}", type(network).__name__, info)
+        # Cast afterwards: the name of the option that says so differs between libraries and their releases.
+        # As a plain module, because diffusers' own `to` warns even of an empty list of parts to be kept in float32.
+        return nn.Module.to(network, dtype)
+
+    def tokenizer(self, part: str) -> CLIPTokenizer:
+        return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)
+
+    def scheduler(self) -> DDPMScheduler:
+        loaded = DDPMScheduler.from_pretrained(self._path, subfolder="scheduler", **self._version)
+        return cast(DDPMScheduler, loaded)
+
+
+def _require_whole(place: str, kind: str, info: Mapping[str, Any]) -> None:
+    # Libraries leave out what they have no place for, and make up what is missing, with no more than a warning.
+    problems = [
+        f"{len(info[name])} weights {what}, first {min(info[name])!r}"
+        for name, what in (("unexpected_keys", "of the file have no place in it"), ("missing_keys", "are missing"))
+        if info[name]
+    ]
+    if problems:
+        raise ConfigError(
+            f"{place} cannot be read as a {kind}: {'; '.join(problems)}. Wanted the UNet of Stable Diffusion, or one "
+            "that this package saved."
+        )

@@ -1,0 +1,107 @@
+"""A run's checkpoint as a base model: its networks where it trained them, its own base model's elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from mamoe.bases.parts import Parts, Trained
+from mamoe.errors import ConfigError
+from mamoe.methods import method_of
+from mamoe.models.control.call import with_layout
+from mamoe.models.unet.model import OWN_CONFIG, MaMoEUNet2DConditionModel
+from mamoe.runs.adapter import ADAPTER, load_adapter
+from mamoe.runs.lookup import part_of_network, require_sound
+
+if TYPE_CHECKING:
+    from mamoe.bases.sources import Source
+
+_UNETS = {kind.__name__: kind for kind in (MaMoEUNet2DConditionModel, UNet2DConditionModel)}
+_TEXT = "text_encoder"
+
+
+class RunParts:
+    """Reads the parts of the model that a checkpoint holds.
+
+    Args:
+        checkpoint: the folder.
+        recipe: what its ``recipe.json`` says.
+        parts: of the base model it was trained on.
+        base: where that is.
+        ema: take averaged weights where there are some.
+    """
+
+    def __init__(
+        self, checkpoint: Path, recipe: Mapping[str, Any], parts: Parts, *, base: Source, ema: bool = True
+    ) -> None:
+        self.checkpoint, self.base = checkpoint, base
+        self._recipe, self._base, self._ema = recipe, parts, ema
+
+    @property
+    def averaged(self) -> bool:
+        """Whether its weights are an average of the training's."""
+        return self._folder("unet").name.endswith("_ema")
+
+    @property
+    def trained_text(self) -> bool:
+        """Whether it has a text encoder of its own."""
+        return self._folder(_TEXT).is_dir()
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the adapter, if that is all it holds of the UNet."""
+        folder = self._folder("unet")
+        return folder if (folder / ADAPTER).is_file() else None
+
+    def index(self) -> Mapping[str, Any]:
+        return self._base.index()
+
+    def trained(self) -> Trained:
+        own = {key: self._recipe.get(key) for key in ("layout", "condition", "method")}
+        return Trained(**own)
+
+    def unet(self, dtype: torch.dtype) -> Any:
+        require_sound(self.checkpoint, [self._folder("unet").name])
+        if self.adapter is None:
+            kind = _UNETS[self._config()["_class_name"]]
+            return nn.Module.to(kind.from_pretrained(self._folder("unet"), use_safetensors=True), dtype)
+        method = method_of(self._recipe["method"])
+        unet = method.prepare(self.unet_without_adapter(), seed=0)  # what the seed decides is read from the file
+        load_adapter(unet, self.adapter)
+        return nn.Module.to(method.merged(unet), dtype)
+
+    def unet_without_adapter(self) -> Any:
+        """The UNet that the adapter was trained beside, float32."""
+        config, unet = self._config(), self._base.unet(torch.float32)
+        if config["_class_name"] == MaMoEUNet2DConditionModel.__name__:
+            return with_layout(unet, **{key: config[key] for key in OWN_CONFIG if key in config})
+        return unet
+
+    def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        if part != _TEXT or not self.trained_text:
+            return self._base.network(kind, part, dtype)
+        folder = self._folder(_TEXT)
+        require_sound(self.checkpoint, [folder.name])
+        return cast(Any, CLIPTextModel.from_pretrained(folder, use_safetensors=True)).to(dtype)
+
+    def tokenizer(self, part: str) -> CLIPTokenizer:
+        return self._base.tokenizer(part)
+
+    def scheduler(self) -> DDPMScheduler:
+        return cast(DDPMScheduler, DDPMScheduler.from_config(dict(self._recipe["scheduler"])))
+
+    def _folder(self, name: str) -> Path:
+        return part_of_network(self.checkpoint, name, self._ema)
+
+    def _config(self) -> dict[str, Any]:
+        config = cast(dict[str, Any], UNet2DConditionModel.load_config(self._folder("unet")))
+        if config["_class_name"] not in _UNETS:
+            known = ", ".join(_UNETS)
+            raise ConfigError(f"{self._folder('unet')} holds a {config['_class_name']}; wanted one of {known}.")
+        return config

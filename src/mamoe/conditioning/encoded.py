@@ -1,0 +1,57 @@
+"""Encoded prompts on disk, in ``<folder>/<encoder id>``: tensors [T D], each named by a hash of (prompt, padded)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mamoe.storage.shards import ShardFolder, fingerprint_of
+
+_ARCHITECTURE = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps")  # what no weight's shape tells
+
+
+class EmbeddingCache:
+    """Embeddings of one text encoder, by (prompt, padded).
+
+    Args:
+        folder: where caches of all encoders live; made if need be.
+        encoder_id: tells encoders apart, see :func:`fingerprint`.
+    """
+
+    def __init__(self, folder: str | Path, encoder_id: str) -> None:
+        self.shards = ShardFolder(Path(folder) / encoder_id, made_with=encoder_id)
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def folder(self) -> Path:
+        return self.shards.folder
+
+    def has(self, prompt: str, padded: bool) -> bool:
+        return _name(prompt, padded) in self.shards
+
+    def get(self, prompt: str, padded: bool) -> Float[Tensor, "T D"] | None:
+        """The embedding on the CPU, in the type it was added in, mapped from disk: do not write to it."""
+        return self.shards.get(_name(prompt, padded))
+
+    def add(self, embeds: Mapping[str, Float[Tensor, "_ D"]], padded: bool) -> None:
+        """Write the embeddings of some prompts as one new shard."""
+        self.shards.add({_name(prompt, padded): embed for prompt, embed in embeds.items()})
+
+
+def fingerprint(text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A short name for what decides an embedding: architecture, weights (a sample of each tensor) and tokenizer."""
+    architecture = [getattr(text_encoder.config, key, None) for key in _ARCHITECTURE]
+    words = [tokenizer.model_max_length, tokenizer.special_tokens_map, sorted(tokenizer.get_vocab().items())]
+    return fingerprint_of(json.dumps([architecture, words], default=str, sort_keys=True), text_encoder.state_dict())
+
+
+def _name(prompt: str, padded: bool) -> str:
+    return hashlib.blake2b(f"{int(padded)}{prompt}".encode(), digest_size=16).hexdigest()

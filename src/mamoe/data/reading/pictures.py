@@ -1,0 +1,156 @@
+"""Reading the photographs of a data set: upright, in colour, on black where they are transparent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, PngImagePlugin, TiffImagePlugin, TiffTags
+
+from mamoe.errors import DatasetError
+from mamoe.vocabulary.exif import ON_THEIR_SIDE, UPRIGHT, orientation_of
+from mamoe.vocabulary.map_kinds import raw_mode
+from mamoe.vocabulary.panoptic import UNREADABLE
+
+SUFFIXES = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+CONTACT_SHEET = "contact_sheet.png"  # what a sampling job adds to its pictures; never one of them
+_CAMERA_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
+_EIGHT_BIT = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
+# Black is what most programs leave in transparent pixels: such pictures look as they did when alpha was dropped.
+_BACKGROUND = (0, 0, 0, 255)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PictureHeader:
+    """What the header of a picture says."""
+
+    size: tuple[int, int]  # (H, W), upright
+    orientation: int  # EXIF's, 1 to 8; 1: stored as it is shown
+    alpha: bool  # pixels can be transparent
+    frames: int  # of an animation, or pages; the first is read
+
+
+def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Read a picture as RGB in [0, 255], as :func:`as_rgb` shows it; of several frames the first.
+
+    Raises:
+        DatasetError: the file is missing, damaged, no picture, or has more than 8 bits per channel.
+    """
+    with _opened(path) as picture:
+        return as_rgb(picture)
+
+
+def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of a picture, turned as its EXIF orientation says; grey becomes RGB, transparency is on black."""
+    orientation = orientation_of(picture)
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        picture.load()  # which turns it already
+        orientation = 1
+    rgb = _on_background(picture)
+    return np.array(rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb)
+
+
+def picture_header(path: Path) -> PictureHeader:
+    """What a picture's header says; no pixel is decoded.
+
+    Raises:
+        DatasetError: as :func:`read_picture`, as far as the header tells.
+    """
+    with _opened(path) as picture:
+        orientation = orientation_of(picture)
+        height, width = _stored_size(picture)
+        return PictureHeader(
+            size=(width, height) if orientation in ON_THEIR_SIDE else (height, width),
+            orientation=orientation,
+            alpha=picture.has_transparency_data,
+            # The further pictures of a camera's JPEG are previews or another eye's.
+            frames=1 if picture.format == "MPO" else getattr(picture, "n_frames", 1),
+        )
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a picture as it is shown, from its header alone.
+
+    Raises:
+        DatasetError: as :func:`picture_header`.
+    """
+    return picture_header(path).size
+
+
+def reading_of(path: Path) -> str:
+    """What reading does to a picture's stored pixels, for names of cache entries; empty for most pictures.
+
+    Raises:
+        DatasetError: as :func:`picture_header`.
+    """
+    header = picture_header(path)
+    turned = "" if header.orientation == 1 else f"-orientation{header.orientation}"
+    return turned + ("-onblack" if header.alpha else "")
+
+
+def is_transparent(path: Path) -> bool:
+    """Whether a pixel of the picture is not opaque; decodes it where the header leaves that open.
+
+    Raises:
+        DatasetError: as :func:`read_picture`.
+    """
+    with _opened(path) as picture:
+        if not picture.has_transparency_data:
+            return False
+        return bool(np.asarray(picture.convert("RGBA").getchannel("A")).min() < 255)
+
+
+def why_unread(suffix: str) -> str:
+    """What to do about files of that ending, to follow their names; empty where it is no ending of pictures."""
+    if suffix in (".heic", ".heif", *_CAMERA_RAW):
+        return "; convert them to JPEG or PNG, for example `magick mogrify -format jpg -auto-orient FILES`"
+    if suffix in (".gif", ".jfif", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm", ".psd", ".tga"):
+        return "; convert them to PNG if they belong to the data"
+    return ""
+
+
+def _on_background(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    seen = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, _BACKGROUND), seen).convert("RGB")
+
+
+def _stored_size(picture: Image.Image) -> tuple[int, int]:
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):  # PIL has turned its size already, depending on its release
+        tags = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
+        return picture.tag_v2[tags["ImageLength"]], picture.tag_v2[tags["ImageWidth"]]
+    return picture.height, picture.width
+
+
+def check_picture(path: Path) -> None:
+    """Read all of a picture's file: a PNG's check sums are compared, others are decoded.
+
+    Raises:
+        DatasetError: as :func:`read_picture`.
+    """
+    with _opened(path) as picture:
+        if isinstance(picture, PngImagePlugin.PngImageFile):
+            picture.verify()  # forty times as fast as decoding, and as sure to see what is cut off or damaged
+        else:
+            picture.load()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in _EIGHT_BIT or ";16" in raw_mode(picture):
+                kind = raw_mode(picture) or picture.mode
+                raise DatasetError(f"The picture {path} has pixels of the kind {kind!r}; convert it to 8 bits.")
+            yield picture
+    except DatasetError:
+        raise
+    except FileNotFoundError:
+        raise DatasetError(f"There is no picture {path}.") from None
+    except UNREADABLE as error:
+        raise DatasetError(f"Cannot read the picture {path}: {error}") from None

@@ -1,0 +1,174 @@
+"""The `domain` segmenter: learned once from a data set's own training split and kept beside the data.
+
+    <store>/segmenter.safetensors  weights
+    <store>/manifest.json          what they were learned from (hash of pictures, maps and settings), colours of words
+
+A manifest of other data, or weights that do not match it, and the network is learned again. Nobody can read a store
+half-written: weights and manifest are replaced whole, the manifest last and with the weights' hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mamoe.data.reading.pictures import SUFFIXES
+from mamoe.evaluation.layout.asked import Classes, Layout
+from mamoe.evaluation.layout.attributes import fit_vocabulary, named_colours
+from mamoe.evaluation.layout.panoptic_quality import Reading
+from mamoe.evaluation.layout.segmenter import MULTIPLE, Segmenter, train_segmenter
+from mamoe.evaluation.protocol import file_hash, picture_hash
+from mamoe.prepare.annotations import connected_components
+
+MOST_PICTURES = 1000  # of the training split, spread evenly; more make it slower, hardly better
+_WEIGHTS, _MANIFEST = "segmenter.safetensors", "manifest.json"
+_VERSION = 1  # of what is learned from the same data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Domain:
+    """What the training split teaches: its classes, and the colours of words."""
+
+    segmenter: Segmenter
+    classes: Classes
+    vocabulary: Mapping[str, Float64[np.ndarray, "3"]]  # colour word -> mean RGB; empty where fewer than two are named
+    learned_from: str  # hash
+
+    @property
+    def identity(self) -> str:
+        """For protocols."""
+        return f"domain segmenter learned from {self.learned_from}"
+
+    def read(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> list[Reading]:
+        """Classes, and the connected areas of every thing class as its instances."""
+        return [
+            Reading(
+                labels=labels,
+                class_id=labels,
+                segment_id=connected_components(labels, sorted(self.classes.things)),
+            )
+            for labels in self.segmenter.predict(images)
+        ]
+
+
+def domain_of(
+    store: Path,
+    *,
+    learned_from: str,
+    examples: Callable[[], Iterable[tuple[np.ndarray, Layout]]],
+    classes: Classes,
+    words: Sequence[str],
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Domain:
+    """The domain segmenter in ``store``; learned anew when it is not there, damaged, or of other data.
+
+    Args:
+        store: a folder; made if needed.
+        learned_from: hash of the training pictures and maps and of what is done to them; see :func:`data_hash`.
+        examples: the training pictures u8 [H W 3] with their layouts; called only when there is something to learn.
+        classes: of the data set.
+        words: colour words to look for in instance prompts.
+        seed: of the network.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        ValueError: the pictures are smaller than the network's coarsest cell.
+        OSError: the store cannot be written.
+    """
+    about = {"version": _VERSION, "learned_from": learned_from, "seed": seed, "classes": list(classes.names)}
+    kept = _read(store, about)
+    if kept is None:
+        images, layouts = _stacked(list(examples()))
+        network = train_segmenter(
+            images,
+            np.stack([classes.numbers(layout.panoptic) for layout in layouts]),
+            num_classes=len(classes),
+            seed=seed,
+            progress=progress,
+        )
+        _write(store, about, network, _vocabulary(list(images), layouts, words))
+        kept = _read(store, about)
+        assert kept is not None, f"{store} was written and cannot be read"
+    manifest, weights = kept
+    network = Segmenter(len(classes)).to(memory_format=torch.channels_last)
+    network.load_state_dict(weights)
+    vocabulary = {word: np.array(colour) for word, colour in manifest["vocabulary"].items()}
+    return Domain(segmenter=network.eval(), classes=classes, vocabulary=vocabulary, learned_from=learned_from)
+
+
+def data_hash(files: Iterable[Path], *how: str) -> str:
+    """Sixteen hex digits for files (names and contents, in order) and what is done to them."""
+    digest = hashlib.sha256("\n".join(how).encode())
+    for path in files:
+        content = picture_hash(path) if path.suffix.lower() in SUFFIXES else file_hash(path)
+        digest.update(f"\n{path.name} {content}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _vocabulary(images: list[np.ndarray], layouts: Sequence[Layout], words: Sequence[str]) -> dict[str, list[float]]:
+    colours = [named_colours(layout.prompts, words) for layout in layouts]
+    try:
+        fitted = fit_vocabulary(images, [layout.panoptic for layout in layouts], colours)
+    except ValueError:  # fewer than two words: there is nothing to tell apart
+        return {}
+    return {word: colour.tolist() for word, colour in fitted.items()}
+
+
+def _stacked(examples: Sequence[tuple[np.ndarray, Layout]]) -> tuple[np.ndarray, list[Layout]]:
+    """All pictures and maps cut at their centres to the largest size all have that the network takes."""
+    if not examples:
+        raise ValueError("The domain segmenter needs training pictures, got none.")
+    sides = [min(image.shape[axis] for image, _ in examples) // MULTIPLE * MULTIPLE for axis in (0, 1)]
+    if not all(sides):
+        raise ValueError(f"The domain segmenter needs pictures of at least {MULTIPLE}x{MULTIPLE} pixels.")
+    images, layouts = [], []
+    for image, layout in examples:
+        cut = tuple(
+            slice((image.shape[axis] - side) // 2, (image.shape[axis] - side) // 2 + side)
+            for axis, side in enumerate(sides)
+        )
+        panoptic = type(layout.panoptic)(
+            segment_id=layout.panoptic.segment_id[cut], class_id=layout.panoptic.class_id[cut]
+        )
+        images.append(image[cut])
+        layouts.append(Layout(panoptic=panoptic, prompts=layout.prompts))
+    return np.stack(images), layouts
+
+
+def _read(store: Path, about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+    try:
+        manifest = json.loads((store / _MANIFEST).read_text(encoding="utf-8"))
+        if any(manifest.get(key) != value for key, value in about.items()):
+            return None
+        if manifest["weights"] != file_hash(store / _WEIGHTS):
+            return None
+        return manifest, load_file(store / _WEIGHTS)
+    except (OSError, ValueError, KeyError, SafetensorError):  # not there, or damaged: learned again
+        return None
+
+
+def _write(store: Path, about: Mapping[str, Any], network: Segmenter, vocabulary: Mapping[str, list[float]]) -> None:
+    store.mkdir(parents=True, exist_ok=True)
+    mark = f"{os.getpid()}.partial"
+    weights, manifest = store / f".{_WEIGHTS}.{mark}", store / f".{_MANIFEST}.{mark}"
+    try:
+        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
+        content = {**about, "weights": file_hash(weights), "vocabulary": vocabulary}
+        manifest.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        weights.replace(store / _WEIGHTS)
+        manifest.replace(store / _MANIFEST)
+    finally:
+        weights.unlink(missing_ok=True)
+        manifest.unlink(missing_ok=True)

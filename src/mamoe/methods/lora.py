@@ -1,0 +1,131 @@
+"""Low-rank adapters beside the UNet's layers, through peft.
+
+    LoRA   W x + (alpha / rank) B A x                     Hu et al. 2021, section 4.1
+    DoRA   m (W + (alpha / rank) B A) / |W + ...| x       Liu et al. 2024, section 4.1
+
+A starts at random, B at zero, so that nothing changes at first. Where feed-forwards have experts, each expert gets
+adapters of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from mamoe.errors import ConfigError
+from mamoe.methods.full import DECODER
+from mamoe.methods.method import train_strengths
+
+
+class Target(StrEnum):
+    """Kinds of layers that may get adapters."""
+
+    ATTENTION = "attention"  # queries, keys, values and outputs of self- and cross-attention
+    CONV = "conv"  # convolutions of residual blocks and of the changes between levels
+    PROJECTION = "projection"  # into and out of the transformers, and of the timestep into residual blocks
+    FEED_FORWARD = "feed_forward"  # both layers of every feed-forward, of every expert
+
+
+_LAYERS = {
+    Target.ATTENTION: r"to_q|to_k|to_v|to_out\.0",
+    Target.CONV: r"conv1|conv2|conv_shortcut|downsamplers\.\d+\.conv|upsamplers\.\d+\.conv",
+    Target.PROJECTION: r"proj_in|proj_out|time_emb_proj",
+    Target.FEED_FORWARD: r"ff(?:\.experts\.\d+)?\.net\.0\.proj|ff(?:\.experts\.\d+)?\.net\.2",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lora:
+    """Adapters of one rank on the chosen layers; nothing else trains.
+
+    Args:
+        rank: of the adapters.
+        alpha: the adapters' output is scaled by alpha / rank.
+        targets: which layers.
+        dora: learn the size of each output weight apart from its direction (DoRA).
+        decoder_only: adapters in the up blocks alone.
+
+    Raises:
+        ConfigError: no target, or a target of which the UNet has no layer.
+    """
+
+    rank: int = 128
+    alpha: float = 128.0
+    targets: Sequence[Target] = field(default_factory=lambda: tuple(Target))
+    dora: bool = False
+    decoder_only: bool = False
+
+    keeps_adapter_alone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise ConfigError(f"LoRA needs at least one target of {', '.join(Target)}; got none.")
+
+    @property
+    def layers(self) -> str:
+        """A regular expression that full names of adapted layers match."""
+        return self._layers_of(self.targets)
+
+    def _layers_of(self, targets: Sequence[Target]) -> str:
+        where = "up_blocks" if self.decoder_only else "down_blocks|mid_block|up_blocks"
+        what = "|".join(_LAYERS[Target(target)] for target in targets)
+        return rf"(?:{where})\.(?:.*\.)?(?:{what})"
+
+    def _check_targets(self, unet: UNet2DConditionModel) -> None:
+        names = [name for name, _ in unet.named_modules()]
+        present = [t for t in Target if any(re.fullmatch(self._layers_of([t]), name) for name in names)]
+        if absent := [target for target in self.targets if target not in present]:
+            where = " in its up blocks" if self.decoder_only else ""
+            raise ConfigError(
+                f"LoRA finds no layer for {', '.join(absent)}: this UNet has none{where}. It has some for "
+                f"{', '.join(present) or 'no target'}; switch the others off."
+            )
+
+    def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        self._check_targets(unet)
+        unet.requires_grad_(False)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type] - peft divides it, whatever it is
+            target_modules=self.layers,
+            use_dora=self.dora,  # type: ignore[arg-type]
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # peft initialises from the global generator
+            unet.add_adapter(config)
+        if self.decoder_only:
+            for name in DECODER[1:]:
+                unet.get_submodule(name).requires_grad_(True)
+        train_strengths(unet)
+        return unet
+
+    def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+        unet.fuse_lora()
+        unet.unload_lora()
+        return unet.requires_grad_(True)
+
+
+def has_adapters(unet: UNet2DConditionModel) -> bool:
+    """Whether any layer of the UNet carries a peft adapter."""
+    return any(isinstance(module, BaseTunerLayer) for module in unet.modules())
+
+
+def to_channels_last(unet: nn.Module) -> nn.Module:
+    """Lay pictures' channels last in memory, in the weights of all convolutions but DoRA's: peft reads those flat."""
+    unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    for layer in unet.modules():
+        if isinstance(layer, LoraLayer):
+            for name in layer.lora_magnitude_vector:
+                for adapter in (layer.lora_A[name], layer.lora_B[name]):
+                    adapter.to(memory_format=torch.contiguous_format)
+    return unet

@@ -1,0 +1,93 @@
+"""UNets that also take a condition picture, behind one call.
+
+Shapes: B images · C latent channels · H, W pixels · h, w latent cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from mamoe.models.autoencoder import posterior_of, without_overflow
+from mamoe.models.control.controlnet_xs import ControlledUNet
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.models.wrapped import unwrapped
+
+
+class Control(StrEnum):
+    """In which form a UNet takes the condition picture. An empty condition is all zeros in either form."""
+
+    PICTURE = "picture"  # f32[B 3 H W] in [0, 1]: ControlNet-XS
+    LATENT = "latent"  # f32[B C h w], encoded and scaled as the pictures are: concatenation
+
+
+def control_of(unet: nn.Module) -> Control | None:
+    """The form in which ``unet`` takes a condition picture, compiled or not; None = it takes none."""
+    network = unwrapped(unet)
+    if isinstance(network, ControlledUNet):
+        return Control.PICTURE
+    config: Mapping[str, Any] = network.config
+    return Control.LATENT if config["in_channels"] == 2 * config["out_channels"] else None
+
+
+def with_layout(unet: Any, **own: Any) -> Any:
+    """``unet``, which knows regions and experts as ``own`` says; a ControlNet-XS branch stays beside it.
+
+    Args: see :meth:`~mamoe.models.unet.model.MaMoEUNet2DConditionModel.from_unet`.
+    """
+    if isinstance(unet, ControlledUNet):
+        return ControlledUNet(with_layout(unet.base, **own), unet.branch)
+    return MaMoEUNet2DConditionModel.from_unet(unet, **own)
+
+
+def control_input(
+    form: Control, pictures: UInt8[Tensor, "B 3 H W"], vae: AutoencoderKL | None = None
+) -> Float[Tensor, "B _ _ _"]:
+    """Condition pictures in the form a UNet takes them.
+
+    An empty (black) picture is no condition: zeros in either form, also where the autoencoder would make something of
+    black. ``vae`` is needed for latents only; a latent is the mean of the posterior, as the UNet knows latents.
+    """
+    if form is Control.PICTURE:
+        return pictures.float() / 255
+    assert vae is not None, "a condition that enters as a latent needs the autoencoder"
+    shown = pictures.flatten(1).any(dim=1)
+    # One by one, so that a latent does not depend on batch mates down to the last bit.
+    with without_overflow(vae, pictures.device):
+        means = [posterior_of(vae, picture[None].to(vae.dtype) / 127.5 - 1).mean.float() for picture in pictures]
+    latents = (torch.cat(means) - (vae.config.get("shift_factor") or 0.0)) * vae.config["scaling_factor"]
+    return latents * shown[:, None, None, None]
+
+
+def predict(
+    unet: nn.Module,
+    noisy: Float[Tensor, "B C h w"],
+    timestep: Tensor | float | int,
+    inputs: Mapping[str, Any],
+    control: Tensor | None = None,
+) -> Float[Tensor, "B C h w"]:
+    """What ``unet`` makes of noisy latents.
+
+    Args:
+        inputs: text and layout, from ``Conditioning.unet_inputs()``.
+        control: the condition picture in the form ``control_of(unet)`` says; None for a UNet that takes none.
+
+    Raises:
+        ValueError: a condition is missing, or there is one too many.
+    """
+    form = control_of(unet)
+    control = None if control is None else control.to(noisy.dtype)
+    if (form is None) != (control is None):
+        takes = "no condition picture" if form is None else f"a condition picture ({form})"
+        raise ValueError(f"This UNet takes {takes}, got {'none' if control is None else 'one'}.")
+    if form is Control.PICTURE:
+        return unet(noisy, timestep, **inputs, picture=control).sample
+    if control is not None:
+        noisy = torch.cat([noisy, control], dim=1)
+    return unet(noisy, timestep, **inputs).sample

@@ -1,0 +1,212 @@
+"""Mixture of feed-forward experts with a given routing: no learned router, no expert ever sees another's cells.
+
+Cells are sorted by expert, every expert multiplies its own slice, and the results go back to their places. Hard
+routing then costs what one dense feed-forward costs. Source: the MaMoE thesis, class-aware mixture of experts.
+
+Shapes: B images · N cells of one level · E experts · K routed rows · C channels in · F channels out.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import FeedForward
+from jaxtyping import Bool, Float, Int32
+from torch import Tensor, nn
+
+from mamoe.errors import ConfigError
+from mamoe.vocabulary.conditioning import ExpertRouting
+
+
+class RoutedFeedForward(nn.Module, ABC):
+    """A feed-forward whose cells go to the expert of their class group.
+
+    Attributes:
+        net: the layers of the stock feed-forward, under its keys ``net.*``.
+    """
+
+    net: nn.ModuleList
+
+    def __init__(self, dense: FeedForward) -> None:
+        super().__init__()
+        if not isinstance(dense.net[0], GEGLU):
+            raise ConfigError(f"Experts need GEGLU feed-forwards, this UNet has {type(dense.net[0]).__name__}.")
+        self.net = dense.net
+
+    @property
+    @abstractmethod
+    def num_experts(self) -> int: ...
+
+    @abstractmethod
+    def forward(
+        self, hidden_states: Float[Tensor, "B N C"], routing: ExpertRouting | None = None
+    ) -> Float[Tensor, "B N C"]:
+        """Send every cell through its experts; without a routing, through expert 0."""
+
+
+class MoEFeedForward(RoutedFeedForward):
+    """E copies of a GEGLU feed-forward (Shazeer 2020), each at work on the cells of its class group.
+
+    Expert 0 keeps the stock keys ``net.*``, the others live under ``experts.{i}.net.*`` with i in [1, E): whoever
+    reads only the stock keys gets the dense model of expert 0.
+
+    Args:
+        dense: the feed-forward every expert starts as. Its layers become expert 0.
+        num_experts: E, at least 1.
+
+    Raises:
+        ConfigError: the feed-forward is not a GEGLU one.
+    """
+
+    def __init__(self, dense: FeedForward, num_experts: int) -> None:
+        super().__init__(dense)
+        self.experts = nn.ModuleDict({str(i): copy.deepcopy(dense) for i in range(1, num_experts)})
+
+    @property
+    def num_experts(self) -> int:
+        return 1 + len(self.experts)
+
+    @property
+    def nets(self) -> list[nn.ModuleList]:
+        """The layers of every expert, E of them."""
+        return [self.net, *(cast(FeedForward, expert).net for expert in self.experts.values())]
+
+    def forward(
+        self, hidden_states: Float[Tensor, "B N C"], routing: ExpertRouting | None = None
+    ) -> Float[Tensor, "B N C"]:
+        """Send every cell through its experts; without a routing, through expert 0."""
+        if routing is None:
+            return run_layers(self.net, hidden_states)
+        cells = hidden_states.flatten(0, 1)
+        rows = run_experts(self.nets, cells.index_select(0, routing.token), routing.offsets)
+        return put_back(rows, routing, len(cells)).view_as(hidden_states)
+
+
+class SharedExpertFeedForward(MoEFeedForward):
+    """The pretrained feed-forward at work on every cell, and beside it one expert for each class group but the rest.
+
+    Shared experts: Dai et al. 2024 (DeepSeekMoE, arXiv 2401.06066), section 3.2. The class experts are copies of the
+    pretrained feed-forward with an output layer of zeros, so that nothing changes at first. Cells of group 0 (the rest)
+    go through the shared one alone. Keys are those of :class:`MoEFeedForward`, ``net.*`` being the shared one.
+    """
+
+    def __init__(self, dense: FeedForward, num_experts: int) -> None:
+        super().__init__(dense, num_experts)
+        for net in self.nets[1:]:
+            for parameter in net[2].parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "B N C"], routing: ExpertRouting | None = None
+    ) -> Float[Tensor, "B N C"]:
+        """The shared feed-forward, plus what the expert of each cell adds; without a routing nothing is added."""
+        shared = run_layers(self.net, hidden_states)
+        if routing is None:
+            return shared
+        cells = hidden_states.flatten(0, 1)
+        rows = self._added(cells.index_select(0, routing.token), routing.offsets)
+        return shared + put_back(rows, routing, len(cells)).view_as(shared)
+
+    def _added(self, rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]) -> Float[Tensor, "K C"]:
+        nets = self.nets[1:]
+        if _prefers_grouped(rows, nets):
+            # The rest group has to be somebody's: what expert 1 makes of it is taken away again. No wait for the host.
+            added = _run_grouped([nets[0], *nets], rows, offsets)
+            position = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
+            return added * (position >= offsets[0])
+        rest, *slices = slices_of(rows, offsets)
+        added = [run_layers(net, own) for net, own in zip(nets, slices, strict=True)]
+        return torch.cat([added[0].new_zeros(rest.shape), *added])
+
+
+def run_experts(
+    nets: Sequence[nn.ModuleList], rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]
+) -> Float[Tensor, "K C"]:
+    """Every expert's layers on its own slice of the sorted rows."""
+    if _prefers_grouped(rows, nets):
+        return _run_grouped(nets, rows, offsets)
+    # An expert without cells still runs, on an empty slice: its gradients are zero, not missing.
+    slices = slices_of(rows, offsets)
+    return torch.cat([run_layers(net, own) for net, own in zip(nets, slices, strict=True)])
+
+
+def slices_of(rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]) -> tuple[Float[Tensor, "_ C"], ...]:
+    """The rows of each expert. Reads the offsets on the host."""
+    return rows.split([end - start for start, end in pairwise([0, *offsets.tolist()])])
+
+
+def put_back(rows: Float[Tensor, "K C"], routing: ExpertRouting, count: int) -> Float[Tensor, "M C"]:
+    """The rows at the places of their cells, those of one cell blended by weight; ``count`` = M cells in all."""
+    if routing.weight is None:
+        # Reading through the inverse permutation keeps nothing for the backward pass; writing (index_copy) keeps rows.
+        position = torch.arange(count, device=rows.device)
+        return rows.index_select(0, torch.empty_like(position).index_copy(0, routing.token, position))
+    weighted = rows * routing.weight.to(rows.dtype).unsqueeze(1)
+    return rows.new_zeros((count, rows.shape[1])).index_add(0, routing.token, weighted)
+
+
+def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """``x`` through the layers, one after another."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def _prefers_grouped(rows: Tensor, nets: Sequence[nn.ModuleList]) -> bool:
+    # A loop over slices reads the slice ends on the host: free on a CPU, a wait on a GPU, a graph break when compiled.
+    # The grouped way reads the weights directly, so it must not bypass adapters wrapped around a projection, nor the
+    # hooks that fetch weights which are kept elsewhere (offloading).
+    layers = [layer for net in nets for layer in (cast(GEGLU, net[0]).proj, net[2])]
+    plain = all(type(layer) is nn.Linear and layer.weight.device == rows.device for layer in layers)
+    return plain and grouped_suits(rows)
+
+
+def grouped_suits(rows: Tensor) -> bool:
+    """Whether to multiply all experts' slices at once rather than in turn."""
+    return rows.is_cuda or torch.compiler.is_compiling()
+
+
+def _run_grouped(
+    nets: Sequence[nn.ModuleList], rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]
+) -> Float[Tensor, "K C"]:
+    member = _membership(rows.shape[0], offsets)
+    widen = [cast(GEGLU, net[0]) for net in nets]
+    narrow = [cast(nn.Linear, net[2]) for net in nets]
+    value, gate = _grouped_linear([layer.proj for layer in widen], rows, offsets, member).chunk(2, dim=-1)
+    activated = nets[0][1](value * widen[0].gelu(gate))  # GELU and dropout have no weights: any expert's will do
+    out = _grouped_linear(narrow, activated, offsets, member)
+    return run_layers(nets[0][3:], out)
+
+
+def _grouped_linear(
+    layers: Sequence[nn.Linear],
+    rows: Float[Tensor, "K C"],
+    offsets: Int32[Tensor, "E"],
+    member: Bool[Tensor, "K E"],
+) -> Float[Tensor, "K F"]:
+    dtype = compute_dtype(rows)
+    weight_EFC = torch.stack([layer.weight.to(dtype) for layer in layers])
+    bias_EF = torch.stack([layer.bias.to(dtype) for layer in layers])
+    product = F.grouped_mm(rows.to(dtype), weight_EFC.transpose(1, 2), offs=offsets)
+    # A product with the membership matrix, because its gradient is a product too; that of a gather is a slow scatter.
+    return product + member.to(dtype) @ bias_EF
+
+
+def _membership(count: int, offsets: Int32[Tensor, "E"]) -> Bool[Tensor, "K E"]:
+    position = torch.arange(count, device=offsets.device).unsqueeze(1)
+    before_end = position < offsets
+    return before_end & (position >= F.pad(offsets[:-1], (1, 0)))
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type in which a product with ``x`` is to be computed."""
+    # grouped_mm takes no part in autocast: the cast nn.Linear gets for free is made here.
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

@@ -1,0 +1,92 @@
+"""The trained weights of a network alone, in a file of their own beside its configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mamoe.errors import ConfigError
+from mamoe.storage.shards import fingerprint_of
+
+ADAPTER = "adapter.safetensors"
+_BASE = "base"  # in the file's metadata
+_SAMPLED = 64  # values of each frozen weight that enter its fingerprint
+
+
+def same_method(theirs: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) -> bool:
+    """Whether an adapter trained by one method, as recipes write it, can be gone on with by the other."""
+    return theirs is not None and ours is not None and json.loads(json.dumps(ours)) == dict(theirs)
+
+
+def trained_names(network: nn.Module) -> list[str]:
+    return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+
+
+def save_adapter(network: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write what ``state`` says of the trained weights of ``network``, and the network's configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network.save_config(folder)  # type: ignore[operator]
+    kept = {name: state[name].detach().cpu().contiguous() for name in trained_names(network)}
+    save_file(kept, folder / ADAPTER, metadata={"format": "pt", _BASE: base_fingerprint(network)})
+
+
+def base_fingerprint(network: nn.Module) -> str:
+    """A name for the weights that do not train: what an adapter was trained beside.
+
+    It goes by a sample of each weight, rounded to float16: a base model kept in half precision has the same name.
+    """
+    frozen = {name: parameter for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    sample = {name: p.flatten()[:: max(1, p.numel() // _SAMPLED)].half() for name, p in frozen.items()}
+    return fingerprint_of(str([tuple(parameter.shape) for parameter in frozen.values()]), sample)
+
+
+def read_adapter(network: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """The trained weights written by :func:`save_adapter`, checked against ``network``.
+
+    Raises:
+        ConfigError: names or shapes are others than those of the network's trained weights, or the adapter was trained
+            on another base model.
+    """
+    with safe_open(folder / ADAPTER, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}
+        base = (file.metadata() or {}).get(_BASE)
+    own = dict(network.named_parameters())
+    wanted = {name: tuple(own[name].shape) for name in trained_names(network)}
+    came = {name: tuple(value.shape) for name, value in state.items()}
+    odd = sorted(name for name in wanted.keys() | came.keys() if wanted.get(name) != came.get(name))
+    if odd:
+        name = odd[0]
+        raise ConfigError(
+            f"The adapter in {folder} does not fit this model: {len(odd)} of its weights differ, first {name!r} (model "
+            f"{wanted.get(name, 'has none')}, adapter {came.get(name, 'has none')}). Give the base model, the method "
+            "and the layout it was trained with."
+        )
+    own_base = base_fingerprint(network)
+    if base not in (None, own_base):
+        raise ConfigError(
+            f"The adapter in {folder} was trained on another base model{_place(folder)}, whose frozen weights have the "
+            f"fingerprint {base}; this model's have {own_base}. Give the base model it was trained on."
+        )
+    return state
+
+
+def _place(folder: Path) -> str:
+    recipe = folder.parent / "recipe.json"
+    if not recipe.is_file():
+        return ""
+    return f" ({json.loads(recipe.read_text(encoding='utf-8')).get('base', {}).get('path')})"
+
+
+@torch.no_grad()
+def load_adapter(network: nn.Module, folder: Path) -> None:
+    """Put the weights of :func:`read_adapter` into ``network``."""
+    own = dict(network.named_parameters())
+    for name, value in read_adapter(network, folder).items():
+        own[name].copy_(value)

@@ -1,0 +1,111 @@
+"""A training run, or one of its checkpoints, as the components of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mamoe.bases.pretrained import TextParts, load_base, read_text
+from mamoe.bases.sources import Source, run_parts
+from mamoe.diffusion.sampler import ddim_scheduler
+from mamoe.errors import ConfigError
+from mamoe.runs.adapter import ADAPTER
+from mamoe.runs.lookup import find_checkpoint, part_of_network, read_recipe, require_sound
+
+
+def load_components(
+    run: Path,
+    *,
+    checkpoint: str = "latest",
+    ema: bool = True,
+    base: str | Path | None = None,
+    torch_dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """The constructor arguments of a ``LayoutPipeline`` with the networks of a run.
+
+    Args:
+        run: a run folder (with ``checkpoints/``) or a checkpoint folder (with ``recipe.json``).
+        checkpoint: "latest", "best", a folder name such as "step-00002000", or a step such as "2000".
+        ema: take the averaged weights where the checkpoint has some.
+        base: where the base model is now, if no longer where it was during training; a folder, hub name or
+            ``package:<name>``.
+        torch_dtype: of the weights.
+
+    Raises:
+        ConfigError: the run has no such checkpoint, it is damaged, or its recipe or base model cannot be read.
+    """
+    source = Source(path=str(run), base=None if base is None else str(base))
+    parts = run_parts(source, checkpoint, ema=ema)
+    try:
+        trained = parts.trained()
+        return {
+            "vae": parts.network(AutoencoderKL, "vae", torch_dtype),
+            "unet": parts.unet(torch_dtype),
+            "scheduler": ddim_scheduler(parts.scheduler().config),
+            "layout": trained.layout,
+            "condition": trained.condition,
+            **components_of(read_text(parts, torch_dtype)),
+        }
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot load the networks of {parts.checkpoint}, trained on the base model "
+            f"{base or read_recipe(parts.checkpoint)['base']['path']}: {error} "
+            "If the base model has moved, give its place as base (--base PATH on the command line)."
+        ) from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedAdapter:
+    """What a run with adapters learned, by the names the weights have in its UNet."""
+
+    method: Mapping[str, Any]  # as the recipe has it
+    state: Mapping[str, Tensor]
+    text_encoder: bool  # the text encoder was trained too
+
+
+def load_trained_adapter(run: Path, *, checkpoint: str = "latest", ema: bool = True) -> TrainedAdapter:
+    """The adapter of a run alone; its base model is not needed. Arguments as of :func:`load_components`.
+
+    Raises:
+        ConfigError: the run has no such checkpoint, it is damaged, or it holds a whole UNet.
+    """
+    folder = find_checkpoint(run, checkpoint)
+    require_sound(folder, [part_of_network(folder, name, ema).name for name in ("unet", "text_encoder")])
+    recipe, file = read_recipe(folder), part_of_network(folder, "unet", ema) / ADAPTER
+    if not file.is_file():
+        raise ConfigError(f"{folder} holds no adapter but a whole UNet: it was trained with {_method_name(recipe)}.")
+    trained_text = part_of_network(folder, "text_encoder", ema).is_dir()
+    return TrainedAdapter(method=recipe["method"], state=load_file(file), text_encoder=trained_text)
+
+
+def _method_name(recipe: Mapping[str, Any]) -> str:
+    return f"method={recipe.get('method', {'name': 'full'})['name']}"
+
+
+def load_single_file(
+    path: str, *, config: str | None = None, tokenizer: str | None = None, torch_dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """The constructor arguments of a ``LayoutPipeline`` without layout from one original file.
+
+    Args: see :class:`mamoe.bases.sources.Source`; ``torch_dtype`` is that of the weights.
+
+    Raises:
+        ConfigError: the file is no base model, or does not tell what kind.
+    """
+    base = load_base(path, config=config, tokenizer=tokenizer)
+    for network in (base.unet, base.vae, base.text_networks):
+        nn.Module.to(network, torch_dtype)
+    scheduler = ddim_scheduler(base.scheduler.config)
+    return {"unet": base.unet, "vae": base.vae, "scheduler": scheduler, **components_of(base.text)}
+
+
+def components_of(text: TextParts) -> dict[str, Any]:
+    """The text's part of the constructor arguments of a ``LayoutPipeline``."""
+    return {field.name: getattr(text, field.name) for field in fields(text)}

@@ -1,0 +1,82 @@
+"""What a sampling job writes: pictures and records, each whole or not at all, and one sheet to look at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mamoe.data.reading.pictures import read_picture
+from mamoe.models.wrapped import unwrapped
+from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.storage.staging import replaced_file, write_whole
+from mamoe.vocabulary.colourize import colourize
+from mamoe.vocabulary.panoptic import read_panoptic
+from mamoe.vocabulary.taxonomy import Taxonomy
+
+_SHEET_PAIRS = 40  # more would make a sheet nobody can open
+_SHEET_COLUMNS = 4  # pairs beside each other
+_THUMBNAIL = 256  # pixels, longest side
+_GAP = 4  # pixels
+
+
+def key_of(name: str) -> int:
+    """A number for a file name, stable across machines."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def model_hash(pipe: LayoutPipeline) -> str:
+    """Sixteen hex digits that stand for the weights of UNet, autoencoder and text encoders."""
+    digest = hashlib.blake2b(digest_size=8)
+    networks = [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
+    for part in [unwrapped(network) for network in networks if network is not None]:
+        for name, weight in sorted(part.state_dict().items()):
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_picture(image: Image.Image, path: Path) -> None:
+    """Write a PNG under a temporary name and move it into place."""
+    with replaced_file(path) as partial:
+        image.save(partial, format="PNG")
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> None:
+    """Write JSON under a temporary name and move it into place."""
+    write_whole(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)
+
+
+def contact_sheet(pairs: Sequence[tuple[Path, Path]], taxonomy: Taxonomy | None) -> Image.Image:
+    """Thumbnails of (map, picture) side by side, at most 40 of them, spread evenly over the job.
+
+    Args:
+        pairs: panoptic PNG and picture; at least one.
+        taxonomy: gives the maps their colours; without one only the pictures are shown.
+    """
+    count = min(len(pairs), _SHEET_PAIRS)
+    chosen = [pairs[i * len(pairs) // count] for i in range(count)]
+    cells = [_cell(panoptic, picture, taxonomy) for panoptic, picture in chosen]
+    width, height = max(cell.width for cell in cells) + _GAP, max(cell.height for cell in cells) + _GAP
+    columns = min(_SHEET_COLUMNS, count)
+    sheet = Image.new("RGB", (columns * width + _GAP, -(-count // columns) * height + _GAP), "white")
+    for i, cell in enumerate(cells):
+        sheet.paste(cell, (_GAP + i % columns * width, _GAP + i // columns * height))
+    return sheet
+
+
+def _cell(panoptic: Path, picture: Path, taxonomy: Taxonomy | None) -> Image.Image:
+    right = Image.fromarray(read_picture(picture))
+    right.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    if taxonomy is None:
+        return right
+    left = Image.fromarray(colourize(read_panoptic(panoptic), taxonomy)).resize(right.size, Image.Resampling.NEAREST)
+    cell = Image.new("RGB", (2 * right.width, right.height))
+    cell.paste(left, (0, 0))
+    cell.paste(right, (right.width, 0))
+    return cell

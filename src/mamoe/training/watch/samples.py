@@ -1,0 +1,186 @@
+"""Pictures drawn while a training runs: the same layouts and the same seeds every time, so that progress shows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image, ImageDraw
+
+from mamoe.data.folder.listing import bare_name
+from mamoe.errors import ConfigError
+from mamoe.randomness import derive_seed
+from mamoe.sampling.records import write_picture
+from mamoe.training.loop.interruption import then, unless_told_to_stop
+from mamoe.training.loop.steps import is_due
+from mamoe.training.step.module import DiffusionModule
+from mamoe.training.watch.validation import evaluating
+from mamoe.vocabulary.colourize import colourize
+from mamoe.vocabulary.sample import Sample
+from mamoe.vocabulary.taxonomy import Taxonomy
+
+log = logging.getLogger(__name__)
+
+_GRID = "grid.png"  # written last
+_TITLE_HEIGHT = 14
+_GAP = 2
+
+
+class SampleMode(StrEnum):
+    """How a picture is drawn."""
+
+    COND = "cond"  # prompts and layout, no guidance
+    UNCOND = "uncond"  # neither prompt nor layout
+    CFG = "cfg"  # classifier-free guidance between the two
+
+
+class Draw(Protocol):
+    """Draws one picture per sample; ``seeds[i]`` alone decides the noise of picture i."""
+
+    def __call__(self, samples: list[Sample], mode: str, seeds: list[int]) -> list[Image.Image]: ...
+
+
+# A UNet becomes a way to draw, for as long as the ``with`` lasts: what else it takes is in memory no longer than that.
+Sampler = Callable[[DiffusionModule], AbstractContextManager[Draw]]
+
+
+class SampleGrids(Callback):
+    """Writes ``<run>/samples/step-…/`` every n optimizer steps: a picture and its JSON per sample and mode, and a grid.
+
+    The pictures are dealt out to the processes. The grid goes to every logger that shows pictures.
+
+    Args:
+        run_dir: the run's folder.
+        sampler: how the pictures are drawn.
+        samples: the layouts, prompts and real pictures; one row of the grid each.
+        taxonomy: the colours of the maps.
+        modes: one column of the grid each.
+        every_n_steps: optimizer steps between grids; the last step gets one too.
+        batch_size: pictures drawn at a time by one process.
+        seed: the pictures' seeds derive from it.
+        use_ema: draw with the averaged weights where there are any.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        sampler: Sampler,
+        samples: Sequence[Sample],
+        taxonomy: Taxonomy,
+        modes: Sequence[SampleMode | str] = tuple(SampleMode),
+        every_n_steps: int,
+        batch_size: int = 4,
+        seed: int = 0,
+        use_ema: bool = True,
+    ) -> None:
+        unknown = sorted(set(modes) - set(SampleMode))
+        if unknown or not samples or every_n_steps < 1 or batch_size < 1:
+            raise ConfigError(
+                f"Sample grids need modes of {', '.join(SampleMode)}, at least one sample, every_n_steps >= 1 and "
+                f"batch_size >= 1; got unknown modes {unknown}, {len(samples)} samples, every_n_steps {every_n_steps}, "
+                f"batch_size {batch_size}."
+            )
+        self._run_dir, self._sampler, self._samples, self._taxonomy = run_dir, sampler, list(samples), taxonomy
+        self._modes, self._every, self._batch_size = [SampleMode(m) for m in modes], every_n_steps, batch_size
+        self._seeds = [derive_seed(seed, "sample grid", sample.index) for sample in self._samples]
+        self._use_ema = use_ema
+
+    def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        folder = self._folder(trainer)  # of a run that was told to stop while it drew them
+        if trainer.strategy.broadcast(folder.is_dir() and not (folder / _GRID).exists()):
+            self.write(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
+        if is_due(trainer, batch_idx, self._every):
+            self.write(trainer, pl_module)
+
+    def write(self, trainer: Trainer, module: DiffusionModule) -> Path:
+        """Draw and write everything for the current step; returns the folder. Told to stop, it leaves the rest."""
+        folder = self._folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        mine = range(len(self._samples))[trainer.global_rank :: trainer.world_size]
+        with (
+            unless_told_to_stop(trainer, module.unet) as work,
+            torch.no_grad(),
+            evaluating(trainer, module, use_ema=self._use_ema),
+            self._sampler(module) as draw,
+        ):
+            for mode in self._modes:
+                for first in range(0, len(mine), self._batch_size):
+                    work.go_on()
+                    self._write(draw, folder, mode, list(mine[first : first + self._batch_size]), trainer.global_step)
+        trainer.strategy.barrier("samples")
+        if work.left_anywhere():
+            log.info("Step %d: told to stop while drawing samples; %s", trainer.global_step, then(trainer))
+        elif trainer.is_global_zero:
+            grid = self._grid(folder)
+            write_picture(grid, folder / _GRID)
+            show(trainer, "samples", grid)
+            log.info("Step %d: samples %s", trainer.global_step, folder / _GRID)
+        return folder
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return self._run_dir / "samples" / f"step-{trainer.global_step:08d}"
+
+    def _write(self, draw: Draw, folder: Path, mode: SampleMode, rows: list[int], step: int) -> None:
+        samples, seeds = [self._samples[i] for i in rows], [self._seeds[i] for i in rows]
+        pictures = draw(samples, mode.value, seeds)
+        for sample, seed, picture in zip(samples, seeds, pictures, strict=True):
+            _picture_path(folder, sample, mode).parent.mkdir(parents=True, exist_ok=True)
+            write_picture(picture, _picture_path(folder, sample, mode))
+            facts = {
+                "key": sample.key,
+                "mode": mode.value,
+                "step": step,
+                "seed": seed,
+                "prompt": sample.prompts.global_prompt,
+                "instance_prompts": {str(k): v for k, v in sample.prompts.by_segment.items()},
+            }
+            _picture_path(folder, sample, mode).with_suffix(".json").write_text(json.dumps(facts, indent=1))
+
+    def _grid(self, folder: Path) -> Image.Image:
+        rows = []
+        for sample in self._samples:
+            layout = Image.fromarray(colourize(sample.panoptic, self._taxonomy))
+            real = Image.fromarray(sample.picture)
+            drawn = [Image.open(_picture_path(folder, sample, mode)) for mode in self._modes]
+            rows.append([layout, real, *drawn])
+        return tiled(rows, ["map", "real", *(mode.value for mode in self._modes)])
+
+
+def tiled(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
+    """Pictures side by side under column titles; a cell is as large as the largest picture."""
+    width = max(picture.width for row in rows for picture in row)
+    height = max(picture.height for row in rows for picture in row)
+    size = (len(titles) * (width + _GAP) - _GAP, _TITLE_HEIGHT + len(rows) * (height + _GAP) - _GAP)
+    grid = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(grid)
+    for column, title in enumerate(titles):
+        pen.text((column * (width + _GAP) + 2, 1), title, fill="black")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            grid.paste(picture, (x * (width + _GAP), _TITLE_HEIGHT + y * (height + _GAP)))
+    return grid
+
+
+def show(trainer: Trainer, name: str, picture: Image.Image) -> None:
+    """Send a picture to the loggers that show pictures."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, np.asarray(picture), trainer.global_step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [picture], step=trainer.global_step)
+
+
+def _picture_path(folder: Path, sample: Sample, mode: SampleMode) -> Path:
+    return folder / f"{bare_name(sample.key)}.{mode.value}.png"

@@ -1,0 +1,151 @@
+"""Scores of drawn pictures while a training runs."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from PIL import Image
+
+from mamoe.data.folder.listing import bare_name
+from mamoe.errors import ConfigError
+from mamoe.evaluation.distances.family import Kind, measure, score_name
+from mamoe.evaluation.features.extractors import Extractor
+from mamoe.evaluation.features.store import Features
+from mamoe.randomness import derive_seed
+from mamoe.sampling.records import write_picture
+from mamoe.training.loop.interruption import then, unless_told_to_stop
+from mamoe.training.loop.metrics import log_metrics
+from mamoe.training.loop.steps import is_due
+from mamoe.training.step.module import DiffusionModule
+from mamoe.training.watch.samples import Sampler
+from mamoe.training.watch.validation import evaluating
+from mamoe.vocabulary.sample import Sample
+
+log = logging.getLogger(__name__)
+
+_UNFINISHED = "unfinished"  # a file in a step's folder
+
+
+class FixedScores(Callback):
+    """Logs ``val/<score>`` every n optimizer steps: pictures drawn for fixed layouts and seeds, against the real ones.
+
+    The averaged weights draw where there are any. The pictures are dealt out to the processes and lie in
+    ``<run>/scored/step-…/`` until they are measured, or for good. A score that cannot be measured is reported and not
+    logged.
+
+    Args:
+        run_dir: the run's folder.
+        sampler: how the pictures are drawn.
+        samples: layouts, prompts and real pictures.
+        extractor: whose features are compared.
+        kinds: which scores.
+        mode: cond, uncond or cfg.
+        every_n_steps: optimizer steps between measurements; the last step is measured too.
+        batch_size: pictures drawn at a time by one process.
+        seed: the pictures' seeds derive from it.
+        keep_pictures: False deletes them once they are measured.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        sampler: Sampler,
+        samples: Sequence[Sample],
+        extractor: Extractor,
+        kinds: Sequence[Kind],
+        mode: str,
+        every_n_steps: int,
+        batch_size: int = 4,
+        seed: int = 0,
+        keep_pictures: bool = False,
+    ) -> None:
+        if not samples or not kinds or every_n_steps < 1 or batch_size < 1:
+            raise ConfigError(
+                "Scores during training need pictures, scores, every_n_steps >= 1 and batch_size >= 1; got "
+                f"{len(samples)} pictures, {len(kinds)} scores, every_n_steps {every_n_steps}, batch_size {batch_size}."
+            )
+        self._run_dir, self._sampler, self._samples, self._mode = run_dir, sampler, list(samples), mode
+        self._extractor, self._kinds, self._every, self._batch_size = extractor, tuple(kinds), every_n_steps, batch_size
+        self._seeds = [derive_seed(seed, "scored", sample.index) for sample in self._samples]
+        self._keep, self._seed = keep_pictures, seed
+        self._real: Features | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        # Of a run that was told to stop while it drew them.
+        if trainer.strategy.broadcast((self._folder(trainer) / _UNFINISHED).exists()):
+            self.score(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
+        if is_due(trainer, batch_idx, self._every):
+            self.score(trainer, pl_module)
+
+    def score(self, trainer: Trainer, module: DiffusionModule) -> dict[str, float]:
+        """Draw, measure and log for the current step; returns what was logged, the same on every process.
+
+        Told to stop, it leaves the rest and logs nothing.
+        """
+        folder = self._folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        mine = range(len(self._samples))[trainer.global_rank :: trainer.world_size]
+        with (
+            unless_told_to_stop(trainer, module.unet) as work,
+            torch.no_grad(),
+            evaluating(trainer, module, use_ema=True),
+            self._sampler(module) as draw,
+        ):
+            for first in range(0, len(mine), self._batch_size):
+                work.go_on()
+                rows = list(mine[first : first + self._batch_size])
+                drawn = draw([self._samples[i] for i in rows], self._mode, [self._seeds[i] for i in rows])
+                for i, picture in zip(rows, drawn, strict=True):
+                    self._path(folder, i).parent.mkdir(parents=True, exist_ok=True)
+                    write_picture(picture, self._path(folder, i))
+        trainer.strategy.barrier("scored")
+        if work.left_anywhere():
+            log.info("Step %d: told to stop while drawing pictures to score; %s", trainer.global_step, then(trainer))
+            (folder / _UNFINISHED).touch()
+            return {}
+        values = self._measure(folder, trainer.global_step) if trainer.is_global_zero else {}
+        values = trainer.strategy.broadcast(values)
+        log_metrics(trainer, values)
+        if trainer.is_global_zero:
+            (folder / _UNFINISHED).unlink(missing_ok=True)
+            if not self._keep:
+                shutil.rmtree(folder)
+        return values
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return self._run_dir / "scored" / f"step-{trainer.global_step:08d}"
+
+    def _measure(self, folder: Path, step: int) -> dict[str, float]:
+        if self._real is None:
+            self._real = self._features([sample.picture for sample in self._samples])
+        images = [np.array(Image.open(self._path(folder, i)).convert("RGB")) for i in range(len(self._samples))]
+        found = measure(self._kinds, self._features(images), self._real, seed=self._seed)
+        values = {}
+        for kind, measured in found.items():
+            name = f"val/{score_name(kind, self._extractor.name)}"
+            if measured.value is None:
+                log.warning("Step %d: %s n/a (%s)", step, name, measured.missing)
+            else:
+                values[name] = measured.value
+        log.info("Step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        return values
+
+    def _features(self, images: list[np.ndarray]) -> Features:
+        return Features(
+            values=self._extractor(images),
+            extractor=self._extractor.identity,
+            preprocessing=self._extractor.preprocessing.name,
+            names=tuple(sample.key for sample in self._samples),
+        )
+
+    def _path(self, folder: Path, i: int) -> Path:
+        return folder / f"{bare_name(self._samples[i].key)}.png"

@@ -1,0 +1,77 @@
+"""What steers the network: text tokens, and per level who attends what and which expert works where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float, Int32, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TextTokens:
+    """All prompts of each picture, encoded and laid end to end along the token axis."""
+
+    embeds: Float[Tensor, "B S D"]
+    valid: Bool[Tensor, "B S"]  # False = padding
+    region: Int64[Tensor, "B S"]  # the region a token speaks of; 0 where padding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PictureConditioning:
+    """What a UNet of the SDXL kind is told of each picture as a whole, beside the words (Podell et al. 2023, 2.2)."""
+
+    pooled: Float[Tensor, "B P"]  # the global prompt as one vector
+    time_ids: Float[Tensor, "B 6"]  # see framing_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ExpertRouting:
+    """Which expert works on which cell, sorted by expert so that each expert reads one slice.
+
+    Row k sends flattened cell ``token[k]`` (= b*N + n) to the expert whose slice ``offsets`` puts k in. With hard
+    routing K = B*N and ``weight`` is None: ``token`` is a permutation. With area routing a cell may occur once per
+    expert present in it, and its outputs are blended by ``weight`` (sums to 1 per cell).
+    """
+
+    token: Int64[Tensor, "K"]
+    offsets: Int32[Tensor, "E"]  # end of each expert's slice; offsets[-1] = K
+    weight: Float[Tensor, "K"] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LevelConditioning:
+    """What every transformer block of one UNet level needs."""
+
+    grid: tuple[int, int]
+    # Who may attend, every row with a True; or log weights added to the scores, -inf = may not, every row with one that
+    # is finite. None = every cell attends every token.
+    attend: Bool[Tensor, "B N S"] | Float[Tensor, "B N S"] | None
+    routing: ExpertRouting | None  # None = dense: every cell goes through expert 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Conditioning:
+    """The text and, per level of the pyramid, who attends what and which expert works where."""
+
+    text: TextTokens
+    levels: tuple[LevelConditioning, ...]  # L, finest first; sizes follow ceil(size / 2)
+    picture: PictureConditioning | None = None  # None: the base model knows no such thing
+    padded: bool = False  # whether tokens must be left out that no level's mask leaves out
+
+    def unet_inputs(self) -> dict[str, Any]:
+        """Keyword arguments for a UNet call; without any layout a stock UNet takes them too."""
+        inputs: dict[str, Any] = {"encoder_hidden_states": self.text.embeds}
+        if any(level.attend is not None or level.routing is not None for level in self.levels):
+            inputs["cross_attention_kwargs"] = {"regions": self.levels}
+        elif self.padded:
+            inputs["encoder_attention_mask"] = self.text.valid
+        if self.picture is not None:
+            inputs["added_cond_kwargs"] = {"text_embeds": self.picture.pooled, "time_ids": self.picture.time_ids}
+        return inputs
+
+
+def level_grids(grid: tuple[int, int], num_levels: int) -> tuple[tuple[int, int], ...]:
+    """(h, w) of every UNet level, finest first: each is half the one before, rounded up, as strided convolutions do."""
+    return tuple((-(-grid[0] // 2**level), -(-grid[1] // 2**level)) for level in range(num_levels))

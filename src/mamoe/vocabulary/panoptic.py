@@ -1,0 +1,171 @@
+"""Which segment and which class every pixel belongs to, and the RGB PNG that says it on disk: R and G carry the segment
+id, B the class id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int16, Int32, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from mamoe.errors import DatasetError
+from mamoe.vocabulary.exif import orientation_of
+from mamoe.vocabulary.map_kinds import why_no_map
+
+MAX_SEGMENT_ID = 0xFFFF
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PanopticMap:
+    """Which segment and which class every pixel belongs to.
+
+    On disk an RGB PNG: segment id = R*256 + G, class id = B. Segment id 0 means "no segment". A class without
+    segments of its own (stuff) may carry segment ids too.
+
+    Raises:
+        ValueError: the two arrays differ in size or type, an id is out of range, or a segment has two classes.
+    """
+
+    segment_id: Int32[np.ndarray, "H W"]  # in [0, 65535]
+    class_id: UInt8[np.ndarray, "H W"]
+    class_of_segment: Int16[np.ndarray, "ids"] = field(init=False, repr=False)
+    """Class of every segment id up to the largest, -1 where the map has no such segment; of id 0, any of its own."""
+
+    def __post_init__(self) -> None:
+        segment, klass = self.segment_id, self.class_id
+        if segment.ndim != 2 or segment.shape != klass.shape:
+            raise ValueError(
+                "A panoptic map needs two arrays [H W] of one size, "
+                f"got segment_id {segment.shape} and class_id {klass.shape}."
+            )
+        if segment.dtype != np.int32 or klass.dtype != np.uint8:
+            raise ValueError(
+                f"A panoptic map needs segment_id int32 and class_id uint8, got {segment.dtype} and {klass.dtype}."
+            )
+        if segment.size == 0:
+            raise ValueError("A panoptic map needs at least one pixel, got an empty one.")
+        if segment.min() < 0 or segment.max() > MAX_SEGMENT_ID:
+            raise ValueError(f"Segment ids must lie in [0, {MAX_SEGMENT_ID}], got {segment.min()} to {segment.max()}.")
+        table = np.full(int(segment.max()) + 1, -1, dtype=np.int16)
+        table[segment] = klass  # one pass over the pixels, where sorting them would take a hundred times as long
+        object.__setattr__(self, "class_of_segment", table)
+        odd = np.take(table, segment) != klass  # the last pixel of a segment decided; in a good map all agree
+        mixed = sorted({int(i) for i in np.unique(segment[odd])} - {0})
+        if mixed:
+            raise ValueError(
+                f"Every segment must have one class, but segments {mixed[:8]} have several. Give each its own id."
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.segment_id.shape[0], self.segment_id.shape[1]
+
+    @property
+    def classes(self) -> dict[int, int]:
+        """Class id of every segment in the map, segment 0 left out, in order of the ids."""
+        return {int(i): int(self.class_of_segment[i]) for i in np.flatnonzero(self.class_of_segment >= 0) if i != 0}
+
+    @classmethod
+    def read(cls, path: str | Path) -> PanopticMap:
+        """Read the RGB PNG at ``path``."""
+        return read_panoptic(Path(path))
+
+    def write(self, path: str | Path) -> None:
+        """Write the RGB PNG to ``path``."""
+        write_panoptic(self, Path(path))
+
+
+# What PIL raises for files that are not pictures, cut off, or damaged.
+UNREADABLE = (UnidentifiedImageError, SyntaxError, ValueError, EOFError, OSError, Image.DecompressionBombError)
+
+
+def encode_panoptic(panoptic: PanopticMap) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of the RGB PNG: R and G carry the segment id, B the class id."""
+    rgb = np.empty((*panoptic.size, 3), dtype=np.uint8)
+    rgb[..., 0] = panoptic.segment_id >> 8
+    rgb[..., 1] = panoptic.segment_id & 0xFF
+    rgb[..., 2] = panoptic.class_id
+    return rgb
+
+
+def decode_panoptic(rgb: UInt8[np.ndarray, "H W 3"]) -> PanopticMap:
+    """The inverse of :func:`encode_panoptic`.
+
+    Raises:
+        ValueError: the array is not u8[H W 3], or a segment has two classes.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(f"A panoptic picture is uint8 [H W 3], got {rgb.dtype} {rgb.shape}.")
+    segment_id = rgb[..., 0].astype(np.int32)
+    segment_id <<= 8
+    segment_id |= rgb[..., 1]
+    return PanopticMap(segment_id=segment_id, class_id=np.ascontiguousarray(rgb[..., 2]))
+
+
+def read_panoptic(path: Path) -> PanopticMap:
+    """Read a panoptic PNG.
+
+    Raises:
+        DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, turned by EXIF, or a segment in it has two
+            classes.
+    """
+    rgb = read_panoptic_rgb(path)
+    try:
+        return decode_panoptic(rgb)
+    except ValueError as error:
+        raise DatasetError(f"The panoptic map {path} is wrong: {error}") from None
+
+
+def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of a panoptic PNG, not yet decoded.
+
+    Raises:
+        DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, or turned by EXIF.
+    """
+    try:
+        with Image.open(path) as picture:
+            _require_rgb_png(picture, path)
+            pixels = np.array(picture)
+            _require_upright(picture, path)
+            return pixels
+    except FileNotFoundError:
+        raise DatasetError(f"There is no panoptic map {path}.") from None
+    except DatasetError:
+        raise
+    except UNREADABLE as error:
+        raise DatasetError(f"Cannot read the panoptic map {path}: {error}") from None
+
+
+def write_panoptic(panoptic: PanopticMap, path: Path) -> None:
+    """Write the panoptic PNG; the folder must exist."""
+    Image.fromarray(encode_panoptic(panoptic)).save(path, format="PNG")
+
+
+def resized_panoptic(panoptic: PanopticMap, size: tuple[int, int]) -> PanopticMap:
+    """The map at (H, W) pixels: every pixel takes the ids of the nearest one, by pixel centres (nearest-exact)."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * (old / new)).astype(np.intp) for old, new in zip(panoptic.size, size, strict=True)
+    )
+    places = np.ix_(rows, columns)
+    return PanopticMap(segment_id=panoptic.segment_id[places], class_id=panoptic.class_id[places])
+
+
+def _require_rgb_png(picture: Image.Image, path: Path) -> None:
+    if (reason := why_no_map(picture)) is not None:
+        raise DatasetError(f"{_wanted(path)}, {reason}.")
+
+
+def _require_upright(picture: Image.Image, path: Path) -> None:
+    # Label tools copy EXIF from the photograph to its map, turned or not: there is no telling which way up is meant.
+    if (turned := orientation_of(picture)) != 1:
+        raise DatasetError(
+            f"{_wanted(path)}, stored as it is shown, but its EXIF says orientation {turned}. Turn the pixels to suit "
+            "the picture and save the map without EXIF."
+        )
+
+
+def _wanted(path: Path) -> str:
+    return f"The panoptic map {path} must be an 8-bit RGB PNG (segment id = R*256 + G, class id = B)"
