@@ -12,8 +12,6 @@ Report = Callable[[int, int], None]  # (done, in all)
 Bar = Callable[[str], AbstractContextManager[Report]]  # a title -> a progress bar
 
 
-
-
 @contextmanager
 def progress(title: str) -> Iterator[Callable[..., None]]:
     """A rich progress bar, fed by calls of (done, total) and an optional word; only the first process shows it."""

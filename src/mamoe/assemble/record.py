@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mamoe.config.train import comparable
-from mamoe.runs.folder import OVERRIDES, SESSIONS, environment, read_config, read_overrides
+from mamoe.runs.folder import CONFIG, OVERRIDES, SESSIONS, STARTED, environment, read_config, read_overrides
 
 
 def newest_like(runs: str | Path, name: str, config: Mapping[str, Any]) -> Path | None:

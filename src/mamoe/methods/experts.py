@@ -72,7 +72,7 @@ class SharedExpert:
             return unet.requires_grad_(True)
         list(_fresh_experts(unet, "shared_expert"))
         mamoe = cast(MaMoEUNet2DConditionModel, unet)
-        own = {key: mamoe.config.train[key] for key in OWN_CONFIG}
+        own = {key: mamoe.config[key] for key in OWN_CONFIG}
         shared = MaMoEUNet2DConditionModel.from_unet(mamoe.to_dense(), **{**own, "shared_expert": True})
         return shared.requires_grad_(True)
 
