@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mamoe.errors import ConfigError
 from mamoe.manifest import MANIFEST, problems_of
 
 RECIPE = "recipe.json"
+RECIPE_FORMAT = 1  # those from before it was said have the same
 CHECKPOINTS = "checkpoints"
 
 
@@ -79,7 +80,18 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     missing = [key for key in ("base", "scheduler", "layout") if key not in recipe]
     if missing:
         raise ConfigError(f"{path} lacks {', '.join(missing)}. Take another checkpoint of the run.")
+    check_format(recipe, folder)
     return recipe
+
+
+def check_format(recipe: Mapping[str, Any], checkpoint: Path) -> None:
+    """Raises ConfigError where a newer version of this package wrote the recipe."""
+    found = recipe.get("format", RECIPE_FORMAT)
+    if found > RECIPE_FORMAT:
+        raise ConfigError(
+            f"{checkpoint} was written by mamoe {recipe.get('mamoe', 'of a newer version')}: its recipe has format "
+            f"{found}, this version reads {RECIPE_FORMAT}. Go on with that version, or update this one."
+        )
 
 
 def part_of_network(checkpoint: Path, name: str, ema: bool) -> Path:

@@ -470,3 +470,11 @@ def validated(composed: Mapping[str, Any]) -> Train:
 def recorded(composed: Mapping[str, Any]) -> Train:
     """As :func:`validated`, of a run that is there: what makes no sense to start may be looked at and gone on with."""
     return checked(Train, composed)
+
+
+def comparable(*composed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Configurations with every default filled in; as they are where one is of a version with other keys."""
+    try:
+        return [recorded(config).model_dump() for config in composed]
+    except ConfigError:
+        return list(composed)

@@ -34,7 +34,7 @@ def described(composed: Mapping[str, Any], say: Callable[[str], None] = note) ->
     if not isinstance(data, Mapping):
         return dict(composed)  # the schema says so
     data = dict(data)
-    named, group, size = data.pop("taxonomy", None), composed.get("taxonomy"), data.pop(_FALLBACK_SIZE, None)
+    named, group, size = data.get("taxonomy"), composed.get("taxonomy"), data.pop(_FALLBACK_SIZE, [512, 512])
     wanted = _taxonomy(named, group)
     given = {key: data.get(key) for key in USUAL if data.get(key) != AUTO}
     root = data.get("root")
@@ -57,6 +57,7 @@ def described(composed: Mapping[str, Any], say: Callable[[str], None] = note) ->
     for key, usual in (("val_share", None), ("recursive", False)):  # as in the runs from before there were these keys
         if data.get(key, ...) is usual:
             del data[key]
+    data |= {"taxonomy": None} if named is not None else {}
     taxonomy = group if group and named is None else (wanted or Taxonomy.load(FALLBACK)).to_dict()
     return {**composed, "data": data, "taxonomy": taxonomy}
 

@@ -27,10 +27,7 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     Raises:
         MamoeError: what the user can mend.
     """
-    run = going_on_from(overrides)
-    overrides = told(overrides)
-    plain = compose(overrides, config_dirs, home=None if run is None else Home.of(run))
-    config = (validated if run is None else recorded)(plain)  # before anything heavy is imported
+    overrides, plain, config = _composed(overrides, config_dirs)  # before anything heavy is imported
 
     from mamoe.build.train import train
     from mamoe.console import quiet_libraries
@@ -49,6 +46,26 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     return result.exit_code
 
 
+def told(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The overrides to compose, and the run that is resumed: those it was last told, ``overrides`` on top of them.
+
+    Raises:
+        ConfigError: ``resume`` names no run.
+    """
+    given = pinned([override for override in overrides if not override.startswith(RESUME)])
+    resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
+    if resumed in ("null", "auto"):
+        return [*given, f"{RESUME}{resumed}"], None
+    run = run_of(resumed)
+    return [*merged(read_overrides(run), given), setting("resume", resumed)], run
+
+
+def _composed(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[list[str], dict[str, Any], Train]:
+    words, run = told(overrides)
+    plain = compose(words, config_dirs, home=None if run is None else Home.of(run))
+    return words, plain, (validated if run is None else recorded)(plain)
+
+
 def _say_unused(config: Train, plain: dict[str, Any]) -> None:
     from mamoe.build.unused import settings_without_effect
     from mamoe.training.cluster import is_first_process
@@ -56,33 +73,6 @@ def _say_unused(config: Train, plain: dict[str, Any]) -> None:
     if is_first_process():
         for line in settings_without_effect(config, plain):
             note(f"{line}.")
-
-
-def told(overrides: Sequence[str]) -> list[str]:
-    """The overrides to compose. A resumed run starts from those it was last told; those given now come on top.
-
-    Raises:
-        ConfigError: ``resume`` names no run.
-    """
-    given = pinned([override for override in overrides if not override.startswith(RESUME)])
-    resumed, run = _resumed(overrides), going_on_from(overrides)
-    if run is None:
-        return [*given, f"{RESUME}{resumed}"]
-    return [*merged(read_overrides(run), given), setting("resume", resumed)]
-
-
-def going_on_from(overrides: Sequence[str]) -> Path | None:
-    """The run that ``resume`` names; None for a new one, and for the newest of its kind (``resume=auto``).
-
-    Raises:
-        ConfigError: there is no such run.
-    """
-    resumed = _resumed(overrides)
-    return None if resumed in ("null", "auto") else run_of(resumed)
-
-
-def _resumed(overrides: Sequence[str]) -> str:
-    return next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
 
 
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:
@@ -103,9 +93,7 @@ def launch_cache(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     Raises:
         MamoeError: what the user can mend.
     """
-    run = going_on_from(overrides)
-    plain = compose(told(overrides), config_dirs, home=None if run is None else Home.of(run))
-    config = (validated if run is None else recorded)(plain)  # before anything heavy is imported
+    _, _, config = _composed(overrides, config_dirs)  # before anything heavy is imported
 
     from mamoe.build.cache import build_caches
     from mamoe.console import progress, quiet_libraries

@@ -86,8 +86,9 @@ RULES = (
     ),
     _rule(
         OnResume.EFFECT,
-        "the base may have moved: its weights are compared",
+        "what a run starts from may have moved: its weights are compared",
         "model.path",
+        "model.init_from",
         "model.revision",
         "model.variant",
         "model.config",
@@ -116,6 +117,8 @@ RULES = (
     _rule(
         OnResume.REFUSED,
         "the training pictures are compared",
+        "data.recursive",
+        "data.val_share",
         "trainer.limit_train_images",
         "trainer.overfit_images",
         by_meaning=True,

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from mamoe.config import comparable
 from mamoe.errors import ConfigError
 
 CONFIG, STARTED = "config.yaml", "config-started.yaml"  # as it is, and as it was before it was told anything else
@@ -68,7 +69,10 @@ def read_config(run: Path, file: str = CONFIG) -> dict[str, Any] | None:
 
 def same_config(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
     """Whether two configurations are the same, whatever they resume."""
-    return one is not None and {**one, "resume": None} == {**other, "resume": None}
+    if one is None:
+        return False
+    a, b = ({**config, "resume": None} for config in comparable(one, other))
+    return a == b
 
 
 @contextmanager

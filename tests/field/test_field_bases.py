@@ -43,9 +43,15 @@ def config_of(*words: str):
     return validated(compose([*WORDS, *words]))
 
 
-def steered(*words: str):
-    config = config_of(*words)
-    return steered_unet(config, base_of(config), layout_settings(config))
+@cache
+def base_at(path: str):
+    """The base model that ``model.path=…`` or its like names, loaded once: a conversion leaves it as it is."""
+    return base_of(config_of(path))
+
+
+def steered(path: str, *words: str):
+    config = config_of(path, *words)
+    return steered_unet(config, base_at(path), layout_settings(config))
 
 
 def refusal(*words: str) -> str:
@@ -124,8 +130,7 @@ def test_a_mamoe_pipeline_goes_on_with_all_it_learned(exported):
     for words in ([], ["method=decoder"]):
         unet = steered(f"model.path={exported}", "regions.strength=learned", *words)
         assert same(unet, saved)
-    config = config_of(f"model.path={exported}", "regions.strength=learned")
-    assert "was trained before" in (started_from(config, base_of(config)) or "")
+    assert "was trained before" in (started_from(config_of(), base_at(f"model.path={exported}")) or "")
 
 
 @pytest.mark.parametrize(
@@ -205,12 +210,11 @@ def test_an_adapter_goes_on_or_becomes_part_of_the_weights(lora_run, base_model)
     assert recipe_of(config, base, base.scheduler, layout_settings(config))["base"]["path"] == str(base_model)
     assert "lora is trained on" in (started_from(config, base) or "")
 
-    for words in (["method=full"], [*LORA_WORDS, "method.rank=2"]):
-        config = config_of(f"model.init_from={lora_run}", *words)
-        base = base_of(config)
-        assert base.adapter is None and "becomes part of the weights" in (started_from(config, base) or "")
-        merged = LayoutPipeline.from_pretrained(lora_run).unet
-        assert same(steered_unet(config, base, layout_settings(config)), merged)
+    config = config_of(f"model.init_from={lora_run}", *LORA_WORDS, "method.rank=2")
+    base = base_of(config)
+    assert base.adapter is None and "becomes part of the weights" in (started_from(config, base) or "")
+    merged = LayoutPipeline.from_pretrained(lora_run).unet
+    assert same(steered_unet(config, base, layout_settings(config)), merged)
     # An adapter beside merged weights needs them where they are.
     recipe = recipe_of(config, base, base.scheduler, layout_settings(config))
     assert recipe["base"]["path"] == str((lora_run / "checkpoints/latest").resolve())
@@ -339,7 +343,8 @@ def test_a_run_is_evaluated_on_data_that_moved(finished_run, scenes, base_model,
     assert (run / "eval/test/step-00000004/table.md").exists()
 
 
-def test_short_run_words_start_from_a_run(mamoe_run, base_model, scenes, tmp_path):
+def test_a_run_starts_from_another_and_outlives_it(mamoe_run, base_model, scenes, tmp_path):
+    mamoe_run = shutil.copytree(mamoe_run, tmp_path / "first", symlinks=True)
     words = [word for word in short_run(base_model, scenes, tmp_path) if not word.startswith("model.path=")]
     words += ["callbacks.samples=null", "callbacks.validation=null", "trainer.max_steps=1"]
     outcome = mamoe("train", *words, f"model.init_from={mamoe_run}", "layout.grouping=streets")
@@ -347,7 +352,10 @@ def test_short_run_words_start_from_a_run(mamoe_run, base_model, scenes, tmp_pat
     (run,) = (path for path in (tmp_path / "demo").iterdir() if not path.is_symlink())
     assert str(find_checkpoint(mamoe_run)) in (run / "overrides.txt").read_text()
     assert json.loads((run / "dataset.json").read_text())["run"] == str(run.resolve())
+    shutil.rmtree(mamoe_run)
     LayoutPipeline.from_pretrained(run)
+    outcome = mamoe("train", f"resume={run}", "trainer.max_steps=2")
+    assert outcome.code == 0, outcome
 
 
 # Copied with links followed (`cp -rL`, some archives): latest and best are folders.

@@ -15,10 +15,12 @@ from mamoe.compose import SHIPPED, compose
 from mamoe.config import validated
 from mamoe.data.folder import data_folder, data_yaml
 from mamoe.data.holdout import held_out
+from mamoe.data.scenes import write_scenes
 from mamoe.described import described
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.notes import note
 from mamoe.prepare.check import check_folder
+from mamoe.rundir import newest_like
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import PanopticMap
 
@@ -141,20 +143,11 @@ def test_a_taxonomy_path_can_be_swept(harbour, monkeypatch):
     assert ran == ["harbour", "harbour"]
 
 
-def test_a_benchmark_takes_the_classes_that_data_yaml_names(harbour, capsys):
+def test_a_benchmark_looks_at_what_data_yaml_names(harbour):
     from mamoe.build.benchmark import planned
 
-    words = [
-        "methods=[full,mamoe]",
-        f"scenes.root={harbour}",
-        "data=folder",
-        "data.crop=null",
-        "layout.grouping=things",
-    ]
-    assert planned(words).cells
-    assert capsys.readouterr().err.count("every global prompt is empty") == 1  # not once a cell
-    with pytest.raises(ConfigError, match="'harbour', but the taxonomy 'camvid'"):
-        planned(["methods=[full]", *words[1:], "taxonomy=camvid"])
+    with pytest.raises(ConfigError, match=r"full on dusk_town: .*'harbour', but the taxonomy 'scenes'"):
+        planned(["methods=[full]", f"scenes.root={harbour}"])
 
 
 def test_nobody_says_the_classes(configured, tmp_path):
@@ -332,8 +325,10 @@ def test_paths_of_older_versions_relative_to_the_working_directory(tmp_path):
 
 def test_scenes_do_not_replace_another_description(tmp_path):
     root = data_set(tmp_path / "set", described="taxonomy: camvid\n")
+    with pytest.raises(ConfigError, match="another data set"):
+        write_scenes(root, counts={"train": 1}, height=64, width=64)
     outcome = mamoe("scenes", root, "--train", "1", "--val", "0", "--test", "0")
-    assert outcome.code == 2 and "another data set" in outcome.err
+    assert outcome.code == 2 and "overwritten" in outcome.err
     assert (root / "data.yaml").read_text() == "taxonomy: camvid\n"
 
 
@@ -452,6 +447,15 @@ def test_configurations_of_old_runs_are_still_valid(harbour, configured):
     old = configured(harbour).model_dump() | {"taxonomy": {"name": "x"}}
     old["data"]["taxonomy"] = str(harbour / "harbour.yaml")
     assert layout_settings(validated(old)).taxonomy.name == "harbour"
+
+
+def test_an_old_run_is_still_the_newest_of_its_configuration(tmp_path, harbour):
+    new = compose(["data=folder", f"data.root={harbour}"])
+    old = {**new, "data": {key: value for key, value in new["data"].items() if key not in ("val_share", "recursive")}}
+    (tmp_path / "runs/a/2026-01-01-x").mkdir(parents=True)
+    (tmp_path / "runs/a/2026-01-01-x/config.yaml").write_text(yaml.safe_dump(old))
+    assert newest_like(tmp_path / "runs", "a", new) == tmp_path / "runs/a/2026-01-01-x"
+    assert newest_like(tmp_path / "runs", "a", {**new, "data": {**new["data"], "val_share": 0.2}}) is None
 
 
 def test_an_own_yaml_after_the_old_template_still_works(tmp_path, harbour):

@@ -107,7 +107,7 @@ def test_scenes_join_a_folder_whole_and_the_command_overwrites_nothing(tmp_path)
     (tmp_path / "segmenter").mkdir()
     write_scenes(tmp_path, counts={"train": 1}, height=64, width=64)
     write_scenes(tmp_path, counts={"val": 1}, height=64, width=64)
-    kept = {"images", "panoptic", "segmenter", "prompts_train.csv", "prompts_val.csv"}
+    kept = {"images", "panoptic", "segmenter", "prompts_train.csv", "prompts_val.csv", "data.yaml"}
     assert set(names(tmp_path)) == kept | {"instance_prompts_train.json", "instance_prompts_val.json"}
     before = (tmp_path / "prompts_train.csv").read_text()
     outcome = mamoe("scenes", tmp_path, "--train", "2")

@@ -7,12 +7,14 @@ import unicodedata
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-from factories import mamoe, only_run
+from factories import mamoe
+from mamoe.build.data import layout_settings, splits
 from mamoe.compose import compose
+from mamoe.config import validated
 from mamoe.data.pictures import read_picture
+from mamoe.described import described
 from mamoe.prepare.captions import describe
 from mamoe.prepare.categories import match_categories, parse_categories
 from mamoe.prepare.importers import IMPORTERS, importer_of, next_commands
@@ -105,6 +107,19 @@ def refused(name, source, out, *parts, **options):
     assert not out.exists() and not list(out.parent.glob(f".{out.name}-*"))
 
 
+def trained_by(outcome):
+    """The taxonomy and the first sample of the training that an import's last line starts; its check finds nothing."""
+    assert outcome.code == 0, outcome.err
+    check, train = (shlex.split(line.removeprefix("Next:")) for line in outcome.out.splitlines()[-2:])
+    checked = mamoe(*check[1:])
+    assert checked.code == 0, checked.err
+    assert train[:2] == ["mamoe", "train"]
+    config = validated(described(compose(train[2:])))
+    settings = layout_settings(config)
+    settings.taxonomy.grouping(config.layout.grouping)
+    return settings.taxonomy, splits(config, settings.taxonomy)[0][0]
+
+
 def captions(out, split="train"):
     with (out / f"prompts_{split}.csv").open(newline="") as file:
         return dict(list(csv.reader(file))[1:])
@@ -125,30 +140,21 @@ def test_categories_of_its_own_are_not_cocos(tmp_path):
     assert outcome.code == 3 and "no class 'ConcreteCrack'" in outcome.err
 
 
-def test_a_derived_taxonomy_is_what_trains(tmp_path, base_model):
-    places = ("a.jpg", "b.jpg", "c.jpg", "d.jpg")
-    source = coco(tmp_path / "source", OWN, (1, 2, 3), pictures=places)
-    coco(source, OWN, (1, 2, 3), pictures=places[:2], name="val2017")
+def test_a_derived_taxonomy_is_what_trains(tmp_path):
+    source = coco(tmp_path / "source", OWN, (1, 2, 3), pictures=("a.jpg", "b.jpg", "c.jpg"))
     out = tmp_path / "my set"
     outcome = mamoe("prepare", "coco", source, out, "--derive-taxonomy")
     assert outcome.code == 0, outcome.err
-    taxonomy = Taxonomy.load(out / "taxonomy.yaml")
+    assert captions(out)["a.jpg"] == "a photo with a concrete crack, water and quay"
+    assert prompts(out)["a.jpg"] == {"3": "concrete crack"}
+    taxonomy, sample = trained_by(outcome)
     assert [(row.id, row.name, row.is_thing, row.colour) for row in taxonomy.classes] == [
         (row["id"], row["name"], bool(row["isthing"]), tuple(row["color"])) for row in OWN
     ]
     assert taxonomy.void_id == 0 and taxonomy.groupings == {"things": {"things": ("ConcreteCrack",)}}
-    assert captions(out)["a.jpg"] == "a photo with a concrete crack, water and quay"
-    assert prompts(out)["a.jpg"] == {"3": "concrete crack"}
-
-    check, train = (shlex.split(line.removeprefix("Next:")) for line in outcome.out.splitlines()[-2:])
-    checked = mamoe(*check[1:])
-    assert checked.code == 0 and "ConcreteCrack" in checked.out, checked.err
-    small = [f"model.path={base_model}", f"runs={tmp_path / 'runs'}", "data.size=[32,64]", "data.batch_size=2"]
-    short = ["data.crop=null", "data.num_workers=0", "trainer.max_steps=1", "trainer.accelerator=cpu", "callbacks=none"]
-    trained = mamoe(*train[1:], *small, *short)
-    assert trained.code == 0, trained.err
-    config = yaml.safe_load((only_run(tmp_path / "runs", "train") / "config.yaml").read_text())
-    assert [row["name"] for row in config["taxonomy"]["classes"]] == ["water", "quay", "ConcreteCrack"]
+    assert set(sample.panoptic.classes.values()) == {1, 2, 3}
+    out.rename(tmp_path / "moved")  # the taxonomy moves with the data set
+    assert mamoe("check", tmp_path / "moved").code == 0
 
 
 def test_names_count_not_ids(tmp_path):
@@ -445,8 +451,14 @@ def test_what_was_left_out_is_said(tmp_path):
         table["annotations"][0]["segments_info"].append({"id": 5, "category_id": 3, "area": 0})
 
     source = coco(tmp_path / "coco", COCO, (187, 149, 3), name="holiday", change=more)
+    _photo(source / "holiday/98.jpg")
     outcome = mamoe("prepare", "coco", source, tmp_path / "three")
-    assert outcome.code == 0 and "99.jpg" in outcome.out and "no pixel of the PNG" in outcome.out
+    assert (
+        outcome.code == 0
+        and "98.jpg" in outcome.out
+        and "99.jpg" in outcome.out
+        and "no pixel of the PNG" in outcome.out
+    )
     assert "a split called train" in outcome.out and "mamoe train" not in outcome.out
 
 
@@ -545,15 +557,29 @@ def test_a_table_without_its_pngs_or_pictures(tmp_path):
 # What to type next.
 
 
-@pytest.mark.parametrize("folder", ["out", "123", "a b,c", "ü (1)", "it's"])
-def test_the_next_commands_run_as_they_stand(tmp_path, folder, monkeypatch):
+@pytest.mark.parametrize("name", sorted(IMPORTERS))
+def test_the_next_commands_run_as_they_stand(tmp_path, name):
+    make = {"camvid": camvid, "cityscapes": cityscapes, "coco": lambda root: coco(root, COCO, (187, 149, 3))}[name]
+    source = make(tmp_path / "source")
+    for path in [path for path in source.rglob("*") if path.is_file() and path.suffix != ".json"]:
+        (path.parent / f"b{path.name}").write_bytes(path.read_bytes())  # one picture cannot train and validate
+    if name == "coco":
+        coco(source, COCO, (187, 149, 3), pictures=("000263.jpg", "b000263.jpg"))
+    outcome = mamoe("prepare", name, source, tmp_path / "out")
+    taxonomy, _ = trained_by(outcome)
+    assert taxonomy.name == {"coco": "coco_panoptic"}.get(name, name)
+    assert f"mamoe train data={name} data.root={tmp_path / 'out'}\n" in outcome.out
+
+
+@pytest.mark.parametrize("folder", ["123", "null", "a b,c", "ü (1)", "it's", 'say "x"'])
+def test_folders_are_quoted_where_they_must_be(tmp_path, folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    make = {"camvid": camvid, "cityscapes": cityscapes, "coco": lambda root: coco(root, COCO, (187, 149, 3))}
-    names = sorted(IMPORTERS) if folder == "out" else ["camvid"]
-    for name in names:
-        outcome = mamoe("prepare", name, make[name](tmp_path / name), f"{folder}/{name}" if folder == "out" else folder)
-        check, train = (shlex.split(line.removeprefix("Next:")) for line in outcome.out.splitlines()[-2:])
-        assert mamoe(*check[1:]).code == 0
-        config = compose(train[2:])
-        assert (tmp_path / config["data"]["root"] / "images/train").is_dir()
-        assert train[2] == f"data={name}"
+    outcome = mamoe("prepare", "camvid", camvid(tmp_path / "source", ("a.png", "b.png")), folder)
+    assert trained_by(outcome)[0].name == "camvid"
+
+
+def test_a_taxonomy_without_things_trains_too(tmp_path):
+    rows = [{"id": i, "name": name, "isthing": 0} for i, name in enumerate(("sky", "road", "grass"), start=1)]
+    source = coco(tmp_path / "source", rows, (1, 2, 3), pictures=("a.jpg", "b.jpg"))
+    outcome = mamoe("prepare", "coco", source, tmp_path / "out", "--derive-taxonomy")
+    assert [row.name for row in trained_by(outcome)[0].classes] == ["sky", "road", "grass"]

@@ -34,7 +34,10 @@ from mamoe.types import PanopticMap
 TAXONOMY = Taxonomy.load("cityscapes")
 VOID = TAXONOMY.void_id
 PIPE = SimpleNamespace(
-    vae_scale_factor=8, settings=None, unet=SimpleNamespace(config={"in_channels": 4, "out_channels": 4})
+    side_multiple=8,
+    vae_scale_factor=8,
+    settings=None,
+    unet=SimpleNamespace(config={"in_channels": 4, "out_channels": 4}),
 )  # of it a list of jobs needs no more
 QUADRANTS = np.zeros((16, 32, 3), dtype=np.uint8)
 QUADRANTS[:8, :16], QUADRANTS[:8, 16:], QUADRANTS[8:, :16], QUADRANTS[8:, 16:] = 20, 90, 160, 230
@@ -292,6 +295,12 @@ def test_a_name_in_other_capitals_is_explained_once_per_file(tmp_path):
     files = indexed(tmp_path, prompts=prompts, instance_prompts=tmp_path / "i.json")
     assert len(files.problems) == 3 and all("differs in capitals" in problem for problem in files.problems)
     assert not [note for note in files.notes if "no picture" in note]
+
+
+def test_spaces_around_a_key_are_explained(tmp_path):
+    make_set(tmp_path, ["a.png", "b.png"])
+    problems = indexed(tmp_path, prompts=csv_of(tmp_path / "p.csv", "a.png ,x", " b.png,y")).problems
+    assert len(problems) == 2 and all("differs in capitals or spaces" in problem for problem in problems)
 
 
 def test_keys_are_file_names_or_names_without_ending_for_every_reader(tmp_path):

@@ -15,6 +15,7 @@ import yaml
 import mamoe as mamoe_package
 from mamoe.build.callbacks import training_loggers
 from mamoe.build.start import choose_run
+from mamoe.checkpoints import RECIPE_FORMAT
 from mamoe.compose import compose
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train, validated
@@ -28,8 +29,7 @@ from mamoe.resuming import changed_on_resume, rule_of, table
 from mamoe.rundir import environment, merged, newest_like, read_config, read_overrides, write_start, write_told
 from mamoe.schema import Section
 from mamoe.taxonomy import Taxonomy
-from mamoe.training.continuing import FORMAT, read_recipe, recipe_changes
-from mamoe.training.errors import CheckpointError
+from mamoe.training.continuing import read_recipe, recipe_changes
 from mamoe.training.optim import cosine_with_warmup, linear_with_warmup, make_adam
 from mamoe.training.state import load_trainer, save_trainer
 from wholeruns import SMALL, cut_back, trained
@@ -199,8 +199,8 @@ def test_data_are_known_by_names_sizes_and_prompts(scenes, tmp_path):
 
 
 def test_a_recipe_of_a_newer_version_is_refused_by_name(tmp_path):
-    (tmp_path / "recipe.json").write_text(json.dumps({"format": FORMAT + 1, "mamoe": "9.1"}))
-    with pytest.raises(CheckpointError, match=r"written by mamoe 9\.1.*update this one"):
+    (tmp_path / "recipe.json").write_text(json.dumps({"format": RECIPE_FORMAT + 1, "mamoe": "9.1"}))
+    with pytest.raises(ConfigError, match=r"written by mamoe 9\.1.*update this one"):
         read_recipe(tmp_path)
 
 
@@ -263,8 +263,12 @@ def test_a_run_remembers_and_auto_finds_it_by_what_it_began_with(tmp_path):
 
 
 def test_every_command_that_takes_resume_starts_from_what_the_run_was_told(finished_run):
-    words = told(["data.num_workers=1", f"resume={finished_run}"])
-    assert "trainer.max_steps=4" in words and words[-2:] == ["data.num_workers=1", f"resume='{finished_run}'"]
+    words, run = told(["data.num_workers=1", f"resume={finished_run}"])
+    assert (
+        run == finished_run.resolve()
+        and "trainer.max_steps=4" in words
+        and words[-2:] == ["data.num_workers=1", f"resume='{finished_run}'"]
+    )
     with pytest.raises(ConfigError, match="one run: leave out -m"):
         launch_sweep(["optimizer.lr=1e-4,1e-5", f"resume={finished_run}"])
 

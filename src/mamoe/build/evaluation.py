@@ -288,7 +288,7 @@ def _split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: 
 
 def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
     places = {same_name(key): place for place, key in enumerate(source.keys)}
-    strange = [name for name in drawn.names if name not in places]
+    strange = [path.name for path, name in zip(drawn.paths, drawn.names, strict=True) if name not in places]
     if strange:
         raise DatasetError(
             f"{len(strange)} of {len(drawn.paths)} pictures have no map in the split {source.split!r}, such as "

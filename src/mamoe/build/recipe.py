@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import mamoe
+from mamoe.checkpoints import RECIPE_FORMAT
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.fingerprint import fingerprint_of_samples
 from mamoe.models.pretrained import BaseModel
 from mamoe.shards import fingerprint_of
-from mamoe.training.continuing import FORMAT
 
 
 def comparable_of(
@@ -20,7 +20,7 @@ def comparable_of(
     """What is known before the base model is loaded, as plain JSON."""
     sources = {"train": trains, "val": validates}
     return {
-        "format": FORMAT,
+        "format": RECIPE_FORMAT,
         "mamoe": mamoe.__version__,
         "layout": settings.to_dict(),
         "method": config.method.model_dump(),

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mamoe.build.callbacks import patience
-from mamoe.config import Train, validated
+from mamoe.checkpoints import RECIPE
+from mamoe.config import Train, comparable
 from mamoe.errors import ConfigError
 from mamoe.resuming import Change, OnResume, changed_on_resume
 from mamoe.rundir import new_run_dir, newest_like, read_config, run_of
 from mamoe.training.checkpointing import checkpoints_of, find_checkpoint, step_of
 from mamoe.training.cluster import Choice
-from mamoe.training.continuing import RECIPE, read_recipe, recipe_changes, refusal
+from mamoe.training.continuing import read_recipe, recipe_changes, refusal
 from mamoe.training.errors import CheckpointError
 from mamoe.training.fit import FitResult
 from mamoe.training.metrics import METRICS
@@ -75,13 +76,13 @@ def told_anew(run: Path, plain: Mapping[str, Any]) -> list[Change]:
     before = read_config(run)
     if before is None:
         return []
-    return changed_on_resume(*_comparable(before, plain))
+    return changed_on_resume(*comparable(before, plain))
 
 
 def notes_on(changes: list[Change]) -> list[str]:
     """A line on every change, for the log."""
     word = {OnResume.EFFECT: "takes effect from here on", OnResume.NONE: "changes nothing that is learned"}
-    return [f"{change}: {word[change.rule.kind]} ({change.rule.why})" for change in changes if change.refusal is None]
+    return [f"{change}: {word[change.rule.kind]}" for change in changes if change.refusal is None]
 
 
 def choose_run(config: Train, plain: Mapping[str, Any], steps: int) -> Choice:
@@ -115,14 +116,6 @@ def _check(run: Path, plain: Mapping[str, Any], recipe: Mapping[str, Any], check
             problems.setdefault(f"{key} {line}" if key in ("data", "taxonomy") else key, line)
     if problems:
         raise CheckpointError(refusal(run, list(problems.values())))
-
-
-def _comparable(*configs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Configurations with every default filled in; as they are where one is of a version that had other keys."""
-    try:
-        return [validated(config).model_dump() for config in configs]
-    except ConfigError:
-        return list(configs)
 
 
 def _length(config: Train, steps: int) -> str:

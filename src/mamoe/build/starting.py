@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 
-from mamoe.checkpoints import is_run
+from mamoe.checkpoints import CHECKPOINTS, find_checkpoint, is_run, read_recipe
 from mamoe.conditioning.settings import LayoutSettings, Strength
 from mamoe.config import Train
 from mamoe.data.condition import drawn_kind
@@ -18,6 +18,7 @@ from mamoe.models.control import Control, control_of, with_layout
 from mamoe.models.pretrained import BaseModel, load_base
 from mamoe.models.sources import Source
 from mamoe.models.unet import levels_with_blocks, levels_with_experts
+from mamoe.rundir import run_of
 
 _TAKES = {Control.PICTURE: "controlnet_xs", Control.LATENT: "concat"}
 
@@ -31,6 +32,8 @@ def base_of(config: Train) -> BaseModel:
     model = config.model
     where = {key: getattr(model, key) for key in ("revision", "variant", "config", "tokenizer")}
     how = {"method": config.method.model_dump(), "trains_text": model.train_text_encoder}
+    if (kept := _kept_source(config)) is not None:
+        return load_base(**kept.to_dict(), **how)
     if model.init_from is None:
         assert model.path is not None, "the configuration was validated"
         return load_base(model.path, **where, **how)
@@ -40,6 +43,15 @@ def base_of(config: Train) -> BaseModel:
             "one of its checkpoints; any other model is model.path."
         )
     return load_base(model.init_from, base=model.path, **where, **how)
+
+
+def _kept_source(config: Train) -> Source | None:
+    """What a resumed run's checkpoint names as base, where the run it once started from is not there any more."""
+    start = Path(config.model.init_from or config.model.path or "")
+    is_checkpoint = start.parent.name == CHECKPOINTS
+    if not is_checkpoint or start.exists() or config.resume in (None, "auto"):
+        return None
+    return Source(**read_recipe(find_checkpoint(run_of(config.resume)))["base"])
 
 
 def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> Any:

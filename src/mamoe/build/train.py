@@ -140,9 +140,9 @@ def _prepared(
     comparable: dict[str, Any],
 ) -> _Job:
     base = base_of(config)
+    weights = weights_of(base)
     if is_first_process() and (words := started_from(config, base)) is not None:
         print(words)
-    weights = weights_of(base)
     check_sizes(config, base.unet, [trains, validates])
     loss = loss_of(config, base)  # what it lacks is said before anything is encoded
     scheduler = objective_scheduler(config, base.scheduler)

@@ -35,7 +35,7 @@ class Names:
 
     def near(self, name: str) -> tuple[str, str] | None:
         """A name that could have been meant, and how it differs."""
-        bare = _alike(_bare(name))
+        bare = _alike(_bare(name.strip()))
         for table, wanted, how in (
             (self._alike, bare, "which differs in capitals or spaces"),
             (self._files, _file(bare), "in another folder"),

@@ -53,7 +53,7 @@ class Asked:
         Raises:
             DatasetError: pictures without a map.
         """
-        strange = [name for name in row.names if name not in self.layouts]
+        strange = [path.name for path, name in zip(row.paths, row.names, strict=True) if name not in self.layouts]
         if strange:
             raise DatasetError(
                 f"{len(strange)} of {len(row.paths)} pictures of {row.label!r} have no map, such as {strange[0]}. "

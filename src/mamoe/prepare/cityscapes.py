@@ -99,20 +99,22 @@ def _annotated(
     source: Path, split: str, pictures: list[Path], taxonomy: Taxonomy, problems: list[str], notes: list[str]
 ) -> list[SourcePicture]:
     folder = source / "gtFine" / split
-    instances = {path.relative_to(folder).as_posix().lower(): path for path in folder.glob(f"*/[!.]*{_INSTANCES}.*")}
+    files = folder.glob(f"*/[!.]*{_INSTANCES}.*")
+    instances = {path.with_suffix(path.suffix.lower()).relative_to(folder).as_posix(): path for path in files}
     tables = [place / f"cityscapes_panoptic_{split}.json" for place in (source / "gtFine", source)]
     tables += [path.with_name(f"{path.stem}_trainId.json") for path in tables]
     table = next((path for path in tables if path.is_file() and path.with_suffix("").is_dir()), None)
     if not instances and table is not None:
         return _from_table(table, pictures, taxonomy, problems, notes)
-    found, missing = [], []
+    if not instances:
+        problems += _what_is_there(folder)
+    found = []
     for picture in pictures:
         wanted = folder / picture.parent.name / f"{_stem(picture)}{_INSTANCES}.png"
-        annotation = instances.pop(wanted.relative_to(folder).as_posix().lower(), None)
+        annotation = instances.pop(wanted.relative_to(folder).as_posix(), None)
         if annotation is None:
-            missing.append(f"{picture} has no annotation {wanted}")
+            problems.append(f"{picture} has no annotation {wanted}")
         found.append(SourcePicture(name=_name(picture), picture=picture, load=partial(_load, annotation or wanted)))
-    problems += [*_what_is_there(folder, bool(missing)), *missing]
     if instances:
         notes.append(f"{folder}: {len(instances)} annotation(s) without a picture were left out: {some(instances)}.")
     return found
@@ -156,9 +158,7 @@ def _stem(picture: Path) -> str:
     return picture.stem.removesuffix(_PICTURE)
 
 
-def _what_is_there(folder: Path, missing: bool) -> list[str]:
-    if not missing:
-        return []
+def _what_is_there(folder: Path) -> list[str]:
     kinds = [kind for kind in _OTHER_LABELS if next(folder.glob(f"*/[!.]*{kind}"), None)]
     if not kinds:
         return []

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mamoe.data.listing import some
+from mamoe.data.listing import listed, some
+from mamoe.data.pictures import SUFFIXES
 from mamoe.data.prompts import raise_problems
 from mamoe.prepare.categories import both_lists, derive_taxonomy, match_categories
 from mamoe.prepare.panoptic_json import PanopticTable, read_table, table_pictures, unlabelled_images
@@ -69,7 +70,7 @@ def import_coco(
 
 def _find_tables(source: Path) -> tuple[list[Path], list[Path]]:
     """The JSON files with a folder of PNGs beside them, and those without one."""
-    found = sorted([*source.glob("panoptic_*.json"), *source.glob("annotations/panoptic_*.json")])
+    found = sorted([*source.glob("panoptic_?*.json"), *source.glob("annotations/panoptic_?*.json")])
     return [p for p in found if p.with_suffix("").is_dir()], [p for p in found if not p.with_suffix("").is_dir()]
 
 
@@ -110,7 +111,14 @@ def _pictures(
 
     if without := unlabelled_images(table):
         notes.append(f"{table.path}: {len(without)} image(s) without annotation were left out: {some(without)}.")
+    if folders[0].name == name and (strangers := _unlisted(folders[0], table)):
+        notes.append(f"{folders[0]}: {len(strangers)} picture(s) not in images were left out: {some(strangers)}.")
     return table_pictures(table, class_of, taxonomy, picture_of, problems)
+
+
+def _unlisted(folder: Path, table: PanopticTable) -> list[str]:
+    known = set(map(str, table.images.values()))
+    return [name for name in listed(folder, SUFFIXES, recursive=True).names if name not in known]
 
 
 def _class_of(table: PanopticTable, taxonomy: Taxonomy, problems: list[str], notes: list[str]) -> dict[int, int] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mamoe.checkpoints import RECIPE, check_format
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.data.condition import Drawn, drawn_kind
 from mamoe.data.fingerprint import changed_samples
@@ -19,8 +20,6 @@ from mamoe.training.state import read_counters
 
 log = logging.getLogger(__name__)
 
-RECIPE = "recipe.json"
-FORMAT = 1  # of the recipe; those from before have none and the same meaning
 _NOISE = {  # of the scheduler, by the keys that decide them
     "prediction_type": "objective.prediction",
     "rescale_betas_zero_snr": "objective.zero_snr",
@@ -80,14 +79,10 @@ def read_recipe(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint says about its training.
 
     Raises:
-        CheckpointError: a newer version of this package wrote it.
+        ConfigError: a newer version of this package wrote it.
     """
     recipe = json.loads((checkpoint / RECIPE).read_text(encoding="utf-8"))
-    if recipe.get("format", FORMAT) > FORMAT:
-        raise CheckpointError(
-            f"{checkpoint} was written by mamoe {recipe.get('mamoe', 'of a newer version')}: its recipe has format "
-            f"{recipe['format']}, this version reads {FORMAT}. Go on with that version, or update this one."
-        )
+    check_format(recipe, checkpoint)
     return recipe
 
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
+from mamoe.checkpoints import RECIPE
 from mamoe.models.finetune.adapterfile import read_adapter, save_adapter
 from mamoe.training.checkpointing import DISK, checkpoint_dir, link, prune, step_of, write_checkpoint
-from mamoe.training.continuing import RECIPE
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.errors import CheckpointError
 from mamoe.training.metrics import MetricsFile
