@@ -70,7 +70,7 @@ def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def panoptic_colours(path: Path, most: int) -> tuple[tuple[int, int], list[tuple[int, tuple[int, int, int]]] | None]:
-    """(H, W) of a panoptic PNG, and every (R, G, B) in it after its count of pixels; None if they are more than ``most``.
+    """(H, W) of a panoptic PNG, and every (R, G, B) in it after its count of pixels; None if there are over ``most``.
 
     Raises:
         DatasetError: as :func:`read_panoptic_rgb`.
