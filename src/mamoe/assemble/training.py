@@ -149,7 +149,7 @@ def _prepared(
     comparable: dict[str, Any],
 ) -> _Job:
     base = base_of(config)
-    weights = weights_of(base)
+    weights = weights_of(config, base)
     if is_first_process() and (words := started_from(config, base)) is not None:
         print(words)
     check_sizes(config, base.unet, [trains, validates])
