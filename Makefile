@@ -2,9 +2,6 @@
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_OFFLINE = 1
 
-# One process per processor, one thread each: small tensors gain nothing from more threads.
-PYTEST = uv run pytest -q -n auto --dist worksteal
-
 .PHONY: check lint test slow format perf
 
 check: lint test
@@ -16,10 +13,10 @@ lint:
 	uv run pyright
 
 test:
-	$(PYTEST)
+	uv run pytest -q
 
 slow:
-	$(PYTEST) -m "slow or real"
+	uv run pytest -q -m "slow or real"
 
 format:
 	uv run ruff format .

@@ -2,6 +2,8 @@ import os
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for every processor: more threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports a hub client: tests need no network
 sys.path.insert(0, str(Path(__file__).parent))  # for `import factories` in every folder below
 
