@@ -200,7 +200,8 @@ def test_all_problems_come_at_once():
 
 
 def test_a_cache_of_pictures_that_change_is_refused_with_every_reason():
-    message = refusal("cache.latents=true", "data.crop=random", "data.transforms=[{_target_: torchvision.a}]")
+    transform = "data.transforms=[{_target_: torchvision.transforms.v2.A}]"
+    message = refusal("cache.latents=true", "data.crop=random", transform)
     assert "data.crop=random shows another part" in message and "data.transforms change a picture" in message
     assert composed("cache.latents=true", "data.crop=center").cache.folder == "runs/cache"
     assert composed("runs=there").cache.folder == "there/cache"

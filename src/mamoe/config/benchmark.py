@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mamoe.config.schema import Section
+from mamoe.config.schema import Float, Int, Section
 from mamoe.errors import ConfigError, nearest
 
 Overrides = list[str]
@@ -18,18 +18,18 @@ _OF_GRID = ("name", "runs", "seed", "resume", "trainer.max_steps", "trainer.max_
 
 
 class Budget(Section):
-    images: int = Field(ge=1)  # that every method sees
+    images: Int = Field(ge=1)  # that every method sees
     wall_clock: bool  # a second grid: every method trained for as long as the fastest needs for these pictures
 
 
 class Pictures(Section):
     split: str
-    images: int | None = Field(ge=1)  # layouts drawn, spread evenly; null = all of the split
+    images: Int | None = Field(ge=1)  # layouts drawn, spread evenly; null = all of the split
     mode: Literal["cond", "uncond", "cfg"]
-    steps: int = Field(ge=1)
-    guidance_scale: float = Field(ge=0)
-    batch_size: int = Field(ge=1)
-    seed: int = Field(ge=0)  # the same for all methods and training seeds
+    steps: Int = Field(ge=1)
+    guidance_scale: Float = Field(ge=0)
+    batch_size: Int = Field(ge=1)
+    seed: Int = Field(ge=0)  # the same for all methods and training seeds
 
 
 class Scores(Section):
@@ -44,14 +44,14 @@ class Scenes(Section):
 
     root: str
     domain: Literal["broad", "close_ups", "dusk_town"]
-    train: int = Field(ge=1)
-    val: int = Field(ge=1)
-    test: int = Field(ge=1)
+    train: Int = Field(ge=1)
+    val: Int = Field(ge=1)
+    test: Int = Field(ge=1)
 
 
 class Report(Section):
     scores: list[str]  # of the main table, in order; a score may end in * for all that begin so
-    sheet: int = Field(ge=1)  # layouts on the picture sheet
+    sheet: Int = Field(ge=1)  # layouts on the picture sheet
 
 
 class Benchmark(Section):
@@ -60,7 +60,7 @@ class Benchmark(Section):
     name: str = Field(pattern=r"^[\w.-]+$")
     out: str
     methods: list[str] | None  # of those in ``method_settings``; null = all
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Int] = Field(min_length=1)
     method_settings: dict[str, Overrides]
     datasets: dict[str, Overrides] = Field(min_length=1)
     settings: Overrides  # of every cell

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
 from mamoe.errors import ConfigError, nearest
 
 
-class Section(BaseModel):
-    """A part of the configuration; a key it does not know is an error."""
+def _no_truth(given: Any) -> Any:
+    if isinstance(given, bool):
+        raise ValueError("Input should be a number, not true or false")
+    return given
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+Int = Annotated[int, BeforeValidator(_no_truth)]
+Float = Annotated[float, BeforeValidator(_no_truth)]
+
+
+class Section(BaseModel):
+    """A part of the configuration; a key it does not know is an error.
+
+    What can be meant in one way only is taken: 8.0 or the text of an environment variable for a whole number, yes for
+    true. Never inf or nan, and with ``Int`` and ``Float`` never true for a number.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
+
+
+def section_of(options: type, *, only: Collection[str] = (), without: Collection[str] = ()) -> Any:
+    """The section whose keys are the fields of a dataclass, with their types and ranges.
+
+    The dataclass's defaults are left out: those of the configuration stand in its YAML.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    names = [f.name for f in fields(options) if f.name not in without and (not only or f.name in only)]
+    given: dict[str, Any] = {name: (_guarded(hints[name]), ...) for name in names}
+    return create_model(options.__name__, __base__=Section, **given)
+
+
+def _guarded(hint: Any) -> Any:
+    return Annotated[hint, BeforeValidator(_no_truth)] if {int, float} & {*_leaves(hint)} else hint
 
 
 def checked(schema: type[S], composed: Mapping[str, Any]) -> S:
@@ -26,54 +56,70 @@ def checked(schema: type[S], composed: Mapping[str, Any]) -> S:
         ConfigError: names every key that is unknown (with the nearest known one), missing or out of range.
     """
     try:
-        return schema.model_validate(composed)
+        return schema.model_validate(composed, context=composed)
     except ValidationError as error:
-        lines = [_explain(problem, schema) for problem in error.errors()]
+        lines = _lines(error, schema, composed)
         raise ConfigError("The configuration does not fit:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
-def _explain(problem: Mapping[str, Any], schema: type[Section]) -> str:
-    named = [part for part in problem["loc"] if not (isinstance(part, str) and part[:1].isupper())]
-    path = _without_tags(named, schema)
-    where = ".".join(map(str, path))
-    if problem["type"] == "extra_forbidden":
-        near = nearest(str(path[-1]), _fields_at(path[:-1], schema))
-        return f"{where}: no such key" + (f"; did you mean {near}?" if near else ".")
-    if problem["type"] == "missing":
-        return f"{where}: is missing; set {where}=…"
-    if isinstance(problem["input"], Mapping):  # keys that contradict each other: the message names them
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-    return f"{where}: {problem['msg']}; got {problem['input']!r}"
+def _lines(error: ValidationError, schema: type[Section], composed: Mapping[str, Any]) -> Iterator[str]:
+    """One line a key: of a value that is none of several kinds pydantic speaks once for each."""
+    said: dict[tuple[str | int, ...], list[Any]] = {}
+    for problem in error.errors():
+        said.setdefault(_keys(problem["loc"], composed), []).append(problem)
+    for path, problems in said.items():
+        yield from _explained(path, problems, schema)
 
 
-def _without_tags(path: Sequence[str | int], schema: type[Section]) -> list[str | int]:
-    """The keys of a path, without the names by which pydantic says which kind of a section (of loss, say) was meant."""
-    return [part for i, part in enumerate(path) if i == 0 or part not in _kinds_at(path[:i], schema)]
+def _keys(path: Sequence[str | int], composed: Any) -> tuple[str | int, ...]:
+    """The keys of a path, without the names by which pydantic says which kind of a value was meant."""
+    kept: list[str | int] = []
+    for last, part in enumerate(path, start=1 - len(path)):
+        if isinstance(composed, Mapping):
+            there = part in composed
+        else:
+            there = isinstance(part, int) and isinstance(composed, Sequence) and part < len(composed)
+        if there:
+            kept.append(part)
+            composed = composed[part]  # type: ignore[index]
+        elif last == 0 and isinstance(composed, Mapping):
+            kept.append(part)  # the key that is missing
+    return tuple(kept)
 
 
-def _kinds_at(path: Sequence[str | int], schema: type[Section]) -> list[str]:
-    field = schema.model_fields.get(str(path[0])) if len(path) == 1 else None
-    return (
-        []
-        if field is None or field.discriminator is None
-        else [k for s in _sections_of(field.annotation) for k in _kinds(s)]
-    )
-
-
-def _kinds(section: type[Section]) -> tuple[str, ...]:
-    return section.model_fields["name"].annotation.__args__  # type: ignore[union-attr]
+def _explained(path: Sequence[str | int], problems: Sequence[Any], schema: type[Section]) -> Iterator[str]:
+    where, got = ".".join(map(str, path)), problems[0]["input"]
+    for problem in problems:
+        if problem["type"] == "extra_forbidden":
+            near = nearest(str(path[-1]), _fields_at(path[:-1], schema))
+            yield f"{where}: no such key" + (f"; did you mean {near}?" if near else ".")
+            return
+        if problem["type"] == "missing":
+            yield f"{where}: is missing; set {where}=…"
+            return
+    messages = list(dict.fromkeys(problem["msg"].removeprefix("Value error, ") for problem in problems))
+    if isinstance(got, Mapping) and any(problem["type"] == "value_error" for problem in problems):
+        for message in messages:  # keys that contradict each other: the message names them
+            yield f"{where}: {message}".removeprefix(": ")
+        return
+    message = " or ".join([messages[0], *(m.removeprefix("Input should be ") for m in messages[1:])])
+    yield f"{where}: {message.rstrip('.')}; got {got!r}"
 
 
 def _fields_at(path: Sequence[str | int], schema: type[Section]) -> list[str]:
     sections: list[Any] = [schema]
     for part in path:
-        fields = {name: field for section in sections for name, field in section.model_fields.items()}
-        if part not in fields:
+        found = {name: field for section in sections for name, field in section.model_fields.items()}
+        if part not in found:
             return []
-        sections = _sections_of(fields[str(part)].annotation)
+        sections = [o for o in _leaves(found[str(part)].annotation) if isinstance(o, type) and issubclass(o, Section)]
     return [name for section in sections for name in section.model_fields]
 
 
-def _sections_of(annotation: Any) -> list[type[Section]]:
-    options = getattr(annotation, "__args__", (annotation,))
-    return [o for o in options if isinstance(o, type) and issubclass(o, Section)]
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types that a union, a list or a mapping is made of."""
+    inner = get_args(annotation)
+    if not inner:
+        yield annotation
+    for one in inner:
+        yield from _leaves(one)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from mamoe.errors import ConfigError, MamoeError
 
@@ -17,6 +20,28 @@ ALLOWED = {
 }
 ROOTS = ("torch.", "torchvision.", "lightning.", "mamoe.")  # what a module imported from elsewhere is not ours to call
 
+Target = dict[str, Any]  # {_target_: dotted name, its arguments}
+
+
+def target_problem(where: str, spec: Mapping[str, Any]) -> str | None:
+    """Why what ``_target_`` names may not be called at the configuration key ``where``; None where it may."""
+    target, prefixes = spec.get("_target_"), ALLOWED[where]
+    private = "_" in (part[:1] for part in str(target).split("."))
+    if isinstance(target, str) and target.startswith(prefixes) and not private:
+        return None
+    return f"_target_ must name something below {' or '.join(prefixes)}…; got {target!r}"
+
+
+def _allowed(spec: Target, where: str) -> Target:
+    if problem := target_problem(where, spec):
+        raise ValueError(problem)
+    return spec
+
+
+TransformTarget = Annotated[Target, AfterValidator(partial(_allowed, where="data.transforms"))]
+LoggerTarget = Annotated[Target, AfterValidator(partial(_allowed, where="logger.extra"))]
+CallbackTarget = Annotated[Target, AfterValidator(partial(_allowed, where="callbacks.extra"))]
+
 
 def instantiate(spec: Mapping[str, Any], where: str, *arguments: Any) -> Any:
     """Call the class or function that ``spec["_target_"]`` names with ``arguments`` and the other keys of ``spec``.
@@ -28,10 +53,9 @@ def instantiate(spec: Mapping[str, Any], where: str, *arguments: Any) -> Any:
     Raises:
         ConfigError: the target is not allowed at that place, does not exist, or refuses its arguments.
     """
-    target = spec.get("_target_")
-    prefixes = ALLOWED[where]
-    if not isinstance(target, str) or not target.startswith(prefixes) or "_" in (p[:1] for p in target.split(".")):
-        raise ConfigError(f"{where}: _target_ must name something below {' or '.join(prefixes)}…; got {target!r}.")
+    if problem := target_problem(where, spec):
+        raise ConfigError(f"{where}: {problem}.")
+    target = spec["_target_"]
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from mamoe.errors import ConfigError
 from mamoe.vocabulary.taxonomy import ExpertGrouping, Taxonomy
@@ -59,7 +61,7 @@ class LayoutSettings:
     global_padding: bool = True  # False: the padding behind the global prompt is attended by no cell
     encoder_padding: bool = False  # True: instance, class and data-set prompts are padded like the global one
     region_resize: RegionResize = RegionResize.AREA
-    pool_threshold: float = 0.5
+    pool_threshold: Annotated[float, Interval(ge=0.0, lt=1.0)] = 0.5
     expert_resize: ExpertResize = ExpertResize.NEAREST
     strength: Strength = Strength.HARD
 
