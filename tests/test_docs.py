@@ -1,7 +1,10 @@
-"""What the documentation says works: commands parse, settings compose, Python compiles, links lead somewhere."""
+"""What the documentation says works: commands parse, settings compose, Python compiles, links and names lead somewhere."""
 
+import ast
+import importlib
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,41 @@ def test_there_are_commands():
 def test_python_compiles(page):
     for body in blocks(page, "python"):
         compile(body, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_python_imports_is_there(page):
+    for body in blocks(page, "python"):
+        for node in ast.walk(ast.parse(body)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mamoe":
+                assert not [a.name for a in node.names if not resolves(f"{node.module}.{a.name}")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_dotted_names_resolve(page):
+    names = set(re.findall(r"\bmamoe(?:\.[A-Za-z_]\w*)+", page.read_text(encoding="utf-8")))
+    assert not [name for name in sorted(names) if not resolves(name)]
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), attribute) or find_spec(name) is not None
+    except ModuleNotFoundError:  # of what should hold it
+        return False
+
+
+FILES_OF_OURS = re.compile(
+    r"(?<![\w/.])((?:src|tests|perf|examples|docs)/[\w./-]*[\w/]"  # from the root
+    r"|[a-z_]+(?:/\w+)+\.py)"  # or a module, from the package
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_exist(page):
+    paths = set(FILES_OF_OURS.findall(page.read_text(encoding="utf-8")))
+    assert not [path for path in sorted(paths) if not any((at / path).exists() for at in (ROOT, ROOT / "src" / "mamoe"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
