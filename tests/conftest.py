@@ -1,5 +1,6 @@
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for every processor: more threads would wait for each other
@@ -8,10 +9,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports a hub cl
 sys.path.insert(0, str(Path(__file__).parent))  # for `import factories` in every folder below
 
 import pytest
+from jaxtyping import config, install_import_hook
 
-from mamoe.machine.threads import wait_politely
+install_import_hook("mamoe", "shapes.checked")  # before anything of the package is imported: see shapes.py
+
+from mamoe.machine.threads import wait_politely  # noqa: E402
 
 wait_politely()  # before anything imports torch
+
+
+@pytest.fixture
+def shapes_unchecked() -> Iterator[None]:
+    """For tests of what the package says itself about wrong shapes, and of torch.compile, which traces no checker."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

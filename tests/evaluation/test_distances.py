@@ -183,6 +183,7 @@ def test_no_matrix_of_all_pairs_is_held():
     assert 1e6 < max(sizes) <= 2**21
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_extractors_are_not_mixed_and_nothing_is_scored_on_too_little():
     x, y = features(20, 8, 0), features(20, 9, 1)
     for distance in DISTANCES.values():

@@ -18,6 +18,7 @@ def test_segment_zero_may_hold_several_classes():
     assert _map([[0, 0]], [[1, 2]]).classes == {}
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize(
     ("segment", "klass", "complaint"),
     [
@@ -33,6 +34,7 @@ def test_contradictions_are_refused(segment, klass, complaint):
         _map(segment, klass)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_types_of_the_arrays_are_checked():
     with pytest.raises(ValueError, match="int64"):
         PanopticMap(segment_id=np.zeros((2, 2), dtype=np.int64), class_id=np.zeros((2, 2), dtype=np.uint8))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# torch.from_numpy and some of numpy's functions have types that are only partly known.
+# pyright: reportUnknownMemberType=false
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# The tokenizers of transformers have types that are only partly known.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import hashlib
 import json
 from collections.abc import Mapping

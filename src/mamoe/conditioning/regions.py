@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# torch.from_numpy and some of numpy's functions have types that are only partly known.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from dataclasses import replace
 
 import numpy as np

@@ -7,10 +7,12 @@ prompt to (Podell et al. 2023, section 2.1).
 
 from __future__ import annotations
 
+# The tokenizers of transformers have types that are only partly known.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -118,7 +120,7 @@ class PromptEncoder:
         self.cache = cache
         self.zero_empty = zero_empty
         self.device = device
-        lengths = [one.model_max_length for one in self.tokenizers]
+        lengths: list[int] = [one.model_max_length for one in self.tokenizers]
         positions = [one.config.max_position_embeddings for one in self.text_encoders]
         self.limit = min(*lengths, *positions)
         self._warned: set[str] = set()
@@ -238,14 +240,14 @@ class PromptEncoder:
         if not prompts:
             return {}
         tokenizer = self.tokenizers[which]
-        words = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
+        words: list[list[int]] = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
         room = self.limit - (tokenizer.num_special_tokens_to_add() if padded else 0)
         for prompt, ids in zip(prompts, words, strict=True):
             self._warn_if_cut(prompt, ids[room:])
         if not padded:
             return {prompt: ids[:room] for prompt, ids in zip(prompts, words, strict=True)}
-        ids = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=self.limit).input_ids
-        return dict(zip(prompts, ids, strict=True))
+        cut = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=self.limit)
+        return dict(zip(prompts, cast(list[list[int]], cut.input_ids), strict=True))
 
     def _warn_if_cut(self, prompt: str, cut: list[int]) -> None:
         if cut and prompt not in self._warned:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+# torch's random state, torch's module names and peft have types that are only partly known.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.controlnets.controlnet_xs import ControlNetXSAdapter
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.errors import ConfigError
 from mamoe.methods.method import train_strengths

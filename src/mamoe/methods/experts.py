@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention import FeedForward
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.errors import ConfigError
 from mamoe.methods.method import train_strengths
@@ -72,8 +72,8 @@ class SharedExpert:
             return unet.requires_grad_(True)
         list(_fresh_experts(unet, "shared_expert"))
         mamoe = cast(MaMoEUNet2DConditionModel, unet)
-        own = {key: mamoe.config[key] for key in OWN_CONFIG}
-        shared = MaMoEUNet2DConditionModel.from_unet(mamoe.to_dense(), **{**own, "shared_expert": True})
+        own: dict[str, Any] = {key: mamoe.config[key] for key in OWN_CONFIG} | {"shared_expert": True}
+        shared = MaMoEUNet2DConditionModel.from_unet(mamoe.to_dense(), **own)
         return shared.requires_grad_(True)
 
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -31,7 +31,7 @@ def lora_problems(state: Mapping[str, Tensor], form: LoraFile) -> list[str]:
     experts = [name for name in state if ".experts." in name]
     sizes = [name for name in state if ".lora_magnitude_vector." in name]
     others = [name for name in state if ".lora_" not in name and ".experts." not in name]
-    problems = []
+    problems: list[str] = []
     if experts:
         problems.append(f"{len(experts)} weights belong to experts, and stock models have none (first {experts[0]!r})")
     if others:

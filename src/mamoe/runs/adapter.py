@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# safetensors and torch's optimizers have types that are only partly known.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,8 +57,8 @@ def read_adapter(network: nn.Module, folder: Path) -> dict[str, Tensor]:
             on another base model.
     """
     with safe_open(folder / ADAPTER, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}
-        base = (file.metadata() or {}).get(_BASE)
+        state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
+        base: str | None = (file.metadata() or {}).get(_BASE)
     own = dict(network.named_parameters())
     wanted = {name: tuple(own[name].shape) for name in trained_names(network)}
     came = {name: tuple(value.shape) for name, value in state.items()}

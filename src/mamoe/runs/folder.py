@@ -53,7 +53,7 @@ def new_run_dir(runs: str | Path, name: str) -> Path:
 def read_config(run: Path, file: str = CONFIG) -> dict[str, Any] | None:
     """The configuration a run was last told; None where it ended before it wrote one."""
     try:
-        read = yaml.safe_load((run / file).read_text(encoding="utf-8"))
+        read: Any = yaml.safe_load((run / file).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return None
     return read if isinstance(read, dict) else None

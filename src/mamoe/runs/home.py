@@ -68,7 +68,7 @@ PATHS = {
 
 def relocated(plain: Mapping[str, Any], home: Home) -> dict[str, Any]:
     """The configuration of a run with what moved together with it where it is now; every such place is said."""
-    sections = {}
+    sections: dict[str, dict[str, Any]] = {}
     for name, keys in PATHS.items():
         section = dict(plain.get(name) or {})
         for key in keys:

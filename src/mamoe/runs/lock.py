@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ except ImportError:  # not on Windows
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Generator[None, None, None]:
     """Keep other processes out of a run's or a benchmark's folder; the system lets go of it however this one ends.
 
     Raises:

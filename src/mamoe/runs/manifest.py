@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
@@ -32,16 +33,16 @@ def problems_of(folder: Path, parts: Collection[str] | None = None) -> list[str]
     """
     manifest = folder / MANIFEST
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content: Any = json.loads(manifest.read_text(encoding="utf-8"))
         known = content["format"] == _FORMAT
-        files = content["files"] if known else {}
+        files: dict[str, Any] = content["files"] if known else {}
     except FileNotFoundError:
         return [f"{manifest} is missing"]
     except (ValueError, KeyError, TypeError):
         return [f"{manifest} cannot be read"]
     if not known:
         return [f"{manifest} has format {content['format']}, this version reads {_FORMAT}"]
-    problems = []
+    problems: list[str] = []
     for name, facts in files.items():
         if parts is not None and name.partition("/")[0] not in parts:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# safetensors and torch's optimizers have types that are only partly known.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,6 +45,7 @@ def read_network(network: nn.Module, folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: names or shapes of the weights are others than the network's.
     """
+    state: dict[str, Tensor]
     if hasattr(network, "save_config"):
         state = load_file(folder / _WEIGHTS)
     else:
@@ -142,7 +145,8 @@ def _set_rates(optimizer: Optimizer, schedule: LambdaLR, rates: list[float | Ten
     schedule.base_lrs = rates
     for group, rate, curve in zip(optimizer.param_groups, rates, schedule.lr_lambdas, strict=True):
         group["initial_lr"], group["lr"] = rate, rate * curve(schedule.last_epoch)
-    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+    # The schedule says its rates by this name only.
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # pyright: ignore[reportPrivateUsage]
 
 
 def _name_class(config: Path, now: str, name: str) -> None:
@@ -163,7 +167,7 @@ def _flat(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the CPU, each with memory of its own: safetensors refuses two names for one."""
     seen: set[int] = set()
-    own = {}
+    own: dict[str, Tensor] = {}
     for name, value in tensors.items():
         flat = value.detach().cpu().contiguous()
         own[name] = flat.clone() if flat.data_ptr() in seen else flat

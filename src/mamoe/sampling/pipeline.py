@@ -161,7 +161,10 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
             )
         return pipe
 
-    def save_pretrained(self, save_directory: str | PathLike[str], **options: Any) -> None:
+    # diffusers takes the options by place too.
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | PathLike[str], **options: Any
+    ) -> None:
         """Write every component as safetensors, readable by :meth:`from_pretrained`; options as in diffusers."""
         unet = unwrapped(self.unet)
         if isinstance(unet, ControlledUNet):

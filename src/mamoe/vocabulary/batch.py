@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int16, Int32, Int64, UInt8
@@ -55,7 +56,7 @@ class RegionBatch:
 
         Their condition pictures become empty, which is black.
         """
-        flags = mask.tolist()
+        flags: list[bool] = mask.tolist()
         prompts = tuple(("",) if flag else p for p, flag in zip(self.prompts, flags, strict=True))
         dropped = mask.to(self.image.device)[self.image.long()]
         return replace(
@@ -106,6 +107,10 @@ def _emptied(pictures: Tensor | None, mask: Bool[Tensor, "B"]) -> Tensor | None:
     return None if pictures is None else pictures.masked_fill(mask.to(pictures.device)[:, None, None, None], 0)
 
 
-def _map_tensors(value, function):
-    changed = {f.name: function(v) for f in fields(value) if isinstance(v := getattr(value, f.name), Tensor)}
+_Tensors = TypeVar("_Tensors", RegionBatch, Batch)
+
+
+def _map_tensors(value: _Tensors, function: Callable[[Tensor], Tensor]) -> _Tensors:
+    held: dict[str, Any] = {f.name: getattr(value, f.name) for f in fields(value)}
+    changed: dict[str, Any] = {name: function(part) for name, part in held.items() if isinstance(part, Tensor)}
     return replace(value, **changed)

@@ -90,7 +90,8 @@ class LayoutSettings:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> LayoutSettings:
-        return cls(**{**plain, "taxonomy": Taxonomy.from_dict(plain["taxonomy"])})
+        options: dict[str, Any] = {**plain, "taxonomy": Taxonomy.from_dict(plain["taxonomy"])}
+        return cls(**options)
 
 
 def strength_problem(strength: str, region_attention: bool, region_resize: str) -> str | None:

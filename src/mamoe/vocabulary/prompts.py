@@ -11,4 +11,4 @@ class RegionPrompts:
     """What the user wrote about one picture."""
 
     global_prompt: str = ""
-    by_segment: Mapping[int, str] = field(default_factory=dict)  # segment id -> instance prompt
+    by_segment: Mapping[int, str] = field(default_factory=dict[int, str])  # segment id -> instance prompt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# A YAML file may hold anything, whatever the annotations of what is made of it say.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnnecessaryIsInstance=false
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -14,7 +14,7 @@ from mamoe.evaluation.layout.confusion import confusion, pixel_accuracy
 from mamoe.evaluation.layout.segmenter import Segmenter, train_segmenter
 from mamoe.vocabulary.panoptic import PanopticMap
 
-Images = Sequence[UInt8[np.ndarray, "H W 3"]]
+Images = Sequence[UInt8[np.ndarray, "_ _ 3"]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

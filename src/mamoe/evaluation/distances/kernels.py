@@ -37,7 +37,9 @@ def gaussian_kernel_less_one(
     return squared.clamp_min_(0).mul_(-0.5 / sigma**2).expm1_()
 
 
-def pair_sums(kernel: Kernel, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], w: Weights, v: Weights) -> Tensor:
+def pair_sums(
+    kernel: Kernel, x: Float64[Tensor, "n d"], y: Float64[Tensor, "m d"], w: Weights, v: Float64[Tensor, "B m"]
+) -> Tensor:
     """sum_ij w_bi v_bj k(x_i, y_j) for every row b of weights: f64[B]."""
     rows = max(1, PIECE // len(y))
     total = torch.zeros(len(w), dtype=torch.float64)
@@ -59,7 +61,9 @@ def own_sums(kernel: Kernel, x: Float64[Tensor, "n d"], w: Weights) -> tuple[Ten
     return total, diagonal
 
 
-def unbiased(kernel: Kernel, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], w: Weights, v: Weights) -> Tensor:
+def unbiased(
+    kernel: Kernel, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], w: Weights, v: Float64[Tensor, "B m"]
+) -> Tensor:
     """The U-statistic of the squared distance, pairs of a picture with itself left out: f64[B]."""
     x, y = x.double(), y.double()
     means = []
@@ -69,7 +73,9 @@ def unbiased(kernel: Kernel, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], w
     return means[0] + means[1] - 2 * pair_sums(kernel, x, y, w, v) / (w.sum(1) * v.sum(1))
 
 
-def biased(kernel: Kernel, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], w: Weights, v: Weights) -> Tensor:
+def biased(
+    kernel: Kernel, x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], w: Weights, v: Float64[Tensor, "B m"]
+) -> Tensor:
     """The V-statistic of the squared distance, over all pairs: f64[B]."""
     x, y = x.double(), y.double()
     own = [own_sums(kernel, features, weights)[0] / weights.sum(1).square() for features, weights in ((x, w), (y, v))]

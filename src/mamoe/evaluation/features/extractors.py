@@ -57,7 +57,7 @@ class Extractor:
     batch_size: int = 16
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "n d"]:
+    def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> Float[Tensor, "n d"]:
         """The features of pictures u8 of any sizes, on the CPU."""
         found = []
         for start in range(0, len(images), self.batch_size):

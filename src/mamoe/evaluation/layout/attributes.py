@@ -61,7 +61,7 @@ def named_colours(instance_prompts: Mapping[int, str], words: Collection[str]) -
 
 
 def fit_vocabulary(
-    images: Sequence[UInt8[np.ndarray, "H W 3"]],
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     maps: Sequence[PanopticMap],
     colours: Sequence[Colours],
     *,
@@ -90,7 +90,7 @@ def fit_vocabulary(
 
 
 def colour_hits(
-    images: Sequence[UInt8[np.ndarray, "H W 3"]],
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     maps: Sequence[PanopticMap],
     colours: Sequence[Colours],
     vocabulary: Vocabulary,

@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64, UInt8
 
 
 def confusion(
-    predicted: Sequence[UInt8[np.ndarray, "H W"]], wanted: Sequence[UInt8[np.ndarray, "H W"]], num_classes: int
+    predicted: Sequence[UInt8[np.ndarray, "_ _"]], wanted: Sequence[UInt8[np.ndarray, "_ _"]], num_classes: int
 ) -> Int64[np.ndarray, "K K"]:
     """Pixel counts [wanted class, predicted class] over all pictures; pixels whose wanted class is void are left out.
 

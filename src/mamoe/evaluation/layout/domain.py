@@ -50,7 +50,7 @@ class Domain:
         """For protocols."""
         return f"domain segmenter learned from {self.learned_from}"
 
-    def read(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> list[Reading]:
+    def read(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Reading]:
         """Classes, and the connected areas of every thing class as its instances."""
         return [
             Reading(

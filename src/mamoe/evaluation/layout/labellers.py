@@ -42,7 +42,7 @@ class Labeller:
         return frozenset(range(len(self.classes))) - {int(number) for number in self.number_of_label}
 
     @torch.no_grad()
-    def read(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> list[Reading]:
+    def read(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Reading]:
         """Classes and instances of pictures u8 of any sizes, one by one."""
         return [self._read(image) for image in images]
 

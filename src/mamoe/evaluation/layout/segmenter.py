@@ -58,7 +58,7 @@ class Segmenter(nn.Module):
         return F.pixel_shuffle(self.head(y1), 2)
 
     @torch.no_grad()
-    def predict(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> list[UInt8[np.ndarray, "H W"]]:
+    def predict(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[UInt8[np.ndarray, "_ _"]]:
         """The class id of every pixel. Pictures of any size: the border is repeated up to the next multiple."""
         training = self.training
         self.eval()

@@ -34,7 +34,7 @@ class TextRegions:
 
     @torch.no_grad()
     def __call__(
-        self, images: Sequence[UInt8[np.ndarray, "H W 3"]], layouts: Sequence[Layout]
+        self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], layouts: Sequence[Layout]
     ) -> Float64[np.ndarray, "n 2"]:
         """Sum of the cosines and number of instances of every picture."""
         return np.array([self._picture(image, layout) for image, layout in zip(images, layouts, strict=True)])

@@ -139,7 +139,9 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         return _filled(model, {**experts, **strengths, **own}, training=unet.training)
 
     @classmethod
-    def from_pretrained(cls, folder: str | PathLike[str], *, output_loading_info: bool = False, **options: Any) -> Any:
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, folder: str | PathLike[str], *, output_loading_info: bool = False, **options: Any
+    ) -> Any:
         """Read what ``save_pretrained`` wrote; options and result as in diffusers.
 
         Raises:
@@ -167,7 +169,8 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         state = self.state_dict()
         return _filled(model, {key: state[key] for key in model.state_dict()}, training=self.training)
 
-    def forward(
+    # The stock options by name only, after the three that everybody gives by place.
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Float[Tensor, "B c h w"],
         timestep: Tensor | float | int,

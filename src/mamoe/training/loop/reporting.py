@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 @contextmanager
 def reported(path: Path, console: Console) -> Iterator[None]:
     """What the package reports goes to a file and above the progress bar; lightning's own small talk nowhere."""
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):
         yield  # the first process speaks for all
         return
     file = logging.FileHandler(path)

@@ -232,7 +232,7 @@ class DiffusionModule(LightningModule):
 
     # The optimizer step.
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> Any:
         optimizer = apply_lr_factors(self._make_optimizer(parameter_groups(self, self._lr_factors)))
         if self._make_lr_scheduler is None:
             return optimizer

@@ -1,0 +1,44 @@
+"""While the suite runs, the shapes in the package's signatures hold (tests/shapes.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float, Int32, TypeCheckError
+from torch import Tensor
+
+from mamoe.diffusion.losses.mse import mse_per_image
+from mamoe.diffusion.parameterization import snr
+from shapes import checked, names_an_array, unchecked
+
+
+def test_sizes_that_should_agree_and_do_not_raise():
+    with pytest.raises(TypeCheckError, match="target"):
+        mse_per_image(torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 1))  # would broadcast in silence
+
+
+def test_an_axis_too_many_raises():
+    with pytest.raises(TypeCheckError, match="timesteps"):
+        snr(torch.linspace(0.9, 0.1, 10), torch.zeros(3, 1, dtype=torch.int64))
+
+
+def test_another_kind_of_number_raises():
+    with pytest.raises(TypeCheckError, match="timesteps"):
+        snr(torch.linspace(0.9, 0.1, 10), torch.zeros(3))
+
+
+def test_the_right_shapes_pass():
+    assert mse_per_image(torch.zeros(2, 4, 8, 8), torch.ones(2, 4, 8, 8)).tolist() == [1, 1]
+
+
+def test_a_shape_is_found_inside_other_annotations():
+    assert names_an_array(Float[Tensor, "B C"])
+    assert names_an_array(list[tuple[int, Int32[np.ndarray, "H W"]]] | None)
+    assert not names_an_array(list[Tensor] | dict[str, int])
+
+
+def test_what_names_no_array_is_left_alone():
+    def plain(count: int) -> str: ...
+
+    assert checked(plain) is unchecked
