@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from mamoe.commands.material import check, new_base, prepare, scenes
+from mamoe.config.shipped import group_names
 from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.machine.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
@@ -26,6 +26,12 @@ app = typer.Typer(
 )
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+# The backslashes keep the brackets from being read as markup.
+TRAIN_HELP = rf"""Fine-tune a model: mamoe train data=… experiment=… \[any.key=value] \[resume=RUN]
+
+Composes the Hydra groups {", ".join(group_names()[:-1])} and {group_names()[-1]}; a configs/ folder in the working directory is searched too.
+"""  # noqa: E501 - a line end stays one in the help
 
 
 BaseOption = Annotated[
@@ -48,22 +54,6 @@ class ExportFormat(StrEnum):
     KOHYA = "kohya"
 
 
-class Source(StrEnum):
-    """Official formats that can be imported."""
-
-    CITYSCAPES = "cityscapes"
-    CAMVID = "camvid"
-    COCO = "coco"
-
-
-class Drawn(StrEnum):
-    """Kinds of drawn scenes."""
-
-    BROAD = "broad"
-    CLOSE_UPS = "close_ups"
-    DUSK_TOWN = "dusk_town"
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for data, run and page.")] = Path("demo"),
@@ -82,17 +72,13 @@ def demo(
     raise typer.Exit(code)
 
 
-@app.command(context_settings=PASS_ON)
+@app.command(context_settings=PASS_ON, help=TRAIN_HELP)
 def train(
     context: typer.Context,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over comma-separated values.")] = False,
     config_dir: Annotated[list[Path] | None, typer.Option(help="Folder of your own YAML; may be repeated.")] = None,
 ) -> None:
-    """Fine-tune a model: mamoe train data=… experiment=… [any.key=value] [resume=RUN]
-
-    Composes the Hydra groups callbacks, data, debug, experiment, hydra, logger, lr_scheduler, model, optimizer,
-    taxonomy and trainer; a configs/ folder in the working directory is searched too.
-    """
+    """Fine-tune a model; its help is ``TRAIN_HELP``."""
     from mamoe.commands.train import launch, launch_sweep
 
     with stopped_with("checkpoints and what is in the caches are kept; go on with the same words and resume=auto."):
@@ -108,7 +94,7 @@ def cache(
     context: typer.Context,
     config_dir: Annotated[list[Path] | None, typer.Option(help="Folder of your own YAML; may be repeated.")] = None,
 ) -> None:
-    """Encode prompts and pictures ahead of a training: mamoe cache data=… experiment=… [any.key=value]
+    r"""Encode prompts and pictures ahead of a training: mamoe cache data=… experiment=… \[any.key=value]
 
     Takes what `mamoe train` takes; a training with the same words finds everything encoded.
     """
@@ -146,6 +132,7 @@ def sample(
 
     Started again, it goes on where it stopped; torchrun shares the work.
     """
+    from mamoe.machine.devices import usable_device
     from mamoe.machine.libraries import quiet_libraries
     from mamoe.machine.processes import started_processes
     from mamoe.runs.lookup import is_run
@@ -219,6 +206,7 @@ def evaluate(
     Writes metrics.json, table.md and table.csv. Started again, it goes on where it stopped; torchrun shares the work.
     """
     from mamoe.commands.evaluate import Asked, Drawing, evaluate_folder, evaluate_run
+    from mamoe.machine.devices import usable_device
     from mamoe.machine.libraries import quiet_libraries
     from mamoe.runs.lookup import is_run
 
@@ -291,84 +279,8 @@ def benchmark_cell(
     raise typer.Exit(run_cell(folder, config_dir or []))
 
 
-@app.command()
-def prepare(
-    source_format: Source,
-    source: Path,
-    out: Path,
-    taxonomy: Annotated[
-        str | None, typer.Option(help="coco: name or YAML file of the classes; default: COCO's own 133.")
-    ] = None,
-    derive_taxonomy: Annotated[
-        bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
-    ] = False,
-) -> None:
-    """Import a data set from its official format into the package's layout."""
-    from mamoe.prepare.importers import importer_of, next_commands
-
-    import_from = importer_of(source_format.value, taxonomy, derive_taxonomy)
-    with progress("Importing") as update:
-        summary = import_from(source, out, update)
-    typer.echo(summary.text())
-    typer.echo("Next: " + "\n      ".join(next_commands(summary)))
-
-
-@app.command()
-def check(
-    folder: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
-    taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
-) -> None:
-    """Open every file of a data set and list everything that is wrong with it."""
-    from mamoe.errors import DatasetError
-    from mamoe.prepare.check import check_folder
-    from mamoe.vocabulary.taxonomy import Taxonomy
-
-    with progress("Checking") as update:
-        report = check_folder(folder, None if taxonomy is None else Taxonomy.load(taxonomy), update)
-    typer.echo(report.text())
-    if report.problems:
-        raise DatasetError(f"{folder} has {len(report.problems)} problems, listed above.")
-
-
-@app.command()
-def scenes(
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    domain: Annotated[Drawn, typer.Option(help="Broad mix, or one town at dusk.")] = Drawn.DUSK_TOWN,
-    train: Annotated[int, typer.Option(min=0)] = 256,
-    val: Annotated[int, typer.Option(min=0)] = 32,
-    test: Annotated[int, typer.Option(min=0)] = 32,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    height: Annotated[int, typer.Option()] = 128,
-    width: Annotated[int, typer.Option()] = 256,
-) -> None:
-    """Draw street scenes with panoptic maps, captions and instance prompts."""
-    from mamoe.scenes import Domain, write_scenes
-    from mamoe.storage.staging import require_free
-
-    require_free(out)
-    counts = {"train": train, "val": val, "test": test}
-    with progress("Drawing scenes") as update:
-        write_scenes(
-            out, domain=Domain(domain.value), counts=counts, seed=seed, height=height, width=width, progress=update
-        )
-    words = ["mamoe", "train", "data=scenes", f"data.root={out}", "experiment=demo"]
-    typer.echo(f"{sum(counts.values())} scenes in {out}. Next: {shlex.join(words)}")
-
-
-@app.command()
-def new_base(
-    data: Annotated[Path, typer.Argument(help="A folder made by `mamoe scenes --domain broad`.")],
-    out: Annotated[Path, typer.Argument(help="Base model folder to make.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the autoencoder's training.")] = None,
-) -> None:
-    """Train an autoencoder on drawn scenes and write a base model around it, for experiment=tiny_base."""
-    from mamoe.commands.new_base import make_new_base
-    from mamoe.machine.libraries import quiet_libraries
-
-    quiet_libraries()
-    with progress("Training the autoencoder") as update:
-        psnr = make_new_base(data, out, steps=steps, report=lambda step, of, loss: update(step, of, f"loss {loss:.4f}"))
-    typer.echo(f"{out}: the autoencoder reaches {psnr:.1f} dB. Next: mamoe train experiment=tiny_base model.path={out}")
+for command in (prepare, check, scenes, new_base):
+    app.command()(command)
 
 
 @app.command()
@@ -397,24 +309,6 @@ def export(
             raise ConfigError(f"--format {format.value} writes nothing of the base model: leave --base out.")
         out = export_lora(run, out, form=LoraFile(format.value), checkpoint=checkpoint, half=half)
     typer.echo(f"Written to {out}.")
-
-
-def usable_device(device: str | None) -> str:
-    """The device asked for, or the best there is.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    import torch
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and torch.cuda.device_count() > 1:  # a GPU for each process of this machine
-        device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def main() -> None:

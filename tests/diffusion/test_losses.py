@@ -3,7 +3,7 @@ import pytest
 import torch
 from denoised import denoised
 
-from mamoe.diffusion.losses import inverse_frequency_weights, masked_mse, min_snr_weight, mse, mse_per_image
+from mamoe.diffusion.losses import MinSnr, inverse_frequency_weights, masked_mse, mse, mse_per_image
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised, snr, target_of, to_x0
 
 
@@ -23,7 +23,7 @@ def test_mse_is_per_image_and_in_float32():
     ],
 )
 def test_min_snr_closed_forms(prediction, expected):
-    weight = min_snr_weight(torch.tensor([0.0, 1.0, 5.0, 20.0]), 5.0, prediction)
+    weight = MinSnr(5.0)(torch.tensor([0.0, 1.0, 5.0, 20.0]), prediction)
     torch.testing.assert_close(weight, torch.tensor(expected))
 
 
@@ -38,7 +38,7 @@ def test_weighted_loss_is_the_papers_x0_loss_in_every_parameterization(predictio
     guess = to_x0(prediction, output, noised(x0, eps, alpha, sigma), alpha, sigma)
     ratio = snr(kept, t)
     wanted = ratio.clamp(max=5.0) * (guess - x0).square().flatten(1).mean(1)
-    got = min_snr_weight(ratio, 5.0, prediction) * error.square().flatten(1).mean(1)
+    got = MinSnr(5.0)(ratio, prediction) * error.square().flatten(1).mean(1)
     torch.testing.assert_close(got, wanted)
 
 

@@ -16,6 +16,7 @@ from torchvision.models import alexnet
 from mamoe.diffusion.losses import (
     Lpips,
     LpipsNet,
+    MinSnr,
     OnLatents,
     OnPictures,
     Perceptual,
@@ -99,7 +100,7 @@ def test_a_picture_has_its_own_loss(loss):
 def test_min_snr_weighs_the_error_of_the_clean_picture(loss):
     # alpha 0.8 and sigma 0.6: SNR 16/9
     for gamma, weight in ((1.0, 1.0), (5.0, 16 / 9)):
-        torch.testing.assert_close(loss(denoised(snr_gamma=gamma)), weight * loss(denoised()))
+        torch.testing.assert_close(loss(denoised(weighting=MinSnr(gamma))), weight * loss(denoised()))
 
 
 # Perceptual.

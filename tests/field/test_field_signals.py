@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from training_fakes import CPU, Pictures, collate, make_data, make_module
+from training_fakes import CPU, Pictures, collate, fit, make_data, make_module
 
 from factories import mamoe
 from mamoe.evaluation.distances.family import Kind
@@ -19,7 +19,6 @@ from mamoe.evaluation.features.extractors import load_extractor
 from mamoe.machine.stopping import Stopped, Terminated, stopped_with, terminable
 from mamoe.sampling import folders as jobs
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.training.loop.fit import fit
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.watch.samples import SampleGrids
 from mamoe.training.watch.scoring import FixedScores

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from training_fakes import CPU, make_data, make_module, weights
+from training_fakes import CPU, fit, make_data, make_module, weights
 
 from mamoe.errors import CheckpointError, ConfigError, NonFiniteLossError
 from mamoe.runs.manifest import problems_of
 from mamoe.training.loop.explaining import OutOfMemoryError
-from mamoe.training.loop.fit import Endurance, fit
+from mamoe.training.loop.fit import Endurance
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.step.module import DiffusionModule
 from mamoe.training.step.replay import replay

@@ -9,12 +9,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from safetensors.torch import load_file
-from training_fakes import CPU, Pictures, collate, make_data, make_module, tiny_unet, weights
+from training_fakes import CPU, Pictures, collate, fit, make_data, make_module, tiny_unet, weights
 
 from mamoe.errors import CheckpointError, ConfigError, DatasetError
 from mamoe.storage.staging import DiskFullError
 from mamoe.training.loop.explaining import OutOfMemoryError
-from mamoe.training.loop.fit import Endurance, fit
+from mamoe.training.loop.fit import Endurance
 from mamoe.training.loop.interruption import Stop
 from mamoe.training.loop.metrics import MetricsFile, log_metrics, read_rows
 from mamoe.training.loop.saving import BestBy

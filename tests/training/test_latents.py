@@ -12,9 +12,10 @@ from mamoe.data.encoded import LatentCache
 from mamoe.data.geometry.joint import Geometry
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import vae_fingerprint
+from mamoe.models.latents import LatentScaling
 from mamoe.storage.shards import CacheError
 from mamoe.training.step import latents
-from mamoe.training.step.latents import LatentScaling, fill_latents, moments_of
+from mamoe.training.step.latents import fill_latents, moments_of
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 
@@ -68,6 +69,7 @@ def test_moments_are_those_of_the_posterior_and_do_not_depend_on_batch_mates(vae
 
 def test_scaling_is_what_pipelines_undo(vae):
     x, scaling = torch.randn(2, 4, 2, 3), LatentScaling.of(vae)
+    assert torch.allclose(scaling.unscaled(scaling.scaled(x)), x, atol=1e-6)
     torch.testing.assert_close(scaling.scaled(x) / vae.config["scaling_factor"] + vae.config["shift_factor"], x)
 
 

@@ -2,14 +2,13 @@ import functools
 
 import pytest
 import torch
-from training_fakes import CPU, TextTable, batch_of, condition, make_data, make_module, tiny_unet, weights
+from training_fakes import CPU, TextTable, batch_of, condition, fit, make_data, make_module, tiny_unet, weights
 
-from mamoe.diffusion.losses import min_snr_weight, mse_per_image
+from mamoe.diffusion.losses import MinSnr, mse_per_image
 from mamoe.diffusion.parameterization import Prediction, snr
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError, NonFiniteLossError
 from mamoe.runs.weights import read_network
-from mamoe.training.loop.fit import fit
 from mamoe.training.step.draws import posterior_noise, training_draws
 
 
@@ -34,7 +33,7 @@ def test_loss_of_a_picture_does_not_depend_on_its_batch_mates():
 def test_loss_is_the_schedulers_own_arithmetic(prediction):
     # diffusers noises the latents and makes the target; only the network is shared.
     scheduler = make_scheduler(prediction, zero_snr=False)
-    module = make_module(scheduler=scheduler, prompt_dropout=0.0, snr_gamma=5.0)
+    module = make_module(scheduler=scheduler, prompt_dropout=0.0, weighting=MinSnr(5.0))
     batch = batch_of(0, 1, 2)
     epoch, index = batch.epoch.tolist(), batch.index.tolist()
     draws = training_draws(5, epoch, index, (4, 8, 8), 1000, 0.0)
@@ -50,7 +49,7 @@ def test_loss_is_the_schedulers_own_arithmetic(prediction):
         Prediction.V: scheduler.get_velocity(latents, draws.noise, draws.timesteps),
     }[prediction]
     ratio = snr(scheduler.alphas_cumprod, draws.timesteps)
-    wanted = mse_per_image(output, target) * min_snr_weight(ratio, 5.0, prediction)
+    wanted = mse_per_image(output, target) * MinSnr(5.0)(ratio, prediction)
     torch.testing.assert_close(losses(module, batch), wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -173,5 +172,7 @@ def test_gradient_checkpointing_and_channels_last_change_no_gradient():
 
 
 def test_settings_are_checked_together():
-    with pytest.raises(ConfigError, match=r"float32, got torch\.bfloat16.*prompt_dropout.*snr_gamma"):
-        make_module(unet=tiny_unet().bfloat16(), prompt_dropout=2.0, snr_gamma=0.0)
+    with pytest.raises(ConfigError, match=r"float32, got torch\.bfloat16.*prompt_dropout"):
+        make_module(unet=tiny_unet().bfloat16(), prompt_dropout=2.0)
+    with pytest.raises(ConfigError, match="snr_gamma must be positive"):
+        MinSnr(0.0)

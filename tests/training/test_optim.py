@@ -6,13 +6,12 @@ import sys
 import pytest
 import torch
 from torch import nn
-from training_fakes import CPU, Pictures, collate, make_data, make_module, tiny_unet
+from training_fakes import CPU, Pictures, collate, fit, make_data, make_module, tiny_unet
 
 from mamoe.config.targets import instantiate
 from mamoe.errors import ConfigError
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.weights import load_trainer, save_trainer
-from mamoe.training.loop.fit import fit
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.optim import (
     Part,

@@ -5,9 +5,8 @@ import signal
 
 import pytest
 from lightning.pytorch import Callback
-from training_fakes import CPU, make_data, make_module
+from training_fakes import CPU, fit, make_data, make_module
 
-from mamoe.training.loop.fit import fit
 from mamoe.training.loop.metrics import MetricsFile, log_metrics, read_rows
 from mamoe.training.loop.saving import BestBy
 from mamoe.training.watch.patience import Patience

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
-from training_fakes import CPU, Pictures, make_data, make_module
+from training_fakes import CPU, Pictures, fit, make_data, make_module
 
 from mamoe.errors import ConfigError
-from mamoe.training.loop.fit import fit
 from mamoe.training.watch.samples import SampleGrids, tiled
 from mamoe.vocabulary.taxonomy import Taxonomy
 

@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from training_fakes import CPU, make_data, make_module, tiny_unet, weights
+from training_fakes import CPU, fit, make_data, make_module, tiny_unet, weights
 
 from mamoe.errors import NonFiniteLossError
-from mamoe.training.loop.fit import fit
 from mamoe.training.scale.loss_scale import ScaledPrecision, with_scaling
 
 

@@ -3,14 +3,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from PIL import Image
-from training_fakes import CPU, Pictures, make_data, make_module
+from training_fakes import CPU, Pictures, fit, make_data, make_module
 
 from factories import mamoe, only_run, short_run
 from mamoe.errors import ConfigError
 from mamoe.evaluation.distances.family import Kind, measure
 from mamoe.evaluation.features.extractors import load_extractor
 from mamoe.evaluation.features.store import Features
-from mamoe.training.loop.fit import fit
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.watch.scoring import FixedScores
 

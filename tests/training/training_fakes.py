@@ -1,5 +1,6 @@
 """A world small enough to train in a second: random pictures, an 8x8 latent UNet, a text table as the encoder."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from mamoe.diffusion.schedules import make_scheduler
+from mamoe.models.latents import LatentScaling
 from mamoe.randomness import generator_for
-from mamoe.training.loop.fit import fit
+from mamoe.training.loop import fit as loop
 from mamoe.training.loop.saving import BestBy
 from mamoe.training.optim import cosine_with_warmup, make_adam
 from mamoe.training.order.loaders import LayoutDataModule
-from mamoe.training.step.latents import LatentScaling
 from mamoe.training.step.module import DiffusionModule
+from mamoe.training.step.parts import Networks, Objective, Optimization
 from mamoe.training.watch.validation import FixedLoss
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning, TextTokens
@@ -131,7 +133,22 @@ def make_module(kind: type[DiffusionModule] = DiffusionModule, **changes) -> Dif
         "ema_decay": 0.9,
         "seed": 5,
     }
-    return kind(**{**settings, **changes})
+    given = {**settings, **changes}
+    parts = [kind_of(**_taken(given, kind_of)) for kind_of in (Networks, Objective, Optimization)]
+    return kind(*parts, **given)
+
+
+def fit(module: DiffusionModule, data: LayoutDataModule, run: Path, **options) -> loop.FitResult:
+    """The real one, told the fields of its records one by one."""
+    renamed = {"checkpoint_every_n_steps": "every_n_steps", "keep_last": "last"}
+    given = {"recipe": {}} | {renamed.get(name, name): value for name, value in options.items()}
+    keeping, watching = (kind(**_taken(given, kind)) for kind in (loop.Keeping, loop.Watching))
+    return loop.fit(module, data, run, keeping=keeping, watching=watching, **given)
+
+
+def _taken(given: dict, kind: type) -> dict:
+    """The fields of a record, taken out of what is given."""
+    return {field.name: given.pop(field.name) for field in dataclasses.fields(kind) if field.name in given}
 
 
 def make_data(size: int = 10, batch_size: int = 4, **changes) -> LayoutDataModule:

@@ -19,6 +19,7 @@ from mamoe.diffusion import losses
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import decoded
 from mamoe.models.control.call import control_of
+from mamoe.models.latents import LatentScaling
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -64,7 +65,7 @@ def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
 
 
 def _pictures_of(vae: AutoencoderKL, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-    return decoded(vae, latents / vae.config["scaling_factor"] + (vae.config.get("shift_factor") or 0.0))
+    return decoded(vae, LatentScaling.of(vae).unscaled(latents))
 
 
 def class_weights(config: Train, trains: LayoutDataset, settings: LayoutSettings) -> tuple[float, ...] | None:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
 from mamoe.assemble.base import source_to_keep, steered_unet
@@ -23,18 +22,19 @@ from mamoe.config.targets import instantiate
 from mamoe.config.train import Train
 from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset
+from mamoe.diffusion.losses import MinSnr
 from mamoe.diffusion.sampler import is_zero_snr
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
 from mamoe.methods import method_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
+from mamoe.models.latents import LatentScaling
 from mamoe.randomness import derive_seed
 from mamoe.runs.adapter import load_adapter
-from mamoe.training.step.latents import LatentScaling
 from mamoe.training.step.module import DiffusionModule
+from mamoe.training.step.parts import Networks, Objective, Optimization
 from mamoe.training.step.timesteps import TimestepKind, TimestepSampling
-from mamoe.vocabulary.batch import RegionBatch
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.prompts import RegionPrompts
 
@@ -66,16 +66,6 @@ def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[Lay
         )
 
 
-class CallConditioner:
-    """A ``Conditioner`` called with plain positions, as the training module does."""
-
-    def __init__(self, conditioner: Conditioner) -> None:
-        self.conditioner = conditioner
-
-    def __call__(self, regions: RegionBatch, device: torch.device, dtype: torch.dtype):
-        return self.conditioner(regions, device=device, dtype=dtype)
-
-
 def training_module(
     config: Train,
     base: BaseModel,
@@ -92,31 +82,35 @@ def training_module(
     unet = method.prepare(steered_unet(config, base, settings), seed=derive_seed(config.seed, "method"))
     if base.adapter is not None:
         load_adapter(unet, base.adapter)
-    return DiffusionModule(
+    networks = Networks(
         unet=unet,
-        adapter_alone=method.keeps_adapter_alone,
         vae=None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae,
         scaling=LatentScaling.of(base.vae),
         text_encoder=base.text_networks if trained_text else None,
-        conditioner=CallConditioner(Conditioner(prompts, settings, levels)),
-        scheduler=scheduler,
-        optimizer=partial(instantiate, config.optimizer, "optimizer"),
-        lr_scheduler=partial(instantiate, _with_length(config.lr_scheduler, steps), "lr_scheduler"),
-        lr_factors=config.lr_factors.model_dump(),
-        loss=loss.function,
-        loss_networks=loss.networks,
-        timesteps=TimestepSampling(
-            kind=TimestepKind(config.objective.timesteps),
-            mean=config.objective.logit_mean,
-            std=config.objective.logit_std,
-        ),
-        prompt_dropout=config.objective.prompt_dropout,
-        snr_gamma=config.objective.snr_gamma,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
+        conditioner=Conditioner(prompts, settings, levels),
         train_text_encoder=trained_text,
         gradient_checkpointing=config.model.gradient_checkpointing,
         channels_last=config.model.channels_last,
+        adapter_alone=method.keeps_adapter_alone,
+    )
+    optimization = Optimization(
+        optimizer=partial(instantiate, config.optimizer, "optimizer"),
+        lr_scheduler=partial(instantiate, _with_length(config.lr_scheduler, steps), "lr_scheduler"),
+        lr_factors=config.lr_factors.model_dump(),
+        ema_decay=config.ema_decay,
+    )
+    return DiffusionModule(networks, _objective(config, scheduler, loss), optimization, seed=config.seed)
+
+
+def _objective(config: Train, scheduler: DDPMScheduler, loss: ConfiguredLoss) -> Objective:
+    asked = config.objective
+    return Objective(
+        scheduler=scheduler,
+        loss=loss.function,
+        loss_networks=loss.networks,
+        weighting=None if asked.snr_gamma is None else MinSnr(asked.snr_gamma),
+        timesteps=TimestepSampling(kind=TimestepKind(asked.timesteps), mean=asked.logit_mean, std=asked.logit_std),
+        prompt_dropout=asked.prompt_dropout,
     )
 
 

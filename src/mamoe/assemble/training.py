@@ -39,7 +39,7 @@ from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
 from mamoe.runs.home import place_now
 from mamoe.runs.lock import held
-from mamoe.training.loop.fit import Endurance, FitResult, fit
+from mamoe.training.loop.fit import Endurance, FitResult, Keeping, Watching, fit
 from mamoe.training.notes import Notes
 from mamoe.training.optim import check_installed
 from mamoe.training.order.buckets import bucket_batches_of_epochs
@@ -114,13 +114,17 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 run_dir,
                 max_steps=steps,
                 recipe=job.recipe,
-                checkpoint_every_n_steps=config.callbacks.checkpoints.every or steps,
-                keep_last=config.callbacks.checkpoints.keep_last,
+                keeping=Keeping(
+                    every_n_steps=config.callbacks.checkpoints.every or steps,
+                    last=config.callbacks.checkpoints.keep_last,
+                    best_by=best_by(config),
+                ),
+                watching=Watching(
+                    callbacks=[*callbacks, Notes(settings_without_effect(config, plain))],
+                    loggers=training_loggers(config, run_dir),
+                    patience=patience(config),
+                ),
                 trainer=_trainer_settings(config, run_dir),
-                loggers=training_loggers(config, run_dir),
-                callbacks=[*callbacks, Notes(settings_without_effect(config, plain))],
-                best_by=best_by(config),
-                patience=patience(config),
                 resume=origin,
                 endurance=_endurance(config),
             )

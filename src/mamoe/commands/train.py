@@ -21,6 +21,7 @@ from mamoe.config.compose import (
     with_file,
 )
 from mamoe.config.train import EvaluateAfter, Train, recorded, validated
+from mamoe.console import progress
 from mamoe.errors import ConfigError
 from mamoe.machine.stopping import stopped_with
 from mamoe.runs.folder import merged, read_overrides, run_of
@@ -76,7 +77,6 @@ def _composed(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[li
 
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:
     from mamoe.commands.evaluate_after import evaluate_after
-    from mamoe.console import progress
     from mamoe.training.scale.cluster import is_first_process
 
     if is_first_process():
@@ -95,7 +95,6 @@ def launch_cache(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     _, _, config = _composed(overrides, config_dirs)  # before anything heavy is imported
 
     from mamoe.assemble.caches import build_caches
-    from mamoe.console import progress
     from mamoe.machine.libraries import quiet_libraries
 
     quiet_libraries()

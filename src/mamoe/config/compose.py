@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 from mamoe.config.described import described
+from mamoe.config.shipped import SHIPPED as SHIPPED
 from mamoe.console import note
 from mamoe.errors import ConfigError, nearest
 from mamoe.runs.home import Home, relocated
 from mamoe.runs.lookup import find_checkpoint, is_run
 
-SHIPPED = Path(__file__).parent / "groups"
 ROOT = "train"
 _OPENING = ("[", "{", "'", '"')
 _OF_BASE = ("path", "revision", "variant", "config", "tokenizer")  # of the section model

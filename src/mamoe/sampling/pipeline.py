@@ -38,6 +38,7 @@ from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import without_overflow
 from mamoe.models.control.call import Control, control_input, control_of, predict
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
+from mamoe.models.latents import LatentScaling
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
@@ -383,8 +384,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         return latents
 
     def _decode(self, latents: Float[Tensor, "B C h w"], output_type: str) -> Any:
-        config = self.vae.config
-        unscaled = latents / config["scaling_factor"] + (config.get("shift_factor") or 0.0)
+        unscaled = LatentScaling.of(self.vae).unscaled(latents)
         with without_overflow(self.vae, latents.device):
             images = self.vae.decode(unscaled.to(self.vae.dtype)).sample.float()
         return self.image_processor.postprocess(images, output_type=output_type)

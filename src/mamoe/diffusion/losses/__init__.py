@@ -14,4 +14,4 @@ from .mse import mse as mse
 from .mse import mse_per_image as mse_per_image
 from .perceptual import Perceptual as Perceptual
 from .perceptual import middle_features as middle_features
-from .snr import min_snr_weight as min_snr_weight
+from .snr import MinSnr as MinSnr

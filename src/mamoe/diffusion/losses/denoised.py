@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mamoe.diffusion.losses.snr import min_snr_weight
+from mamoe.diffusion.losses.snr import MinSnr
 from mamoe.diffusion.parameterization import Prediction, noised, target_of, to_x0
 from mamoe.vocabulary.conditioning import Conditioning
 
@@ -29,7 +29,7 @@ class Denoised:
     seeds: tuple[int, ...]  # B: for what a loss draws itself, a stream per picture
     step: int | None = None  # optimizer steps done before; None = outside the training, on fixed pictures
     cell_weight: Float[Tensor, "B h w"] | None = None  # how much each cell counts; None = the data gave no weights
-    snr_gamma: float | None = None  # of the min-SNR weight; None = all noise levels count alike
+    weighting: MinSnr | None = None  # of the noise levels; None = all count alike
 
     @property
     def target(self) -> Float[Tensor, "B C h w"]:
@@ -43,11 +43,11 @@ class Denoised:
         return to_x0(self.prediction, self.output.float(), noisy, self.alpha, self.sigma)
 
     def weighed(self, loss: Float[Tensor, "B"], space: Prediction) -> Float[Tensor, "B"]:
-        """``loss`` times its min-SNR weight; ``space`` says what it compares: predictions, or clean pictures (X0)."""
-        if self.snr_gamma is None:
+        """``loss`` times the weight of its noise level; ``space`` is what it compares: predictions or pictures (X0)."""
+        if self.weighting is None:
             return loss
         snr = torch.div(self.alpha.square(), self.sigma.square()).flatten()
-        return loss * min_snr_weight(snr, self.snr_gamma, space)
+        return loss * self.weighting(snr, space)
 
 
 LatentLoss = Callable[[Denoised], Float[Tensor, "B"]]  # one number per picture, float32, weighed over the noise levels

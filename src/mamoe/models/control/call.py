@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mamoe.models.autoencoder import posterior_of, without_overflow
 from mamoe.models.control.controlnet_xs import ControlledUNet
+from mamoe.models.latents import LatentScaling
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 
@@ -61,8 +62,7 @@ def control_input(
     # One by one, so that a latent does not depend on batch mates down to the last bit.
     with without_overflow(vae, pictures.device):
         means = [posterior_of(vae, picture[None].to(vae.dtype) / 127.5 - 1).mean.float() for picture in pictures]
-    latents = (torch.cat(means) - (vae.config.get("shift_factor") or 0.0)) * vae.config["scaling_factor"]
-    return latents * shown[:, None, None, None]
+    return LatentScaling.of(vae).scaled(torch.cat(means)) * shown[:, None, None, None]
 
 
 def predict(

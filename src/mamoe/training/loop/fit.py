@@ -58,6 +58,25 @@ class Endurance:
     auto_microbatch: bool = False  # halve the micro-batch where memory runs out; the result stays the same
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keeping:
+    """Which checkpoints a run keeps."""
+
+    every_n_steps: int  # optimizer steps between checkpoints; the last step writes one too
+    last: int = 2  # kept besides the best
+    best_by: BestBy | None = None  # which value of which metric marks the best
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watching:
+    """What looks at a run while it trains."""
+
+    callbacks: Sequence[Callback] = ()  # fixed-image losses, ...; they run before the checkpoint of a step is written
+    loggers: Sequence[Logger] = ()  # besides metrics.csv, which is always written
+    log_every_n_steps: int = 10  # optimizer steps between rows of the training loss
+    patience: Patience | None = None  # how long to go on without a better value of a metric; None = to the last step
+
+
 def fit(
     module: DiffusionModule,
     data: LayoutDataModule,
@@ -65,14 +84,9 @@ def fit(
     *,
     max_steps: int,
     recipe: Mapping[str, Any],
-    checkpoint_every_n_steps: int,
-    keep_last: int = 2,
-    log_every_n_steps: int = 10,
+    keeping: Keeping,
+    watching: Watching = Watching(),
     trainer: Mapping[str, Any] | None = None,
-    loggers: Sequence[Logger] = (),
-    callbacks: Sequence[Callback] = (),
-    best_by: BestBy | None = None,
-    patience: Patience | None = None,
     resume: Path | None = None,
     endurance: Endurance = Endurance(),
 ) -> FitResult:
@@ -81,15 +95,10 @@ def fit(
     Args:
         run_dir: the run's folder; log.txt, metrics.csv and checkpoints/ are written there.
         recipe: what a checkpoint says about its model besides the weights, as plain JSON.
-        checkpoint_every_n_steps: optimizer steps between checkpoints; the last step writes one too.
-        keep_last: checkpoints kept besides ``best``.
-        log_every_n_steps: optimizer steps between rows of the training loss.
+        keeping: which checkpoints are kept.
+        watching: what looks at it meanwhile.
         trainer: further arguments of lightning's Trainer: accelerator, devices, precision, strategy,
             accumulate_grad_batches, gradient_clip_val (global norm, once per optimizer step), ...
-        loggers: besides metrics.csv, which is always written.
-        callbacks: fixed-image losses, sample grids, ...; they run before the checkpoint of a step is written.
-        best_by: which value of which metric marks the best checkpoint.
-        patience: how long to go on without a better value of a metric; None = to the last step.
         resume: a run folder (its newest sound checkpoint) or a checkpoint folder; None starts afresh.
         endurance: limits of time and memory.
 
@@ -115,28 +124,28 @@ def fit(
             saving = Checkpoints(
                 run_dir,
                 recipe=recipe,
-                every_n_steps=checkpoint_every_n_steps,
+                every_n_steps=keeping.every_n_steps,
                 metrics=metrics,
-                keep_last=keep_last,
-                best_by=best_by,
+                keep_last=keeping.last,
+                best_by=keeping.best_by,
                 resume=checkpoint,
             )
             failing = Failing(run_dir, saving)
-            early = None if patience is None else EarlyStopping(patience, metrics)
+            early = None if watching.patience is None else EarlyStopping(watching.patience, metrics)
             session = make_trainer(
                 settings,
                 run_dir,
                 start=start,
                 max_steps=max_steps,
                 pieces=data.pieces,
-                loggers=[metrics, *loggers],
+                loggers=[metrics, *watching.loggers],
                 # Order matters: resume before anything looks at the weights, save after everything was measured.
                 callbacks=[
                     listening,
                     *([] if checkpoint is None else [Resuming(checkpoint)]),
                     Cost(run_dir),
-                    StepMetrics(log_every_n_steps),
-                    *callbacks,
+                    StepMetrics(watching.log_every_n_steps),
+                    *watching.callbacks,
                     TrainingProgress(console),
                     *([] if early is None else [early]),
                     stop,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL
@@ -18,21 +17,6 @@ from mamoe.data.geometry.joint import Placement
 from mamoe.models.autoencoder import posterior_of, without_overflow
 
 SHARD = 128  # pictures per shard: what a killed process loses at most
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatentScaling:
-    """How the UNet knows latents: ``(latent - shift) * factor``."""
-
-    factor: float
-    shift: float = 0.0
-
-    @classmethod
-    def of(cls, vae: AutoencoderKL) -> LatentScaling:
-        return cls(factor=vae.config["scaling_factor"], shift=vae.config.get("shift_factor") or 0.0)
-
-    def scaled(self, latents: Float[Tensor, "*B C h w"]) -> Float[Tensor, "*B C h w"]:
-        return (latents - self.shift) * self.factor
 
 
 @torch.no_grad()

@@ -5,19 +5,13 @@ The flow:  Batch -> Conditioning -> Noise -> Predict -> Loss, then the optimizer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from mamoe.diffusion.losses import Denoised, LatentLoss, mse
+from mamoe.diffusion.losses import Denoised
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
 from mamoe.errors import ConfigError
 from mamoe.methods import to_channels_last
@@ -30,86 +24,48 @@ from mamoe.training.scale.loss_scale import ScaledPrecision
 from mamoe.training.scale.sharding import shard, whole_of
 from mamoe.training.step.draws import Draws, posterior_noise, training_draws
 from mamoe.training.step.finite import StepWatch
-from mamoe.training.step.latents import LatentScaling, moments_of
-from mamoe.training.step.timesteps import UNIFORM, Places, TimestepKind, TimestepSampling
+from mamoe.training.step.latents import moments_of
+from mamoe.training.step.parts import Networks, Objective, Optimization
+from mamoe.training.step.timesteps import Places, TimestepKind
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning
-
-ConditionerFn = Callable[[RegionBatch, torch.device, torch.dtype], Conditioning]
 
 
 class DiffusionModule(LightningModule):
     """Trains ``unet`` (and on request the text encoder) to undo noise; autoencoder and schedule stay as they are.
 
     Args:
-        unet: a stock or MaMoE UNet with float32 weights, or one that also takes a condition picture (see
-            :mod:`mamoe.models.control.call`).
-        vae: the autoencoder, frozen; kept out of this module's parameters and state. None: every batch comes encoded,
-            and no condition picture enters as a latent.
-        scaling: how the UNet knows the autoencoder's latents.
-        text_encoder: the network inside ``conditioner``, frozen unless ``train_text_encoder``. None: there is none,
-            the prompts have been encoded.
-        conditioner: regions -> conditioning on a device; differentiable when the text encoder is trained.
-        scheduler: the noise schedule; its ``prediction_type`` is what the UNet predicts.
-        optimizer: parameter groups as torch has them -> optimizer.
-        lr_scheduler: optimizer -> schedule, stepped once per optimizer step.
-        lr_factors: times the optimizer's learning rate, by :class:`~mamoe.training.optim.Part`; 1 where not named.
-        loss: what is minimised, per picture.
-        loss_networks: what ``loss`` looks through; frozen, moved along, and kept out of parameters and state.
-        timesteps: how noise levels are drawn.
-        prompt_dropout: share of pictures seen without prompt and layout, for classifier-free guidance.
-        snr_gamma: min-SNR-gamma of the loss weights; None weighs all noise levels alike.
-        ema_decay: decay of the weight average; None keeps no average. A schedule-free optimizer brings its own.
+        networks: what is trained, and the frozen ones around it.
+        objective: what is minimised.
+        optimization: how the weights move.
         seed: every draw derives from it.
-        adapter_alone: whether checkpoints hold the UNet's trained weights only.
     """
 
-    def __init__(
-        self,
-        *,
-        unet: nn.Module,
-        vae: AutoencoderKL | None,
-        scaling: LatentScaling,
-        text_encoder: nn.Module | None,
-        conditioner: ConditionerFn,
-        scheduler: DDPMScheduler,
-        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
-        lr_factors: Mapping[str, float] | None = None,
-        loss: LatentLoss = mse,
-        loss_networks: Sequence[nn.Module] = (),
-        timesteps: TimestepSampling = UNIFORM,
-        prompt_dropout: float = 0.1,
-        snr_gamma: float | None = None,
-        ema_decay: float | None = None,
-        seed: int = 0,
-        train_text_encoder: bool = False,
-        gradient_checkpointing: bool = False,
-        channels_last: bool = False,
-        adapter_alone: bool = False,
-    ) -> None:
+    def __init__(self, networks: Networks, objective: Objective, optimization: Optimization, *, seed: int = 0) -> None:
         super().__init__()
-        self.unet = to_channels_last(unet) if channels_last else unet
-        if gradient_checkpointing:
+        unet, vae, text_encoder = networks.unet, networks.vae, networks.text_encoder
+        self.unet = to_channels_last(unet) if networks.channels_last else unet
+        if networks.gradient_checkpointing:
             unet.enable_gradient_checkpointing()  # type: ignore[operator]
         # A tuple hides the frozen networks from nn.Module, so that they are neither trained, saved nor synchronised.
-        frozen = ((vae,) if train_text_encoder else (vae, text_encoder)) + tuple(loss_networks)
+        frozen = ((vae,) if networks.train_text_encoder else (vae, text_encoder)) + tuple(objective.loss_networks)
         self._frozen = tuple(network for network in frozen if network is not None)
         for network in self._frozen:
             network.requires_grad_(False).eval()
-        if train_text_encoder:
+        if networks.train_text_encoder:
             assert text_encoder is not None, "a text encoder that is trained is there"
             self.text_encoder = text_encoder
         self.train()  # from_pretrained hands networks over in evaluation mode
-        self._vae, self.scaling = (vae,), scaling
-        self.conditioner = conditioner
+        self._vae, self.scaling, self.adapter_alone = (vae,), networks.scaling, networks.adapter_alone
+        self.conditioner = networks.conditioner
+        scheduler = objective.scheduler
         self.prediction = Prediction.parse(scheduler.config["prediction_type"])
         self.alphas_cumprod = scheduler.alphas_cumprod.clone()
-        self.loss, self.timesteps, self.adapter_alone = loss, timesteps, adapter_alone
-        self.prompt_dropout, self.snr_gamma, self.ema_decay, self.seed = prompt_dropout, snr_gamma, ema_decay, seed
+        self.loss, self.weighting, self.timesteps = objective.loss, objective.weighting, objective.timesteps
+        self.prompt_dropout, self.seed = objective.prompt_dropout, seed
         self.ema: AveragedWeights | None = None
         self.watch = StepWatch()
-        self._make_optimizer, self._make_lr_scheduler, self._lr_factors = optimizer, lr_scheduler, lr_factors or {}
+        self._optimization = optimization
         self._mean_size: float | None = None  # pictures of a micro-batch, on average over those of a step
         _check(self)
 
@@ -179,7 +135,7 @@ class DiffusionModule(LightningModule):
             seeds=draws.loss_seeds,
             step=step,
             cell_weight=cell_weight,
-            snr_gamma=self.snr_gamma,
+            weighting=self.weighting,
         )
         return self.loss(denoised)
 
@@ -222,7 +178,7 @@ class DiffusionModule(LightningModule):
     def _condition(self, regions: RegionBatch) -> Conditioning:
         trained = "text_encoder" in self.trained
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            conditioning = self.conditioner(regions, self.device, torch.float32)
+            conditioning = self.conditioner(regions, device=self.device, dtype=torch.float32)
         if trained and torch.is_grad_enabled() and not conditioning.text.embeds.requires_grad:
             raise ConfigError(
                 "train_text_encoder is on, but the conditioner returned embeddings without gradients. Build its "
@@ -233,10 +189,11 @@ class DiffusionModule(LightningModule):
     # The optimizer step.
 
     def configure_optimizers(self) -> Any:
-        optimizer = apply_lr_factors(self._make_optimizer(parameter_groups(self, self._lr_factors)))
-        if self._make_lr_scheduler is None:
+        plan = self._optimization
+        optimizer = apply_lr_factors(plan.optimizer(parameter_groups(self, plan.lr_factors)))
+        if plan.lr_scheduler is None:
             return optimizer
-        schedule = {"scheduler": self._make_lr_scheduler(optimizer), "interval": "step"}
+        schedule = {"scheduler": plan.lr_scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
@@ -262,11 +219,11 @@ class DiffusionModule(LightningModule):
         self.watch = StepWatch()
         for network in self._frozen:
             network.to(self.device)  # type: ignore[arg-type]
-        optimizer = self.trainer.optimizers[0]
+        optimizer, decay = self.trainer.optimizers[0], self._optimization.ema_decay
         if is_schedule_free(optimizer):
             self.ema = ScheduleFreeAverage(self.trained, optimizer)
-        elif self.ema_decay is not None:
-            self.ema = WeightAverage(self.trained, self.ema_decay)
+        elif decay is not None:
+            self.ema = WeightAverage(self.trained, decay)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout layers know the global stream only. Seeding it per batch makes a resumed run draw the same numbers.
@@ -287,7 +244,5 @@ def _check(module: DiffusionModule) -> None:
         )
     if not 0.0 <= module.prompt_dropout <= 1.0:
         problems.append(f"prompt_dropout must lie in [0, 1], got {module.prompt_dropout}")
-    if module.snr_gamma is not None and module.snr_gamma <= 0:
-        problems.append(f"snr_gamma must be positive or null, got {module.snr_gamma}")
     if problems:
         raise ConfigError("The training cannot start: " + "; ".join(problems) + ".")

@@ -1,0 +1,104 @@
+"""The commands that make material: data sets imported, checked or drawn, and a new base model. Thin, as the cli."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mamoe.console import progress
+from mamoe.errors import DatasetError
+
+
+class Source(StrEnum):
+    """Official formats that can be imported."""
+
+    CITYSCAPES = "cityscapes"
+    CAMVID = "camvid"
+    COCO = "coco"
+
+
+class Drawn(StrEnum):
+    """Kinds of drawn scenes."""
+
+    BROAD = "broad"
+    CLOSE_UPS = "close_ups"
+    DUSK_TOWN = "dusk_town"
+
+
+def prepare(
+    source_format: Source,
+    source: Path,
+    out: Path,
+    taxonomy: Annotated[
+        str | None, typer.Option(help="coco: name or YAML file of the classes; default: COCO's own 133.")
+    ] = None,
+    derive_taxonomy: Annotated[
+        bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
+    ] = False,
+) -> None:
+    """Import a data set from its official format into the package's layout."""
+    from mamoe.prepare.importers import importer_of, next_commands
+
+    import_from = importer_of(source_format.value, taxonomy, derive_taxonomy)
+    with progress("Importing") as update:
+        summary = import_from(source, out, update)
+    typer.echo(summary.text())
+    typer.echo("Next: " + "\n      ".join(next_commands(summary)))
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
+    taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
+) -> None:
+    """Open every file of a data set and list everything that is wrong with it."""
+    from mamoe.prepare.check import check_folder
+    from mamoe.vocabulary.taxonomy import Taxonomy
+
+    with progress("Checking") as update:
+        report = check_folder(folder, None if taxonomy is None else Taxonomy.load(taxonomy), update)
+    typer.echo(report.text())
+    if report.problems:
+        raise DatasetError(f"{folder} has {len(report.problems)} problems, listed above.")
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    domain: Annotated[Drawn, typer.Option(help="Broad mix, or one town at dusk.")] = Drawn.DUSK_TOWN,
+    train: Annotated[int, typer.Option(min=0)] = 256,
+    val: Annotated[int, typer.Option(min=0)] = 32,
+    test: Annotated[int, typer.Option(min=0)] = 32,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    height: Annotated[int, typer.Option()] = 128,
+    width: Annotated[int, typer.Option()] = 256,
+) -> None:
+    """Draw street scenes with panoptic maps, captions and instance prompts."""
+    from mamoe.scenes import Domain, write_scenes
+    from mamoe.storage.staging import require_free
+
+    require_free(out)
+    counts = {"train": train, "val": val, "test": test}
+    with progress("Drawing scenes") as update:
+        write_scenes(
+            out, domain=Domain(domain.value), counts=counts, seed=seed, height=height, width=width, progress=update
+        )
+    words = ["mamoe", "train", "data=scenes", f"data.root={out}", "experiment=demo"]
+    typer.echo(f"{sum(counts.values())} scenes in {out}. Next: {shlex.join(words)}")
+
+
+def new_base(
+    data: Annotated[Path, typer.Argument(help="A folder made by `mamoe scenes --domain broad`.")],
+    out: Annotated[Path, typer.Argument(help="Base model folder to make.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the autoencoder's training.")] = None,
+) -> None:
+    """Train an autoencoder on drawn scenes and write a base model around it, for experiment=tiny_base."""
+    from mamoe.commands.new_base import make_new_base
+    from mamoe.machine.libraries import quiet_libraries
+
+    quiet_libraries()
+    with progress("Training the autoencoder") as update:
+        psnr = make_new_base(data, out, steps=steps, report=lambda step, of, loss: update(step, of, f"loss {loss:.4f}"))
+    typer.echo(f"{out}: the autoencoder reaches {psnr:.1f} dB. Next: mamoe train experiment=tiny_base model.path={out}")
