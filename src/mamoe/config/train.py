@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mamoe.config.drawn import Drawn
 from mamoe.config.schema import Section, checked
 from mamoe.errors import ConfigError
+from mamoe.vocabulary.drawing import DRAWING, Mode
 from mamoe.vocabulary.layout import Strength, strength_problem, text_problem
 
 Target = dict[str, Any]  # {_target_: dotted name, its arguments}
@@ -237,20 +239,16 @@ class Validation(Section):
     images: int = Field(ge=1)
 
 
-class Samples(Section):
+class Samples(Drawn):
     every: int = Field(ge=1)
     images: int = Field(4, ge=1)
-    steps: int = Field(50, ge=1)
-    guidance_scale: float = Field(4.0, ge=0)
-    modes: list[Literal["cond", "uncond", "cfg"]] = Field(["cond", "uncond", "cfg"])
+    modes: list[Mode] = Field(list(Mode))
 
 
-class Scores(Section):
+class Scores(Drawn):
     every: int = Field(ge=1)
     images: int = Field(32, ge=2)
-    mode: Literal["cond", "uncond", "cfg"] = "cfg"
-    steps: int = Field(50, ge=1)
-    guidance_scale: float = Field(4.0, ge=0)
+    mode: Mode = DRAWING.mode
     extractor: str = "pixels"  # NAME or NAME=PATH, as `mamoe evaluate --extractor`
     scores: list[Literal["fid", "fid-infinity", "kid", "cmmd", "precision", "recall", "density", "coverage"]] = Field(
         ["kid"], min_length=1
@@ -299,18 +297,16 @@ class Callbacks(Section):
         return self
 
 
-class EvaluateAfter(Section):
+class EvaluateAfter(Drawn):
     split: str = "test"
-    modes: list[Literal["cond", "uncond", "cfg"]] = Field(["cond", "uncond", "cfg"], min_length=1)
+    modes: list[Mode] = Field(list(Mode), min_length=1)
     scores: list[str] | None = Field(None, min_length=1)  # as `mamoe evaluate --scores`; null = all but use
     extractors: list[str] = Field(["inception"], min_length=1)
     segmenters: list[str] = Field(["domain"], min_length=1)
     clip: str | None = None
     checkpoint: Literal["latest", "best"] = "latest"
     images: int | None = Field(None, ge=1)  # null = the whole split
-    steps: int = Field(50, ge=1)
-    guidance_scale: float = Field(4.0, ge=0)
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(DRAWING.batch_size, ge=1)
     keep_pictures: bool = True
 
 
