@@ -15,6 +15,7 @@ from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.machine.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
 from mamoe.machine.threads import wait_politely
+from mamoe.vocabulary.drawing import DRAWING, Drawing, Mode, modes_of
 
 app = typer.Typer(
     name="mamoe",
@@ -123,9 +124,9 @@ def sample(
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
     base: BaseOption = None,
     seed: Annotated[int, typer.Option(help="Of the whole job.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
-    guidance_scale: Annotated[float, typer.Option(min=0.0)] = 4.0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = DRAWING.steps,
+    guidance_scale: Annotated[float, typer.Option(min=0.0)] = DRAWING.guidance_scale,
+    batch_size: Annotated[int, typer.Option(min=1)] = DRAWING.batch_size,
     device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
 ) -> None:
     """Draw a picture for every panoptic map of a folder, with a JSON record each and a contact sheet.
@@ -194,10 +195,10 @@ def evaluate(
     recursive: Annotated[bool, typer.Option("--recursive", help="Folders of pictures hold folders.")] = False,
     split: Annotated[str, typer.Option(help="Of the run's data, or of --data.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
-    modes: Annotated[str, typer.Option(help="How a run is drawn; comma-separated.")] = "cond,uncond,cfg",
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 50,
-    guidance_scale: Annotated[float, typer.Option(min=0.0, help="Of mode cfg.")] = 4.0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 4,
+    modes: Annotated[str, typer.Option(help="How a run is drawn; comma-separated.")] = ",".join(Mode),
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = DRAWING.steps,
+    guidance_scale: Annotated[float, typer.Option(min=0.0, help="Of mode cfg.")] = DRAWING.guidance_scale,
+    batch_size: Annotated[int, typer.Option(min=1)] = DRAWING.batch_size,
     seed: Annotated[int, typer.Option(help="Of pictures and intervals.")] = 0,
     device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
 ) -> None:
@@ -205,7 +206,7 @@ def evaluate(
 
     Writes metrics.json, table.md and table.csv. Started again, it goes on where it stopped; torchrun shares the work.
     """
-    from mamoe.commands.evaluate import Asked, Drawing, evaluate_folder, evaluate_run
+    from mamoe.commands.evaluate import Asked, evaluate_folder, evaluate_run
     from mamoe.machine.devices import usable_device
     from mamoe.machine.libraries import quiet_libraries
     from mamoe.runs.lookup import is_run
@@ -219,6 +220,8 @@ def evaluate(
         autoencoder=autoencoder,
         data=data,
         base=base,
+        checkpoint=checkpoint,
+        modes=modes_of(modes.split(",")),
         taxonomy=taxonomy,
         split=split,
         scores=None if scores is None else tuple(scores.split(",")),
@@ -236,13 +239,7 @@ def evaluate(
     kept = stopped_with("finished pictures and features are kept; the same command goes on from there.")
     with kept, progress("Evaluating") as update:
         if is_run(target):
-            drawing = Drawing(
-                checkpoint=checkpoint,
-                modes=tuple(modes.split(",")),
-                steps=steps,
-                guidance_scale=guidance_scale,
-                batch_size=batch_size,
-            )
+            drawing = Drawing(steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, seed=seed)
             table, folder = evaluate_run(target, asked, drawing, update)
         else:
             table, folder = evaluate_folder(target, asked, update)

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from factories import mamoe
-from mamoe.commands.evaluate import Asked, Drawing, evaluate_run
+from mamoe.commands.evaluate import Asked, evaluate_run
 from mamoe.evaluation import run as module
 from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.run import SCORES
 from mamoe.evaluation.table import Row, Table
 from mamoe.machine.processes import Processes
 from mamoe.scenes import Domain, write_scenes
+from mamoe.vocabulary.drawing import Drawing
 
 PIXELS = ("--extractor", "pixels")
 

@@ -23,6 +23,7 @@ from mamoe.training.loop.metrics import read_rows
 from mamoe.training.watch.samples import SampleGrids
 from mamoe.training.watch.scoring import FixedScores
 from mamoe.training.watch.validation import FixedLoss
+from mamoe.vocabulary.drawing import Drawing
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 DATA = Pictures(6)
@@ -39,7 +40,7 @@ class Painter:
     def __call__(self, module):
         yield self.draw
 
-    def draw(self, samples, mode, seeds):
+    def draw(self, samples, drawing, seeds):
         self.batches += 1
         if self.batches == self.told_at:
             os.kill(os.getpid(), self.number)
@@ -53,8 +54,8 @@ def train(folder, callback, resume=None, steps=4):
 
 
 def grids(folder, painter):
-    options = {"samples": SAMPLES, "taxonomy": Taxonomy.load("cityscapes"), "every_n_steps": 2, "batch_size": 2}
-    return SampleGrids(folder, sampler=painter, **options)
+    options = {"samples": SAMPLES, "taxonomy": Taxonomy.load("cityscapes"), "every_n_steps": 2}
+    return SampleGrids(folder, sampler=painter, drawing=Drawing(batch_size=2), **options)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -73,7 +74,7 @@ def test_a_sample_grid_is_left_and_drawn_when_the_run_goes_on(tmp_path, number, 
 
 def test_scores_are_left_and_measured_when_the_run_goes_on(tmp_path):
     def scores(painter):
-        options = {"extractor": load_extractor("pixels"), "kinds": [Kind.COVERAGE], "mode": "cfg", "batch_size": 2}
+        options = {"extractor": load_extractor("pixels"), "kinds": [Kind.COVERAGE], "drawing": Drawing(batch_size=2)}
         return FixedScores(tmp_path, sampler=painter, samples=SAMPLES, every_n_steps=2, keep_pictures=True, **options)
 
     painter = Painter(told_at=1)

@@ -14,6 +14,7 @@ from mamoe.config.compose import compose
 from mamoe.config.train import validated
 from mamoe.runs.adapter import ADAPTER
 from mamoe.sampling.batches import sample_batch
+from mamoe.vocabulary.drawing import Drawing
 from wholeruns import WEIGHTS, assert_equal, cut_back, tensors, trained
 
 SMALL_RANK = ["method.rank=4", "method.alpha=4"]
@@ -56,7 +57,7 @@ def test_trains_saves_reloads_and_samples_the_same_picture(name, steered, base_m
     sample = next(source[0, i] for i in range(len(source)) if source[0, i].key == facts["key"])
     pipe = LayoutPipeline.from_pretrained(run)
     pipe.set_progress_bar_config(disable=True)
-    (again,) = sample_batch(pipe, [sample], seeds=[facts["seed"]], steps=2, guidance_scale=4.0, layout=steered)
+    (again,) = sample_batch(pipe, [sample], [facts["seed"]], Drawing(steps=2, guidance_scale=4.0), layout=steered)
     first = Image.open(shown.with_suffix(".png"))
     assert np.abs(np.asarray(again, int) - np.asarray(first, int)).max() <= 1
     assert np.asarray(first).std() > 0

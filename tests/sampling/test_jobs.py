@@ -13,10 +13,11 @@ from mamoe.errors import DatasetError
 from mamoe.machine.processes import Processes
 from mamoe.models.control.concat import widened
 from mamoe.randomness import derive_seed
-from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
+from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.folders import sample_folder
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import contact_sheet, key_of, model_hash
+from mamoe.vocabulary.drawing import Drawing, Mode
 from mamoe.vocabulary.panoptic import read_panoptic, resized_panoptic
 
 JOB = {"steps": 2, "batch_size": 2}
@@ -215,27 +216,24 @@ def samples(make_map):
 
 
 def test_batch_of_samples_in_their_order(pipe, samples):
-    images = sample_batch(pipe, samples, seeds=[1, 2, 3], steps=2, batch_size=2, mode="cfg")
+    images = sample_batch(pipe, samples, [1, 2, 3], Drawing(steps=2, batch_size=2))
     assert [image.size for image in images] == [(48, 32), (64, 32), (48, 32)]
-    (alone,) = sample_batch(pipe, samples[2:], seeds=[3], steps=2, mode="cfg")
+    (alone,) = sample_batch(pipe, samples[2:], [3], Drawing(steps=2))
     assert np.abs(np.asarray(alone).astype(int) - np.asarray(images[2])).max() <= 1
 
 
 def test_modes(pipe, samples, make_pipe):
-    assert [guidance_of(mode) for mode in Mode] == [1.0, 0.0, 4.0]
-    drawn = {mode: sample_batch(pipe, samples[:1], seeds=[1], steps=2, mode=mode)[0] for mode in Mode}
+    drawn = {mode: sample_batch(pipe, samples[:1], [1], Drawing(steps=2, mode=mode))[0] for mode in Mode}
     assert len({image.tobytes() for image in drawn.values()}) == 3
     # Without prompt and layout nothing but the seed is left.
-    other = sample_batch(pipe, samples[2:], seeds=[1], steps=2, mode="uncond")[0]
+    other = sample_batch(pipe, samples[2:], [1], Drawing(steps=2, mode=Mode.UNCOND))[0]
     assert np.array_equal(np.asarray(other), np.asarray(drawn[Mode.UNCOND]))
-    with pytest.raises(ValueError, match="cond, uncond, cfg"):
-        sample_batch(pipe, samples, seeds=[1, 2, 3], mode="fast")
     with pytest.raises(ValueError, match="one seed per sample"):
-        sample_batch(pipe, samples, seeds=[1])
+        sample_batch(pipe, samples, [1])
 
 
 def test_base_model_draws_at_the_maps_size(make_pipe, samples):
-    images = sample_batch(make_pipe(layout=False), samples, seeds=[1, 2, 3], steps=1, layout=False)
+    images = sample_batch(make_pipe(layout=False), samples, [1, 2, 3], Drawing(steps=1), layout=False)
     assert [image.size for image in images] == [(48, 32), (64, 32), (48, 32)]
 
 

@@ -9,6 +9,7 @@ from training_fakes import CPU, Pictures, fit, make_data, make_module
 
 from mamoe.errors import ConfigError
 from mamoe.training.watch.samples import SampleGrids, tiled
+from mamoe.vocabulary.drawing import Drawing
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 
@@ -23,7 +24,8 @@ class Painter:
         assert not module.unet.training
         yield self.draw
 
-    def draw(self, samples, mode, seeds):
+    def draw(self, samples, drawing, seeds):
+        mode = drawing.mode
         self.calls.append((mode, [s.key for s in samples], seeds))
         shade = {"cond": 10, "uncond": 20, "cfg": 30}[mode]
         return [Image.new("RGB", (16, 16), (shade, seed % 251, 0)) for seed in seeds]
@@ -39,7 +41,7 @@ def run(tmp_path_factory):
         samples=[data[0, i] for i in range(3)],
         taxonomy=Taxonomy.load("cityscapes"),
         every_n_steps=2,
-        batch_size=2,
+        drawing=Drawing(batch_size=2),
     )
     tensorboard = TensorBoardLogger(folder, name="tensorboard", version="")
     fit(
@@ -119,5 +121,7 @@ def test_tiles_keep_their_places():
 
 def test_impossible_settings_are_refused(tmp_path):
     settings = {"sampler": Painter(), "taxonomy": Taxonomy.load("cityscapes"), "every_n_steps": 1}
-    with pytest.raises(ConfigError, match=r"cond, uncond, cfg.*\['cgf'\], 0 samples"):
-        SampleGrids(tmp_path, samples=[], modes=["cgf"], **settings)
+    with pytest.raises(ConfigError, match="no mode cgf; there are cond, uncond, cfg"):
+        SampleGrids(tmp_path, samples=[Pictures(1)[0, 0]], modes=["cgf"], **settings)
+    with pytest.raises(ConfigError, match="got 0 samples"):
+        SampleGrids(tmp_path, samples=[], **settings)

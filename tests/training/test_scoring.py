@@ -22,15 +22,15 @@ def dimmed(module):
     """A sampler that returns the real pictures, darker."""
     assert not module.unet.training
 
-    def draw(samples, mode, seeds):
-        assert mode == "cfg"
+    def draw(samples, drawing, seeds):
+        assert drawing.mode == "cfg"
         return [Image.fromarray(s.picture // 2) for s in samples]
 
     yield draw
 
 
 def scored(folder, **changes):
-    options = {"sampler": dimmed, "samples": SAMPLES, "extractor": load_extractor("pixels"), "mode": "cfg"}
+    options = {"sampler": dimmed, "samples": SAMPLES, "extractor": load_extractor("pixels")}
     options |= {"kinds": [Kind.FID, Kind.COVERAGE, Kind.FID_INFINITY], "every_n_steps": 2, **changes}
     callback = FixedScores(folder, **options)
     fit(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from torch import nn
 from mamoe.bases.pretrained import load_text, load_vae
 from mamoe.bases.sources import Source
 from mamoe.conditioning.collate import Collator
+from mamoe.config.drawn import Drawn
 from mamoe.config.targets import instantiate
-from mamoe.config.train import FIXED_LOSSES, Samples, Scores, Train
+from mamoe.config.train import FIXED_LOSSES, Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.sampler import ddim_scheduler
 from mamoe.errors import ConfigError
@@ -36,6 +36,7 @@ from mamoe.training.watch.patience import Patience
 from mamoe.training.watch.samples import Draw, SampleGrids
 from mamoe.training.watch.scoring import FixedScores
 from mamoe.training.watch.validation import FixedLoss
+from mamoe.vocabulary.drawing import Drawing
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.sample import Sample
 
@@ -115,12 +116,12 @@ def training_callbacks(
         callbacks.append(
             SampleGrids(
                 run_dir,
-                sampler=partial(sampler, samples),
+                sampler=sampler,
                 samples=[shown[0, i * len(shown) // count] for i in range(count)],
                 taxonomy=settings.taxonomy,
                 modes=samples.modes,
                 every_n_steps=samples.every,
-                seed=config.seed,
+                drawing=_drawing(samples, config.seed),
             )
         )
     if (scores := config.callbacks.scores) is not None:
@@ -129,17 +130,20 @@ def training_callbacks(
         callbacks.append(
             FixedScores(
                 run_dir,
-                sampler=partial(sampler, scores),
+                sampler=sampler,
                 samples=[shown[0, i * len(shown) // count] for i in range(count)],
                 extractor=load_extractor(name, Path(source) if source else None),
                 kinds=[Kind(kind) for kind in scores.scores],
-                mode=scores.mode,
                 every_n_steps=scores.every,
-                seed=config.seed,
+                drawing=replace(_drawing(scores, config.seed), mode=scores.mode),
                 keep_pictures=scores.keep_pictures,
             )
         )
     return callbacks
+
+
+def _drawing(how: Drawn, seed: int) -> Drawing:
+    return Drawing(steps=how.steps, guidance_scale=how.guidance_scale, seed=seed)
 
 
 def best_by(config: Train) -> BestBy | None:
@@ -171,7 +175,7 @@ class PictureSampler:
     settings: LayoutSettings
 
     @contextmanager
-    def __call__(self, how: Samples | Scores, module: DiffusionModule) -> Iterator[Draw]:
+    def __call__(self, module: DiffusionModule) -> Iterator[Draw]:
         # The pipeline declares these as classes of diffusers and transformers, the module as any network.
         unet: Any = module.unet
         trained_text: Any = module.trained.get("text_encoder")
@@ -192,8 +196,7 @@ class PictureSampler:
         pipe.set_progress_bar_config(disable=True)
         layout = self.settings.region_attention or self.settings.moe
 
-        def draw(samples: list[Sample], mode: str, seeds: list[int]) -> list[Image.Image]:
-            steps, scale = how.steps, how.guidance_scale
-            return sample_batch(pipe, samples, mode=mode, seeds=seeds, steps=steps, guidance_scale=scale, layout=layout)
+        def draw(samples: list[Sample], drawing: Drawing, seeds: list[int]) -> list[Image.Image]:
+            return sample_batch(pipe, samples, seeds, drawing, layout=layout)
 
         yield draw

@@ -28,7 +28,7 @@ from mamoe.evaluation.features.extractors import Extractor, load_extractor
 from mamoe.evaluation.features.store import common_size, list_pictures
 from mamoe.evaluation.protocol import Generation, PictureSet
 from mamoe.evaluation.reconstruction import load_autoencoder
-from mamoe.evaluation.request import Asked, Drawing, Progress
+from mamoe.evaluation.request import Asked, Progress
 from mamoe.evaluation.run import (
     LAYOUT,
     LAYOUT_SCORES,
@@ -45,10 +45,11 @@ from mamoe.machine.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
 from mamoe.runs.home import Home, relocated
 from mamoe.runs.lookup import find_checkpoint
-from mamoe.sampling.batches import Mode, batches_by_size, guidance_of, sample_batch
+from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.folders import load_run
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import key_of, model_hash
+from mamoe.vocabulary.drawing import DRAWING, Drawing
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 STORE = "segmenter"  # folder of the domain segmenter, beside the data
@@ -126,7 +127,7 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
 def evaluate_run(
     run: Path,
     asked: Asked,
-    drawing: Drawing,
+    drawing: Drawing = DRAWING,
     progress: Progress | None = None,
     clock: Callable[[int, float], None] | None = None,
     *,
@@ -134,6 +135,7 @@ def evaluate_run(
 ) -> tuple[Table | None, Path]:
     """Draw a split of a run's data in every mode and score it; returns the table (first process) and its folder.
 
+    ``drawing`` says how, but for the mode: ``asked`` has them all.
     ``clock`` is called with (pictures, seconds) of every batch that is drawn now. ``alone``: other processes that were
     started with this one take no part.
 
@@ -146,10 +148,7 @@ def evaluate_run(
         raise ConfigError(f"{run} is a run and brings its own: leave out {', '.join(own)}.")
     scores = asked.scores or (*SCORES, LAYOUT)
     check_scores(scores)
-    unknown = [mode for mode in drawing.modes if mode not in list(Mode)]
-    if unknown:
-        raise ConfigError(f"There is no mode {', '.join(unknown)}; there are {', '.join(Mode)}.")
-    checkpoint = find_checkpoint(run, drawing.checkpoint)
+    checkpoint = find_checkpoint(run, asked.checkpoint)
     home, config = _config_of(checkpoint)
     settings = layout_settings(config)
     if asked.data is not None:
@@ -185,8 +184,8 @@ def evaluate_run(
     check_common_size(comparison)  # before hours of drawing
     with nullcontext(Processes()) if alone else started_processes() as processes:
         rows = [
-            _drawn(pipe, wanted, layouts.index, Mode(mode), drawing, asked.seed, out / mode, processes, progress, clock)
-            for mode in drawing.modes
+            _drawn(pipe, wanted, layouts.index, replace(drawing, mode=mode), out / mode, processes, progress, clock)
+            for mode in asked.modes
         ]
         return _evaluated(rows, comparison, layouts, scores, asked, processes, progress), out
 
@@ -213,15 +212,13 @@ def _drawn(
     pipe: LayoutPipeline,
     source: LayoutDataset,
     index: Sequence[int],
-    mode: Mode,
     drawing: Drawing,
-    seed: int,
     folder: Path,
     processes: Processes,
     progress: Progress | None,
     clock: Callable[[int, float], None] | None,
 ) -> PictureSet:
-    guidance = guidance_of(mode, drawing.guidance_scale)
+    mode = drawing.mode
     keys = [source.keys[i] for i in index]
     sizes = [source[i].panoptic.size for i in index] if isinstance(source.geometry.size, int) else [(0, 0)] * len(index)
     layout = pipe.settings is not None and (pipe.settings.region_attention or pipe.settings.moe)
@@ -231,11 +228,8 @@ def _drawn(
         images = sample_batch(
             pipe,
             [source[index[place]] for place in batch],
-            mode=mode,
-            seeds=[derive_seed(seed, "evaluate", key_of(keys[place])) for place in batch],
-            steps=drawing.steps,
-            batch_size=drawing.batch_size,
-            guidance_scale=drawing.guidance_scale,
+            [derive_seed(drawing.seed, "evaluate", key_of(keys[place])) for place in batch],
+            drawing,
             layout=layout,
         )
         if clock is not None:
@@ -243,14 +237,14 @@ def _drawn(
         return images
 
     generation = Generation(
-        mode=mode.value, sampler=type(pipe.scheduler).__name__, steps=drawing.steps, guidance=guidance
+        mode=mode.value, sampler=type(pipe.scheduler).__name__, steps=drawing.steps, guidance=drawing.scale
     )
     about = {
         "model": model_hash(pipe),
         "sampler": generation.sampler,
         "steps": drawing.steps,
-        "guidance_scale": guidance,
-        "seed": seed,
+        "guidance_scale": drawing.scale,
+        "seed": drawing.seed,
         "geometry": str(source.geometry),
     }
     names = [f"{bare_name(key)}.png" for key in keys]

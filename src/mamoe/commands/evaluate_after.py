@@ -12,9 +12,10 @@ from mamoe.assemble.data import TRAIN, dataset, layout_settings
 from mamoe.commands.evaluate import evaluate_run, extractors_of
 from mamoe.config.train import EvaluateAfter, Train
 from mamoe.console import progress
-from mamoe.evaluation.request import Asked, Drawing, Progress
+from mamoe.evaluation.request import Asked, Progress
 from mamoe.evaluation.run import AUTOENCODER_FLOOR, LAYOUT, SCORES, check_scores
 from mamoe.evaluation.table import Table
+from mamoe.vocabulary.drawing import Drawing
 
 
 def check_after(config: Train, after: EvaluateAfter) -> None:
@@ -41,6 +42,8 @@ def evaluate_after(config: Train, after: EvaluateAfter, run: Path, progress: Pro
     """
     asked = Asked(
         split=after.split,
+        checkpoint=after.checkpoint,
+        modes=tuple(after.modes),
         scores=_scores(after),
         extractors=tuple(after.extractors),
         segmenters=tuple(after.segmenters),
@@ -48,13 +51,7 @@ def evaluate_after(config: Train, after: EvaluateAfter, run: Path, progress: Pro
         images=after.images,
         device=device_of(config),
     )
-    drawing = Drawing(
-        checkpoint=after.checkpoint,
-        modes=tuple(after.modes),
-        steps=after.steps,
-        guidance_scale=after.guidance_scale,
-        batch_size=after.batch_size,
-    )
+    drawing = Drawing(steps=after.steps, guidance_scale=after.guidance_scale, batch_size=after.batch_size)
     table, folder = evaluate_run(run, asked, drawing, progress, alone=True)
     assert table is not None, "one process alone is the first"
     if not after.keep_pictures:

@@ -9,8 +9,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mamoe.config.schema import Float, Int, Section
+from mamoe.config.drawn import Drawn
+from mamoe.config.schema import Int, Section
 from mamoe.errors import ConfigError, nearest
+from mamoe.vocabulary.drawing import Mode
 
 Overrides = list[str]
 # What every cell has of its own, and how it is scored.
@@ -22,12 +24,10 @@ class Budget(Section):
     wall_clock: bool  # a second grid: every method trained for as long as the fastest needs for these pictures
 
 
-class Pictures(Section):
+class Pictures(Drawn):
     split: str
     images: Int | None = Field(ge=1)  # layouts drawn, spread evenly; null = all of the split
-    mode: Literal["cond", "uncond", "cfg"]
-    steps: Int = Field(ge=1)
-    guidance_scale: Float = Field(ge=0)
+    mode: Mode
     batch_size: Int = Field(ge=1)
     seed: Int = Field(ge=0)  # the same for all methods and training seeds
 

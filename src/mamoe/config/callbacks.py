@@ -6,8 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from mamoe.config.drawn import Drawn
 from mamoe.config.schema import Float, Int, Section
 from mamoe.config.targets import CallbackTarget, LoggerTarget
+from mamoe.vocabulary.drawing import DRAWING, Mode
 
 FIXED_LOSSES = ("val/loss", "train/stable_loss")  # what callbacks.validation logs
 
@@ -17,20 +19,16 @@ class Validation(Section):
     images: Int = Field(ge=1)
 
 
-class Samples(Section):
+class Samples(Drawn):
     every: Int = Field(ge=1)
     images: Int = Field(4, ge=1)
-    steps: Int = Field(50, ge=1)
-    guidance_scale: Float = Field(4.0, ge=0)
-    modes: list[Literal["cond", "uncond", "cfg"]] = Field(["cond", "uncond", "cfg"])
+    modes: list[Mode] = Field(list(Mode))
 
 
-class Scores(Section):
+class Scores(Drawn):
     every: Int = Field(ge=1)
     images: Int = Field(32, ge=2)
-    mode: Literal["cond", "uncond", "cfg"] = "cfg"
-    steps: Int = Field(50, ge=1)
-    guidance_scale: Float = Field(4.0, ge=0)
+    mode: Mode = DRAWING.mode
     extractor: str = "pixels"  # NAME or NAME=PATH, as `mamoe evaluate --extractor`
     scores: list[Literal["fid", "fid-infinity", "kid", "cmmd", "precision", "recall", "density", "coverage"]] = Field(
         ["kid"], min_length=1
@@ -76,18 +74,16 @@ class Callbacks(Section):
         return self
 
 
-class EvaluateAfter(Section):
+class EvaluateAfter(Drawn):
     split: str = "test"
-    modes: list[Literal["cond", "uncond", "cfg"]] = Field(["cond", "uncond", "cfg"], min_length=1)
+    modes: list[Mode] = Field(list(Mode), min_length=1)
     scores: list[str] | None = Field(None, min_length=1)  # as `mamoe evaluate --scores`; null = all but use
     extractors: list[str] = Field(["inception"], min_length=1)
     segmenters: list[str] = Field(["domain"], min_length=1)
     clip: str | None = None
     checkpoint: Literal["latest", "best"] = "latest"
     images: Int | None = Field(None, ge=1)  # null = the whole split
-    steps: Int = Field(50, ge=1)
-    guidance_scale: Float = Field(4.0, ge=0)
-    batch_size: Int = Field(4, ge=1)
+    batch_size: Int = Field(DRAWING.batch_size, ge=1)
     keep_pictures: bool = True
 
 

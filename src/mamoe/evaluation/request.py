@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mamoe.sampling.batches import Mode
+from mamoe.vocabulary.drawing import Mode
 
 Progress = Callable[[int, int], None]
 
@@ -19,6 +19,8 @@ class Asked:
     train: Path | None = None  # folder of training pictures; None: the run's, that of ``data``, or unknown
     data: Path | None = None  # the data set the layouts are from; None: the run's, or unknown
     base: str | None = None  # of a run: its base model's place; None: as the run says
+    checkpoint: str = "latest"  # of a run
+    modes: tuple[Mode, ...] = tuple(Mode)  # a run is drawn in each of them
     taxonomy: str | None = None  # of ``data``, where it does not say it
     split: str = "test"  # of the run's data, or of ``data``
     autoencoder: str | None = None  # base model; None: the run's, or none
@@ -33,14 +35,3 @@ class Asked:
     images: int | None = None  # at most so many, spread evenly; None: all
     seed: int = 0
     device: str = "cpu"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drawing:
-    """How a run's pictures are drawn."""
-
-    checkpoint: str = "latest"
-    modes: tuple[str, ...] = tuple(Mode)
-    steps: int = 50
-    guidance_scale: float = 4.0
-    batch_size: int = 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from enum import StrEnum
 
 import torch
 from diffusers import ImagePipelineOutput
@@ -14,39 +13,16 @@ from mamoe.models.control.call import control_of
 from mamoe.sampling.effect import WithoutEffect
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.requests import Request
+from mamoe.vocabulary.drawing import DRAWING, Drawing
 from mamoe.vocabulary.sample import Sample
-
-GUIDANCE = 4.0
-
-
-class Mode(StrEnum):
-    """How much a picture is told to follow its prompts and layout."""
-
-    COND = "cond"  # they are given, without guidance
-    UNCOND = "uncond"  # the empty prompt and no layout
-    CFG = "cfg"  # classifier-free guidance
-
-
-def guidance_of(mode: Mode | str, guidance_scale: float = GUIDANCE) -> float:
-    """The guidance scale a mode stands for; ``guidance_scale`` is that of ``cfg``.
-
-    Raises:
-        ValueError: an unknown mode.
-    """
-    if mode not in list(Mode):
-        raise ValueError(f"mode must be one of {', '.join(Mode)}; got {mode!r}.")
-    return {Mode.COND: 1.0, Mode.UNCOND: 0.0, Mode.CFG: guidance_scale}[Mode(mode)]
 
 
 def sample_batch(
     pipe: LayoutPipeline,
     samples: Sequence[Sample],
-    *,
-    mode: Mode | str = Mode.CFG,
     seeds: Sequence[int],
-    steps: int = 50,
-    batch_size: int = 8,
-    guidance_scale: float = GUIDANCE,
+    drawing: Drawing = DRAWING,
+    *,
     layout: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Image.Image]:
@@ -57,22 +33,19 @@ def sample_batch(
     Args:
         pipe: put together from the parts at hand; nothing is moved or switched to evaluation mode here.
         samples: what to draw.
-        mode: see :class:`Mode`.
-        seeds: one per sample.
-        steps: of the scheduler.
-        batch_size: pictures drawn together.
-        guidance_scale: of mode ``cfg``.
+        seeds: one per sample; that of ``drawing`` is not looked at.
+        drawing: mode, steps, guidance and how many are drawn together.
         layout: False draws by the global prompt alone, at the map's size: what a model without layout does.
         progress: called with (pictures done, pictures in all) after every batch.
 
     Raises:
-        ValueError: as many seeds as samples are wanted; an unknown mode; what the pipeline refuses.
+        ValueError: as many seeds as samples are wanted; what the pipeline refuses.
     """
     if len(samples) != len(seeds):
         raise ValueError(f"Wanted one seed per sample, got {len(samples)} samples and {len(seeds)} seeds.")
-    scale = guidance_of(mode, guidance_scale)
+    steps, scale = drawing.steps, drawing.scale
     images: dict[int, Image.Image] = {}
-    for chosen in batches_by_size([sample.panoptic.size for sample in samples], batch_size):
+    for chosen in batches_by_size([sample.panoptic.size for sample in samples], drawing.batch_size):
         requests = [_request(samples[i]) for i in chosen]
         drawn = draw(pipe, requests, [seeds[i] for i in chosen], steps=steps, guidance_scale=scale, layout=layout)
         images.update(zip(chosen, drawn, strict=True))

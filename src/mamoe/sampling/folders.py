@@ -35,12 +35,13 @@ from mamoe.errors import DatasetError
 from mamoe.machine.processes import Processes
 from mamoe.models.control.call import control_of
 from mamoe.randomness import derive_seed
-from mamoe.sampling.batches import GUIDANCE, batches_by_size, draw
+from mamoe.sampling.batches import batches_by_size, draw
 from mamoe.sampling.components import load_components
 from mamoe.sampling.effect import WithoutEffect, without_effect
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import contact_sheet, key_of, model_hash, write_json, write_picture
 from mamoe.sampling.requests import Request, segment_problems
+from mamoe.vocabulary.drawing import DRAWING
 from mamoe.vocabulary.map_kinds import why_no_suffix
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic, resized_panoptic
 from mamoe.vocabulary.prompts import RegionPrompts
@@ -157,9 +158,9 @@ def sample_folder(
     size: tuple[int, int] | None = None,
     recursive: bool = False,
     seed: int = 0,
-    steps: int = 50,
-    guidance_scale: float = GUIDANCE,
-    batch_size: int = 4,
+    steps: int = DRAWING.steps,
+    guidance_scale: float = DRAWING.guidance_scale,
+    batch_size: int = DRAWING.batch_size,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
     warn: Callable[[str], None] | None = None,

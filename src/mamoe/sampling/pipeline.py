@@ -57,6 +57,7 @@ from mamoe.sampling.requests import (
 )
 from mamoe.vocabulary.batch import framing_rows
 from mamoe.vocabulary.conditioning import Conditioning, TextTokens
+from mamoe.vocabulary.drawing import DRAWING
 from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.panoptic import PanopticMap
@@ -210,8 +211,8 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         prompt: str | list[str] | None = None,
         panoptic: PanopticMap | list[PanopticMap] | None = None,
         instance_prompts: InstancePrompts | list[InstancePrompts] | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 4.0,
+        num_inference_steps: int = DRAWING.steps,
+        guidance_scale: float = DRAWING.guidance_scale,
         guidance_rescale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         height: int | None = None,

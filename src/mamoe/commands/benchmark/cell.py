@@ -20,9 +20,10 @@ from mamoe.config.compose import compose, setting
 from mamoe.config.train import Train, validated
 from mamoe.console import progress
 from mamoe.data.folder.listing import bare_name, listed
-from mamoe.evaluation.request import Asked, Drawing
+from mamoe.evaluation.request import Asked
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.watch.cost import COST_FILE
+from mamoe.vocabulary.drawing import Drawing, Mode
 
 NAME = "cell"  # of the training
 
@@ -64,9 +65,11 @@ def run_cell(folder: Path, config_dirs: Sequence[Path] = ()) -> int:
 
 def _scored(config: Train, run: Path, folder: Path, scoring: dict[str, Any]) -> Result:
     pictures, scores = scoring["pictures"], scoring["scores"]
-    mode, drawn = pictures["mode"], []
+    mode, drawn = Mode(pictures["mode"]), []
+    drawing = Drawing(mode=mode, **{key: pictures[key] for key in ("steps", "guidance_scale", "batch_size", "seed")})
     asked = Asked(
         split=pictures["split"],
+        modes=(mode,),
         scores=tuple(scores["names"]),
         segmenters=tuple(scores["segmenters"]),
         clip=scores["clip"],
@@ -74,14 +77,8 @@ def _scored(config: Train, run: Path, folder: Path, scoring: dict[str, Any]) -> 
         out=folder / "eval",
         cache=folder.parent.parent / "features",
         images=pictures["images"],
-        seed=pictures["seed"],
+        seed=drawing.seed,
         device=device_of(config),
-    )
-    drawing = Drawing(
-        modes=(mode,),
-        steps=pictures["steps"],
-        guidance_scale=pictures["guidance_scale"],
-        batch_size=pictures["batch_size"],
     )
     table, out = evaluate_run(run, asked, drawing, clock=lambda count, seconds: drawn.append(seconds / count))
     assert table is not None, "a cell is one process"

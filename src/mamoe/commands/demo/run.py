@@ -37,14 +37,13 @@ from mamoe.scenes import COLOURS, Domain, write_scenes
 from mamoe.storage.staging import write_whole
 from mamoe.training.loop.metrics import read_rows
 from mamoe.vocabulary.colourize import colourize
+from mamoe.vocabulary.drawing import Drawing
 from mamoe.vocabulary.sample import Sample
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 COUNTS = {"train": 256, "val": 32, "test": 32}
 SEED = 0
-SAMPLING_STEPS = 12
-GUIDANCE = 3.0
-BATCH = 8
+DRAWING = Drawing(steps=12, guidance_scale=3.0, batch_size=8, seed=SEED)
 ROWS = 12  # of the gallery
 COLOUR_WORDS = tuple(COLOURS)
 
@@ -165,22 +164,13 @@ def draw_all(config: Train, run: Path, tests: Sequence[Sample], swapped: Sequenc
     """Draw every test layout with its prompts, with swapped prompts, and by the base model without layout."""
     tuned = _quiet(LayoutPipeline.from_pretrained(run))
     base = _quiet(LayoutPipeline.from_pretrained(resolved(str(config.model.path or config.model.init_from))))
-    seeds = [derive_seed(SEED, "demo", sample.index) for sample in tests]
+    seeds = [derive_seed(DRAWING.seed, "demo", sample.index) for sample in tests]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def draw(title: str, pipe: LayoutPipeline, samples: Sequence[Sample], *, layout: bool) -> list[np.ndarray]:
         with say.part(title) as update, autocast_where_faster(device, training=False):
-            images = sample_batch(
-                pipe,
-                samples,
-                seeds=seeds,
-                steps=SAMPLING_STEPS,
-                batch_size=BATCH,
-                guidance_scale=GUIDANCE,
-                layout=layout,
-                progress=update,
-            )
+            images = sample_batch(pipe, samples, seeds, DRAWING, layout=layout, progress=update)
         return [np.array(image) for image in images]
 
     return Pictures(
@@ -303,7 +293,10 @@ def facts(started: float, trained: float, steps: int, batch_size: int) -> tuple[
             "Training",
             f"{steps} steps of {batch_size} pictures of 128x256, {trained - started:.0f} s with drawing the data",
         ),
-        ("Pictures and scores", f"{now - trained:.0f} s, {SAMPLING_STEPS} DDIM steps, guidance {GUIDANCE:g}"),
+        (
+            "Pictures and scores",
+            f"{now - trained:.0f} s, {DRAWING.steps} DDIM steps, guidance {DRAWING.guidance_scale:g}",
+        ),
         ("Peak memory", f"{peak_gib():.1f} GiB"),
     )
 

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from mamoe.training.loop.steps import is_due
 from mamoe.training.step.module import DiffusionModule
 from mamoe.training.watch.validation import evaluating
 from mamoe.vocabulary.colourize import colourize
+from mamoe.vocabulary.drawing import DRAWING, Drawing, Mode, modes_of
 from mamoe.vocabulary.sample import Sample
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -35,18 +36,10 @@ _TITLE_HEIGHT = 14
 _GAP = 2
 
 
-class SampleMode(StrEnum):
-    """How a picture is drawn."""
-
-    COND = "cond"  # prompts and layout, no guidance
-    UNCOND = "uncond"  # neither prompt nor layout
-    CFG = "cfg"  # classifier-free guidance between the two
-
-
 class Draw(Protocol):
     """Draws one picture per sample; ``seeds[i]`` alone decides the noise of picture i."""
 
-    def __call__(self, samples: list[Sample], mode: str, seeds: list[int]) -> list[Image.Image]: ...
+    def __call__(self, samples: list[Sample], drawing: Drawing, seeds: list[int]) -> list[Image.Image]: ...
 
 
 # A UNet becomes a way to draw, for as long as the ``with`` lasts: what else it takes is in memory no longer than that.
@@ -65,8 +58,7 @@ class SampleGrids(Callback):
         taxonomy: the colours of the maps.
         modes: one column of the grid each.
         every_n_steps: optimizer steps between grids; the last step gets one too.
-        batch_size: pictures drawn at a time by one process.
-        seed: the pictures' seeds derive from it.
+        drawing: how, but for the mode; the pictures' seeds derive from its seed.
         use_ema: draw with the averaged weights where there are any.
     """
 
@@ -77,22 +69,19 @@ class SampleGrids(Callback):
         sampler: Sampler,
         samples: Sequence[Sample],
         taxonomy: Taxonomy,
-        modes: Sequence[SampleMode | str] = tuple(SampleMode),
+        modes: Sequence[Mode] = tuple(Mode),
         every_n_steps: int,
-        batch_size: int = 4,
-        seed: int = 0,
+        drawing: Drawing = DRAWING,
         use_ema: bool = True,
     ) -> None:
-        unknown = sorted(set(modes) - set(SampleMode))
-        if unknown or not samples or every_n_steps < 1 or batch_size < 1:
+        if not samples or every_n_steps < 1:
             raise ConfigError(
-                f"Sample grids need modes of {', '.join(SampleMode)}, at least one sample, every_n_steps >= 1 and "
-                f"batch_size >= 1; got unknown modes {unknown}, {len(samples)} samples, every_n_steps {every_n_steps}, "
-                f"batch_size {batch_size}."
+                "Sample grids need at least one sample and every_n_steps >= 1; got "
+                f"{len(samples)} samples, every_n_steps {every_n_steps}."
             )
         self._run_dir, self._sampler, self._samples, self._taxonomy = run_dir, sampler, list(samples), taxonomy
-        self._modes, self._every, self._batch_size = [SampleMode(m) for m in modes], every_n_steps, batch_size
-        self._seeds = [derive_seed(seed, "sample grid", sample.index) for sample in self._samples]
+        self._modes, self._every, self._drawing = modes_of(modes), every_n_steps, drawing
+        self._seeds = [derive_seed(drawing.seed, "sample grid", sample.index) for sample in self._samples]
         self._use_ema = use_ema
 
     def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
@@ -116,9 +105,11 @@ class SampleGrids(Callback):
             self._sampler(module) as draw,
         ):
             for mode in self._modes:
-                for first in range(0, len(mine), self._batch_size):
+                for first in range(0, len(mine), self._drawing.batch_size):
                     work.go_on()
-                    self._write(draw, folder, mode, list(mine[first : first + self._batch_size]), trainer.global_step)
+                    self._write(
+                        draw, folder, mode, list(mine[first : first + self._drawing.batch_size]), trainer.global_step
+                    )
         trainer.strategy.barrier("samples")
         if work.left_anywhere():
             log.info("Step %d: told to stop while drawing samples; %s", trainer.global_step, then(trainer))
@@ -132,9 +123,9 @@ class SampleGrids(Callback):
     def _folder(self, trainer: Trainer) -> Path:
         return self._run_dir / "samples" / f"step-{trainer.global_step:08d}"
 
-    def _write(self, draw: Draw, folder: Path, mode: SampleMode, rows: list[int], step: int) -> None:
+    def _write(self, draw: Draw, folder: Path, mode: Mode, rows: list[int], step: int) -> None:
         samples, seeds = [self._samples[i] for i in rows], [self._seeds[i] for i in rows]
-        pictures = draw(samples, mode.value, seeds)
+        pictures = draw(samples, replace(self._drawing, mode=mode), seeds)
         for sample, seed, picture in zip(samples, seeds, pictures, strict=True):
             _picture_path(folder, sample, mode).parent.mkdir(parents=True, exist_ok=True)
             write_picture(picture, _picture_path(folder, sample, mode))
@@ -182,5 +173,5 @@ def show(trainer: Trainer, name: str, picture: Image.Image) -> None:
             logger.log_image(name, [picture], step=trainer.global_step)
 
 
-def _picture_path(folder: Path, sample: Sample, mode: SampleMode) -> Path:
+def _picture_path(folder: Path, sample: Sample, mode: Mode) -> Path:
     return folder / f"{bare_name(sample.key)}.{mode.value}.png"

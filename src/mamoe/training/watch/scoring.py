@@ -25,6 +25,7 @@ from mamoe.training.loop.steps import is_due
 from mamoe.training.step.module import DiffusionModule
 from mamoe.training.watch.samples import Sampler
 from mamoe.training.watch.validation import evaluating
+from mamoe.vocabulary.drawing import DRAWING, Drawing
 from mamoe.vocabulary.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,8 @@ class FixedScores(Callback):
         samples: layouts, prompts and real pictures.
         extractor: whose features are compared.
         kinds: which scores.
-        mode: cond, uncond or cfg.
         every_n_steps: optimizer steps between measurements; the last step is measured too.
-        batch_size: pictures drawn at a time by one process.
-        seed: the pictures' seeds derive from it.
+        drawing: how; the pictures' seeds derive from its seed.
         keep_pictures: False deletes them once they are measured.
     """
 
@@ -60,21 +59,19 @@ class FixedScores(Callback):
         samples: Sequence[Sample],
         extractor: Extractor,
         kinds: Sequence[Kind],
-        mode: str,
         every_n_steps: int,
-        batch_size: int = 4,
-        seed: int = 0,
+        drawing: Drawing = DRAWING,
         keep_pictures: bool = False,
     ) -> None:
-        if not samples or not kinds or every_n_steps < 1 or batch_size < 1:
+        if not samples or not kinds or every_n_steps < 1:
             raise ConfigError(
-                "Scores during training need pictures, scores, every_n_steps >= 1 and batch_size >= 1; got "
-                f"{len(samples)} pictures, {len(kinds)} scores, every_n_steps {every_n_steps}, batch_size {batch_size}."
+                "Scores during training need pictures, scores and every_n_steps >= 1; got "
+                f"{len(samples)} pictures, {len(kinds)} scores, every_n_steps {every_n_steps}."
             )
-        self._run_dir, self._sampler, self._samples, self._mode = run_dir, sampler, list(samples), mode
-        self._extractor, self._kinds, self._every, self._batch_size = extractor, tuple(kinds), every_n_steps, batch_size
-        self._seeds = [derive_seed(seed, "scored", sample.index) for sample in self._samples]
-        self._keep, self._seed = keep_pictures, seed
+        self._run_dir, self._sampler, self._samples = run_dir, sampler, list(samples)
+        self._extractor, self._kinds, self._every, self._drawing = extractor, tuple(kinds), every_n_steps, drawing
+        self._seeds = [derive_seed(drawing.seed, "scored", sample.index) for sample in self._samples]
+        self._keep = keep_pictures
         self._real: Features | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
@@ -100,10 +97,10 @@ class FixedScores(Callback):
             evaluating(trainer, module, use_ema=True),
             self._sampler(module) as draw,
         ):
-            for first in range(0, len(mine), self._batch_size):
+            for first in range(0, len(mine), self._drawing.batch_size):
                 work.go_on()
-                rows = list(mine[first : first + self._batch_size])
-                drawn = draw([self._samples[i] for i in rows], self._mode, [self._seeds[i] for i in rows])
+                rows = list(mine[first : first + self._drawing.batch_size])
+                drawn = draw([self._samples[i] for i in rows], self._drawing, [self._seeds[i] for i in rows])
                 for i, picture in zip(rows, drawn, strict=True):
                     self._path(folder, i).parent.mkdir(parents=True, exist_ok=True)
                     write_picture(picture, self._path(folder, i))
@@ -128,7 +125,7 @@ class FixedScores(Callback):
         if self._real is None:
             self._real = self._features([sample.picture for sample in self._samples])
         images = [np.array(Image.open(self._path(folder, i)).convert("RGB")) for i in range(len(self._samples))]
-        found = measure(self._kinds, self._features(images), self._real, seed=self._seed)
+        found = measure(self._kinds, self._features(images), self._real, seed=self._drawing.seed)
         values = {}
         for kind, measured in found.items():
             name = f"val/{score_name(kind, self._extractor.name)}"

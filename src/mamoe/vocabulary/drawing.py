@@ -1,0 +1,72 @@
+"""How pictures are drawn: the one record of it, and the only place where its defaults stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mamoe.errors import ConfigError
+
+
+class Mode(StrEnum):
+    """How much a picture is told to follow its prompts and layout."""
+
+    COND = "cond"  # they are given, without guidance
+    UNCOND = "uncond"  # the empty prompt and no layout
+    CFG = "cfg"  # classifier-free guidance between the two
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """How pictures are drawn, whoever asks for them.
+
+    Raises:
+        ConfigError: an unknown mode, or a number out of range; names them all.
+    """
+
+    mode: Mode = Mode.CFG
+    steps: int = 50  # of the scheduler
+    guidance_scale: float = 4.0  # of mode cfg; the other two have none
+    batch_size: int = 4  # pictures drawn together
+    seed: int = 0  # those of the pictures derive from it
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.mode not in list(Mode):
+            problems.append(f"there is no mode {self.mode}; there are {', '.join(Mode)}")
+        if self.steps < 1:
+            problems.append(f"steps must be at least 1, got {self.steps}")
+        if not 0.0 <= self.guidance_scale < math.inf:
+            problems.append(f"guidance_scale must be 0 or more and finite, got {self.guidance_scale}")
+        if self.batch_size < 1:
+            problems.append(f"batch_size must be at least 1, got {self.batch_size}")
+        if problems:
+            raise ConfigError(f"Nothing can be drawn so: {'; '.join(problems)}.")
+
+    @property
+    def scale(self) -> float:
+        """The guidance scale the mode stands for: 1 follows the prompts, 0 ignores prompts and layout."""
+        return {Mode.COND: 1.0, Mode.UNCOND: 0.0, Mode.CFG: self.guidance_scale}[self.mode]
+
+
+DRAWING = Drawing()
+
+
+def modes_of(names: Iterable[str]) -> tuple[Mode, ...]:
+    """The modes of these names, in order.
+
+    Raises:
+        ConfigError: names those that there are not.
+    """
+    given = list(names)
+    unknown = [name for name in given if name not in list(Mode)]
+    if unknown or not given:
+        raise ConfigError(f"There is no mode {', '.join(unknown) or '(none given)'}; there are {', '.join(Mode)}.")
+    return tuple(map(Mode, given))
+
+
+def mode_of(scale: float) -> Mode:
+    """The mode that a guidance scale stands for, where nobody said one."""
+    return {1.0: Mode.COND, 0.0: Mode.UNCOND}.get(scale, Mode.CFG)
