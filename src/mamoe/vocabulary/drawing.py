@@ -33,7 +33,7 @@ class Drawing:
     seed: int = 0  # those of the pictures derive from it
 
     def __post_init__(self) -> None:
-        problems = []
+        problems: list[str] = []
         if self.mode not in list(Mode):
             problems.append(f"there is no mode {self.mode}; there are {', '.join(Mode)}")
         if self.steps < 1:

@@ -3,7 +3,7 @@ id, B the class id."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +142,7 @@ def panoptic_colours(path: Path, most: int) -> tuple[tuple[int, int], list[tuple
 
 
 @contextmanager
-def _decoded(path: Path) -> Iterator[Image.Image]:
+def _decoded(path: Path) -> Generator[Image.Image]:
     try:
         with Image.open(path) as picture:
             _require_rgb_png(picture, path)
