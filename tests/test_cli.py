@@ -101,7 +101,7 @@ def test_base_model_without_weights(scenes, tmp_path):
     ("override", "words"),
     [
         ("layout.grouping=thinks", ["thinks", "things"]),
-        ("layout.policy=most", ["policy", "all, things, background"]),
+        ("layout.policy=most", ["layout.policy", "'all', 'things' or 'background'"]),
         ("data.size=[60,64]", ["size"]),
         ("optimizer._target_=os.system", ["optimizer", "os.system"]),
         ("callbacks.extra=[{_target_: os.system}]", ["callbacks.extra", "os.system"]),
@@ -117,6 +117,14 @@ def test_base_model_without_weights(scenes, tmp_path):
 )
 def test_settings_that_do_not_fit(override, words, base_model, scenes, tmp_path):
     refused(mamoe("train", *short_run(base_model, scenes, tmp_path), "cache.latents=false", override), 2, *words)
+
+
+@pytest.mark.parametrize("command", [["train"], ["cache"], ["benchmark", "--dry-run", "benchmark=tiny"]])
+def test_nonsense_is_refused_by_every_command_that_trains(command):
+    nonsense = {"layout.policy": "nonsense", "layout.grouping": "nothing", "layout.expert_resize": "cubic"}
+    nonsense |= {"layout.pool_threshold": "7", "optimizer.lr": "abc"}
+    words = [f"{key}={value}" for key, value in nonsense.items()]
+    refused(mamoe(*command, *words), 2, *nonsense, *nonsense.values())
 
 
 def test_an_option_train_does_not_have():

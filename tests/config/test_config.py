@@ -1,6 +1,7 @@
 """Composition and validation of the configuration, and what a user's own YAML may do. Nothing here loads a model."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mamoe.config.compose import SHIPPED, compose, setting
 from mamoe.config.targets import ALLOWED, instantiate
 from mamoe.config.train import seconds_of, validated
 from mamoe.errors import ConfigError
+from mamoe.vocabulary.layout import LayoutSettings
 
 ROOTED = ["data.root=somewhere"]  # data=folder has no root of its own
 
@@ -156,6 +158,13 @@ def test_paths_follow_the_root():
     assert (data.images, data.prompts) == ("/there/images", "/there/prompts_{split}.csv")
 
 
+def test_the_layout_of_the_configuration_is_that_of_the_code():
+    plain = compose([])
+    stated = plain["layout"] | plain["regions"]
+    known = {f.name: f.default for f in fields(LayoutSettings) if f.name != "taxonomy"}
+    assert known == {key: value for key, value in stated.items() if key != "moe_levels"}
+
+
 # What a user gets wrong.
 
 
@@ -294,6 +303,35 @@ def test_keys_of_a_kind_of_loss_are_checked_by_their_own_names():
     assert "loss.powr: no such key; did you mean power?" in refusal("loss=masked_mse", "+loss.powr=1")
     assert "loss.power: " in refusal("loss=masked_mse", "loss.power=2")
     assert "masked_mse" in refusal("loss.name=masked")  # lists the kinds there are
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("optimizer.lr=0", "optimizer.lr: Input should be greater than 0; got 0"),
+        ("optimizer.betas=[0.9,1]", "optimizer.betas: Input should be less than 1"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay: "),
+        ("optimizer.name=sgd", "optimizer.name: Input should be 'adam' or 'adamw'"),
+        ("+optimizer.wieght_decay=1", "takes no wieght_decay; did you mean weight_decay"),
+        ("optimizer._target_=mamoe.training.optim.make_adm", "optimizer._target_: names no optimizer; did you mean"),
+        ("optimizer._target_=torch.optim.SGD", "optimizer.betas: torch.optim.SGD takes no betas; there are lr,"),
+        ("lr_scheduler.warmup_steps=-1", "lr_scheduler.warmup_steps: "),
+        ("lr_scheduler.warmup_steps=0.5", "lr_scheduler.warmup_steps: "),
+        ("lr_scheduler._target_=torch.optim.lr_scheduler.StepLR", "lr_scheduler.step_size: torch.optim.lr_schedul"),
+        ("lr_scheduler._target_=mamoe.training.optim.make_adam", "lr_scheduler._target_: names no lr_scheduler; "),
+        ("data.transforms=[{_target_: os.system}]", "data.transforms.0._target_: must name something below"),
+    ],
+)
+def test_arguments_are_checked_against_the_signature_of_their_target(override, said):
+    assert said in refusal(override)
+
+
+def test_arguments_that_fit_are_taken_as_they_are():
+    plain = compose([])
+    adafactor = {"_target_": "torch.optim.Adafactor", "lr": 1, "eps": [None, 0.1]}
+    cycle = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": [0.1], "total_steps": 5}
+    config = validated({**plain, "optimizer": adafactor, "lr_scheduler": cycle})
+    assert (config.optimizer, config.lr_scheduler) == (adafactor, cycle)
 
 
 def test_schedule_free_stands_alone():

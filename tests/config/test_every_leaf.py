@@ -61,13 +61,12 @@ def composed(name: str) -> dict[str, Any]:
 
 
 def leaves(plain: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every key that holds no further keys; the taxonomy's rows and a grouping are a leaf each."""
+    """Every key that holds no further keys; the taxonomy and a grouping are a leaf each."""
     for key, value in plain.items():
         here = (*path, key)
-        whole = here[0] == "taxonomy" or here == ("layout", "grouping")
-        if isinstance(value, dict) and not whole:
+        if isinstance(value, dict) and here not in (("taxonomy",), ("layout", "grouping")):
             yield from leaves(value, here)
-        elif here[0] != "taxonomy" or len(here) == 2:
+        else:
             yield here, value
 
 
@@ -87,7 +86,7 @@ def of_another_type(value: Any) -> list[Any]:
         return [*wrong, 2.5, [[value]]]
     if isinstance(value, list):
         return [*wrong, [[["deep"]]], 2.5]
-    return wrong
+    return [*wrong, [[["deep"]]]] if value is None else [*wrong, 2.5]
 
 
 def out_of_range(value: Any) -> list[Any]:
@@ -97,7 +96,7 @@ def out_of_range(value: Any) -> list[Any]:
         return [-7.5, float("nan"), float("inf")]
     if isinstance(value, str):
         return ["no such / thing"]
-    return [[out_of_range(one)[0] for one in value]] if value and out_of_range(value[0]) else []
+    return [[out_of_range(one)[0] for one in value]] if isinstance(value, list) and value else []
 
 
 def refusal_of(plain: dict[str, Any]) -> str:

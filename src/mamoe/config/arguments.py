@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from types import UnionType
 from typing import Annotated, Any, Union
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import AfterValidator, ConfigDict, Strict, TypeAdapter, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from mamoe.config.signatures import Argument, functions_in, signature_of
-from mamoe.config.targets import Target, target_problem
+from mamoe.config.targets import Target, argument_error, target_problem
 from mamoe.errors import nearest
 
 OURS = "mamoe.training.optim"
@@ -37,17 +38,13 @@ def _checked(spec: Target, where: str) -> Target:
     """``spec`` as it came.
 
     Raises:
-        ValueError: the target may not be called there.
-        ValidationError: arguments are unknown, missing, of another type or out of range; each by its name.
+        ValidationError: the target may not be called there, or arguments are unknown, missing, of another type or out
+            of range; each by its name.
     """
-    if problem := target_problem(where, spec):
-        raise ValueError(problem)
-    target = spec["_target_"]
-    if target.startswith(f"{OURS}."):
-        ours, name = functions_in(OURS, **_KINDS[where]), target.rpartition(".")[2]
-        if name not in ours:
-            raise ValueError(f"_target_={target} is none of ours{_hint(name, ours)}")
-    signature = signature_of(target)
+    target = spec.get("_target_")
+    if problem := target_problem(where, target) or _not_ours(where, str(target)):
+        raise ValidationError.from_exception_data(where, [argument_error("_target_", problem, target)])
+    signature = signature_of(str(target))
     if signature is None:
         return spec  # what is wrong with it is said when it is called
     known, given = signature.arguments, {key: value for key, value in spec.items() if key != "_target_"}
@@ -56,28 +53,34 @@ def _checked(spec: Target, where: str) -> Target:
         if name in known:
             errors += _problems(name, value, known[name])
         elif not signature.open:
-            errors.append(
-                _error(
-                    "unknown",
-                    f"{target} takes no {name}{_hint(name, list(known))}",
-                    name,
-                    value,
-                )
-            )
-    for name in (name for name, argument in known.items() if argument.needed and name not in {*given, _LENGTH}):
-        errors.append(_error("needed", f"{target} needs this argument", name, None))
+            errors.append(argument_error(name, f"{target} takes no {name}{_hint(name, list(known))}", value))
+    for name, argument in known.items():
+        if argument.needed and name not in given and name != _LENGTH:
+            errors.append(argument_error(name, f"{target} needs this argument", None))
     if errors:
         raise ValidationError.from_exception_data(where, errors)
     return spec
 
 
+def _not_ours(where: str, target: str) -> str | None:
+    """Why a name below our own optimizers is none, or none that belongs there; None where all is well."""
+    if not target.startswith(f"{OURS}."):
+        return None
+    ours, name = functions_in(OURS, **_KINDS[where]), target.rpartition(".")[2]
+    return None if name in ours else f"names no {where}{_hint(name, ours)}"
+
+
 def _problems(name: str, value: Any, argument: Argument) -> list[InitErrorDetails]:
-    kind = _ranged(argument.kind, name)
     try:
-        TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+        _adapter(argument.kind, name).validate_python(value)
     except ValidationError as error:
-        return [_error("argument", problem["msg"], name, value) for problem in error.errors()]
+        return [argument_error(name, problem["msg"], value) for problem in error.errors()]
     return []
+
+
+@lru_cache(maxsize=256)
+def _adapter(kind: Any, name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_ranged(kind, name), config=ConfigDict(allow_inf_nan=False))
 
 
 def _ranged(kind: Any, name: str) -> Any:
@@ -97,12 +100,7 @@ def _ranged(kind: Any, name: str) -> Any:
     return kind
 
 
-def _error(kind: str, message: str, name: str, value: Any) -> InitErrorDetails:
-    text = message.replace("{", "{{").replace("}", "}}")
-    return InitErrorDetails(type=PydanticCustomError(kind, text), loc=(name,), input=value)  # type: ignore[arg-type]
-
-
-def _hint(name: str, known: list[str]) -> str:
+def _hint(name: str, known: Sequence[str]) -> str:
     near = nearest(name, known)
     return f"; did you mean {near}" if near else f"; there are {', '.join(known)}"
 

@@ -65,8 +65,15 @@ def checked(schema: type[S], composed: Mapping[str, Any]) -> S:
 def _lines(error: ValidationError, schema: type[Section], composed: Mapping[str, Any]) -> Iterator[str]:
     """One line a key: of a value that is none of several kinds pydantic speaks once for each."""
     said: dict[tuple[str | int, ...], list[Any]] = {}
+    problem: Any
     for problem in error.errors():
-        said.setdefault(_keys(problem["loc"], composed), []).append(problem)
+        loc, given = problem["loc"], problem["input"]
+        if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):  # which kind is meant, says one of the keys
+            key, context = problem["ctx"]["discriminator"].strip("'"), problem["ctx"]
+            loc, given = (*loc, key), given.get(key)
+            kinds = f"Input should be one of {context['expected_tags']}" if "expected_tags" in context else ""
+            problem |= {"msg": kinds, "type": "kind" if kinds else "missing", "input": given}
+        said.setdefault(_keys(loc, composed), []).append(problem)
     for path, problems in said.items():
         yield from _explained(path, problems, schema)
 

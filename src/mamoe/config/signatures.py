@@ -39,15 +39,18 @@ def signature_of(target: str) -> Signature | None:
     return None
 
 
-def functions_in(package: str, *, first: str, returns: str) -> list[str]:
+@lru_cache(maxsize=8)
+def functions_in(package: str, *, first: str, returns: str) -> tuple[str, ...]:
     """The public functions of a package whose first argument is called ``first`` and that return a ``returns``."""
-    nodes = (node for path in _files(package) for node in ast.parse(path.read_text(encoding="utf-8")).body)
-    found = (node for node in nodes if isinstance(node, ast.FunctionDef) and node.args.args and node.name[0] != "_")
-    return [
-        f.name
-        for f in found
-        if f.args.args[0].arg == first and isinstance(f.returns, ast.Name) and f.returns.id == returns
-    ]
+
+    def fits(node: ast.stmt) -> bool:
+        match node:
+            case ast.FunctionDef(args=ast.arguments(args=[ast.arg(arg=arg), *_]), returns=ast.Name(id=made)):
+                return node.name[0] != "_" and (arg, made) == (first, returns)
+        return False
+
+    nodes = [node for path in _files(package) for node in ast.parse(path.read_text(encoding="utf-8")).body]
+    return tuple(node.name for node in nodes if fits(node))  # type: ignore[attr-defined]
 
 
 def _files(module: str) -> list[Path]:

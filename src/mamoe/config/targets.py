@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mamoe.errors import ConfigError, MamoeError
 
@@ -23,18 +24,23 @@ ROOTS = ("torch.", "torchvision.", "lightning.", "mamoe.")  # what a module impo
 Target = dict[str, Any]  # {_target_: dotted name, its arguments}
 
 
-def target_problem(where: str, spec: Mapping[str, Any]) -> str | None:
-    """Why what ``_target_`` names may not be called at the configuration key ``where``; None where it may."""
-    target, prefixes = spec.get("_target_"), ALLOWED[where]
+def target_problem(where: str, target: Any) -> str | None:
+    """Why a ``_target_`` may not be called at the configuration key ``where``; None where it may."""
+    prefixes = ALLOWED[where]
     private = "_" in (part[:1] for part in str(target).split("."))
     if isinstance(target, str) and target.startswith(prefixes) and not private:
         return None
-    return f"_target_ must name something below {' or '.join(prefixes)}…; got {target!r}"
+    return f"must name something below {' or '.join(prefixes)}…"
+
+
+def argument_error(name: str, message: str, value: Any) -> InitErrorDetails:
+    """What is wrong with one argument of a target, for pydantic, which puts the place of the target before its name."""
+    return InitErrorDetails(type=PydanticCustomError("argument", "{text}", {"text": message}), loc=(name,), input=value)
 
 
 def _allowed(spec: Target, where: str) -> Target:
-    if problem := target_problem(where, spec):
-        raise ValueError(problem)
+    if problem := target_problem(where, spec.get("_target_")):
+        raise ValidationError.from_exception_data(where, [argument_error("_target_", problem, spec.get("_target_"))])
     return spec
 
 
@@ -53,10 +59,10 @@ def instantiate(spec: Mapping[str, Any], where: str, *arguments: Any) -> Any:
     Raises:
         ConfigError: the target is not allowed at that place, does not exist, or refuses its arguments.
     """
-    if problem := target_problem(where, spec):
-        raise ConfigError(f"{where}: {problem}.")
-    target = spec["_target_"]
-    module, _, name = target.rpartition(".")
+    target = spec.get("_target_")
+    if problem := target_problem(where, target):
+        raise ConfigError(f"{where}: _target_ {problem}; got {target!r}.")
+    module, _, name = str(target).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
