@@ -51,7 +51,15 @@ def test_owners_are_where_the_page_says(what, where, names):
 def test_every_room_owns_something_or_is_described():
     """Behaviour is found by room: none of them is missing from both tables."""
     owning = {path.split("/")[0].removesuffix(".py") for _, where, _ in OWNERS for path in quoted(where)}
-    assert len(OWNERS) >= 30 and owning >= {"data", "conditioning", "models", "training", "runs", "sampling", "evaluation"}
+    assert len(OWNERS) >= 30 and owning >= {
+        "data",
+        "conditioning",
+        "models",
+        "training",
+        "runs",
+        "sampling",
+        "evaluation",
+    }
 
 
 def test_layers_are_those_of_the_contract():

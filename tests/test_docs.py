@@ -94,7 +94,9 @@ FILES_OF_OURS = re.compile(
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_exist(page):
     paths = set(FILES_OF_OURS.findall(page.read_text(encoding="utf-8")))
-    assert not [path for path in sorted(paths) if not any((at / path).exists() for at in (ROOT, ROOT / "src" / "mamoe"))]
+    assert not [
+        path for path in sorted(paths) if not any((at / path).exists() for at in (ROOT, ROOT / "src" / "mamoe"))
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
