@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -56,7 +56,7 @@ def read_config(run: Path, file: str = CONFIG) -> dict[str, Any] | None:
         read: Any = yaml.safe_load((run / file).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return None
-    return read if isinstance(read, dict) else None
+    return cast(dict[str, Any], read) if isinstance(read, dict) else None
 
 
 def run_of(path: str | Path) -> Path:

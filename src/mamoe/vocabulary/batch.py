@@ -56,7 +56,7 @@ class RegionBatch:
 
         Their condition pictures become empty, which is black.
         """
-        flags: list[bool] = mask.tolist()
+        flags: list[bool] = mask.tolist()  # pyright: ignore[reportUnknownMemberType]
         prompts = tuple(("",) if flag else p for p, flag in zip(self.prompts, flags, strict=True))
         dropped = mask.to(self.image.device)[self.image.long()]
         return replace(
