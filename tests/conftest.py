@@ -20,7 +20,7 @@ wait_politely()  # before anything imports torch
 
 @pytest.fixture
 def shapes_unchecked() -> Iterator[None]:
-    """For tests of what the package says itself about wrong shapes, and of torch.compile, which traces no checker."""
+    """For tests of what the package itself says about wrong shapes: without it the checker would speak first."""
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)

@@ -64,6 +64,7 @@ def test_any_size_is_labelled_and_the_batch_does_not_matter():
     assert 200_000 < sum(p.numel() for p in Segmenter(19).parameters()) < 300_000
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_bad_examples_are_explained():
     images, classes = quadrants(2, seed=0)
     for given, says in (

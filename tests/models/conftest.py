@@ -113,5 +113,15 @@ class Models:
 
 
 @pytest.fixture
+def compilable(shapes_unchecked: None) -> None:
+    """For tests of torch.compile.
+
+    The wrapper that checks shapes is one piece of code for all functions, and torch.compile gives up on code that it
+    has compiled too often: every test begins anew.
+    """
+    torch.compiler.reset()
+
+
+@pytest.fixture
 def models() -> type[Models]:
     return Models

@@ -13,7 +13,7 @@ def layouts(models, count):
     return [{"cross_attention_kwargs": {"regions": models.levels(2, SIZE, 7, seed=seed)}} for seed in range(count)]
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 @torch.no_grad()
 def test_one_graph_for_all_layouts(models):
     model = models.mamoe()
@@ -27,7 +27,7 @@ def test_one_graph_for_all_layouts(models):
     assert counter.frame_count == 1
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_gradients_are_the_eager_ones(models, backend):
@@ -41,7 +41,7 @@ def test_compiled_gradients_are_the_eager_ones(models, backend):
             torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.slow
 @torch.no_grad()
 def test_area_routing_compiles_for_any_number_of_rows(models):

@@ -85,7 +85,7 @@ def assert_same(layer, x, got, wanted):
         torch.testing.assert_close(a, b, atol=5e-5, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.parametrize("compiled", [False, True], ids=["in turn", "grouped"])
 @pytest.mark.parametrize("case", CASES)
 def test_lora_experts_are_full_experts_of_low_rank(case, compiled, models, x):
@@ -94,7 +94,7 @@ def test_lora_experts_are_full_experts_of_low_rank(case, compiled, models, x):
     assert_same(layer, x, run(x, routing_of(models, case)), plain_lora_experts(layer, x, shares(case)))
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.parametrize("compiled", [False, True], ids=["in turn", "grouped"])
 @pytest.mark.parametrize("case", CASES)
 def test_class_experts_add_to_the_shared_one(case, compiled, models, x):
@@ -121,7 +121,7 @@ def test_a_lora_without_cells_gets_zero_gradients_not_none(models, x):
     assert all(p.grad is None for p in layer.net.parameters())
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.parametrize("kind", ["lora", "shared"])
 def test_autocast_computes_in_bf16(kind, models, x):
     layer = lora_experts() if kind == "lora" else shared_expert(models)

@@ -59,7 +59,7 @@ def gradients(moe, x, out):
     return torch.autograd.grad((out * weight).sum(), [x, *moe.parameters()])
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.parametrize("compiled", [False, True], ids=["in turn", "grouped"])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_every_expert_on_every_cell(models, moe, x, case, compiled):
@@ -72,7 +72,7 @@ def test_equals_every_expert_on_every_cell(models, moe, x, case, compiled):
         torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 def test_compiled_it_takes_the_grouped_way(models, moe, x, monkeypatch):
     calls = []
     original = F.grouped_mm
@@ -81,7 +81,7 @@ def test_compiled_it_takes_the_grouped_way(models, moe, x, monkeypatch):
     assert len(calls) == 2
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.parametrize("compiled", [False, True], ids=["in turn", "grouped"])
 def test_an_expert_without_cells_gets_zero_gradients_not_none(models, moe, x, compiled):
     run = torch.compile(moe, backend="eager", fullgraph=True) if compiled else moe
@@ -108,7 +108,7 @@ def test_stock_keys_are_expert_zero_and_serve_without_a_routing(models, moe, x):
     torch.testing.assert_close(moe(x, only_zero), dense(x), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 @pytest.mark.parametrize("compiled", [False, True], ids=["in turn", "grouped"])
 @pytest.mark.parametrize("case", ["hard", "area"])
 def test_autocast_computes_in_bf16(models, moe, x, case, compiled):
@@ -121,7 +121,7 @@ def test_autocast_computes_in_bf16(models, moe, x, case, compiled):
     assert 1e-5 < error < 2e-2
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 def test_dropout_of_the_feed_forward_stays(models, x):
     moe = MoEFeedForward(FeedForward(CHANNELS, dropout=1.0), EXPERTS)
     bias = moe.net[2].bias
@@ -131,7 +131,7 @@ def test_dropout_of_the_feed_forward_stays(models, x):
     assert not torch.allclose(moe.eval()(x), bias.expand_as(x))
 
 
-@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.usefixtures("compilable")
 def test_wrapped_projections_are_never_bypassed(models, moe, x):
     class Doubling(nn.Linear):  # stands for an adapter around the layer
         def forward(self, input):

@@ -56,7 +56,8 @@ class RegionBatch:
 
         Their condition pictures become empty, which is black.
         """
-        prompts = tuple(("",) if flag else p for p, flag in zip(self.prompts, mask, strict=True))
+        flags: list[bool] = mask.tolist()  # pyright: ignore[reportUnknownMemberType]
+        prompts = tuple(("",) if flag else p for p, flag in zip(self.prompts, flags, strict=True))
         dropped = mask.to(self.image.device)[self.image.long()]
         return replace(
             self,
