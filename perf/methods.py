@@ -33,7 +33,7 @@ from diffusers import UNet2DConditionModel
 from step import EXPERTS, GLOBAL_TOKENS, REGION_TOKENS, REGIONS, SD21, conditioning_of, drawn_layouts
 from torch import Tensor, nn
 
-from mamoe.methods import Concat, ControlNetXS, Decoder, Full, Lora, LoraExperts, SharedExpert
+from mamoe.methods import Concat, ControlNetXS, Decoder, Dora, Full, Lora, LoraExperts, SharedExpert
 from mamoe.methods.method import Method
 from mamoe.models.control.call import Control, control_of, predict
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
@@ -52,7 +52,7 @@ VARIANTS = (
     Variant(name="decoder", method=lambda share: Decoder()),
     Variant(name="lora", method=lambda share: _lora(share)),
     Variant(name="lora decoder_only", method=lambda share: replace(_lora(share), decoder_only=True)),
-    Variant(name="dora", method=lambda share: replace(_lora(share), dora=True)),
+    Variant(name="dora", method=lambda share: _lora(share, Dora)),
     Variant(name="controlnet_xs", method=lambda share: ControlNetXS()),
     Variant(name="concat", method=lambda share: Concat()),
     Variant(name="full, 5 experts", method=lambda share: Full(), experts=EXPERTS),
@@ -65,9 +65,9 @@ VARIANTS = (
 _HIGHEST = re.compile(r"VmHWM:\s+(\d+)")  # KiB
 
 
-def _lora(share: float) -> Lora:
+def _lora(share: float, kind: type[Lora] = Lora) -> Lora:
     rank = int(128 * share)
-    return Lora(rank=rank, alpha=float(rank))
+    return kind(rank=rank, alpha=float(rank))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

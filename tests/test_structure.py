@@ -18,6 +18,7 @@ WIDE = {
     ("cli.py", "sample"): "the options of a command",
     ("cli.py", "evaluate"): "the options of a command",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
+    ("sampling/folders.py", "sample_folder"): "the options of `mamoe sample`, for Python",
 }
 # (file, imported module): why it waits for a function to need it.
 LATE = {

@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 
+def number_of(text: str) -> int:
+    """A 64-bit number for a text, stable across machines."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
 def derive_seed(seed: int, purpose: str, *keys: int) -> int:
     """A 63-bit seed for one purpose, e.g. ``derive_seed(0, "noise", epoch, index)``; stable across machines."""
     text = "/".join([str(seed), purpose, *map(str, keys)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    return number_of(text) >> 1
 
 
 def generator_for(seed: int, purpose: str, *keys: int) -> torch.Generator:

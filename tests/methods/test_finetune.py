@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from mamoe.errors import ConfigError
-from mamoe.methods import Decoder, Full, Lora, LoraExperts, SharedExpert, method_of, to_channels_last
-from mamoe.methods.lora import Target, has_adapters
+from mamoe.methods import Decoder, Dora, Full, Lora, LoraExperts, SharedExpert, method_of, to_channels_last
+from mamoe.methods.lora import Target
+from mamoe.methods.registry import METHODS as BY_NAME
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.adapter import ADAPTER, load_adapter, save_adapter, trained_names
 
@@ -16,7 +18,7 @@ METHODS = {
     "decoder": Decoder(),
     "lora": Lora(rank=4, alpha=8.0),
     "decoder lora": Lora(rank=4, alpha=4.0, decoder_only=True),
-    "dora": Lora(rank=4, alpha=4.0, dora=True),
+    "dora": Dora(rank=4, alpha=4.0),
 }
 OF_EXPERTS = {"lora experts": LoraExperts(rank=3, alpha=6.0), "shared expert": SharedExpert()}
 ALL = METHODS | OF_EXPERTS
@@ -27,6 +29,14 @@ def a_unet(models, steered: bool, method=None):
     if isinstance(method, LoraExperts | SharedExpert):  # these start from experts that are still copies
         return MaMoEUNet2DConditionModel.from_unet(models.unet(), num_experts=3)
     return models.mamoe() if steered else models.unet()
+
+
+def only(*targets: str) -> dict[str, bool]:
+    return {target.value: target in targets for target in Target}
+
+
+def has_adapters(unet) -> bool:
+    return any(isinstance(module, BaseTunerLayer) for module in unet.modules())
 
 
 def output(models, unet, steered: bool):
@@ -78,7 +88,7 @@ def test_what_trains(models):
     assert decoder == [n for n in everything if n.startswith(("up_blocks.", "conv_norm_out.", "conv_out."))]
     count = {}
     for target in Target:
-        names = trained_names(Lora(rank=2, targets=(target,)).prepare(models.mamoe(), seed=0))
+        names = trained_names(Lora(rank=2, **only(target)).prepare(models.mamoe(), seed=0))
         assert all(".lora_A." in name or ".lora_B." in name for name in names)
         count[target] = len(names)
         inside = {
@@ -107,7 +117,7 @@ def test_seed_decides_the_adapters_and_leaves_the_global_stream_alone(models):
     assert torch.equal(first[key], same[key]) and not torch.equal(first[key], other[key])
     torch.set_rng_state(state)
     Lora(rank=2).prepare(copy.deepcopy(models.unet()), seed=1)
-    assert Lora(rank=2, targets=(Target.ATTENTION,)).layers != Lora(rank=2).layers
+    assert Lora(rank=2, **only(Target.ATTENTION)).layers != Lora(rank=2).layers
 
 
 def test_dora_computes_the_same_with_channels_last(models):
@@ -131,16 +141,17 @@ def test_an_adapter_for_another_model_is_refused(models, tmp_path):
 
 
 def test_methods_by_name():
+    assert all(kind.name == name and method_of({"name": name}) == kind() for name, kind in BY_NAME.items())
     assert method_of({"name": "full"}) == Full()
     options = {"rank": 8, "alpha": 4.0, "attention": True, "conv": False, "projection": False, "feed_forward": True}
     made = method_of({"name": "dora", **options, "decoder_only": False})
-    assert made == Lora(rank=8, alpha=4.0, targets=(Target.ATTENTION, Target.FEED_FORWARD), dora=True)
+    assert made == Dora(rank=8, alpha=4.0, **only(Target.ATTENTION, Target.FEED_FORWARD))
     assert method_of({"name": "lora_experts", "rank": 4, "alpha": 2.0}) == LoraExperts(rank=4, alpha=2.0)
     assert method_of({"name": "shared_expert"}) == SharedExpert()
     with pytest.raises(ConfigError, match="there are full, decoder, lora"):
         method_of({"name": "prompt"})
     with pytest.raises(ConfigError, match="needs at least one target"):
-        Lora(targets=())
+        Lora(**only())
 
 
 def test_an_adapter_of_another_base_of_the_same_shapes_is_refused(models, tmp_path):
@@ -161,6 +172,15 @@ def test_targets_that_match_no_layer_are_refused_with_those_that_do(models):
     with pytest.raises(
         ConfigError, match=r"no layer for attention, feed_forward: .* none in its up blocks.*for conv, "
     ):
-        Lora(targets=("attention", "conv", "feed_forward"), decoder_only=True).prepare(plain, seed=0)
+        Lora(**only("attention", "conv", "feed_forward"), decoder_only=True).prepare(plain, seed=0)
     assert not has_adapters(plain)
-    assert has_adapters(Lora(rank=2, targets=("attention", "conv")).prepare(plain, seed=0))
+    assert has_adapters(Lora(rank=2, **only("attention", "conv")).prepare(plain, seed=0))
+
+
+def test_a_shared_expert_is_made_in_place_of_the_copies(models):
+    copies = MaMoEUNet2DConditionModel.from_unet(models.unet(), num_experts=3)
+    converted = MaMoEUNet2DConditionModel.from_unet(models.unet(), num_experts=3, shared_expert=True)
+    made = SharedExpert().prepare(copies, seed=0)
+    assert made is copies and dict(made.config) == dict(converted.config)
+    assert [name for name, _ in made.named_parameters()] == [name for name, _ in converted.named_parameters()]
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in converted.state_dict().items())

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mamoe.storage.shards import ABANDONED, CacheError, ShardFolder, fingerprint_of
+from mamoe.storage.fingerprints import fingerprint_of
+from mamoe.storage.shards import ABANDONED, CacheError, ShardFolder
 
 ONE, TWO = {"one": torch.arange(6.0).reshape(2, 3)}, {"two": torch.ones(3, dtype=torch.bfloat16)}
 

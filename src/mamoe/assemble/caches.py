@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from diffusers import AutoencoderKL
 from mamoe.assemble.base import base_of
 from mamoe.assemble.checking import check_data
 from mamoe.assemble.data import check_batches, layout_settings, splits
+from mamoe.assemble.device import device_of
 from mamoe.bases.pretrained import BaseModel, TextParts
 from mamoe.conditioning.encoded import EmbeddingCache, fingerprint
 from mamoe.conditioning.text import PromptEncoder
@@ -127,14 +127,6 @@ def encoded(
         with bar("Encoding pictures") as report, _computing(precision, device), _room_on(config.cache.folder):
             made = fill_latents(cache, datasets, vae, threads=config.data.num_workers or 1, progress=report)
     return datasets, cache, made
-
-
-def device_of(config: Train) -> torch.device:
-    """Where this process is going to train."""
-    devices, local = config.trainer.devices, int(os.environ.get("LOCAL_RANK", 0))
-    if config.trainer.accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", devices[local] if isinstance(devices, list) else local)
 
 
 @contextmanager

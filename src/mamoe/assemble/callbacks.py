@@ -29,6 +29,7 @@ from mamoe.evaluation.features.extractors import load_extractor
 from mamoe.sampling.batches import sample_batch
 from mamoe.sampling.components import components_of
 from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.storage.staging import write_whole
 from mamoe.training.loop.saving import BestBy
 from mamoe.training.scale.cluster import is_first_process
 from mamoe.training.step.module import DiffusionModule
@@ -39,6 +40,7 @@ from mamoe.training.watch.validation import FixedLoss
 from mamoe.vocabulary.drawing import Drawing
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.sample import Sample
+from mamoe.vocabulary.selection import spread
 
 WANDB_ID = "wandb-id.txt"
 
@@ -78,7 +80,7 @@ def _wandb_id(run_dir: Path) -> str:
         made = earlier[-1].name.rpartition("-")[2] if earlier else secrets.token_hex(4)
         if not is_first_process():  # it alone talks to W&B
             return made
-        path.write_text(made + "\n", encoding="utf-8")
+        write_whole(made + "\n", path)
     return path.read_text(encoding="utf-8").strip()
 
 
@@ -112,12 +114,11 @@ def training_callbacks(
         callbacks.append(FixedLoss(name="val/loss", data=validates, **common))
         callbacks.append(FixedLoss(name="train/stable_loss", data=trains, **common))
     if (samples := config.callbacks.samples) is not None:
-        count = min(samples.images, len(shown))
         callbacks.append(
             SampleGrids(
                 run_dir,
                 sampler=sampler,
-                samples=[shown[0, i * len(shown) // count] for i in range(count)],
+                samples=[shown[0, i] for i in spread(range(len(shown)), samples.images)],
                 taxonomy=settings.taxonomy,
                 modes=samples.modes,
                 every_n_steps=samples.every,
@@ -125,13 +126,12 @@ def training_callbacks(
             )
         )
     if (scores := config.callbacks.scores) is not None:
-        count = min(scores.images, len(shown))
         name, _, source = scores.extractor.partition("=")
         callbacks.append(
             FixedScores(
                 run_dir,
                 sampler=sampler,
-                samples=[shown[0, i * len(shown) // count] for i in range(count)],
+                samples=[shown[0, i] for i in spread(range(len(shown)), scores.images)],
                 extractor=load_extractor(name, Path(source) if source else None),
                 kinds=[Kind(kind) for kind in scores.scores],
                 every_n_steps=scores.every,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from mamoe.data.check.seen import SeenFiles
 from mamoe.data.check.split import inspect_split
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.prompts import raise_problems
+from mamoe.storage.hashing import short_hash
 from mamoe.training.scale.cluster import done_first
 
 
@@ -45,5 +45,5 @@ def _check(config: Train, sources: Sequence[LayoutDataset], bar: Bar) -> None:
 def _file(config: Train) -> Path:
     """Where the files of this data set that were found sound are kept."""
     parts = "\0".join(os.path.abspath(part) for part in (config.data.images, config.data.panoptic_maps))
-    name = hashlib.blake2b(parts.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    name = short_hash(parts, 8, errors="surrogateescape")
     return Path(config.cache.folder) / "check" / f"{name}.safetensors"

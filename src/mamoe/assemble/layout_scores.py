@@ -19,9 +19,10 @@ from mamoe.evaluation.layout.text_regions import load_text_regions
 from mamoe.evaluation.layout.use import Real, use_family
 from mamoe.evaluation.protocol import Family, PictureSet
 from mamoe.evaluation.request import Asked, Progress
-from mamoe.evaluation.run import CEILING, LAYOUT, REAL_FLOOR, USE, spread
+from mamoe.evaluation.run import CEILING, LAYOUT, REAL_FLOOR, USE
 from mamoe.scenes import COLOURS
 from mamoe.vocabulary.sample import Sample
+from mamoe.vocabulary.selection import spread
 
 DOMAIN = "domain"
 _ELSEWHERE = {REAL_FLOOR: "measured on held-out layouts alone"}
@@ -51,7 +52,7 @@ def layout_families(
         ConfigError: a segmenter or CLIP cannot be loaded.
         DatasetError: the training split cannot teach a segmenter, or the store cannot be written.
     """
-    train.geometry = train.geometry.for_evaluation()
+    train = train.unaugmented()
     classes = Classes.of(source.taxonomy)
     files = [source.files.samples[i] for i in index]
     samples = (source[i] for i in index)

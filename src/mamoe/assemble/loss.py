@@ -21,6 +21,7 @@ from mamoe.models.autoencoder import decoded
 from mamoe.models.control.call import control_of
 from mamoe.models.latents import LatentScaling
 from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.selection import spread
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 CLASS_IDS = 256
@@ -111,9 +112,8 @@ def class_shares(data: Any) -> Float64[np.ndarray, "256"]:
     A cell counts with the shares its pixels have in it, so that counting pixels counts cells. Of more than
     ``MOST_MAPS`` pictures that many, evenly spread, are looked at.
     """
-    looked_at = min(len(data), MOST_MAPS)
     counts = np.zeros(CLASS_IDS)
-    for i in range(looked_at):
-        sample = data[0, i * len(data) // looked_at]
+    for i in spread(range(len(data)), MOST_MAPS):
+        sample = data[0, i]
         counts += np.bincount(sample.panoptic.class_id.ravel(), minlength=CLASS_IDS)
     return counts / counts.sum()

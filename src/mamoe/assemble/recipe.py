@@ -13,7 +13,7 @@ from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.fingerprint import fingerprint_of_samples
 from mamoe.methods import method_of
 from mamoe.runs.lookup import RECIPE_FORMAT
-from mamoe.storage.shards import fingerprint_of
+from mamoe.storage.fingerprints import fingerprint_of
 from mamoe.vocabulary.layout import LayoutSettings
 
 

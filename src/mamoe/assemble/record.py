@@ -12,6 +12,7 @@ import yaml
 
 from mamoe.config.train import comparable
 from mamoe.runs.folder import CONFIG, OVERRIDES, SESSIONS, STARTED, environment, read_config, read_overrides
+from mamoe.storage.staging import write_whole
 
 
 def newest_like(runs: str | Path, name: str, config: Mapping[str, Any]) -> Path | None:
@@ -40,11 +41,11 @@ def write_start(
     if (folder / CONFIG).exists():
         write_told(folder, step=0, config=config, overrides=overrides)
         return
-    _write(folder / OVERRIDES, "".join(f"{line}\n" for line in overrides))
+    write_whole("".join(f"{line}\n" for line in overrides), folder / OVERRIDES)
     for name, content in (("environment.json", environment()), ("dataset.json", dataset)):
-        _write(folder / name, json.dumps(content, indent=2) + "\n")
+        write_whole(json.dumps(content, indent=2) + "\n", folder / name)
     _add_session(folder, step=0, told=overrides)
-    _write(folder / CONFIG, _yaml(config))  # last: what has it has the others
+    write_whole(_yaml(config), folder / CONFIG)  # last: what has it has the others
 
 
 def write_told(folder: Path, *, step: int, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -58,9 +59,9 @@ def write_told(folder: Path, *, step: int, config: Mapping[str, Any], overrides:
     _add_session(folder, step=step, told=[line for line in overrides if line not in before])
     if not same_config(read_config(folder), config):
         if (folder / CONFIG).exists() and not (folder / STARTED).exists():
-            _write(folder / STARTED, (folder / CONFIG).read_text(encoding="utf-8"))
-        _write(folder / CONFIG, _yaml(config))
-    _write(folder / OVERRIDES, "".join(f"{line}\n" for line in overrides))
+            write_whole((folder / CONFIG).read_text(encoding="utf-8"), folder / STARTED)
+        write_whole(_yaml(config), folder / CONFIG)
+    write_whole("".join(f"{line}\n" for line in overrides), folder / OVERRIDES)
 
 
 def _yaml(config: Mapping[str, Any]) -> str:
@@ -71,9 +72,3 @@ def _add_session(folder: Path, *, step: int, told: Sequence[str]) -> None:
     line = {"at": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "from_step": step, "told": list(told)}
     with (folder / SESSIONS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -38,7 +38,6 @@ from mamoe.evaluation.run import (
     check_scores,
     evaluate,
     folder_row,
-    spread,
 )
 from mamoe.evaluation.table import Table
 from mamoe.machine.processes import Processes, started_processes
@@ -50,6 +49,7 @@ from mamoe.sampling.folders import load_run
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import key_of, model_hash
 from mamoe.vocabulary.drawing import DRAWING, Drawing
+from mamoe.vocabulary.selection import spread
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 STORE = "segmenter"  # folder of the domain segmenter, beside the data

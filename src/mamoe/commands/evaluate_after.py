@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-
 from mamoe.assemble.checking import check_data
 from mamoe.assemble.data import TRAIN, dataset, layout_settings
+from mamoe.assemble.device import device_of
 from mamoe.commands.evaluate import evaluate_run, extractors_of
 from mamoe.config.train import EvaluateAfter, Train
 from mamoe.console import progress
@@ -29,7 +28,7 @@ def check_after(config: Train, after: EvaluateAfter) -> None:
     taxonomy = layout_settings(config).taxonomy
     dataset(config, TRAIN, taxonomy)  # the training looks into its files
     check_data(config, [dataset(config, after.split, taxonomy)], progress)
-    extractors_of(after.extractors, scores, device_of(config))
+    extractors_of(after.extractors, scores, str(device_of(config)))
 
 
 def evaluate_after(config: Train, after: EvaluateAfter, run: Path, progress: Progress | None) -> tuple[Table, Path]:
@@ -49,7 +48,7 @@ def evaluate_after(config: Train, after: EvaluateAfter, run: Path, progress: Pro
         segmenters=tuple(after.segmenters),
         clip=after.clip,
         images=after.images,
-        device=device_of(config),
+        device=str(device_of(config)),
     )
     drawing = Drawing(steps=after.steps, guidance_scale=after.guidance_scale, batch_size=after.batch_size)
     table, folder = evaluate_run(run, asked, drawing, progress, alone=True)
@@ -58,11 +57,6 @@ def evaluate_after(config: Train, after: EvaluateAfter, run: Path, progress: Pro
         for pictures in (*after.modes, AUTOENCODER_FLOOR):
             shutil.rmtree(folder / pictures, ignore_errors=True)  # without a score of features there is no floor
     return table, folder
-
-
-def device_of(config: Train) -> str:
-    """Where the pictures of a training's run are drawn."""
-    return "cpu" if config.trainer.accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
 def _scores(after: EvaluateAfter) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 # The tokenizers of transformers have types that are only partly known.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mamoe.storage.shards import ShardFolder, fingerprint_of
+from mamoe.storage.fingerprints import fingerprint_of
+from mamoe.storage.hashing import short_hash
+from mamoe.storage.shards import ShardFolder
 
 _ARCHITECTURE = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps")  # what no weight's shape tells
 
@@ -56,4 +57,4 @@ def fingerprint(text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 
 def _name(prompt: str, padded: bool) -> str:
-    return hashlib.blake2b(f"{int(padded)}{prompt}".encode(), digest_size=16).hexdigest()
+    return short_hash(f"{int(padded)}{prompt}", 16)

@@ -8,7 +8,6 @@ images have one each.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from mamoe.data.geometry.joint import Placement
 from mamoe.data.reading.pictures import reading_of
 from mamoe.errors import DatasetError
+from mamoe.storage.hashing import short_file_hash, short_hash
 from mamoe.storage.shards import CacheError, ShardFolder
 
 
@@ -65,8 +65,7 @@ def content_of(path: Path) -> str:
         DatasetError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return short_file_hash(path)
     except OSError as error:
         raise DatasetError(f"Cannot read {path}: {error.strerror}") from None
 
@@ -81,4 +80,4 @@ def content_of_picture(path: Path) -> str:
 
 
 def _name(content: str, placement: Placement) -> str:
-    return hashlib.blake2b(f"{content} {placement}".encode(), digest_size=16).hexdigest()
+    return short_hash(f"{content} {placement}", 16)

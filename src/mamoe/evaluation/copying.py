@@ -23,6 +23,7 @@ from mamoe.evaluation.distances.manifolds import squared_distances
 from mamoe.evaluation.features.store import Features
 from mamoe.evaluation.intervals import interval_of_mean
 from mamoe.evaluation.protocol import Better
+from mamoe.vocabulary.selection import spread
 
 COPY_QUANTILE = 0.05
 LEAST = 20  # held-out pictures; with fewer the quantile is one picture's chance
@@ -114,7 +115,7 @@ def _mean(values: Float64[Tensor, "n"], seed: int) -> Measured:
 
 
 def _spread(features: Tensor, count: int) -> Tensor:
-    return features[[i * len(features) // count for i in range(count)]]
+    return features[list(spread(range(len(features)), count))]
 
 
 def _thumbnail(path: Path) -> Image.Image:

@@ -6,7 +6,6 @@ that made it. A number that could not be measured says why.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from mamoe.data.folder.matching import same_name
 from mamoe.data.reading.pictures import reading_of
 from mamoe.errors import MamoeError
+from mamoe.storage.hashing import file_hash, text_hash
 
 CONFIDENCE = 0.95
 _PACKAGES = ("mamoe", "torch", "torchvision", "numpy", "pillow", "diffusers", "transformers", "torch-fidelity")
@@ -169,23 +169,17 @@ def conflicts(one: Protocol, other: Protocol) -> list[str]:
 def hash_of_files(paths: Iterable[Path]) -> str:
     """Sixteen hex digits for a set of pictures: names and contents, whatever their order and folder."""
     lines = sorted(f"{path.name} {picture_hash(path)}" for path in paths)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return text_hash("\n".join(lines))
 
 
 def hash_of_names(names: Iterable[str]) -> str:
     """Sixteen hex digits for a set of pictures by their names without endings: which layouts were drawn."""
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+    return text_hash("\n".join(sorted(names)))
 
 
 def picture_hash(path: Path) -> str:
     """What a picture shows: the sha256 of its file's contents, and what reading does to its pixels."""
     return file_hash(path) + reading_of(path)
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file's contents."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache

@@ -15,10 +15,10 @@ from mamoe.bases.sources import Source, parts_of
 from mamoe.data.geometry.joint import Geometry
 from mamoe.errors import ConfigError
 from mamoe.evaluation.drawings import fill
-from mamoe.evaluation.features.extractors import weights_hash
 from mamoe.evaluation.features.store import read_through
 from mamoe.evaluation.protocol import PictureSet, hash_of_files
 from mamoe.machine.processes import Processes
+from mamoe.storage.fingerprints import weights_hash
 
 
 def load_autoencoder(model: str) -> AutoencoderKL:

@@ -25,6 +25,7 @@ from mamoe.evaluation.reconstruction import reconstruct_all
 from mamoe.evaluation.table import Row, Table
 from mamoe.machine.processes import Processes
 from mamoe.storage.staging import write_whole
+from mamoe.vocabulary.selection import spread
 
 COPYING = "copying"
 SCORES = (*(kind.value for kind in Kind), COPYING)
@@ -144,13 +145,6 @@ def folder_row(folder: Path, label: str = "generated", *, recursive: bool = Fals
     if len(ways) > 1:
         raise DatasetError(f"{folder}: the pictures' records say different things: {sorted(map(str, ways))[:2]}.")
     return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}), root=folder)
-
-
-def spread(items: Sequence[T], count: int | None) -> tuple[T, ...]:
-    """``count`` of the items, spread evenly; all when there are no more or None is given."""
-    if count is None or count >= len(items):
-        return tuple(items)
-    return tuple(items[i * len(items) // count] for i in range(count))
 
 
 def _families(comparison: Comparison, reading: Reading) -> list[Family]:

@@ -19,6 +19,7 @@ class Concat:
     noisy latent.
     """
 
+    name: ClassVar[str] = "concat"
     keeps_adapter_alone: ClassVar[bool] = False
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:

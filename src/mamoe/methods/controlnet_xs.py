@@ -34,6 +34,7 @@ class ControlNetXS:
     widths: Sequence[int] | None = None
     train_base: bool = False
 
+    name: ClassVar[str] = "controlnet_xs"
     keeps_adapter_alone: ClassVar[bool] = True  # whatever trains
 
     def prepare(self, unet: UNet2DConditionModel | ControlledUNet, *, seed: int) -> ControlledUNet:

@@ -1,4 +1,4 @@
-"""Fine-tuning the UNet's own weights: all of them, or those of its decoder."""
+"""Fine-tuning every weight of the UNet."""
 
 from __future__ import annotations
 
@@ -7,36 +7,16 @@ from typing import ClassVar
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from mamoe.methods.method import train_strengths
-
-DECODER = ("up_blocks", "conv_norm_out", "conv_out")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Full:
     """Every weight trains."""
 
+    name: ClassVar[str] = "full"
     keeps_adapter_alone: ClassVar[bool] = False
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
         unet.requires_grad_(True)
-        return unet
-
-    def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
-        return unet
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decoder:
-    """The up blocks and the output layers train; encoder and mid block stay as they were pretrained."""
-
-    keeps_adapter_alone: ClassVar[bool] = False
-
-    def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
-        unet.requires_grad_(False)
-        for name in DECODER:
-            unet.get_submodule(name).requires_grad_(True)
-        train_strengths(unet)
         return unet
 
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -1,7 +1,6 @@
 """Low-rank adapters beside the UNet's layers, through peft.
 
     LoRA   W x + (alpha / rank) B A x                     Hu et al. 2021, section 4.1
-    DoRA   m (W + (alpha / rank) B A) / |W + ...| x       Liu et al. 2024, section 4.1
 
 A starts at random, B at zero, so that nothing changes at first. Where feed-forwards have experts, each expert gets
 adapters of its own.
@@ -13,7 +12,7 @@ from __future__ import annotations
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
@@ -21,12 +20,10 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from mamoe.errors import ConfigError
-from mamoe.methods.full import DECODER
-from mamoe.methods.method import train_strengths
+from mamoe.methods.method import DECODER, train_strengths
 
 
 class Target(StrEnum):
@@ -53,8 +50,7 @@ class Lora:
     Args:
         rank: of the adapters.
         alpha: the adapters' output is scaled by alpha / rank.
-        targets: which layers.
-        dora: learn the size of each output weight apart from its direction (DoRA).
+        attention, conv, projection, feed_forward: which layers, see :class:`Target`.
         decoder_only: adapters in the up blocks alone.
 
     Raises:
@@ -63,15 +59,24 @@ class Lora:
 
     rank: int = 128
     alpha: float = 128.0
-    targets: Sequence[Target] = field(default_factory=lambda: tuple(Target))
-    dora: bool = False
+    attention: bool = True
+    conv: bool = True
+    projection: bool = True
+    feed_forward: bool = True
     decoder_only: bool = False
 
+    name: ClassVar[str] = "lora"
+    learns_sizes: ClassVar[bool] = False
     keeps_adapter_alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.targets:
             raise ConfigError(f"LoRA needs at least one target of {', '.join(Target)}; got none.")
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The kinds of layers that get adapters."""
+        return tuple(target for target in Target if getattr(self, target.value))
 
     @property
     def layers(self) -> str:
@@ -100,7 +105,7 @@ class Lora:
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type] - peft divides it, whatever it is
             target_modules=self.layers,
-            use_dora=self.dora,  # type: ignore[arg-type]
+            use_dora=self.learns_sizes,  # type: ignore[arg-type]
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # peft initialises from the global generator
@@ -115,11 +120,6 @@ class Lora:
         unet.fuse_lora()
         unet.unload_lora()
         return unet.requires_grad_(True)
-
-
-def has_adapters(unet: UNet2DConditionModel) -> bool:
-    """Whether any layer of the UNet carries a peft adapter."""
-    return any(isinstance(module, BaseTunerLayer) for module in unet.modules())
 
 
 def to_channels_last(unet: nn.Module) -> nn.Module:

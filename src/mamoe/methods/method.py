@@ -8,14 +8,19 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.models.unet.strength import RegionStrength
 
+DECODER = ("up_blocks", "conv_norm_out", "conv_out")
+
 
 class Method(Protocol):
     """A way of fine-tuning a UNet that may already know regions and experts.
+
+    Each is a frozen dataclass; its fields are the options that configurations and recipes give it.
 
     ``prepare`` takes over the UNet it is given and returns a network called like it: the UNet itself, with adapters as
     parts of its layers, or one made of it. ``merged`` takes what ``prepare`` returned.
     """
 
+    name: ClassVar[str]  # in configurations and recipes
     keeps_adapter_alone: ClassVar[bool]  # a checkpoint holds the trained weights only; the rest is the base model's
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> Any:

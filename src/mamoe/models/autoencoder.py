@@ -13,7 +13,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mamoe.storage.shards import fingerprint_of
+from mamoe.storage.fingerprints import fingerprint_of
 
 _ARCHITECTURE = ("act_fn", "norm_num_groups", "down_block_types", "layers_per_block")  # what no weight's shape tells
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
-from mamoe.storage.shards import fingerprint_of
+from mamoe.storage.fingerprints import fingerprint_of
 
 ADAPTER = "adapter.safetensors"
 _BASE = "base"  # in the file's metadata

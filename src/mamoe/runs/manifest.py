@@ -5,11 +5,12 @@ Training closes every checkpoint with one; whoever loads a checkpoint looks at i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+
+from mamoe.storage.hashing import file_hash
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
@@ -19,7 +20,7 @@ def manifest_of(folder: Path, step: int) -> str:
     """The text of the manifest of all files now in ``folder``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     table = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in files
     }
     return json.dumps({"format": _FORMAT, "step": step, "files": table}, indent=1)
 
@@ -51,11 +52,6 @@ def problems_of(folder: Path, parts: Collection[str] | None = None) -> list[str]
             problems.append(f"{path} is missing")
         elif path.stat().st_size != facts["bytes"]:
             problems.append(f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}")
-        elif _sha256(path) != facts["sha256"]:
+        elif file_hash(path) != facts["sha256"]:
             problems.append(f"{path} was changed: its sha256 differs from the manifest's")
     return problems
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from mamoe.data.reading.pictures import read_picture
 from mamoe.models.wrapped import unwrapped
+from mamoe.randomness import number_of
 from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.storage.fingerprints import weights_hash
 from mamoe.storage.staging import replaced_file, write_whole
 from mamoe.vocabulary.colourize import colourize
 from mamoe.vocabulary.panoptic import read_panoptic
+from mamoe.vocabulary.selection import spread
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 _SHEET_PAIRS = 40  # more would make a sheet nobody can open
@@ -27,18 +28,13 @@ _GAP = 4  # pixels
 
 def key_of(name: str) -> int:
     """A number for a file name, stable across machines."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    return number_of(name)
 
 
 def model_hash(pipe: LayoutPipeline) -> str:
     """Sixteen hex digits that stand for the weights of UNet, autoencoder and text encoders."""
-    digest = hashlib.blake2b(digest_size=8)
     networks = [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
-    for part in [unwrapped(network) for network in networks if network is not None]:
-        for name, weight in sorted(part.state_dict().items()):
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
-            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return weights_hash(*(unwrapped(network) for network in networks if network is not None), size=8)
 
 
 def write_picture(image: Image.Image, path: Path) -> None:
@@ -59,9 +55,8 @@ def contact_sheet(pairs: Sequence[tuple[Path, Path]], taxonomy: Taxonomy | None)
         pairs: panoptic PNG and picture; at least one.
         taxonomy: gives the maps their colours; without one only the pictures are shown.
     """
-    count = min(len(pairs), _SHEET_PAIRS)
-    chosen = [pairs[i * len(pairs) // count] for i in range(count)]
-    cells = [_cell(panoptic, picture, taxonomy) for panoptic, picture in chosen]
+    cells = [_cell(panoptic, picture, taxonomy) for panoptic, picture in spread(pairs, _SHEET_PAIRS)]
+    count = len(cells)
     width, height = max(cell.width for cell in cells) + _GAP, max(cell.height for cell in cells) + _GAP
     columns = min(_SHEET_COLUMNS, count)
     sheet = Image.new("RGB", (columns * width + _GAP, -(-count // columns) * height + _GAP), "white")

@@ -8,8 +8,6 @@ damaged or was made with something else is left out and stays as it is.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 import uuid
 import warnings
@@ -17,16 +15,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mamoe.errors import MamoeError
-from mamoe.storage.staging import is_disk_full
+from mamoe.storage.fingerprints import tensors_hash
+from mamoe.storage.staging import is_disk_full, replaced_file
 
 ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to a process that was killed
-_SAMPLED = 256  # values of each weight tensor that enter a fingerprint
 
 
 class CacheError(MamoeError):
@@ -38,7 +35,8 @@ class ShardFolder:
 
     Args:
         folder: made if need be.
-        made_with: what decides the tensors' values, see :func:`fingerprint_of`. Shards made with something else are
+        made_with: what decides the tensors' values, see
+            :func:`~mamoe.storage.fingerprints.fingerprint_of`. Shards made with something else are
             left out, with a warning that names both.
 
     Raises:
@@ -90,12 +88,8 @@ class ShardFolder:
             return
         stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         path = self.folder / f"{uuid.uuid4().hex}.safetensors"
-        temporary = path.with_suffix(".tmp")
-        try:
-            save_file(stored, temporary, metadata={"made_with": self.made_with, "digest": _digest(stored)})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replaced_file(path) as partial:
+            save_file(stored, partial, metadata={"made_with": self.made_with, "digest": tensors_hash(stored)})
         self._known.add(path)
         self._shard_of |= {name: path for name in stored if name not in self._shard_of}
 
@@ -120,7 +114,7 @@ class ShardFolder:
                 "as it is. Was it copied here?",
                 stacklevel=4,
             )
-        elif about.get("digest") != _digest(tensors):
+        elif about.get("digest") != tensors_hash(tensors):
             warnings.warn(
                 f"{path} is damaged and left out; what it held is made anew (the hash of its {len(names)} tensors is "
                 "not the one written with them). Delete it.",
@@ -139,32 +133,8 @@ class ShardFolder:
         return self._open[path]
 
 
-def fingerprint_of(description: str, weights: Mapping[str, Tensor]) -> str:
-    """A short name for a network: what ``description`` says, and names, shapes, types and a sample of its weights."""
-    digest = hashlib.blake2b(description.encode(), digest_size=12)
-    for name, weight in weights.items():
-        values = weight.flatten()
-        sample = values[:: max(1, len(values) // _SAMPLED)].cpu()
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} ".encode())
-        digest.update(_bytes(sample))
-    return digest.hexdigest()
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
 def _remove_abandoned(folder: Path) -> None:
-    for path in folder.glob("*.tmp"):
+    for path in [*folder.glob("*.tmp"), *folder.glob(".*.partial")]:  # the first are of older versions
         with suppress(FileNotFoundError, PermissionError):  # its writer was quicker, or is somebody else
             if time.time() - path.stat().st_mtime > ABANDONED:
                 path.unlink()

@@ -12,10 +12,10 @@ from typing import Any
 
 from mamoe.assemble.checking import check_data
 from mamoe.assemble.data import dataset, layout_settings
+from mamoe.assemble.device import device_of
 from mamoe.assemble.training import train
 from mamoe.commands.benchmark.results import Cost, Curve, Result, read_cell, relative, write_result
 from mamoe.commands.evaluate import evaluate_run
-from mamoe.commands.evaluate_after import device_of
 from mamoe.config.compose import compose, setting
 from mamoe.config.train import Train, validated
 from mamoe.console import progress
@@ -78,7 +78,7 @@ def _scored(config: Train, run: Path, folder: Path, scoring: dict[str, Any]) -> 
         cache=folder.parent.parent / "features",
         images=pictures["images"],
         seed=drawing.seed,
-        device=device_of(config),
+        device=str(device_of(config)),
     )
     table, out = evaluate_run(run, asked, drawing, clock=lambda count, seconds: drawn.append(seconds / count))
     assert table is not None, "a cell is one process"

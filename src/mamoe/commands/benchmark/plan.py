@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+
+from mamoe.storage.hashing import text_hash
 
 
 class View(StrEnum):
@@ -41,7 +42,7 @@ class Cell:
             scoring: how its pictures are drawn and scored, plain JSON.
         """
         text = json.dumps({"cell": asdict(self), "scoring": scoring}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return text_hash(text)
 
 
 def cells(

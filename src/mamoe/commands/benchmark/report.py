@@ -32,6 +32,7 @@ from mamoe.evaluation.protocol import ProtocolError
 from mamoe.pages.curve import Series, loss_curve
 from mamoe.pages.embedding import jpeg_uri
 from mamoe.storage.staging import write_whole
+from mamoe.vocabulary.selection import spread
 
 HTML, MARKDOWN, CSV, JSON = "report.html", "report.md", "report.csv", "report.json"
 _WIDEST = 512  # pixels of a picture on the sheets
@@ -191,8 +192,7 @@ def _sheet(part: Part, count: int) -> Sheet | None:
     first = next(part.finished, None)
     if first is None or first.result is None or not first.result.pictures:
         return None
-    stems = list(first.result.pictures)
-    stems = [stems[i * len(stems) // min(count, len(stems))] for i in range(min(count, len(stems)))]
+    stems = list(spread(list(first.result.pictures), count))
     columns: list[tuple[str, Path, Mapping[str, str]]] = [("real", first.folder, first.result.real)]
     for method, found in part.outcomes.items():
         done = next((outcome for outcome in found if outcome.result is not None), None)

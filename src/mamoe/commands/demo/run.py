@@ -147,8 +147,8 @@ class Narrator:
 def samples_of(config: Train, split: str) -> list[Sample]:
     """All samples of a split, as evaluation sees them."""
     source = dataset(config, split, layout_settings(config).taxonomy)
-    source.geometry = source.geometry.for_evaluation()
-    return [source[i] for i in range(len(source))]
+    shown = source.unaugmented()
+    return [shown[i] for i in range(len(shown))]
 
 
 def with_swapped_colours(sample: Sample) -> Sample:

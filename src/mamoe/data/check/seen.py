@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mamoe.data.reading.looks import MapLook, PictureLook, Reading
+from mamoe.storage.staging import replaced_file
 
 VERSION = "1"  # of what looks say, and of how they are found: raise it, and all files are opened again
 MOST_KEPT = 4096  # colours of a map; one with more is opened at every start
@@ -76,17 +76,14 @@ class SeenFiles:
         """Write it, if there is anything new."""
         if not self._changed:
             return
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             arrays = _arrays(self._entries)
-            save_file(arrays, temporary, metadata={"version": VERSION, "digest": _digest(arrays)})
-            os.replace(temporary, self.path)
+            with replaced_file(self.path) as partial:
+                save_file(arrays, partial, metadata={"version": VERSION, "digest": _digest(arrays)})
             self._changed = False
         except (SafetensorError, OSError) as error:
             warnings.warn(f"{self.path} cannot be written ({error}); the next start checks anew.", stacklevel=2)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _known(self, kind: str, path: Path) -> Look | None:
         entry = self._entries.get(_name(kind, path))

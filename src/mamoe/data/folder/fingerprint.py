@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from mamoe.data.folder.split import SampleFiles
+from mamoe.storage.hashing import short_hash
 
 DIGITS = 8  # of one sample
 
 
 def fingerprint_of_samples(samples: Sequence[SampleFiles]) -> dict[str, str]:
     """``keys``: a hash of the names in their order; ``samples``: eight hex digits for each, end to end."""
-    keys = _hash(json.dumps([sample.key for sample in samples]), 8)
+    keys = short_hash(json.dumps([sample.key for sample in samples]), 8)
     return {"keys": keys, "samples": "".join(_of_sample(sample) for sample in samples)}
 
 
@@ -26,12 +26,8 @@ def changed_samples(was: str, now: str) -> list[int]:
 def _of_sample(sample: SampleFiles) -> str:
     sizes = [_bytes(path) for path in (sample.image, sample.panoptic, sample.condition)]
     own = sorted((segment, text) for segment, text in sample.prompts.by_segment.items())
-    return _hash(json.dumps([sizes, sample.prompts.global_prompt, own]), DIGITS // 2)
+    return short_hash(json.dumps([sizes, sample.prompts.global_prompt, own]), DIGITS // 2)
 
 
 def _bytes(path: Path | None) -> int | None:
     return None if path is None else path.stat().st_size
-
-
-def _hash(text: str, size: int) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()

@@ -6,7 +6,6 @@ FD-alexnet, FD-vgg16 or FD-pixels, so that no number is mistaken for another.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
+from mamoe.evaluation.features import networks
 from mamoe.evaluation.features.resizing import IMAGENET, Preprocessing, normalised, thumbnail
+from mamoe.storage.fingerprints import weights_hash
 
 _IMAGENET_SIDE = 224
 _THUMBNAIL_SIDE = 8
@@ -92,8 +93,6 @@ def load_extractor(name: ExtractorName | str, source: Path | None = None, device
         if source is None:
             raise ConfigError(f"The extractor {chosen} needs a local file of weights: {chosen}=FILE.safetensors.")
         return _small(chosen, source, place)
-    from mamoe.evaluation.features import networks
-
     loaders = {
         ExtractorName.INCEPTION: networks.inception,
         ExtractorName.INCEPTION_CLEAN: networks.inception_clean,
@@ -102,15 +101,6 @@ def load_extractor(name: ExtractorName | str, source: Path | None = None, device
     }
     network, identity, preprocessing = loaders[chosen](source, place)
     return Extractor(name=chosen, identity=identity, preprocessing=preprocessing, network=network, device=place)
-
-
-def weights_hash(network: nn.Module) -> str:
-    """Twelve hex digits for the weights of a network."""
-    digest = hashlib.blake2b(digest_size=6)
-    for name, weight in sorted(network.state_dict().items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _pixels(device: torch.device) -> Extractor:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
-from mamoe.evaluation.features.extractors import weights_hash
 from mamoe.evaluation.features.resizing import (
     IMAGENET,
     Preprocessing,
@@ -23,6 +22,7 @@ from mamoe.evaluation.features.resizing import (
     normalised,
     published_cmmd,
 )
+from mamoe.storage.fingerprints import weights_hash
 from mamoe.storage.staging import is_disk_full
 
 Network = Callable[[Float[Tensor, "B 3 S S"]], Float[Tensor, "B d"]]

@@ -9,7 +9,6 @@ is missing, and then all read everything.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,8 @@ from mamoe.errors import DatasetError
 from mamoe.evaluation.features.extractors import Extractor
 from mamoe.evaluation.protocol import picture_hash
 from mamoe.machine.processes import Processes
-from mamoe.storage.staging import replaced_file
+from mamoe.storage.hashing import text_hash
+from mamoe.storage.staging import replaced_file, write_whole
 
 _KEY = "features"
 Size = tuple[int, int]  # (H, W) in pixels
@@ -183,11 +183,10 @@ def _size_after(size: Size, geometry: Geometry | None) -> Size:
 
 def _folder(cache: Path, extractor: Extractor, preprocessing: str) -> Path:
     about = {"extractor": extractor.identity, "preprocessing": preprocessing}
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    key = text_hash(json.dumps(about, sort_keys=True))
     folder = cache / f"{extractor.name}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
-    with replaced_file(folder / "about.json") as partial:
-        partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_whole(json.dumps(about, indent=1) + "\n", folder / "about.json")
     return folder
 
 

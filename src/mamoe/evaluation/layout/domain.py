@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,10 @@ from mamoe.evaluation.layout.asked import Classes, Layout
 from mamoe.evaluation.layout.attributes import fit_vocabulary, named_colours
 from mamoe.evaluation.layout.panoptic_quality import Reading
 from mamoe.evaluation.layout.segmenter import MULTIPLE, Segmenter, train_segmenter
-from mamoe.evaluation.protocol import file_hash, picture_hash
+from mamoe.evaluation.protocol import picture_hash
 from mamoe.prepare.annotations import connected_components
+from mamoe.storage.hashing import file_hash
+from mamoe.storage.staging import replaced_file, write_whole
 
 MOST_PICTURES = 1000  # of the training split, spread evenly; more make it slower, hardly better
 _WEIGHTS, _MANIFEST = "segmenter.safetensors", "manifest.json"
@@ -161,14 +162,7 @@ def _read(store: Path, about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
 
 def _write(store: Path, about: Mapping[str, Any], network: Segmenter, vocabulary: Mapping[str, list[float]]) -> None:
     store.mkdir(parents=True, exist_ok=True)
-    mark = f"{os.getpid()}.partial"
-    weights, manifest = store / f".{_WEIGHTS}.{mark}", store / f".{_MANIFEST}.{mark}"
-    try:
+    with replaced_file(store / _WEIGHTS) as weights:
         save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
         content = {**about, "weights": file_hash(weights), "vocabulary": vocabulary}
-        manifest.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        weights.replace(store / _WEIGHTS)
-        manifest.replace(store / _MANIFEST)
-    finally:
-        weights.unlink(missing_ok=True)
-        manifest.unlink(missing_ok=True)
+    write_whole(json.dumps(content, indent=1) + "\n", store / _MANIFEST)

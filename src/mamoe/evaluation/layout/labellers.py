@@ -17,10 +17,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mamoe.errors import ConfigError
-from mamoe.evaluation.features.extractors import weights_hash
 from mamoe.evaluation.layout.asked import Classes
 from mamoe.evaluation.layout.panoptic_quality import VOID, Reading
 from mamoe.prepare.annotations import connected_components
+from mamoe.storage.fingerprints import weights_hash
 
 KINDS = ("Mask2FormerForUniversalSegmentation", "OneFormerForUniversalSegmentation", "SegformerForSemanticSegmentation")
 

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from mamoe.errors import ConfigError
-from mamoe.evaluation.features.extractors import weights_hash
 from mamoe.evaluation.layout.asked import Layout
 from mamoe.evaluation.layout.attributes import MIN_AREA
+from mamoe.storage.fingerprints import weights_hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -22,6 +22,7 @@ from mamoe.models.experts.moe import (
     MoEFeedForward,
     RoutedFeedForward,
     compute_dtype,
+    dense_of,
     grouped_suits,
     put_back,
     run_layers,
@@ -110,9 +111,7 @@ class LoraExpertsFeedForward(RoutedFeedForward):
 
     def merged(self) -> MoEFeedForward:
         """Full experts that compute the same. They take over this module's layers."""
-        dense = FeedForward(1, activation_fn="geglu")  # a place for the layers, its own are dropped
-        dense.net = self.net
-        full = MoEFeedForward(dense, self.num_experts)
+        full = MoEFeedForward(dense_of(self.net), self.num_experts)
         with torch.no_grad():
             for net, wide, narrow in zip(full.nets, self.widen.weights(), self.narrow.weights(), strict=True):
                 cast(GEGLU, net[0]).proj.weight += wide

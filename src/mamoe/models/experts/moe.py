@@ -12,7 +12,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +89,13 @@ class MoEFeedForward(RoutedFeedForward):
         return put_back(rows, routing, len(cells)).view_as(hidden_states)
 
 
+def dense_of(layers: nn.ModuleList) -> FeedForward:
+    """The stock feed-forward that has these layers."""
+    dense = FeedForward(1, activation_fn="geglu")  # a place for the layers, its own are dropped
+    dense.net = layers
+    return dense
+
+
 class SharedExpertFeedForward(MoEFeedForward):
     """The pretrained feed-forward at work on every cell, and beside it one expert for each class group but the rest.
 
@@ -99,6 +106,17 @@ class SharedExpertFeedForward(MoEFeedForward):
 
     def __init__(self, dense: FeedForward, num_experts: int) -> None:
         super().__init__(dense, num_experts)
+        self._add_nothing()
+
+    @classmethod
+    def of(cls, experts: MoEFeedForward) -> Self:
+        """A layer that takes over experts which are still copies of one feed-forward, and computes what they do."""
+        shared = cls(dense_of(experts.net), 1)
+        shared.experts = experts.experts
+        shared._add_nothing()
+        return shared.train(experts.training)
+
+    def _add_nothing(self) -> None:
         for net in self.nets[1:]:
             for parameter in net[2].parameters():
                 nn.init.zeros_(parameter)

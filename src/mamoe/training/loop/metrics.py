@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mamoe.storage.staging import replaced_file
 from mamoe.training.loop.steps import is_due
 from mamoe.training.step.module import DiffusionModule
 
@@ -86,12 +87,10 @@ class MetricsFile(Logger):
             self.path.unlink()
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        partial = self.path.with_name(".metrics.csv.partial")
-        with partial.open("w", newline="") as file:
+        with replaced_file(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(self.path)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from mamoe.errors import NonFiniteLossError
 from mamoe.machine.memory import is_out_of_memory
 from mamoe.runs.checkpoint import checkpoint_dir
+from mamoe.storage.staging import write_whole
 from mamoe.training.loop.saving import Checkpoints
 from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.step.finite import FailedStep
@@ -39,7 +40,7 @@ class Failing(Callback):
             self.report = self._run_dir / f"nonfinite-step-{failed.step:08d}.json"
             if trainer.is_global_zero:
                 content = _report(failed, self._run_dir, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
-                self.report.write_text(json.dumps(content, indent=1), encoding="utf-8")
+                write_whole(json.dumps(content, indent=1), self.report)
         elif is_out_of_memory(exception) and pl_module.watch.open and trainer.world_size == 1:
             self.out_of_memory = True
             self._saving.save_unfinished(trainer, pl_module)

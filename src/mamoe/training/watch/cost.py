@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from mamoe.storage.staging import write_whole
 from mamoe.training.loop.steps import stepped
 from mamoe.training.step.module import DiffusionModule
 
@@ -50,7 +51,7 @@ class Cost(Callback):
             "seconds_per_step": statistics.median(self._steps),
             "peak_mib": round(peak_mib(pl_module.device), 1),
         }
-        self._path.write_text(json.dumps(cost, indent=1) + "\n", encoding="utf-8")
+        write_whole(json.dumps(cost, indent=1) + "\n", self._path)
 
 
 def peak_mib(device: torch.device) -> float:

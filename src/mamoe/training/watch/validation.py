@@ -22,6 +22,7 @@ from mamoe.training.step.draws import Draws, fixed_draws
 from mamoe.training.step.module import DiffusionModule
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.sample import Sample
+from mamoe.vocabulary.selection import spread
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +120,9 @@ class FixedLoss(Callback):
     def _groups(self, trainer: Trainer) -> Iterator[list[tuple[int, Sample]]]:
         """This process's share as (place, picture), in batches of one size of picture each."""
         waiting: dict[tuple[int, int], list[tuple[int, Sample]]] = {}
+        places = spread(range(len(self._data)), self._count)
         for place in range(self._count)[trainer.global_rank :: trainer.world_size]:
-            sample = self._data[0, place * len(self._data) // self._count]
+            sample = self._data[0, places[place]]
             group = waiting.setdefault(sample.panoptic.size, [])
             group.append((place, sample))
             if len(group) == self._batch_size:

@@ -1,0 +1,28 @@
+"""Fine-tuning the UNet's decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from diffusers import UNet2DConditionModel
+
+from mamoe.methods.method import DECODER, train_strengths
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoder:
+    """The up blocks and the output layers train; encoder and mid block stay as they were pretrained."""
+
+    name: ClassVar[str] = "decoder"
+    keeps_adapter_alone: ClassVar[bool] = False
+
+    def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        unet.requires_grad_(False)
+        for name in DECODER:
+            unet.get_submodule(name).requires_grad_(True)
+        train_strengths(unet)
+        return unet
+
+    def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+        return unet

@@ -1,0 +1,37 @@
+"""Fine-tuning experts beside a shared one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from diffusers import UNet2DConditionModel
+
+from mamoe.methods.fresh_experts import fresh_experts
+from mamoe.models.experts.moe import SharedExpertFeedForward
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedExpert:
+    """The pretrained feed-forward on every cell, class experts beside it; every weight trains.
+
+    What :class:`~mamoe.models.experts.moe.SharedExpertFeedForward` computes is no plain MoE: a merged UNet keeps it,
+    and says so in its configuration.
+
+    Raises:
+        ConfigError: the UNet has no experts, or some that are no longer copies of one feed-forward.
+    """
+
+    name: ClassVar[str] = "shared_expert"
+    keeps_adapter_alone: ClassVar[bool] = False
+
+    def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        if unet.config.get("shared_expert"):  # trained so before
+            return unet.requires_grad_(True)
+        for block, experts in fresh_experts(unet, self.name):
+            block.ff = SharedExpertFeedForward.of(experts)
+        unet.register_to_config(shared_expert=True)
+        return unet.requires_grad_(True)
+
+    def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
+        return unet

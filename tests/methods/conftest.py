@@ -1,0 +1,1 @@
+from small_models import models as models

@@ -1,0 +1,117 @@
+"""Small UNets and random layouts. Fixtures hand out functions, so that every test says what it wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.vocabulary.conditioning import ExpertRouting, LevelConditioning, level_grids
+
+TEXT_WIDTH = 24
+SHAPES: dict[str, dict[str, Any]] = {
+    "sd15": {"attention_head_dim": 2, "use_linear_projection": False},  # heads, in spite of its name
+    "sd21": {"attention_head_dim": (2, 4, 4), "use_linear_projection": True},
+    "sdxl": {
+        "attention_head_dim": (2, 4, 4),
+        "use_linear_projection": True,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 1, 2),
+    },
+}
+
+
+def small_unet(shape: str = "sd15", **changes: Any) -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    config: dict[str, Any] = {
+        "sample_size": 16,
+        "block_out_channels": (16, 32, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": TEXT_WIDTH,
+        "norm_num_groups": 8,
+    }
+    return UNet2DConditionModel(**{**config, **SHAPES[shape], **changes}).eval()
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """The model after something happened to every weight, so that experts differ."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def small_mamoe(shape: str = "sd15", num_experts: int = 3, **options: Any) -> MaMoEUNet2DConditionModel:
+    return trained(MaMoEUNet2DConditionModel.from_unet(small_unet(shape), num_experts=num_experts, **options))
+
+
+def hard_routing(expert: Tensor, num_experts: int) -> ExpertRouting:
+    """The routing of an expert map i64[B N]."""
+    flat = expert.flatten()
+    ends = flat.bincount(minlength=num_experts).cumsum(0).int()
+    return ExpertRouting(token=flat.argsort(stable=True), offsets=ends, weight=None)
+
+
+def area_routing(share: Tensor) -> ExpertRouting:
+    """The routing of shares f32[B N E] that sum to 1 per cell."""
+    expert, token = share.flatten(0, 1).T.nonzero(as_tuple=True)
+    ends = expert.bincount(minlength=share.shape[2]).cumsum(0).int()
+    return ExpertRouting(token=token, offsets=ends, weight=share.flatten(0, 1)[token, expert])
+
+
+def random_levels(
+    batch: int,
+    size: tuple[int, int],
+    tokens: int,
+    num_experts: int = 3,
+    *,
+    covering: bool = False,
+    seed: int = 0,
+    num_levels: int = 3,
+) -> tuple[LevelConditioning, ...]:
+    """A random layout for each image; ``covering`` = every region covers everything."""
+    generator = torch.Generator().manual_seed(seed)
+    levels = []
+    for grid in level_grids(size, num_levels):
+        cells = grid[0] * grid[1]
+        attend = torch.rand((batch, cells, tokens), generator=generator) < (2.0 if covering else 0.5)
+        attend[:, :, 0] = True
+        expert = torch.randint(num_experts, (batch, cells), generator=generator)
+        levels.append(LevelConditioning(grid=grid, attend=attend, routing=hard_routing(expert, num_experts)))
+    return tuple(levels)
+
+
+def inputs(batch: int = 2, size: tuple[int, int] = (9, 14), tokens: int = 7) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return {
+        "sample": torch.randn((batch, 4, *size), generator=generator),
+        "timestep": torch.randint(1000, (batch,), generator=generator),
+        "encoder_hidden_states": torch.randn((batch, tokens, TEXT_WIDTH), generator=generator),
+    }
+
+
+class Models:
+    """What tests build with."""
+
+    shapes = tuple(SHAPES)
+    unet = staticmethod(small_unet)
+    mamoe = staticmethod(small_mamoe)
+    trained = staticmethod(trained)
+    levels = staticmethod(random_levels)
+    inputs = staticmethod(inputs)
+    hard: Callable[[Tensor, int], ExpertRouting] = staticmethod(hard_routing)
+    area: Callable[[Tensor], ExpertRouting] = staticmethod(area_routing)
+
+
+@pytest.fixture
+def models() -> type[Models]:
+    return Models
