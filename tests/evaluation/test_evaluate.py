@@ -11,11 +11,13 @@ from PIL import Image
 
 from factories import mamoe
 from mamoe.commands.evaluate import Asked, evaluate_run
+from mamoe.data.encoded import content_of
 from mamoe.evaluation import run as module
-from mamoe.evaluation.drawings import fill
-from mamoe.evaluation.run import SCORES
+from mamoe.evaluation.protocol import Generation
+from mamoe.evaluation.run import SCORES, folder_row
 from mamoe.evaluation.table import Row, Table
 from mamoe.machine.processes import Processes
+from mamoe.sampling.filling import fill
 from mamoe.scenes import Domain, write_scenes
 from mamoe.vocabulary.drawing import Drawing
 
@@ -153,6 +155,23 @@ def test_killed_half_way_it_goes_on(evaluated_run, finished_run, tmp_path):
     table, _ = evaluate_run(finished_run, asked(out), Drawing(steps=2))
     assert kept.stat().st_mtime_ns == stamp and lost.read_bytes() == pixels
     assert table is not None and table.json() == (evaluated_run / "metrics.json").read_text()
+
+
+def test_every_picture_says_how_it_was_drawn(evaluated_run, tmp_path):
+    for mode, guidance in (("cond", 1.0), ("uncond", 0.0), ("cfg", 4.0)):
+        paths = sorted((evaluated_run / mode).glob("*.png"))
+        for path in paths:
+            record = json.loads(path.with_suffix(".json").read_text())
+            assert (record["mode"], record["steps"], record["guidance_scale"]) == (mode, 2, guidance)
+            assert record["panoptic_hash"] == content_of(Path(record["panoptic"]))
+        # As an earlier version left it: about.json alone, and then half of the pictures with records.
+        old = tmp_path / mode
+        shutil.copytree(evaluated_run / mode, old)
+        wanted = Generation(mode=mode, sampler="DDIMScheduler", steps=2, guidance=guidance)
+        assert folder_row(old).generation == wanted
+        for path in paths:
+            (old / path.name).with_suffix(".json").unlink()
+            assert folder_row(old).generation == wanted
 
 
 def test_pictures_of_other_settings_are_not_scored(evaluated_run, finished_run):

@@ -22,11 +22,11 @@ from mamoe.data.geometry.joint import Geometry
 from mamoe.data.reading.looks import look_at_picture
 from mamoe.data.reading.pictures import picture_header, picture_size, read_picture
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.features.store import common_size, list_pictures, read_through
 from mamoe.evaluation.protocol import PictureSet, picture_hash
 from mamoe.evaluation.run import folder_row
 from mamoe.machine.processes import Processes
+from mamoe.sampling.filling import fill
 from mamoe.sampling.folders import list_jobs
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
 from mamoe.vocabulary.taxonomy import Taxonomy

@@ -10,6 +10,8 @@ from PIL import Image
 
 from mamoe.data.encoded import content_of
 from mamoe.errors import DatasetError
+from mamoe.evaluation.protocol import Generation
+from mamoe.evaluation.run import folder_row
 from mamoe.machine.processes import Processes
 from mamoe.models.control.concat import widened
 from mamoe.randomness import derive_seed
@@ -67,6 +69,7 @@ def test_pictures_records_and_sheet(pipe, maps, tmp_path):
         "instance_prompts": {"7": "a red car", "300": "a person in a green coat"},
         "size": [32, 48],
         "seed": derive_seed(5, "sample", key_of("town_1.png")),
+        "mode": "cfg",
         "steps": 2,
         "guidance_scale": 3.0,
         "scheduler": "DDIMScheduler",
@@ -291,3 +294,19 @@ def test_pictures_of_other_conditions_are_not_taken_for_those_asked_for(pipe, ma
     assert stamps(out) == before
     (tmp_path / "light").rename(tmp_path / "moved")
     assert sample_folder(shown, maps, out, conditions=tmp_path / "moved", **JOB).drawn == 0
+
+
+def test_a_job_from_before_records_named_the_mode_goes_on(pipe, maps, tmp_path):
+    """Half drawn by an earlier version, and then scored as one folder."""
+    out = tmp_path / "out"
+    sample_folder(pipe, maps, out, **JOB)
+    whole = json.loads((out / "town_1.json").read_text())
+    assert whole.pop("mode") == "cfg"
+    (out / "town_1.json").write_text(json.dumps(whole))
+    (out / "town_10.png").unlink()
+    before = stamps(out)
+    assert sample_folder(pipe, maps, out, **JOB).drawn == 1
+    assert before["town_1.json"] == stamps(out)["town_1.json"]
+    assert folder_row(out).generation == Generation(mode="cfg", sampler="DDIMScheduler", steps=2, guidance=4.0)
+    with pytest.raises(DatasetError, match=r"town_1\.png was drawn with another mode, guidance_scale"):
+        sample_folder(pipe, maps, out, **JOB, guidance_scale=1.0)

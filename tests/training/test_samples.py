@@ -80,6 +80,9 @@ def test_pictures_and_facts_are_written_per_sample_and_mode(run):
     assert facts == {
         "key": "001.png",
         "mode": "cfg",
+        "steps": 50,
+        "guidance_scale": 4.0,
+        "size": [16, 16],
         "step": 2,
         "seed": seeds[1],
         "prompt": "word1",

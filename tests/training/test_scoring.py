@@ -1,3 +1,4 @@
+import json
 from contextlib import contextmanager
 
 import numpy as np
@@ -75,6 +76,8 @@ def test_pictures_are_deleted_unless_kept(run, tmp_path):
     assert len(list(kept.glob("*.png"))) == 8
     first = np.asarray(Image.open(kept / f"{SAMPLES[0].key.partition('.')[0]}.png"))
     assert (first == SAMPLES[0].picture // 2).all()
+    records = [json.loads(path.read_text()) for path in sorted(kept.glob("*.json"))]
+    assert [(one["key"], one["mode"], one["step"]) for one in records] == [(s.key, "cfg", 3) for s in SAMPLES]
 
 
 def test_settings_that_measure_nothing_are_refused(tmp_path):

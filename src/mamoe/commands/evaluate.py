@@ -17,13 +17,13 @@ from mamoe.assemble.layout_scores import layout_families
 from mamoe.config.train import Train, recorded
 from mamoe.console import note
 from mamoe.data.dataset import LayoutDataset
+from mamoe.data.encoded import content_of
 from mamoe.data.folder.description import DataFolder, data_folder
 from mamoe.data.folder.listing import bare_name
 from mamoe.data.folder.matching import same_name
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.geometry.joint import MULTIPLE, Crop, Geometry
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.features.extractors import Extractor, load_extractor
 from mamoe.evaluation.features.store import common_size, list_pictures
 from mamoe.evaluation.protocol import Generation, PictureSet
@@ -45,9 +45,10 @@ from mamoe.randomness import derive_seed
 from mamoe.runs.home import Home, relocated
 from mamoe.runs.lookup import find_checkpoint
 from mamoe.sampling.batches import batches_by_size, sample_batch
+from mamoe.sampling.filling import fill
 from mamoe.sampling.folders import load_run
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.sampling.records import key_of, model_hash
+from mamoe.sampling.records import key_of, model_hash, record_of
 from mamoe.vocabulary.drawing import DRAWING, Drawing
 from mamoe.vocabulary.selection import spread
 from mamoe.vocabulary.taxonomy import Taxonomy
@@ -223,12 +224,21 @@ def _drawn(
     sizes = [source[i].panoptic.size for i in index] if isinstance(source.geometry.size, int) else [(0, 0)] * len(index)
     layout = pipe.settings is not None and (pipe.settings.region_attention or pipe.settings.moe)
 
+    def seed_of(place: int) -> int:
+        return derive_seed(drawing.seed, "evaluate", key_of(keys[place]))
+
+    def record(place: int) -> dict[str, Any]:
+        sample, path = source[index[place]], source.files.samples[index[place]].panoptic
+        made_of = {} if path is None else {"panoptic": str(path), "panoptic_hash": content_of(path)}
+        made_by = {"scheduler": generation.sampler, "model_hash": about["model"]}
+        return record_of(sample.prompts, sample.panoptic.size, seed_of(place), drawing, **made_of, **made_by)
+
     def make(batch: list[int]) -> list[Any]:
         began = time.perf_counter()
         images = sample_batch(
             pipe,
             [source[index[place]] for place in batch],
-            [derive_seed(drawing.seed, "evaluate", key_of(keys[place])) for place in batch],
+            [seed_of(place) for place in batch],
             drawing,
             layout=layout,
         )
@@ -249,7 +259,7 @@ def _drawn(
     }
     names = [f"{bare_name(key)}.png" for key in keys]
     batches = list(batches_by_size(sizes, drawing.batch_size))
-    paths = fill(folder, names, batches, make, about=about, processes=processes, progress=progress)
+    paths = fill(folder, names, batches, make, record=record, about=about, processes=processes, progress=progress)
     return PictureSet(label=mode.value, paths=paths, generation=generation, root=folder)
 
 

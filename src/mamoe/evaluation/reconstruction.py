@@ -14,10 +14,10 @@ from PIL import Image
 from mamoe.bases.sources import Source, parts_of
 from mamoe.data.geometry.joint import Geometry
 from mamoe.errors import ConfigError
-from mamoe.evaluation.drawings import fill
 from mamoe.evaluation.features.store import read_through
 from mamoe.evaluation.protocol import PictureSet, hash_of_files
 from mamoe.machine.processes import Processes
+from mamoe.sampling.filling import fill
 from mamoe.storage.fingerprints import weights_hash
 
 
@@ -62,7 +62,7 @@ def reconstruct_all(
 ) -> tuple[Path, ...]:
     """Write every picture's reconstruction into ``folder``, under the picture's name.
 
-    See :func:`mamoe.evaluation.drawings.fill`.
+    See :func:`mamoe.sampling.filling.fill`.
 
     Raises:
         ValueError: the pictures' sides do not suit the autoencoder.

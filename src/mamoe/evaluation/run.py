@@ -24,6 +24,8 @@ from mamoe.evaluation.protocol import Family, Generation, PictureSet
 from mamoe.evaluation.reconstruction import reconstruct_all
 from mamoe.evaluation.table import Row, Table
 from mamoe.machine.processes import Processes
+from mamoe.sampling.filling import ABOUT
+from mamoe.sampling.records import with_mode
 from mamoe.storage.staging import write_whole
 from mamoe.vocabulary.selection import spread
 
@@ -135,13 +137,15 @@ def folder_row(folder: Path, label: str = "generated", *, recursive: bool = Fals
         raise DatasetError(f"{folder} holds no pictures but {CONTACT_SHEET}.")
     records = {str(path.relative_to(folder)): path.with_suffix(".json") for path in paths}
     present = {name: record for name, record in records.items() if record.is_file()}
-    if present and len(present) < len(paths):
+    about = folder / ABOUT  # of an evaluation, which vouches for pictures from before it wrote records
+    if present and len(present) < len(paths) and not about.is_file():
         absent = [name for name in records if name not in present]
         raise DatasetError(
             f"{folder}: {len(absent)} of {len(paths)} pictures have no record beside them, such as {absent[0]}. "
             "Finish the sampling job, or keep other pictures elsewhere."
         )
-    ways = {_way(_record(path)) for path in present.values()}
+    vouched = [about] if len(present) < len(paths) and about.is_file() else []
+    ways = {_way(_record(path)) for path in [*present.values(), *vouched]}
     if len(ways) > 1:
         raise DatasetError(f"{folder}: the pictures' records say different things: {sorted(map(str, ways))[:2]}.")
     return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}), root=folder)
@@ -201,15 +205,19 @@ def _absent(label: str, why: str) -> PictureSet:
 
 def _record(path: Path) -> Mapping[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetError(f"Cannot read the record {path}: {error}. Draw its picture again.") from None
+    if not isinstance(record, dict):
+        raise DatasetError(f"{path} is no record of a picture: wanted a JSON object. Move it away, or draw it again.")
+    return record
 
 
 def _way(record: Mapping[str, Any]) -> Generation:
+    record = with_mode(record)
     return Generation(
         mode=record.get("mode"),
-        sampler=record.get("scheduler"),
+        sampler=record.get("scheduler", record.get("sampler")),
         steps=record.get("steps"),
         guidance=record.get("guidance_scale"),
     )

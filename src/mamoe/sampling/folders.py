@@ -6,7 +6,7 @@ Maps in folders give pictures in folders: a name is relative to its folder, and 
 set name pictures (see :mod:`mamoe.data.folder.matching`).
 A job can be stopped at any moment and started again: finished pictures are kept and skipped. A picture's record (JSON)
 is written before the picture itself, so a record without a picture is work to do, and a picture without a record
-belongs to somebody else and is never overwritten.
+belongs to somebody else and is never overwritten (see :mod:`mamoe.sampling.filling`).
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import batches_by_size, draw
 from mamoe.sampling.components import load_components
 from mamoe.sampling.effect import WithoutEffect, without_effect
+from mamoe.sampling.filling import fill
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.sampling.records import contact_sheet, key_of, model_hash, write_json, write_picture
+from mamoe.sampling.records import contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
 from mamoe.sampling.requests import Request, segment_problems
-from mamoe.vocabulary.drawing import DRAWING
+from mamoe.vocabulary.drawing import DRAWING, Drawing, mode_of
 from mamoe.vocabulary.map_kinds import why_no_suffix
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic, resized_panoptic
 from mamoe.vocabulary.prompts import RegionPrompts
@@ -209,54 +210,39 @@ def sample_folder(
             pipe.settings, [job.prompts for job in jobs], maps, shown=control_of(pipe.unet) is not None
         ):
             tell(line)
-    settings = {
-        "steps": steps,
-        "guidance_scale": guidance_scale,
-        "scheduler": type(pipe.scheduler).__name__,
-        "model_hash": model_hash(pipe),
-    }
-    records = [record_of(job, seed, settings) for job in jobs]
+    drawing = Drawing(
+        mode=mode_of(guidance_scale), steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, seed=seed
+    )
+    model = {"scheduler": type(pipe.scheduler).__name__, "model_hash": model_hash(pipe)}
+    records = [_record_of(job, drawing, model) for job in jobs]
     _check_out(out, jobs, records)
-    open_jobs = [i for i, job in enumerate(jobs) if not (out / job.name).exists()]
-    processes.wait()  # before anybody draws: all must see the same pictures missing
-    out.mkdir(parents=True, exist_ok=True)
-    mine = processes.share(list(batches_by_size([jobs[i].size for i in open_jobs], batch_size)))
-    done, total = len(jobs) - len(open_jobs), len(jobs) - len(open_jobs) + sum(map(len, mine))
-    if progress is not None:
-        progress(done, total)
-    for chosen in mine:
-        batch = [open_jobs[position] for position in chosen]
-        requests = [_request(jobs[i]) for i in batch]
-        seeds = [records[i]["seed"] for i in batch]
-        images = draw(pipe, requests, seeds, steps=steps, guidance_scale=guidance_scale)
-        for i, image in zip(batch, images, strict=True):
-            (out / jobs[i].name).parent.mkdir(parents=True, exist_ok=True)
-            write_json(records[i], _record_path(out, jobs[i]))
-            write_picture(image, out / jobs[i].name)
-        done += len(batch)
-        if progress is not None:
-            progress(done, total)
-    processes.wait()
-    pictures = tuple(out / job.name for job in jobs)
+    drawn = sum(not (out / job.name).exists() for job in jobs)
+
+    def make(batch: list[int]) -> list[Image.Image]:
+        requests, seeds = [_request(jobs[i]) for i in batch], [records[i]["seed"] for i in batch]
+        return draw(pipe, requests, seeds, steps=steps, guidance_scale=guidance_scale)
+
+    pictures = fill(
+        out,
+        [job.name for job in jobs],
+        list(batches_by_size([job.size for job in jobs], batch_size)),
+        make,
+        record=records.__getitem__,
+        processes=processes,
+        progress=progress,
+    )
     if processes.first:
         taxonomy = None if pipe.settings is None else pipe.settings.taxonomy
         sheet = contact_sheet([(job.panoptic, picture) for job, picture in zip(jobs, pictures, strict=True)], taxonomy)
         write_picture(sheet, out / CONTACT_SHEET)
-    return FolderResult(pictures=pictures, drawn=len(open_jobs), contact_sheet=out / CONTACT_SHEET)
+    return FolderResult(pictures=pictures, drawn=drawn, contact_sheet=out / CONTACT_SHEET)
 
 
-def record_of(job: Job, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the JSON beside a picture says: all that is needed to draw it again."""
-    return {
-        "panoptic": str(job.panoptic),
-        "panoptic_hash": content_of(job.panoptic),
-        "prompt": job.prompts.global_prompt,
-        "instance_prompts": {str(segment): text for segment, text in sorted(job.prompts.by_segment.items())},
-        **({} if job.condition is None else _condition_record(job.condition)),
-        "size": list(job.size),
-        "seed": derive_seed(seed, "sample", key_of(job.name)),
-        **settings,
-    }
+def _record_of(job: Job, drawing: Drawing, model: Mapping[str, Any]) -> dict[str, Any]:
+    condition = {} if job.condition is None else _condition_record(job.condition)
+    source = {"panoptic": str(job.panoptic), "panoptic_hash": content_of(job.panoptic)}
+    seed = derive_seed(drawing.seed, "sample", key_of(job.name))
+    return record_of(job.prompts, job.size, seed, drawing, **source, **condition, **model)
 
 
 def _condition_record(path: Path) -> dict[str, str]:
@@ -325,12 +311,12 @@ def _check_out(out: Path, jobs: Sequence[Job], records: Sequence[Mapping[str, An
     raise_problems(problems, f"The output folder {out}")
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> Mapping[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return with_mode(record) if isinstance(record, dict) else {}
 
 
 def _record_path(out: Path, job: Job) -> Path:

@@ -16,7 +16,9 @@ from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.storage.fingerprints import weights_hash
 from mamoe.storage.staging import replaced_file, write_whole
 from mamoe.vocabulary.colourize import colourize
+from mamoe.vocabulary.drawing import Drawing, mode_of
 from mamoe.vocabulary.panoptic import read_panoptic
+from mamoe.vocabulary.prompts import RegionPrompts
 from mamoe.vocabulary.selection import spread
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -35,6 +37,38 @@ def model_hash(pipe: LayoutPipeline) -> str:
     """Sixteen hex digits that stand for the weights of UNet, autoencoder and text encoders."""
     networks = [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
     return weights_hash(*(unwrapped(network) for network in networks if network is not None), size=8)
+
+
+def record_of(
+    prompts: RegionPrompts, size: tuple[int, int], seed: int, drawing: Drawing, **further: Any
+) -> dict[str, Any]:
+    """What the JSON beside a drawn picture says: how it was drawn, and with ``further`` all it takes to do it again.
+
+    Args:
+        prompts: of the picture and its instances.
+        size: (H, W) of the picture.
+        seed: of this picture.
+        drawing: the rest; its seed, of the whole job, is not written.
+        further: of what, and by which model; plain JSON.
+    """
+    return {
+        **further,
+        "prompt": prompts.global_prompt,
+        "instance_prompts": {str(segment): text for segment, text in sorted(prompts.by_segment.items())},
+        "size": list(size),
+        "seed": seed,
+        "mode": drawing.mode.value,
+        "steps": drawing.steps,
+        "guidance_scale": drawing.scale,
+    }
+
+
+def with_mode(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record from before they named the mode, with the one its guidance scale stands for; others as they are."""
+    scale = record.get("guidance_scale")
+    if "mode" in record or not isinstance(scale, int | float):
+        return record
+    return {**record, "mode": mode_of(scale).value}
 
 
 def write_picture(image: Image.Image, path: Path) -> None:

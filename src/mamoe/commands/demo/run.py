@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
+from PIL import Image
 from rich.console import Console
 
 from mamoe.assemble.data import dataset, layout_settings
@@ -27,12 +29,16 @@ from mamoe.commands.demo.page import Command, DemoReport, GalleryRow, InstanceLi
 from mamoe.commands.demo.scores import DemoScores, fit_judges, score
 from mamoe.config.compose import compose, setting
 from mamoe.config.train import Train, validated
+from mamoe.data.folder.listing import bare_name
+from mamoe.data.reading.pictures import read_picture
 from mamoe.evaluation.layout.attributes import named_colours, swap_colours, swap_in_caption
 from mamoe.machine.precision import autocast_where_faster, bf16_is_faster
 from mamoe.pages.curve import Series
 from mamoe.randomness import derive_seed
-from mamoe.sampling.batches import sample_batch
+from mamoe.sampling.batches import batches_by_size, sample_batch
+from mamoe.sampling.filling import fill
 from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.sampling.records import model_hash, record_of
 from mamoe.scenes import COLOURS, Domain, write_scenes
 from mamoe.storage.staging import write_whole
 from mamoe.training.loop.metrics import read_rows
@@ -44,6 +50,7 @@ from mamoe.vocabulary.taxonomy import Taxonomy
 COUNTS = {"train": 256, "val": 32, "test": 32}
 SEED = 0
 DRAWING = Drawing(steps=12, guidance_scale=3.0, batch_size=8, seed=SEED)
+DRAWN = "drawn"  # folder of the pictures that the page shows and the scores are of
 ROWS = 12  # of the gallery
 COLOUR_WORDS = tuple(COLOURS)
 
@@ -94,7 +101,7 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
     # Pictures.
     tests = samples_of(config, "test")
     swapped = [with_swapped_colours(sample) for sample in tests]
-    pictures = draw_all(config, run, tests, swapped, say)
+    pictures = draw_all(config, run, out / DRAWN, tests, swapped, say)
 
     # Scores.
     scores = measure(config, tests, swapped, pictures, say)
@@ -160,23 +167,41 @@ def with_swapped_colours(sample: Sample) -> Sample:
     return replace(sample, prompts=replace(sample.prompts, by_segment=after, global_prompt=caption))
 
 
-def draw_all(config: Train, run: Path, tests: Sequence[Sample], swapped: Sequence[Sample], say: Narrator) -> Pictures:
-    """Draw every test layout with its prompts, with swapped prompts, and by the base model without layout."""
+def draw_all(
+    config: Train, run: Path, folder: Path, tests: Sequence[Sample], swapped: Sequence[Sample], say: Narrator
+) -> Pictures:
+    """Draw every test layout with its prompts, with swapped prompts, and by the base model without layout.
+
+    They lie in ``folder``, which is filled anew: the run may have gone on since.
+    """
     tuned = _quiet(LayoutPipeline.from_pretrained(run))
     base = _quiet(LayoutPipeline.from_pretrained(resolved(str(config.model.path or config.model.init_from))))
     seeds = [derive_seed(DRAWING.seed, "demo", sample.index) for sample in tests]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def draw(title: str, pipe: LayoutPipeline, samples: Sequence[Sample], *, layout: bool) -> list[np.ndarray]:
+    def draw(
+        title: str, name: str, pipe: LayoutPipeline, samples: Sequence[Sample], *, layout: bool
+    ) -> list[np.ndarray]:
+        made_by = {"scheduler": type(pipe.scheduler).__name__, "model_hash": model_hash(pipe)}
+
+        def make(batch: list[int]) -> list[Image.Image]:
+            return sample_batch(pipe, [samples[i] for i in batch], [seeds[i] for i in batch], DRAWING, layout=layout)
+
+        def record(i: int) -> dict[str, Any]:
+            sample = samples[i]
+            return record_of(sample.prompts, sample.panoptic.size, seeds[i], DRAWING, key=sample.key, **made_by)
+
+        names = [f"{bare_name(sample.key)}.png" for sample in samples]
+        batches = list(batches_by_size([sample.panoptic.size for sample in samples], DRAWING.batch_size))
         with say.part(title) as update, autocast_where_faster(device, training=False):
-            images = sample_batch(pipe, samples, seeds, DRAWING, layout=layout, progress=update)
-        return [np.array(image) for image in images]
+            paths = fill(folder / name, names, batches, make, record=record, again=True, progress=update)
+        return [read_picture(path) for path in paths]
 
     return Pictures(
-        mamoe=draw("Drawing the test layouts", tuned, tests, layout=True),
-        swapped=draw("Drawing them with swapped colours", tuned, swapped, layout=True),
-        base=draw("Drawing them with the base model, without layout", base, tests, layout=False),
+        mamoe=draw("Drawing the test layouts", "mamoe", tuned, tests, layout=True),
+        swapped=draw("Drawing them with swapped colours", "swapped", tuned, swapped, layout=True),
+        base=draw("Drawing them with the base model, without layout", "base", base, tests, layout=False),
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +18,9 @@ from PIL import Image, ImageDraw
 from mamoe.data.folder.listing import bare_name
 from mamoe.errors import ConfigError
 from mamoe.randomness import derive_seed
-from mamoe.sampling.records import write_picture
-from mamoe.training.loop.interruption import then, unless_told_to_stop
+from mamoe.sampling.filling import fill
+from mamoe.sampling.records import record_of, write_picture
+from mamoe.training.loop.interruption import Work, then, unless_told_to_stop
 from mamoe.training.loop.steps import is_due
 from mamoe.training.step.module import DiffusionModule
 from mamoe.training.watch.validation import evaluating
@@ -105,11 +105,7 @@ class SampleGrids(Callback):
             self._sampler(module) as draw,
         ):
             for mode in self._modes:
-                for first in range(0, len(mine), self._drawing.batch_size):
-                    work.go_on()
-                    self._write(
-                        draw, folder, mode, list(mine[first : first + self._drawing.batch_size]), trainer.global_step
-                    )
+                self._draw(draw, work, folder, mode, mine, trainer.global_step)
         trainer.strategy.barrier("samples")
         if work.left_anywhere():
             log.info("Step %d: told to stop while drawing samples; %s", trainer.global_step, then(trainer))
@@ -123,28 +119,25 @@ class SampleGrids(Callback):
     def _folder(self, trainer: Trainer) -> Path:
         return self._run_dir / "samples" / f"step-{trainer.global_step:08d}"
 
-    def _write(self, draw: Draw, folder: Path, mode: Mode, rows: list[int], step: int) -> None:
-        samples, seeds = [self._samples[i] for i in rows], [self._seeds[i] for i in rows]
-        pictures = draw(samples, replace(self._drawing, mode=mode), seeds)
-        for sample, seed, picture in zip(samples, seeds, pictures, strict=True):
-            _picture_path(folder, sample, mode).parent.mkdir(parents=True, exist_ok=True)
-            write_picture(picture, _picture_path(folder, sample, mode))
-            facts = {
-                "key": sample.key,
-                "mode": mode.value,
-                "step": step,
-                "seed": seed,
-                "prompt": sample.prompts.global_prompt,
-                "instance_prompts": {str(k): v for k, v in sample.prompts.by_segment.items()},
-            }
-            _picture_path(folder, sample, mode).with_suffix(".json").write_text(json.dumps(facts, indent=1))
+    def _draw(self, draw: Draw, work: Work, folder: Path, mode: Mode, rows: Sequence[int], step: int) -> None:
+        names = [_picture_name(self._samples[i], mode) for i in rows]
+        draw_samples(
+            draw,
+            work,
+            folder,
+            names,
+            [self._samples[i] for i in rows],
+            [self._seeds[i] for i in rows],
+            replace(self._drawing, mode=mode),
+            step,
+        )
 
     def _grid(self, folder: Path) -> Image.Image:
         rows = []
         for sample in self._samples:
             layout = Image.fromarray(colourize(sample.panoptic, self._taxonomy))
             real = Image.fromarray(sample.picture)
-            drawn = [Image.open(_picture_path(folder, sample, mode)) for mode in self._modes]
+            drawn = [Image.open(folder / _picture_name(sample, mode)) for mode in self._modes]
             rows.append([layout, real, *drawn])
         return tiled(rows, ["map", "real", *(mode.value for mode in self._modes)])
 
@@ -173,5 +166,30 @@ def show(trainer: Trainer, name: str, picture: Image.Image) -> None:
             logger.log_image(name, [picture], step=trainer.global_step)
 
 
-def _picture_path(folder: Path, sample: Sample, mode: Mode) -> Path:
-    return folder / f"{bare_name(sample.key)}.{mode.value}.png"
+def draw_samples(
+    draw: Draw,
+    work: Work,
+    folder: Path,
+    names: Sequence[str],
+    samples: Sequence[Sample],
+    seeds: Sequence[int],
+    drawing: Drawing,
+    step: int,
+) -> None:
+    """This process's pictures of a step, with their records; those of another session of the run are drawn anew."""
+
+    def make(batch: list[int]) -> list[Image.Image]:
+        work.go_on()
+        return draw([samples[i] for i in batch], drawing, [seeds[i] for i in batch])
+
+    def record(i: int) -> dict[str, Any]:
+        sample = samples[i]
+        return record_of(sample.prompts, sample.panoptic.size, seeds[i], drawing, key=sample.key, step=step)
+
+    places = range(len(samples))
+    batches = [places[first : first + drawing.batch_size] for first in places[:: drawing.batch_size]]
+    fill(folder, names, batches, make, record=record, again=True)
+
+
+def _picture_name(sample: Sample, mode: Mode) -> str:
+    return f"{bare_name(sample.key)}.{mode.value}.png"

@@ -18,12 +18,11 @@ from mamoe.evaluation.distances.family import Kind, measure, score_name
 from mamoe.evaluation.features.extractors import Extractor
 from mamoe.evaluation.features.store import Features
 from mamoe.randomness import derive_seed
-from mamoe.sampling.records import write_picture
 from mamoe.training.loop.interruption import then, unless_told_to_stop
 from mamoe.training.loop.metrics import log_metrics
 from mamoe.training.loop.steps import is_due
 from mamoe.training.step.module import DiffusionModule
-from mamoe.training.watch.samples import Sampler
+from mamoe.training.watch.samples import Sampler, draw_samples
 from mamoe.training.watch.validation import evaluating
 from mamoe.vocabulary.drawing import DRAWING, Drawing
 from mamoe.vocabulary.sample import Sample
@@ -97,13 +96,16 @@ class FixedScores(Callback):
             evaluating(trainer, module, use_ema=True),
             self._sampler(module) as draw,
         ):
-            for first in range(0, len(mine), self._drawing.batch_size):
-                work.go_on()
-                rows = list(mine[first : first + self._drawing.batch_size])
-                drawn = draw([self._samples[i] for i in rows], self._drawing, [self._seeds[i] for i in rows])
-                for i, picture in zip(rows, drawn, strict=True):
-                    self._path(folder, i).parent.mkdir(parents=True, exist_ok=True)
-                    write_picture(picture, self._path(folder, i))
+            draw_samples(
+                draw,
+                work,
+                folder,
+                [self._name(i) for i in mine],
+                [self._samples[i] for i in mine],
+                [self._seeds[i] for i in mine],
+                self._drawing,
+                trainer.global_step,
+            )
         trainer.strategy.barrier("scored")
         if work.left_anywhere():
             log.info("Step %d: told to stop while drawing pictures to score; %s", trainer.global_step, then(trainer))
@@ -124,7 +126,7 @@ class FixedScores(Callback):
     def _measure(self, folder: Path, step: int) -> dict[str, float]:
         if self._real is None:
             self._real = self._features([sample.picture for sample in self._samples])
-        images = [np.array(Image.open(self._path(folder, i)).convert("RGB")) for i in range(len(self._samples))]
+        images = [np.array(Image.open(folder / self._name(i)).convert("RGB")) for i in range(len(self._samples))]
         found = measure(self._kinds, self._features(images), self._real, seed=self._drawing.seed)
         values = {}
         for kind, measured in found.items():
@@ -144,5 +146,5 @@ class FixedScores(Callback):
             names=tuple(sample.key for sample in self._samples),
         )
 
-    def _path(self, folder: Path, i: int) -> Path:
-        return folder / f"{bare_name(self._samples[i].key)}.png"
+    def _name(self, i: int) -> str:
+        return f"{bare_name(self._samples[i].key)}.png"
