@@ -1,6 +1,6 @@
 """Draw one picture from a layout made with NumPy.
 
-Shows what a panoptic map is (a segment and a class for every pixel), and that each segment may have its own prompt.
+Shows what a panoptic map is, a segment and a class for every pixel, and that segments may have prompts of their own.
 
     python examples/draw_a_layout.py MODEL --out picture.png
 

@@ -1,4 +1,4 @@
-"""docs/architecture.md is held against the tree: owners are where it says, its rooms are those of the contract."""
+"""docs/architecture.md against the tree: owners exist where it says, its rooms are those of the contract."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""What the documentation says works: commands parse, settings compose, Python compiles, links and names exist."""
+"""What the documentation says works: commands parse, settings compose, Python compiles, links and names resolve."""
 
 import ast
 import importlib
