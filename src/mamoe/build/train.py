@@ -34,6 +34,7 @@ from mamoe.models.sources import Source
 from mamoe.rundir import held, write_start
 from mamoe.training.buckets import bucket_batches_of_epochs
 from mamoe.training.cluster import agreement, is_first_process
+from mamoe.training.continuing import read_recipe
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.fit import Endurance, FitResult, fit
 from mamoe.training.module import DiffusionModule
@@ -98,7 +99,8 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 sampler=PictureSampler(job.source, job.scheduler, settings),
             )
             if origin is not None:
-                callbacks.insert(0, Remembering(run_dir, plain, overrides, notes_on(told_anew(run_dir, plain))))
+                notes = notes_on(told_anew(run_dir, plain), read_recipe(origin))
+                callbacks.insert(0, Remembering(run_dir, plain, overrides, notes))
             result = fit(
                 job.module,
                 data,
