@@ -136,15 +136,11 @@ def sample(
     from mamoe.machine.devices import usable_device
     from mamoe.machine.libraries import quiet_libraries
     from mamoe.machine.processes import started_processes
-    from mamoe.runs.lookup import is_run
     from mamoe.sampling.folders import sample_folder
     from mamoe.sampling.pipeline import LayoutPipeline
 
     quiet_libraries()
-    if base is not None and not is_run(run):
-        raise ConfigError(f"{run} is no run, so it has no base model elsewhere: leave --base out.")
-    options = {"checkpoint": checkpoint, "base": base} if is_run(run) else {}
-    pipe = LayoutPipeline.from_pretrained(run, **options)
+    pipe = LayoutPipeline.from_pretrained(run, checkpoint=checkpoint, base=base)
     pipe.to(usable_device(device))
     pipe.set_progress_bar_config(disable=True)
     kept = stopped_with(f"finished pictures are kept in {out}; the same command goes on from there.")
@@ -212,8 +208,10 @@ def evaluate(
     from mamoe.runs.lookup import is_run
 
     quiet_libraries()
-    if base is not None and not is_run(target):
-        raise ConfigError(f"{target} is no run, so it has no base model: leave --base out.")
+    if not is_run(target):
+        named = {"--base": base is not None, "--checkpoint": checkpoint != "latest"}
+        if given := [option for option, was_given in named.items() if was_given]:
+            raise ConfigError(f"{target} is no run but a folder of pictures: leave {', '.join(given)} out.")
     asked = Asked(
         against=against,
         train=train,

@@ -38,6 +38,9 @@ def test_a_training_on_no_text_at_all_is_refused(composed):
     recorded(composed(**nothing))  # such a run may be there, and is evaluated
 
 
+UNREAD = "The instance prompts are not trained on: layout.region_attention=false"
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -45,8 +48,14 @@ def test_a_training_on_no_text_at_all_is_refused(composed):
         ({"layout__pool_threshold": 0.2}, ["layout.pool_threshold=0.2 has no effect: layout.region_resize=area"]),
         ({"layout__pool_threshold": 0.2, "layout__region_resize": "avg_pool"}, []),
         ({"layout__moe": False, "layout__grouping": "per_class"}, ["layout.grouping=per_class has no effect"]),
-        ({"layout__region_attention": False, "layout__policy": "things"}, ["layout.policy=things has no effect"]),
-        ({"layout__region_attention": False, "layout__dataset_prompt": "rain"}, ["layout.dataset_prompt=rain has no"]),
+        (
+            {"layout__region_attention": False, "layout__policy": "things"},
+            ["layout.policy=things has no effect", UNREAD],
+        ),
+        (
+            {"layout__region_attention": False, "layout__dataset_prompt": "rain"},
+            ["layout.dataset_prompt=rain has no", UNREAD],
+        ),
         ({"objective__logit_mean": 1}, ["objective.logit_mean=1 has no effect: objective.timesteps=uniform"]),
         ({"trainer__max_steps": 3, "trainer__max_epochs": 7}, ["trainer.max_epochs=7 has no effect"]),
         ({"trainer__overfit_images": 3, "trainer__limit_val_images": 7}, ["trainer.limit_val_images=7 has no effect"]),

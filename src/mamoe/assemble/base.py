@@ -120,7 +120,8 @@ def _misfits(config: Train, base: BaseModel, settings: LayoutSettings) -> list[s
         problems.append(f"it was shown data.condition={was}, the configuration shows data.condition={now}")
     if base.trained.layout is None:
         return problems + _misfits_of_numbers(config, base.unet, settings)
-    return problems + _misfits_of_layout(config, base.unet, LayoutSettings.from_dict(base.trained.layout), settings)
+    was = LayoutSettings.from_dict(base.trained.layout)
+    return problems + _misfits_of_layout(config, base.unet, was, settings, adapter=base.adapter is not None)
 
 
 def _misfits_of_numbers(config: Train, unet: UNet2DConditionModel, settings: LayoutSettings) -> list[str]:
@@ -129,7 +130,9 @@ def _misfits_of_numbers(config: Train, unet: UNet2DConditionModel, settings: Lay
     return experts + _misfits_of_levels(config, unet)
 
 
-def _misfits_of_layout(config: Train, unet: Any, was: LayoutSettings, now: LayoutSettings) -> list[str]:
+def _misfits_of_layout(
+    config: Train, unet: Any, was: LayoutSettings, now: LayoutSettings, *, adapter: bool
+) -> list[str]:
     problems = []
     if was.num_experts > 1 and (difference := _difference(was, now)) is not None:
         problems.append(
@@ -138,6 +141,12 @@ def _misfits_of_layout(config: Train, unet: Any, was: LayoutSettings, now: Layou
         )
     elif was.num_experts > 1:
         problems += _misfits_of_levels(config, unet)
+    elif adapter and (now.num_experts > 1 or was.strength != now.strength):
+        problems.append(
+            f"its {config.method.name} belongs to these experts: {_experts(was)}, and regions.strength={was.strength}; "
+            f"this configuration asks for {_experts(now)} and {now.strength}; exported (`mamoe export`) it is part of "
+            "the weights, from which these can start"
+        )
     if was.region_attention and not now.region_attention:
         problems.append("it was trained with layout.region_attention=true, this configuration has false")
     if was.strength != now.strength and was.region_attention and (was.strength, now.strength) != _OPENS:

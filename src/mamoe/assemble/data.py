@@ -75,7 +75,9 @@ def _whole(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
         condition=data.condition,
         recursive=data.recursive,
     )
-    raise_problems(list(source.files.problems), f"The split {split!r}")
+    there = Path(data.images).is_dir()
+    moved = "" if there else f" (nothing is in {data.images}; if the data set has moved: data.root=FOLDER)"
+    raise_problems(list(source.files.problems), f"The split {split!r}{moved}")
     return source
 
 

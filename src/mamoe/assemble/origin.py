@@ -79,10 +79,30 @@ def told_anew(run: Path, plain: Mapping[str, Any]) -> list[Change]:
     return changed_on_resume(*comparable(before, plain))
 
 
-def notes_on(changes: list[Change]) -> list[str]:
-    """A line on every change, for the log."""
+def notes_on(changes: list[Change], recipe: Mapping[str, Any]) -> list[str]:
+    """A line on every change, for the log. ``recipe`` is that of the checkpoint to go on from."""
     word = {OnResume.EFFECT: "takes effect from here on", OnResume.NONE: "changes nothing that is learned"}
-    return [f"{change}: {word[change.rule.kind]}" for change in changes if change.refusal is None]
+    lines = [f"{change}: {word[change.rule.kind]}" for change in changes if change.refusal is None]
+    for part, (sections, what) in _COMPARED.items():
+        keys = [change.key for change in changes if change.refusal is None and change.key.startswith(sections)]
+        if keys and part not in recipe:
+            lines.append(
+                f"An earlier version wrote this checkpoint, which does not say {what}: whether they are the same is "
+                f"not compared, it is for you to know ({', '.join(keys)})"
+            )
+    return lines
+
+
+_COMPARED = {  # parts of a recipe that one of an earlier version lacks, and the keys whose meaning they hold
+    "data": (
+        ("data.root", "data.images", "data.panoptic_maps", "data.prompts", "data.instance_prompts"),
+        "what its training pictures, maps and prompts were",
+    ),
+    "weights": (
+        ("model.path", "model.init_from", "model.revision", "model.variant"),
+        "what its base model's weights were",
+    ),
+}
 
 
 def choose_run(config: Train, plain: Mapping[str, Any], steps: int) -> Choice:

@@ -39,6 +39,7 @@ from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
 from mamoe.runs.home import place_now
 from mamoe.runs.lock import held
+from mamoe.training.loop.continuing import read_recipe
 from mamoe.training.loop.fit import Endurance, FitResult, Keeping, Watching, fit
 from mamoe.training.notes import Notes
 from mamoe.training.optim import check_installed
@@ -107,7 +108,8 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 sampler=PictureSampler(job.source, job.scheduler, settings),
             )
             if origin is not None:
-                callbacks.insert(0, Remembering(run_dir, plain, overrides, notes_on(told_anew(run_dir, plain))))
+                notes = notes_on(told_anew(run_dir, plain), read_recipe(origin))
+                callbacks.insert(0, Remembering(run_dir, plain, overrides, notes))
             result = fit(
                 job.module,
                 data,

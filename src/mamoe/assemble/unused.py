@@ -5,8 +5,10 @@ serves several methods, and a default cannot be told from a choice.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from mamoe.bases.shipped import PREFIX
 from mamoe.config.compose import compose
 from mamoe.config.train import Train
 from mamoe.vocabulary.layout import RegionResize, Strength
@@ -28,6 +30,8 @@ def settings_without_effect(config: Train, plain: Mapping[str, Any]) -> list[str
     lines = [f"{key}={_value(plain, key)} has no effect: {why}" for key, why in changed]
     if not config.layout.global_prompt:
         lines.append("The captions are not trained on: layout.global_prompt=false")
+    if not config.layout.region_attention and config.data.instance_prompts is not None:
+        lines.append("The instance prompts are not trained on: layout.region_attention=false")
     return lines
 
 
@@ -50,8 +54,11 @@ def _idle(config: Train) -> dict[str, str]:
     if trainer.max_steps is not None:
         idle["trainer.max_epochs"] = f"trainer.max_steps={trainer.max_steps} decides"
     if trainer.overfit_images is not None:
-        keys = ("trainer.limit_train_images", "trainer.limit_val_images")
+        keys = ("trainer.limit_train_images", "trainer.limit_val_images", "data.val_share")
         idle |= dict.fromkeys(keys, f"trainer.overfit_images={trainer.overfit_images} decides")
+    place = config.model.path
+    if place is not None and (place.startswith(PREFIX) or Path(place).exists()):
+        idle["model.revision"] = f"model.path={place} is on this disk, it belongs to the hub"
     return idle
 
 

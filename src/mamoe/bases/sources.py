@@ -71,7 +71,19 @@ def parts_of(source: Source) -> Parts:
         raise ConfigError(
             f"{', '.join(given)}: only a single .safetensors file needs that, but model.path={source.path} has its own."
         )
+    _require_there(resolved(source.path))
     return DiffusersFolder(source)
+
+
+def _require_there(path: str) -> None:
+    """Refuse what is nowhere and cannot be on the hub either; libraries would look for it there."""
+    hub = path.count("/") <= 1 and not path.startswith((".", "/", "~"))
+    if not hub and not Path(path).exists():
+        raise ConfigError(
+            f"There is no folder or file {path}; wanted a base model in diffusers layout, one .safetensors file, a run "
+            "or a hub name (owner/name). If it has moved, give its place: model.path=PATH of a training, --base PATH "
+            "for drawing from a run, scoring or exporting it."
+        )
 
 
 def run_parts(source: Source, checkpoint: str = "latest", *, ema: bool = True) -> RunParts:

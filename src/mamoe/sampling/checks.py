@@ -13,6 +13,8 @@ from mamoe.errors import ConfigError, MamoeError
 from mamoe.sampling.requests import Request
 from mamoe.vocabulary.layout import LayoutSettings, Strength
 
+_OF_RUNS = {"checkpoint": "latest", "ema": True, "base": None}  # with what they say if nothing is said
+
 
 def check_parts(
     config: Mapping[str, Any], settings: LayoutSettings | None, encoders: Sequence[torch.nn.Module | None]
@@ -58,6 +60,20 @@ def check_folder(folder: Path) -> None:
         )
     if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", "..", "~")):
         raise ConfigError(f"There is no folder {folder}, and a hub name looks like owner/name.")
+
+
+def without_run_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those that only a run has.
+
+    Raises:
+        ConfigError: one of them says something.
+    """
+    given = [key for key, default in _OF_RUNS.items() if options.get(key, default) != default]
+    if given:
+        raise ConfigError(
+            f"{path} is no run: it has one set of weights, and all of them itself. Leave out {', '.join(given)}."
+        )
+    return {key: value for key, value in options.items() if key not in _OF_RUNS}
 
 
 def check_call(

@@ -42,7 +42,7 @@ from mamoe.models.latents import LatentScaling
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
-from mamoe.sampling.checks import check_call, check_folder, check_parts
+from mamoe.sampling.checks import check_call, check_folder, check_parts, without_run_options
 from mamoe.sampling.components import load_components, load_single_file
 from mamoe.sampling.condition import condition_pictures
 from mamoe.sampling.effect import WithoutEffect, without_effect
@@ -136,14 +136,15 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         a ``scheduler`` is given.
 
         Raises:
-            ConfigError: a folder that is none of these.
+            ConfigError: a folder that is none of these, or an option of a run for something else.
         """
         path = resolved(str(pretrained_model_name_or_path))
         folder = Path(path)
-        if is_single_file(path):
-            return cls(**load_single_file(path, **options))
         if is_run(folder):
             return cls(**load_components(folder, **options))
+        options = without_run_options(path, options)
+        if is_single_file(path):
+            return cls(**load_single_file(path, **options))
         check_folder(folder)
         options = {"use_safetensors": True, **options}
         pipe = super().from_pretrained(path, **options)
