@@ -12,9 +12,9 @@ from mamoe.assemble.origin import notes_on
 from mamoe.assemble.unused import settings_without_effect
 from mamoe.bases.parts import Trained
 from mamoe.bases.pretrained import load_base
-from mamoe.config import validated
 from mamoe.config.compose import compose
 from mamoe.config.resuming import changed_on_resume
+from mamoe.config.train import validated
 from mamoe.errors import ConfigError
 from mamoe.sampling.pipeline import LayoutPipeline
 
