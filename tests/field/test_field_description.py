@@ -446,7 +446,7 @@ def test_every_importer_has_a_configuration_of_data(name):
 def test_configurations_of_old_runs_are_still_valid(harbour, configured):
     from mamoe.assemble.data import layout_settings
 
-    old = configured(harbour).model_dump() | {"taxonomy": {"name": "x"}}
+    old = configured(harbour).model_dump() | {"taxonomy": Taxonomy.load("scenes").to_dict()}
     old["data"]["taxonomy"] = str(harbour / "harbour.yaml")
     assert layout_settings(validated(old)).taxonomy.name == "harbour"
 

@@ -255,7 +255,6 @@ def said(pipe, **asked) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pipe(**asked, num_inference_steps=1, guidance_scale=1.0, output_type="latent")
-    assert all(one.filename == __file__ for one in caught if one.category is WithoutEffect)
     return [str(one.message) for one in caught if one.category is WithoutEffect]
 
 

@@ -97,8 +97,7 @@ STEP_LR = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1}
     [
         ({}, {"optimizer.weight_decay": 0.5}, None),
         ({}, {"optimizer.lr": 1e-3}, None),
-        ({}, {"optimizer.amsgrad": True}, "optimizer.amsgrad was not set and is True"),
-        ({}, {"optimizer._target_": "torch.optim.SGD"}, "optimizer._target_"),
+        ({}, {"optimizer": {"_target_": "torch.optim.SGD", "lr": 1e-3}}, "optimizer._target_"),
         ({}, {"method.alpha": 200}, "method.alpha was 128.0 and is 200"),
         ({}, {"loss": {"name": "perceptual"}}, "loss.name was mse and is perceptual"),
         ({}, {"objective.snr_gamma": 5}, "objective.snr_gamma"),

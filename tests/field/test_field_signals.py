@@ -159,6 +159,7 @@ def test_sample_says_what_is_kept_and_goes_on(finished_run, scenes, tmp_path, mo
         return draw(*args, **options)
 
     monkeypatch.setattr(jobs, "draw", told)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
     words = ["sample", finished_run, "--panoptic", scenes / "panoptic/val", "--out", tmp_path / "out"]
     words += ["--steps", 1, "--batch-size", 1, "--device", "cpu"]
     before = signal.getsignal(signal.SIGTERM)

@@ -1,6 +1,7 @@
 """Caches and buckets in whole runs: pictures of three aspects, some of them seen mirrored."""
 
 import gc
+import json
 import shutil
 import weakref
 from pathlib import Path
@@ -11,6 +12,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from factories import mamoe, only_run, short_run
+from mamoe import PanopticMap
 from mamoe.assemble import training
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.step.module import DiffusionModule
@@ -29,6 +31,13 @@ def mixed(scenes, tmp_path_factory) -> Path:
         for split in ("train", "val"):
             for path, (height, width) in zip(sorted((folder / kind / split).iterdir()), CUTS, strict=False):
                 Image.open(path).crop((0, 0, width, height)).save(path)
+    for split in ("train", "val"):  # no prompts for what was cut away
+        path = folder / f"instance_prompts_{split}.json"
+        seen = {map.name: PanopticMap.read(map).classes for map in (folder / "panoptic" / split).iterdir()}
+        prompts = json.loads(path.read_text())
+        path.write_text(
+            json.dumps({n: {i: text for i, text in of.items() if int(i) in seen[n]} for n, of in prompts.items()})
+        )
     return folder
 
 
@@ -169,4 +178,4 @@ def test_a_method_that_cannot_take_a_bucket_says_so_before_anything_is_encoded(b
     outcome = trained(*words(base_model, mixed, tmp_path), *shown, code=2)
     assert "height and width are multiples of 16 pixels" in outcome.err
     assert "72x56 (1 pictures)" in outcome.err and "data.buckets=false" in outcome.err
-    assert not (tmp_path / "cache").exists()
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"check"}

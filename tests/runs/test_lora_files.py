@@ -11,7 +11,7 @@ from mamoe.errors import ConfigError
 from mamoe.methods.lora_file import LoraFile, lora_problems, lora_state
 from wholeruns import trained
 
-STOCK = ["layout.region_attention=false", "layout.moe=false", "layout.global_padding=true"]
+STOCK = ["layout.region_attention=false", "layout.moe=false", "layout.global_prompt=true", "layout.global_padding=true"]
 SMALL = ["method.rank=4", "method.alpha=2", "optimizer.lr=1e-2", "callbacks.samples=null", "callbacks.validation=null"]
 
 

@@ -35,7 +35,16 @@ STEPS = 20
 
 
 def words_of(name: str, steered: bool) -> list[str]:
-    switches = [] if steered else ["layout.region_attention=false", "layout.moe=false", "layout.global_padding=true"]
+    switches = (
+        []
+        if steered
+        else [
+            "layout.region_attention=false",
+            "layout.moe=false",
+            "layout.global_prompt=true",
+            "layout.global_padding=true",
+        ]
+    )
     return [f"method={name.split()[0]}", *METHODS[name], *switches]
 
 

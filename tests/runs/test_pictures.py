@@ -63,6 +63,7 @@ def test_a_run_without_layout_is_exported_as_a_stock_pipeline(base_model, scenes
     words = [
         "layout.moe=false",
         "layout.region_attention=false",
+        "layout.global_prompt=true",
         "layout.global_padding=true",
         *SMALL,
         "trainer.max_steps=1",

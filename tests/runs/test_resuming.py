@@ -69,7 +69,8 @@ def test_only_our_lines_are_printed(finished_run, base_model, scenes, tmp_path):
     outcome = trained(*short_run(base_model, scenes, tmp_path), *SMALL)
     assert errors(outcome.err) == []
     lines = outcome.out.splitlines()
-    assert all(line.startswith(("Checking ", "Encoding ", "Step ", "step ", "Trained ")) for line in lines), lines
+    ours = ("Checking ", "Encoding ", "Note: ", "Step ", "step ", "Trained ")
+    assert all(line.startswith(ours) for line in lines), lines
 
 
 def test_resumed_equals_uninterrupted(finished_run, tmp_path):

@@ -47,7 +47,13 @@ def test_an_exported_run_draws_the_same_picture(run, scenes, tmp_path):
 
 
 def test_without_layout_it_is_exported_as_a_stock_pipeline(xl_base, scenes, tmp_path):
-    off = ["layout.region_attention=false", "layout.moe=false", "layout.global_padding=true", "layout.moe_levels=null"]
+    off = [
+        "layout.region_attention=false",
+        "layout.moe=false",
+        "layout.global_prompt=true",
+        "layout.global_padding=true",
+        "layout.moe_levels=null",
+    ]
     trained(*short_run(xl_base, scenes, tmp_path / "runs"), *SMALL, "trainer.max_steps=1", *off)
     run = only_run(tmp_path / "runs")
     assert mamoe("export", run, tmp_path / "out", "--weights", "fp32").code == 0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Num
 
 from mamoe.evaluation.distances.family import Measured
 from mamoe.evaluation.intervals import REPLICATES, bootstrap_counts
@@ -14,7 +14,7 @@ from mamoe.evaluation.protocol import CONFIDENCE, Interval, Over
 
 
 def measured_of_sums(
-    per_picture: Float64[np.ndarray, "n *d"],
+    per_picture: Num[np.ndarray, "n *d"],
     score: Callable[[Float64[np.ndarray, "*B *d"]], Float64[np.ndarray, "*B"]],
     *,
     absent: str,
