@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Num
+from jaxtyping import Float64, Num
 
 from mamoe.evaluation.distances.family import Measured
 from mamoe.evaluation.intervals import REPLICATES, bootstrap_counts
