@@ -59,12 +59,17 @@ def readable(overrides: Sequence[str]) -> list[str]:
                 plain.append(setting(key, Path(value).expanduser() if value.startswith("~/") else value))
     if problems:
         raise ConfigError("Cannot read " + "; ".join(problems) + ".")
+    said = {override.partition("=")[0].lstrip("+"): override for override in plain if not override.endswith("=null")}
+    if {"taxonomy", "data.taxonomy"} <= said.keys():
+        raise ConfigError(
+            f"{said['taxonomy']} and {said['data.taxonomy']} both say which classes the data have; give one of the two."
+        )
     return plain
 
 
 def with_file(override: str) -> str:
     """``taxonomy=PATH.yaml`` as the setting it is, any other override as it stands."""
-    return re.sub(r"^taxonomy=(?=.*\.ya?ml['\"]?$)", "++data.taxonomy=", override)
+    return re.sub(r"(?i:^taxonomy=(?=.*\.ya?ml['\"]?$))", "++data.taxonomy=", override)
 
 
 def search_path(config_dirs: Sequence[str | Path] = ()) -> list[str]:

@@ -74,7 +74,7 @@ class Taxonomy:
             ConfigError: no such taxonomy, not readable as YAML, or its contents are wrong.
         """
         path = Path(name_or_path)
-        if path.suffix in (".yaml", ".yml"):
+        if path.suffix.lower() in (".yaml", ".yml"):
             return cls.from_dict(_read_yaml(path))
         known = shipped_taxonomies()
         if str(name_or_path) not in known:

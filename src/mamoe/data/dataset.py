@@ -117,6 +117,8 @@ class LayoutDataset(Dataset[Sample]):
             pixels, moments, planes, condition, framing = read
 
         panoptic = _decode(planes, files)
+        if unknown := self.taxonomy.check(panoptic):  # the check saw to that, unless the map was changed since
+            raise DatasetError(f"{files.panoptic}: {unknown[0]}.")
         if self.drawn is not None:
             condition = _planes(drawn_condition(panoptic, self.taxonomy, self.drawn)).contiguous()
         return Sample(

@@ -46,11 +46,10 @@ def apply_extra(
     wanted = tuple(image.shape)
     # Two constant planes tell what comes from outside: no one number that fills both is right for both.
     constants = torch.tensor([1, 2], dtype=torch.uint8)[:, None, None]
-    ids: Tensor = tv_tensors.Mask(torch.cat([planes, constants.expand(2, *planes.shape[1:])]))
-    image = tv_tensors.Image(image)
+    ids = torch.cat([planes, constants.expand(2, *planes.shape[1:])])
     for transform in extra:
-        try:
-            image, ids = transform(image, ids)
+        try:  # wrapped anew each time: of what ToPureTensor leaves, the next one would move the picture alone
+            image, ids = transform(tv_tensors.Image(image), tv_tensors.Mask(ids))
         except Exception as error:
             raise ConfigError(f"The extra transform {transform} fails on a picture and its map: {error}") from error
         if tuple(image.shape) != wanted or image.dtype != torch.uint8 or ids.shape[-2:] != image.shape[-2:]:

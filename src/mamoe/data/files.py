@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from mamoe.data.listing import Listing, is_litter, listed, some
 from mamoe.data.mapkinds import why_no_suffix
-from mamoe.data.matching import Keyed, Names, keyed, same_name
+from mamoe.data.matching import Keyed, Names, keyed, same_name, twins
 from mamoe.data.pictures import SUFFIXES, why_unread
 from mamoe.data.prompts import scan_instance_prompts, scan_prompts_csv
 from mamoe.types import DatasetError, RegionPrompts
@@ -65,7 +66,7 @@ def index_split(
     folder = images / split
     pictures = _list(folder, SUFFIXES, "pictures", recursive, problems)
     names = pictures.names
-    if folder.is_dir() and not names:
+    if folder.is_dir() and not names and not problems:
         problems.append(_no_pictures(folder, pictures))
     elif pictures.inner:
         notes.append(
@@ -118,9 +119,12 @@ def list_splits(images: Path) -> list[str]:
     """The splits of a data set: the folders inside ``images``, train, val and test first.
 
     Raises:
-        DatasetError: there is no such folder, or it holds no folders.
+        DatasetError: there is no such folder, it holds no folders, or it cannot be listed.
     """
-    found = [entry.name for entry in images.iterdir() if entry.is_dir()] if images.is_dir() else []
+    try:
+        found = [entry.name for entry in os.scandir(images) if entry.is_dir()] if os.path.isdir(images) else []
+    except OSError as error:
+        raise DatasetError(f"Cannot list {images}: {error.strerror}.") from None
     splits = [name for name in found if not is_litter(name)]
     if not splits:
         raise DatasetError(f"{images} must be a folder with one folder of pictures per split, such as {images}/train.")
@@ -134,11 +138,19 @@ def _list(folder: Path, suffixes: Collection[str], what: str, recursive: bool, p
     except DatasetError as error:
         problems.append(str(error))
     except OSError as error:
-        near = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = os.listdir(folder.parent) if os.access(folder.parent, os.R_OK) and folder.parent.is_dir() else []
         alike = [name for name in near if name.casefold() == folder.name.casefold() and name != folder.name]
-        hint = f"; there is {alike[0]!r}, which differs in capitals" if alike else ""
+        hint = f"; there is {alike[0]!r}, which differs in capitals" if alike else _where(error, folder)
         problems.append(f"cannot list the folder of {what} {folder}: {error.strerror}{hint}")
     return Listing(names=())
+
+
+def _where(error: OSError, folder: Path) -> str:
+    """What the system's message is about, where that is not the folder itself: something in it, or one above."""
+    missing = [place for place in folder.parents if not os.path.exists(place)]
+    if isinstance(error, FileNotFoundError) and missing:
+        return f": there is no {missing[-1]}"
+    return "" if error.filename in (None, str(folder)) else f" ({error.filename})"
 
 
 def _no_pictures(folder: Path, pictures: Listing) -> str:
@@ -162,7 +174,7 @@ def _maps_of(
     known, others = Names(maps.names), Names(maps.others)
     found: dict[str, str] = {}
     explained: set[str] = set()
-    for name in names if map_folder.is_dir() else ():
+    for name in names if os.path.isdir(map_folder) else ():
         candidates = known.beside(name)
         if len(candidates) == 1:
             found[name] = candidates[0]
@@ -202,7 +214,7 @@ def namesakes(names: Sequence[str], folder: Path, what: str) -> list[str]:
     for name in names:
         groups[same_name(name)].append(name)
     return [
-        f"{folder}: {len(group)} {what} are called {name!r} ({some(group)}); rename them"
+        f"{folder}: {len(group)} {what} are called {name!r} ({some(group)}){twins(group)}; rename them"
         for name, group in groups.items()
         if len(group) > 1
     ]

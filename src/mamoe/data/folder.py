@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from mamoe.data.listing import is_litter, some
 from mamoe.nearest import nearest
 from mamoe.taxonomy import Taxonomy
 from mamoe.types import ConfigError, DatasetError
@@ -63,11 +64,17 @@ def data_folder(
     """
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}.")
-    entries, notes = _read_entries(folder / DATA_YAML), []
+    entries, notes = _read_entries(folder / DATA_YAML), _misnamed(folder)
     parts = {key: _part(folder, entries, key, notes) for key in USUAL if key not in (instead or {})}
     found = {**parts, **(instead or {})}
     if found["prompts"] is None and "prompts" in parts and "prompts" not in entries:
-        notes.append(f"{folder} holds no {USUAL['prompts']}: every global prompt is empty.")
+        others = _not_read(folder, (".csv", ".tsv", ".jsonl"))
+        notes.append(f"{folder} holds no {USUAL['prompts']}{others}: every global prompt is empty.")
+    if found["instance_prompts"] is None and "instance_prompts" in parts and "instance_prompts" not in entries:
+        if others := _not_read(folder, (".json",)):  # else it has none, and need not
+            notes.append(
+                f"{folder} holds no {USUAL['instance_prompts']}{others}: every segment has the prompt of its class."
+            )
     size = entries.get("size")
     return DataFolder(
         images=found["images"] or folder / USUAL["images"],
@@ -90,6 +97,20 @@ def data_yaml(taxonomy: str, size: Size) -> str:
     """
     sides = list(size) if isinstance(size, tuple) else size
     return yaml.safe_dump({**USUAL, "taxonomy": taxonomy, "size": sides}, sort_keys=False, width=1000)
+
+
+def _misnamed(folder: Path) -> list[str]:
+    """A note about a description under a name that is not read."""
+    if (folder / DATA_YAML).exists():
+        return []
+    alike = [name for name in sorted(os.listdir(folder)) if name.lower() in (DATA_YAML, "data.yml", "data.yaml.txt")]
+    return [f"{folder / name} is not read: the description of a data set is called {DATA_YAML}." for name in alike]
+
+
+def _not_read(folder: Path, suffixes: tuple[str, ...]) -> str:
+    """Files that could have been meant instead of one that is not there, to follow its name."""
+    names = [name for name in sorted(os.listdir(folder)) if name.lower().endswith(suffixes) and not is_litter(name)]
+    return f" ({some(names)} there is not read)" if names else ""
 
 
 def _read_entries(path: Path) -> dict[str, Any]:
@@ -142,7 +163,14 @@ def _part(folder: Path, entries: Mapping[str, Any], key: str, notes: list[str]) 
 
 
 def _located(folder: Path, key: str, text: str, usual: str | None, notes: list[str]) -> Path:
-    where, said = f"{folder / DATA_YAML}, {key}", Path(text).expanduser()
+    where = f"{folder / DATA_YAML}, {key}"
+    try:
+        said = Path(text).expanduser()
+    except RuntimeError:
+        raise DatasetError(f"{where}: nobody's home folder is known as {text.split('/')[0]!r}.") from None
+    if "\\" in text and not _exists(folder / said):  # it was written on Windows
+        said = Path(text.replace("\\", "/"))
+        notes.append(f"{where}: {text!r} is read as {str(said)!r}; write / between folders.")
     path = folder / said
     if not _exists(path) and _exists(said):  # older versions wrote paths relative to the working directory
         path = said
@@ -191,7 +219,7 @@ def _taxonomy(folder: Path, entries: Mapping[str, Any], wanted: Taxonomy | None,
             )
         return wanted or Taxonomy.load(FALLBACK)
     named, path = entries["taxonomy"], folder / DATA_YAML
-    if named.endswith((".yaml", ".yml")):
+    if named.lower().endswith((".yaml", ".yml")):
         named = _located(folder, "taxonomy", named, None, notes)
     try:
         said = Taxonomy.load(named)

@@ -9,14 +9,29 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from mamoe.data.listing import is_litter
 from mamoe.types import DatasetError
 
 SHARE = 0.1  # of the pictures, where nobody says another
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether there is anything in a folder of a split; hidden files are nothing."""
-    return folder.is_dir() and any(not path.name.startswith(".") and path.is_file() for path in folder.rglob("*"))
+    """Whether there is anything in a folder of a split; what systems leave behind is nothing, and links are followed.
+
+    Raises:
+        DatasetError: it is there and cannot be listed.
+    """
+    if not folder.is_dir():
+        return False
+    for _, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = [name for name in folders if not is_litter(name)]
+        if not all(map(is_litter, files)):
+            return True
+    return False
+
+
+def _refuse(error: OSError) -> None:
+    raise DatasetError(f"Cannot list {error.filename}: {error.strerror}.") from None
 
 
 def held_out(keys: Sequence[str], share: float) -> tuple[int, ...]:

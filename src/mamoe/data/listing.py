@@ -53,7 +53,7 @@ def listed(folder: Path, suffixes: Collection[str], *, recursive: bool = False) 
 
     Raises:
         OSError: a folder cannot be listed.
-        DatasetError: a linked folder leads back into one that holds it.
+        DatasetError: a linked folder leads back into one that holds it; or there is a pipe, a socket or a device.
     """
     names: list[str] = []
     others: list[str] = []
@@ -66,6 +66,8 @@ def listed(folder: Path, suffixes: Collection[str], *, recursive: bool = False) 
             if is_litter(entry.name):
                 continue
             if not entry.is_dir():
+                if not entry.is_file() and os.path.exists(entry.path):  # to open it could mean to wait for ever
+                    raise DatasetError(f"{entry.path} is a pipe, a socket or a device; data are files. Move it away.")
                 wanted = PurePosixPath(name).suffix.lower() in suffixes
                 (names if wanted else others).append(name)
             elif not recursive:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -75,7 +75,8 @@ def keyed(keys: Iterable[str], names: Collection[str]) -> Keyed:
             wrong[key] = f"it could be any of {some(found)}; write the whole name"
             explained.update(found)
         elif found and found[0] in key_of:
-            wrong[key] = f"{found[0]!r} is already named by the key {key_of[found[0]]!r}; keep one of the two"
+            other = key_of[found[0]]
+            wrong[key] = f"{found[0]!r} is already named by the key {other!r}{twins([key, other])}; keep one of the two"
         elif found:
             key_of[found[0]] = key
         elif near := known.near(key):
@@ -89,6 +90,13 @@ def keyed(keys: Iterable[str], names: Collection[str]) -> Keyed:
 def same_name(name: str) -> str:
     """A relative name without its ending, written the same way whatever wrote it."""
     return unicodedata.normalize("NFC", bare_name(name))
+
+
+def twins(names: Sequence[str]) -> str:
+    """Why names that look the same are not, to follow them; empty where they look different."""
+    if len(names) == len({_whole(name) for name in names}):
+        return ""
+    return ", names that look the same and write their accents in different ways (NFC, NFD)"
 
 
 def _table(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:

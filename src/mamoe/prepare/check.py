@@ -10,6 +10,7 @@ from mamoe.data.files import index_split, list_splits
 from mamoe.data.folder import data_folder
 from mamoe.data.holdout import SHARE, holds_files
 from mamoe.data.inspection import SplitContents, inspect_split
+from mamoe.data.listing import some
 from mamoe.data.prompts import in_lines
 from mamoe.taxonomy import Taxonomy
 
@@ -63,7 +64,7 @@ def check_dataset(
     recursive: bool = False,
     progress: Progress | None = None,
 ) -> DatasetReport:
-    """Open every file of the splits (by default all folders inside ``images``).
+    """Open every file of the splits (by default all folders inside ``images``, but for empty ones beside ``train``).
 
     ``{split}`` in the paths of the two text files stands for the split.
 
@@ -71,7 +72,7 @@ def check_dataset(
         DatasetError: there are no splits to look at. Problems inside a split are reported, not raised.
     """
     found = {}
-    for split in splits or list_splits(images):
+    for split in splits or _splits_in_use(images):
         files = index_split(
             images=images,
             panoptic_maps=panoptic_maps,
@@ -100,7 +101,15 @@ def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progr
         recursive=found.recursive,
         progress=progress,
     )
-    return replace(report, notes=(*found.notes, *_lacking_splits(found.images)))
+    empty = [found.images / split for split in list_splits(found.images) if split not in report.splits]
+    aside = [f"There is nothing in {some([str(folder) for folder in empty])}: left aside."] if empty else []
+    return replace(report, notes=(*found.notes, *aside, *_lacking_splits(found.images)))
+
+
+def _splits_in_use(images: Path) -> list[str]:
+    """An empty ``val`` is as good as none for a training, and so it is here."""
+    there = list_splits(images)
+    return [split for split in there if split == "train" or holds_files(images / split)] or there
 
 
 def _lacking_splits(images: Path) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mamoe.data.listing import listed, some
 from mamoe.data.pictures import SUFFIXES
 from mamoe.data.prompts import raise_problems
 from mamoe.prepare.categories import both_lists, derive_taxonomy, match_categories
-from mamoe.prepare.panoptic_json import PanopticTable, read_table, table_pictures, unlabelled_images
+from mamoe.prepare.panoptic_json import PanopticTable, is_inside, read_table, table_pictures, unlabelled_images
 from mamoe.prepare.sources import advice, litter_note
 from mamoe.prepare.writer import ImportSummary, Progress, SourcePicture, write_dataset
 from mamoe.taxonomy import Taxonomy, shipped_taxonomies
@@ -103,22 +103,26 @@ def _pictures(
     if class_of is None or not folders:
         return []
 
+    def located(file_name: str) -> Path:
+        places = (*folders, source)  # relative to the last where the folder is part of the name
+        return next((place / file_name for place in places if (place / file_name).is_file()), folders[0] / file_name)
+
     def picture_of(key: str, file_name: str) -> tuple[str, Path] | None:
-        path = folders[0] / file_name
+        path = located(file_name)
         if not path.is_file():
             problems.append(f"{table.path}, image_id {key!r}: there is no file {path}")
         return file_name, path
 
     if without := unlabelled_images(table):
         notes.append(f"{table.path}: {len(without)} image(s) without annotation were left out: {some(without)}.")
-    if folders[0].name == name and (strangers := _unlisted(folders[0], table)):
+    if folders[0].name == name and (strangers := _unlisted(folders[0], table, located)):
         notes.append(f"{folders[0]}: {len(strangers)} picture(s) not in images were left out: {some(strangers)}.")
     return table_pictures(table, class_of, taxonomy, picture_of, problems)
 
 
-def _unlisted(folder: Path, table: PanopticTable) -> list[str]:
-    known = set(map(str, table.images.values()))
-    return [name for name in listed(folder, SUFFIXES, recursive=True).names if name not in known]
+def _unlisted(folder: Path, table: PanopticTable, located: Callable[[str], Path]) -> list[str]:
+    known = {located(name) for name in table.images.values() if is_inside(name)}
+    return [name for name in listed(folder, SUFFIXES, recursive=True).names if folder / name not in known]
 
 
 def _class_of(table: PanopticTable, taxonomy: Taxonomy, problems: list[str], notes: list[str]) -> dict[int, int] | None:

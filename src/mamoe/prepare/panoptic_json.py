@@ -67,7 +67,7 @@ def read_table(path: Path, problems: list[str]) -> PanopticTable:
     used = (segment.get("category_id") for row in annotations for segment in _segments(row))
     return PanopticTable(
         path=path,
-        images={str(row.get("id")): row.get("file_name") for row in images},
+        images={str(row.get("id")): _plain(row.get("file_name")) for row in images},
         annotations=annotations,
         categories=categories,
         used=frozenset(i for i in used if _is_whole(i)),
@@ -95,7 +95,7 @@ def table_pictures(
     for annotation in table.annotations:
         where = f"{table.path}, image_id {annotation.get('image_id')!r}"
         key = str(annotation.get("image_id"))
-        name, ids = table.images.get(key), annotation.get("file_name")
+        name, ids = table.images.get(key), _plain(annotation.get("file_name"))
         if name is None and key not in table.images:
             problems.append(f"{where}: there is no such id in images")
             continue
@@ -106,6 +106,8 @@ def table_pictures(
             continue
         segments = _read_segments(annotation, class_of, taxonomy, where, problems)
         png = table.folder / ids
+        if not png.is_file() and (table.path.parent / ids).is_file():  # the name has the folder in it
+            png = table.path.parent / ids
         if not png.is_file():
             problems.append(f"{where}: there is no file {png}")
         picture = picture_of(key, name)
@@ -127,6 +129,11 @@ def is_inside(name: Any) -> TypeGuard[str]:
     if not isinstance(name, str) or name in ("", ".") or "\\" in name or "\0" in name:
         return False
     return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts and ":" not in name[:2]
+
+
+def _plain(name: Any) -> Any:
+    """A file name without the ``./`` and ``//`` that change nothing."""
+    return str(PurePosixPath(name)) if isinstance(name, str) and name else name
 
 
 def panoptic_from_coco(rgb: UInt8[np.ndarray, "H W 3"], category_of: Mapping[int, int], void: int = 0) -> PanopticMap:
