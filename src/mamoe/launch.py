@@ -13,7 +13,6 @@ from mamoe.compose import ROOT, SHIPPED, compose, pinned, readable, refusal, sea
 from mamoe.config import EvaluateAfter, Train, recorded, validated
 from mamoe.errors import ConfigError
 from mamoe.home import Home
-from mamoe.notes import note
 from mamoe.rundir import merged, read_overrides, run_of
 from mamoe.stopping import stopped_with
 
@@ -33,7 +32,6 @@ def launch(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> int:
     from mamoe.console import quiet_libraries
 
     quiet_libraries()
-    _say_unused(config, plain)
     after = config.evaluate_after
     if after is not None:
         from mamoe.build.after import check_after
@@ -64,15 +62,6 @@ def _composed(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[li
     words, run = told(overrides)
     plain = compose(words, config_dirs, home=None if run is None else Home.of(run))
     return words, plain, (validated if run is None else recorded)(plain)
-
-
-def _say_unused(config: Train, plain: dict[str, Any]) -> None:
-    from mamoe.build.unused import settings_without_effect
-    from mamoe.training.cluster import is_first_process
-
-    if is_first_process():
-        for line in settings_without_effect(config, plain):
-            note(f"{line}.")
 
 
 def _evaluate(config: Train, after: EvaluateAfter, run: Path) -> None:

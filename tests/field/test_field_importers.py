@@ -547,6 +547,7 @@ def test_tables_that_contradict_themselves(tmp_path, change, complaint):
 
 def test_a_table_without_its_pngs_or_pictures(tmp_path):
     source = coco(tmp_path / "source", COCO, (187, 149, 3))
+    refused("coco", source / "annotations/panoptic_train2017.json", tmp_path / "out", "That is a file")
     (source / "train2017").rename(source / "photos")
     refused("coco", source, tmp_path / "out", "wanted its pictures in")
     (source / "annotations/panoptic_train2017").rename(source / "annotations/pngs")

@@ -198,6 +198,13 @@ def test_data_are_known_by_names_sizes_and_prompts(scenes, tmp_path):
     assert "6 of 6 train pictures" in now().refused[0][1]
 
 
+def test_a_base_model_is_known_by_its_weights():
+    was = {"weights": {"vae": "a", "text_encoder": "b"}}
+    assert recipe_changes(was, {"weights": {"vae": "a", "unet": "c"}}).refused == ()
+    ((key, line),) = recipe_changes(was, {"weights": {"vae": "x", "text_encoder": "b"}}).refused
+    assert key == "model.path" and "other weights (vae)" in line
+
+
 def test_a_recipe_of_a_newer_version_is_refused_by_name(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps({"format": RECIPE_FORMAT + 1, "mamoe": "9.1"}))
     with pytest.raises(ConfigError, match=r"written by mamoe 9\.1.*update this one"):

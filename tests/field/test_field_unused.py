@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from factories import mamoe, only_run, short_run
 from mamoe.build.unused import settings_without_effect
 from mamoe.compose import compose
 from mamoe.config import recorded, validated
@@ -58,6 +59,16 @@ def test_settings_without_effect_are_said(composed, monkeypatch, changes, says):
     plain = composed(**changes)
     got = settings_without_effect(validated(plain), plain)
     assert len(got) == len(says) and all(line.startswith(start) for line, start in zip(got, says, strict=True))
+
+
+def test_a_training_says_them(base_model, scenes, tmp_path):
+    words = short_run(base_model, scenes, tmp_path / "runs")
+    outcome = mamoe("train", *words, "trainer.max_steps=1", "layout.pool_threshold=0.2", "callbacks=none")
+    assert outcome.code == 0, outcome.err
+    log = (only_run(tmp_path / "runs") / "log.txt").read_text()
+    for said in (outcome.out, log):
+        assert "Note: The captions are not trained on: layout.global_prompt=false." in said
+        assert "Note: layout.pool_threshold=0.2 has no effect" in said
 
 
 def test_a_branch_over_a_stock_unet_sees_padding(composed):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 import mamoe
 from mamoe.checkpoints import RECIPE_FORMAT
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.fingerprint import fingerprint_of_samples
+from mamoe.models.finetune import method_of
 from mamoe.models.pretrained import BaseModel
 from mamoe.shards import fingerprint_of
 
@@ -32,9 +35,16 @@ def comparable_of(
     }
 
 
-def weights_of(base: BaseModel) -> str:
-    """What a base model is known by again, wherever it lies: a sample of its weights."""
-    networks = (base.unet, base.vae, base.text_networks)
+def weights_of(config: Train, base: BaseModel) -> dict[str, str]:
+    """What the parts of a base model that checkpoints do not hold are known by again: a sample of their weights."""
+    parts: dict[str, nn.Module] = {"vae": base.vae}
+    if not config.model.train_text_encoder:
+        parts["text_encoder"] = base.text_networks
+    if method_of(config.method.model_dump()).keeps_adapter_alone and base.adapter is None:
+        parts["unet"] = base.unet
+    return {name: _sample(network) for name, network in parts.items()}
+
+
+def _sample(network: nn.Module) -> str:
     # By number: libraries rename weights from one release to the next.
-    weights = [weight.detach() for network in networks for weight in network.parameters()]
-    return fingerprint_of("base", {str(i): weight for i, weight in enumerate(weights)})
+    return fingerprint_of("", {str(i): weight.detach() for i, weight in enumerate(network.parameters())})

@@ -24,6 +24,7 @@ from mamoe.build.recipe import comparable_of, weights_of
 from mamoe.build.remembering import Remembering
 from mamoe.build.start import REPLAY, choose_run, going_on, notes_on, told_anew
 from mamoe.build.starting import base_of, started_from
+from mamoe.build.unused import settings_without_effect
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.settings import LayoutSettings
 from mamoe.config import Train, seconds_of
@@ -37,6 +38,7 @@ from mamoe.training.cluster import agreement, is_first_process
 from mamoe.training.data import LayoutDataModule
 from mamoe.training.fit import Endurance, FitResult, fit
 from mamoe.training.module import DiffusionModule
+from mamoe.training.notes import Notes
 from mamoe.training.optim import check_installed
 from mamoe.training.order import steps_of_epochs
 from mamoe.training.replay import replay
@@ -109,7 +111,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 keep_last=config.callbacks.checkpoints.keep_last,
                 trainer=_trainer_settings(config, run_dir),
                 loggers=training_loggers(config, run_dir),
-                callbacks=callbacks,
+                callbacks=[*callbacks, Notes(settings_without_effect(config, plain))],
                 best_by=best_by(config),
                 patience=patience(config),
                 resume=origin,
@@ -140,7 +142,7 @@ def _prepared(
     comparable: dict[str, Any],
 ) -> _Job:
     base = base_of(config)
-    weights = weights_of(base)
+    weights = weights_of(config, base)
     if is_first_process() and (words := started_from(config, base)) is not None:
         print(words)
     check_sizes(config, base.unet, [trains, validates])

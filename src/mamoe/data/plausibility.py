@@ -5,6 +5,7 @@ Nothing here is certain, so nothing here is refused: :meth:`Impression.warnings`
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -225,13 +226,20 @@ class Impression:
         """Whose colours the maps are painted in."""
         if self._colours is None or len(painted := {c: n for c, n in self._colours.items() if c}) < 2:
             return None
-        named = {f"the taxonomy {name}'s colours": Taxonomy.load(name).palette for name in shipped_taxonomies()}
-        palettes = {f"the taxonomy {self.taxonomy.name}'s colours": self.taxonomy.palette, **named}
-        for name, palette in {**palettes, "the colours of PASCAL VOC": _voc_palette()}.items():
+        if not self._unknown and not self._red[1:].any():  # the usual case: known classes, fewer than 256 segments
+            return None
+        palettes = {f"the taxonomy {self.taxonomy.name}'s colours": self.taxonomy.palette, **_known_palettes()}
+        for name, palette in palettes.items():
             coded = set((palette.astype(np.int64) @ (1 << 16, 1 << 8, 1)).tolist())
             if sum(count for colour, count in painted.items() if colour in coded) >= 0.95 * sum(painted.values()):
                 return name
         return None
+
+
+@cache
+def _known_palettes() -> dict[str, UInt8[np.ndarray, "256 3"]]:
+    shipped = {f"the taxonomy {name}'s colours": Taxonomy.load(name).palette for name in shipped_taxonomies()}
+    return {**shipped, "the colours of PASCAL VOC": _voc_palette()}
 
 
 def _voc_palette() -> UInt8[np.ndarray, "256 3"]:

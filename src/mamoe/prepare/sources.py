@@ -54,7 +54,7 @@ def litter_note(source: Path, folders: Collection[Path]) -> list[str]:
 def advice(source: Path, asked: str) -> str:
     """Where the data asked for, or else of another format, seem to be instead, as a sentence; empty if nowhere near."""
     if not source.is_dir():
-        return " There is no such folder."
+        return " That is a file: give the data set's folder." if source.exists() else " There is no such folder."
     for name in sorted(_SIGNS, key=lambda name: name != asked):
         for place in (source, source.parent, *folders_of(source)):
             if (name, place) != (asked, source) and any(next(place.glob(sign), None) for sign in _SIGNS[name]):

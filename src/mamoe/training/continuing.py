@@ -110,8 +110,10 @@ def _refused(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[s
             before, after = was["scheduler"].get(name), now["scheduler"].get(name)
             if before != after:
                 yield _line(key, before, after, f"{key} ({name})")
-    if was.get("weights") != now.get("weights") and "weights" in was:
-        yield "model.path", "model.path names a base model with other weights"
+    before, after = was.get("weights", {}), now.get("weights", {})
+    odd = [name for name in before if name in after and before[name] != after[name]]
+    if odd:
+        yield "model.path", f"model.path names a base model with other weights ({', '.join(odd)})"
 
 
 def _of_layout(was: LayoutSettings, now: LayoutSettings, coloured: bool) -> Iterator[tuple[str, str]]:
