@@ -20,7 +20,7 @@ import sys
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
-    **{f"spin {count}": {"GOMP_SPINCOUNT": str(count)} for count in (1_000, 3_000, 10_000, 30_000)},
+    **{f"spin {count}": {"GOMP_SPINCOUNT": str(count)} for count in (1_000, 30_000, 100_000)},
 }
 _STEPS = """
 import time, sys, torch
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     names = ["default", "passive"] if options.quick else list(SETTINGS)
-    rounds, steps = (1, 2) if options.quick else (options.rounds, 6)
+    rounds, steps = (1, 2) if options.quick else (options.rounds, 8)
     measured: dict[tuple[str, bool], list[float]] = {}
     for _ in range(rounds):
         for beside in (False, True):
