@@ -17,7 +17,7 @@ from mamoe.data.folder.listing import some
 from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import read_colour_ids
 from mamoe.prepare.categories import Category, parse_categories
-from mamoe.prepare.writer import Labelled, SourcePicture
+from mamoe.prepare.labelled import Labelled, SourcePicture
 from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, PanopticMap
 from mamoe.vocabulary.taxonomy import Taxonomy
 

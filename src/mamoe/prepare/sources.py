@@ -51,6 +51,22 @@ def litter_note(source: Path, folders: Collection[Path]) -> list[str]:
     return [f"{source}: ignored {len(names)} entries that systems leave behind: {some(sorted(set(names)))}."]
 
 
+def links_outside(files: Collection[Path], roots: Collection[Path]) -> list[str]:
+    """A problem for every file that is, or lies in, a link out of all of the folders; none where there are no folders.
+
+    What came in an archive could otherwise have any file of this machine copied.
+    """
+    real = [root.resolve() for root in roots]
+    if not real:
+        return []
+    return [
+        f"{path} is a link out of {' and '.join(map(str, roots))}, to {target}: put the file itself there, or say "
+        "--follow-links if that is meant"
+        for path in dict.fromkeys(files)
+        if not any((target := path.resolve()).is_relative_to(root) for root in real)
+    ]
+
+
 def advice(source: Path, asked: str) -> str:
     """Where the data asked for, or else of another format, seem to be instead, as a sentence; empty if nowhere near."""
     if not source.is_dir():
