@@ -28,6 +28,7 @@ from jaxtyping import Int32, UInt8
 from mamoe.errors import ConfigError, DatasetError, nearest
 from mamoe.prepare.annotations import counted
 from mamoe.prepare.categories import MOST_CLASSES, Category, derive_taxonomy, plain_name
+from mamoe.prepare.lookup import looked_up
 from mamoe.storage.yaml_file import read_yaml
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -58,18 +59,21 @@ class ClassTable:
             DatasetError: numbers that the table does not know; they are listed with their pixels.
         """
         low, high = int(values.min()), int(values.max())
-        table = np.full(max(high, 0) + 1, -1, dtype=np.int16)
+        table = np.full(max(high, 255) + 1, -1, dtype=np.int16)
         for value, class_id in self.numbers.items():
             if 0 <= value <= high:
                 table[value] = class_id
-        found = table[np.maximum(values, 0)]
-        if low < 0 or found.min() < 0:
-            strangers = np.unique(values[(values < 0) | (found < 0)]).tolist()
+        known = table >= 0
+        small = values.astype(np.uint8) if 0 <= low and high < 256 else None
+        fine = low >= 0 and bool((known[values] if small is None else looked_up(small, known.view(np.uint8))).all())
+        if not fine:
+            strangers = [v for v in np.unique(values).tolist() if v < 0 or not known[v]]
             raise DatasetError(
-                f"{where} has values the class table does not know: {counted(values, strangers)}. Give them a class, or "
-                "list them under void."
+                f"{where} has values the class table does not know: {counted(values, strangers)}. Give them a class, "
+                "or list them under void."
             )
-        return found.astype(np.uint8)
+        classes = table.clip(min=0).astype(np.uint8)
+        return classes[values] if small is None else looked_up(small, classes)
 
     def of_colours(self, rgb: UInt8[np.ndarray, "H W 3"], where: Path) -> UInt8[np.ndarray, "H W"]:
         """The class of every pixel.
@@ -84,7 +88,9 @@ class ClassTable:
         if not len(known) or (known[place] != packed).any():
             odd = packed[known[place] != packed] if len(known) else packed.ravel()
             values, pixels = np.unique(odd, return_counts=True)
-            first = ", ".join(f"#{v:06x} ({n} pixels)" for v, n in zip(values[:8].tolist(), pixels[:8].tolist()))
+            first = ", ".join(
+                f"#{v:06x} ({n} pixels)" for v, n in list(zip(values.tolist(), pixels.tolist(), strict=True))[:8]
+            )
             blended = (
                 " So many colours come of smoothing or of JPEG: export the maps without." if len(values) > 64 else ""
             )

@@ -82,8 +82,8 @@ def read_coco(path: Path, table: ClassTable) -> CocoInstances:
     crowds = [one for annotations in found.values() for one in annotations if one.is_crowd]
     if crowds:
         notes.append(
-            f"{path}: {len(crowds)} annotation(s) with iscrowd are groups. CVAT says iscrowd of every mask drawn with the "
-            "brush; --crowd single takes them for single things."
+            f"{path}: {len(crowds)} annotation(s) with iscrowd are groups. CVAT says iscrowd of every mask drawn "
+            "with the brush; --crowd single takes them for single things."
         )
     return CocoInstances(
         path=path,

@@ -1,4 +1,4 @@
-"""Which annotation belongs to which picture, where the two only have their names in common; and which split is meant."""
+"""Which annotation belongs to which picture, where only their names tell; and which split a folder means."""
 
 from __future__ import annotations
 

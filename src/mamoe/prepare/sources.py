@@ -11,6 +11,10 @@ from mamoe.errors import DatasetError
 
 # What a folder of the format holds; the first pattern that matches will do.
 _SIGNS = {
+    "ade20k": ("annotations_instance", "annotations/training", "ADEChallengeData2016"),
+    "bdd100k": ("labels/pan_seg",),
+    "kitti360": ("data_2d_semantics",),
+    "mapillary": ("training/v2.0", "training/v1.2", "training/panoptic"),
     "cityscapes": ("leftImg8bit/*",),
     "camvid": ("trainannot", "valannot", "testannot"),
     "coco": ("panoptic_*.json", "annotations/panoptic_*.json"),
@@ -74,5 +78,12 @@ def advice(source: Path, asked: str) -> str:
     for name in sorted(_SIGNS, key=lambda name: name != asked):
         for place in (source, source.parent, *folders_of(source)):
             if (name, place) != (asked, source) and any(next(place.glob(sign), None) for sign in _SIGNS[name]):
-                return f" {place} looks like {name}: {shlex.join(['mamoe', 'prepare', name, str(place), 'OUT'])}"
+                return (
+                    f" {place} looks like {name}: {shlex.join(['mamoe', 'prepare', *_words(name), str(place), 'OUT'])}"
+                )
     return ""
+
+
+def _words(name: str) -> list[str]:
+    """How the import of a format is typed: some have a short form."""
+    return [name] if name in ("cityscapes", "camvid", "coco") else ["import", name]

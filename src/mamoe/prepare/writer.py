@@ -20,18 +20,16 @@ from mamoe.data.folder.prompts import HEADER, raise_problems
 from mamoe.data.reading.pictures import picture_header
 from mamoe.errors import DatasetError
 from mamoe.prepare.captions import describe, of_a_group
-from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
+from mamoe.prepare.job import Progress, Records, file_stamp, made_folder
+from mamoe.prepare.labelled import MANNER, Manner, SourcePicture
 from mamoe.prepare.names import flat_names
 from mamoe.prepare.record import DATASET_JSON, Written, contents_of
 from mamoe.prepare.sources import links_outside
 from mamoe.prepare.splits import with_validation
-from mamoe.prepare.workers import mapped
-from mamoe.storage.growing import GrowingFolder, growing_folder
-from mamoe.storage.hashing import short_file_hash, short_hash
-from mamoe.vocabulary.panoptic import write_panoptic
+from mamoe.storage.hashing import short_file_hash
+from mamoe.vocabulary.panoptic import class_pixels, write_panoptic
 from mamoe.vocabulary.taxonomy import Taxonomy, shipped_taxonomies
 
-Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all) of this process
 Report = Callable[[Path, Sequence[Written]], Sequence[str]]  # (folder, what is in it) -> notes
 TAXONOMY_FILE = "taxonomy.yaml"  # of a taxonomy that is not shipped
 _TURNED = "has an EXIF orientation; the annotation was taken to fit the picture as it is shown"
@@ -77,16 +75,6 @@ class _Task:
     @property
     def key(self) -> str:
         return f"{self.split}/{self.name}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Target:
-    """Where pictures are written, and what that takes; goes to the processes that do it."""
-
-    stage: Path
-    taxonomy: Taxonomy
-    place: str
-    link: bool
 
 
 def write_dataset(
@@ -148,27 +136,25 @@ def write_dataset(
     nothing = dict.fromkeys(splits, 0)
     if manner.dry_run:
         return summary(instances=nothing, groups=nothing, notes=(*notes, *shared), done=False)
-    _require_replaceable(out, manner)
-    key = _key(tasks, taxonomy, place, size, manner)
-    with growing_folder(out, key, replace=manner.overwrite, alone=manner.share.alone, refusal=DatasetError) as folder:
-        _fill(
-            folder,
-            tasks,
-            _Target(stage=folder.stage, taxonomy=taxonomy, place=place, link=manner.link),
-            manner,
-            progress,
-        )
-        with folder.finishing() as unfinished:
-            if not unfinished:  # another process was as quick
-                return summary(instances=nothing, groups=nothing, done=False)
-            records = folder.finished()
-            missing = [task for task in tasks if task.key not in records]
-            if missing:
-                return summary(instances=nothing, groups=nothing, notes=tuple(notes), done=False, left=len(missing))
-            written = [Written(**records[task.key]) for task in tasks]
-            _write_texts(folder.stage, list(splits), written, taxonomy, size, shipped=shipped)
-            said = tuple(report(folder.stage, written)) if report is not None else ()
-            folder.put()
+    written: list[Written] = []
+    said: list[str] = []
+
+    def finish(stage: Path, records: Records) -> None:
+        written.extend(Written(**records[task.key]) for task in tasks)
+        _write_texts(stage, list(splits), written, taxonomy, size, shipped=shipped)
+        said.extend(report(stage, written) if report is not None else ())
+
+    left = made_folder(
+        out,
+        _identity(tasks, taxonomy, place, size, manner),
+        tasks,
+        partial(_write_picture, taxonomy, place, manner.link),
+        finish,
+        manner=manner,
+        progress=progress,
+    )
+    if not written:
+        return summary(instances=nothing, groups=nothing, notes=tuple(notes), done=False, left=left)
     return summary(
         instances={split: sum(w.instances for w in written if w.split == split) for split in splits},
         groups={split: sum(len(w.groups) for w in written if w.split == split) for split in splits},
@@ -176,18 +162,12 @@ def write_dataset(
     )
 
 
-def _require_replaceable(out: Path, manner: Manner) -> None:
-    """``--overwrite`` is for data sets, not for whatever a slip of the finger names."""
-    if manner.overwrite and out.exists() and any(out.iterdir()) and not (out / DATA_YAML).is_file():
-        raise DatasetError(f"{out} is no data set ({DATA_YAML} is not there), so it is not overwritten: name another.")
-
-
-def _key(tasks: Sequence[_Task], taxonomy: Taxonomy, place: str, size: tuple[int, int], manner: Manner) -> str:
-    """The same for the same work: the same files, unchanged, to be written the same way."""
-    parts = [repr((taxonomy.to_dict(), place, size, manner.link, manner.val))]
-    for task in tasks:
-        parts.append(f"{task.key} {[_stamp(path) for path in _files(task)]} {_words(task)!r}")
-    return short_hash("\n".join(parts), 8, errors="surrogateescape")
+def _identity(
+    tasks: Sequence[_Task], taxonomy: Taxonomy, place: str, size: tuple[int, int], manner: Manner
+) -> list[str]:
+    """The same files, unchanged, to be written the same way."""
+    how = repr((taxonomy.to_dict(), place, size, manner.link, manner.val))
+    return [how, *(f"{task.key} {[file_stamp(path) for path in _files(task)]} {_words(task)!r}" for task in tasks)]
 
 
 def _words(task: _Task) -> tuple[Any, ...]:
@@ -200,39 +180,7 @@ def _files(task: _Task) -> list[Path]:
     return [task.source.picture, *(word for word in _words(task) if isinstance(word, Path))]
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return str(path), 0, 0  # what is missing is for its reader to say
-    return str(path), found.st_size, found.st_mtime_ns
-
-
-def _fill(
-    folder: GrowingFolder, tasks: Sequence[_Task], target: _Target, manner: Manner, progress: Progress | None
-) -> None:
-    for split in dict.fromkeys(task.split for task in tasks):
-        for kind in ("images", "panoptic"):
-            (target.stage / kind / split).mkdir(parents=True, exist_ok=True)
-    problems = []
-    share = manner.share
-    with folder.journal(f"part-{share.rank}-of-{share.count}", DatasetError) as journal:
-        finished = folder.finished()
-        mine = share.of(tasks)
-        left = [task for task in mine if task.key not in finished]
-        done = len(mine) - len(left)
-        for outcome in mapped(partial(_write_picture, target), left, manner.workers):
-            if isinstance(outcome, str):
-                problems.append(outcome)
-                continue
-            journal.add(f"{outcome.split}/{outcome.name}", asdict(outcome))
-            done += 1
-            if progress is not None:
-                progress(done, len(mine))
-    raise_problems(sorted(problems), f"The import to {folder.out}")
-
-
-def _write_picture(target: _Target, task: _Task) -> Written | str:
+def _write_picture(taxonomy: Taxonomy, place: str, link: bool, stage: Path, task: _Task) -> dict[str, Any] | str:
     """Write a picture and its map, and tell what is in it, or what is wrong with it."""
     try:
         header = picture_header(task.source.picture)
@@ -240,38 +188,41 @@ def _write_picture(target: _Target, task: _Task) -> Written | str:
         _require_size(task.source.picture, header.size, labelled.panoptic.size, turned=header.orientation != 1)
     except DatasetError as error:
         return str(error)
-    image = target.stage / "images" / task.split / task.name
-    image.unlink(missing_ok=True)  # of a session that was killed
-    if target.link:
-        image.symlink_to(task.source.picture.resolve())
-    else:
-        shutil.copyfile(task.source.picture, image)
-    panoptic = target.stage / "panoptic" / task.split / f"{Path(task.name).stem}.png"
+    image = stage / "images" / task.split / task.name
+    panoptic = stage / "panoptic" / task.split / f"{Path(task.name).stem}.png"
+    for path in (image, panoptic):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    put_picture(task.source.picture, image, link=link)
     write_panoptic(labelled.panoptic, panoptic)
-    return _described(labelled, target, task, (image, panoptic), turned=header.orientation != 1)
-
-
-def _described(labelled: Labelled, target: _Target, task: _Task, files: tuple[Path, Path], *, turned: bool) -> Written:
-    taxonomy = target.taxonomy
     prompts = {}
     for segment, class_id in labelled.panoptic.classes.items():
         if taxonomy.is_thing(class_id):
             prompt = taxonomy.prompt_of(class_id)
             prompts[str(segment)] = of_a_group(prompt) if segment in labelled.groups else prompt
-    pixels = np.bincount(labelled.panoptic.class_id.ravel())
-    return Written(
+    pixels = class_pixels(labelled.panoptic.class_id)
+    written = Written(
         split=task.split,
         name=task.name,
-        caption=describe(labelled.panoptic, taxonomy, target.place, labelled.groups),
+        caption=describe(labelled.panoptic, taxonomy, place, labelled.groups),
         prompts=prompts,
         instances=len(prompts) - len(labelled.groups),
         groups=sorted(labelled.groups),
         pixels={str(i): int(pixels[i]) for i in np.flatnonzero(pixels)},
-        remarks=[*labelled.remarks, *((_TURNED,) if turned else ())],
-        picture_hash=short_file_hash(files[0]),
-        map_hash=short_file_hash(files[1]),
+        remarks=[*labelled.remarks, *((_TURNED,) if header.orientation != 1 else ())],
+        picture_hash=short_file_hash(image),
+        map_hash=short_file_hash(panoptic),
         details=dict(labelled.details),
     )
+    return asdict(written)
+
+
+def put_picture(source: Path, target: Path, *, link: bool) -> None:
+    """Copy a picture byte for byte, or link to it; what a killed session left at the place gives way."""
+    target.unlink(missing_ok=True)
+    if link:
+        target.symlink_to(source.resolve())
+    else:
+        shutil.copyfile(source, target)
 
 
 def _require_size(picture: Path, size: tuple[int, int], annotated: tuple[int, int], *, turned: bool) -> None:

@@ -65,10 +65,10 @@ def from_counts(counts: str | Sequence[int], size: tuple[int, int]) -> Mask:
     if not len(starts):
         return EMPTY
     first, last = int(starts[0]) // height, (int(ends[-1]) - 1) // height
-    change = np.zeros((last - first + 1) * height + 1, dtype=np.int8)
-    np.add.at(change, starts - first * height, 1)
-    np.add.at(change, ends - first * height, -1)
-    on = np.cumsum(change[:-1], dtype=np.int8).view(bool)
+    edges = np.empty(2 * len(starts) + 2, dtype=np.int64)
+    edges[0], edges[1:-1:2], edges[2:-1:2], edges[-1] = first * height, starts, ends, (last + 1) * height
+    runs = np.diff(edges)
+    on = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return cut_out(on.reshape(-1, height).T, left=first)
 
 

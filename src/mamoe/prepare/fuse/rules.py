@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Bool, UInt8
 
 from mamoe.prepare.fuse.masks import Mask
 from mamoe.prepare.labelled import Labelled
-from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, PanopticMap
+from mamoe.prepare.lookup import looked_up
+from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, PanopticMap, class_pixels
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 
@@ -80,6 +81,14 @@ class Fused:
     dropped: list[Dropped] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Part:
+    """What a thing got."""
+
+    thing: Thing
+    got: Bool[np.ndarray, "h w"]  # of its box
+
+
 def fuse(class_id: UInt8[np.ndarray, "H W"], things: Sequence[Thing], taxonomy: Taxonomy, rules: FuseRules) -> Fused:
     """See the module.
 
@@ -94,22 +103,25 @@ def fuse(class_id: UInt8[np.ndarray, "H W"], things: Sequence[Thing], taxonomy: 
     """
     class_id = class_id.copy()
     _draw_stuff(class_id, [thing for thing in things if not taxonomy.is_thing(thing.class_id)])
-    owner = np.zeros(class_id.shape, dtype=np.int32)  # number of the thing that has the pixel, from 1
-    dropped = []
+    taken = np.zeros(class_id.shape, dtype=bool)
+    dropped: list[Dropped] = []
+    kept: dict[int, Bool[np.ndarray, "h w"]] = {}  # what a thing got of its box
     singles = [i for i, t in enumerate(things) if taxonomy.is_thing(t.class_id) and not t.is_group]
-    kept = []
     for i in sorted(singles, key=lambda i: (-things[i].score, things[i].mask.area, i)):
-        lost = _taken(owner, class_id, things[i], i + 1, taxonomy.void_id, rules)
-        if lost is None:
-            kept.append(i)
+        got = _got(taken, class_id, things[i], taxonomy.void_id, rules)
+        if isinstance(got, Dropped):
+            dropped.append(got)
         else:
-            dropped.append(lost)
-    for thing in things:
+            kept[i] = got
+            taken[things[i].mask.box] |= got
+    crowds: dict[int, Bool[np.ndarray, "h w"]] = {}
+    for i, thing in enumerate(things):
         if thing.is_group and taxonomy.is_thing(thing.class_id):
-            free = thing.mask.inside & (owner[thing.mask.box] == 0)
-            class_id[thing.mask.box][free] = thing.class_id
-            owner[thing.mask.box][free] = -1  # a group, whatever becomes of the rest
-    return _numbered(class_id, owner, things, sorted(kept), taxonomy, rules, dropped)
+            crowds[i] = thing.mask.inside & ~taken[thing.mask.box]
+            class_id[thing.mask.box][crowds[i]] = thing.class_id
+            taken[thing.mask.box] |= crowds[i]
+    parts = {i: _Part(thing=things[i], got=got) for i, got in sorted((kept | crowds).items())}
+    return _numbered(class_id, list(parts.values()), taxonomy, rules, dropped)
 
 
 def _draw_stuff(class_id: UInt8[np.ndarray, "H W"], things: Sequence[Thing]) -> None:
@@ -117,15 +129,10 @@ def _draw_stuff(class_id: UInt8[np.ndarray, "H W"], things: Sequence[Thing]) -> 
         class_id[thing.mask.box][thing.mask.inside] = thing.class_id
 
 
-def _taken(
-    owner: Int32[np.ndarray, "H W"],
-    class_id: UInt8[np.ndarray, "H W"],
-    thing: Thing,
-    number: int,
-    void: int,
-    rules: FuseRules,
-) -> Dropped | None:
-    """Let a thing take its pixels, or say why not."""
+def _got(
+    taken: Bool[np.ndarray, "H W"], class_id: UInt8[np.ndarray, "H W"], thing: Thing, void: int, rules: FuseRules
+) -> Bool[np.ndarray, "h w"] | Dropped:
+    """The pixels of its box that a thing gets, or why it is dropped."""
     area, inside, box = thing.mask.area, thing.mask.inside, thing.mask.box
 
     def lost(reason: str, figure: float) -> Dropped:
@@ -142,7 +149,7 @@ def _taken(
         return lost("score", thing.score)
     if not area:
         return lost("empty", 0)
-    free = inside & (owner[box] == 0)
+    free = inside & ~taken[box]
     pixels = np.count_nonzero(free)
     if pixels < rules.visible * area or not pixels:
         return lost("hidden", pixels / area)
@@ -152,61 +159,63 @@ def _taken(
         share = np.count_nonzero(said == thing.class_id) / known if known else 1.0
         if share < rules.agreement:
             return lost("disagrees", share)
-    if pixels < rules.min_area:
-        return lost("small", pixels)
-    owner[box][free] = number
-    return None
+    return lost("small", pixels) if pixels < rules.min_area else free
 
 
 def _numbered(
     class_id: UInt8[np.ndarray, "H W"],
-    owner: Int32[np.ndarray, "H W"],
-    things: Sequence[Thing],
-    kept: Sequence[int],
+    parts: Sequence[_Part],
     taxonomy: Taxonomy,
     rules: FuseRules,
     dropped: list[Dropped],
 ) -> Fused:
-    """Number the segments: stuff and groups in the order of their classes, then single things as they were listed."""
-    # One table for all pixels: those of things by number, then 256 for groups' classes, then 256 for the other classes.
-    many = len(things) + 1
-    place = class_id.astype(np.int32)
-    place += np.where(owner < 0, many, many + 256).astype(np.int32)
-    np.copyto(place, owner, where=owner > 0)
-    pixels = np.bincount(place.ravel(), minlength=many + 512)
-    grouped, others = pixels[many : many + 256], pixels[many + 256 :]
-    segment = np.zeros(many + 512, dtype=np.int32)
-    klass = np.concatenate([np.zeros(many), np.arange(256), np.arange(256)]).astype(np.uint8)
-    groups, number = set[int](), 0
+    """Number the segments: stuff and groups in the order of their classes, then single things as they were listed.
+
+    ``parts`` share no pixel, and groups have their class in ``class_id`` already.
+    """
+    others = class_pixels(class_id)  # what nobody took
+    grouped = np.zeros(256, dtype=np.int64)
+    for part in parts:
+        others -= np.bincount(class_id[part.thing.mask.box][part.got], minlength=256)
+        if part.thing.is_group:
+            grouped[part.thing.class_id] += np.count_nonzero(part.got)
+    segment_of, klass_of = np.zeros(256, dtype=np.uint8), np.arange(256, dtype=np.uint8)  # at most one a class
+    groups: dict[int, int] = {}  # segment by class
+    number = 0
     for row in sorted(taxonomy.classes, key=lambda row: row.id):
-        as_group, rest = many + row.id, many + 256 + row.id
+        pixels = int(others[row.id])
         if not row.is_thing:
-            if others[row.id] and others[row.id] >= rules.min_stuff:
+            if 0 < pixels < rules.min_stuff:
+                klass_of[row.id] = taxonomy.void_id
+                dropped.append(_too_little(row.id, pixels))
+            elif pixels:
                 number += 1
-                segment[rest] = number
-            elif others[row.id]:
-                klass[rest] = taxonomy.void_id
-                count = int(others[row.id])
-                dropped.append(
-                    Dropped(
-                        where="map of classes", class_id=row.id, score=1.0, area=count, reason="stuff", figure=count
-                    )
-                )
+                segment_of[row.id] = number
             continue
-        together = int(grouped[row.id]) + (int(others[row.id]) if rules.rest is Rest.GROUP else 0)
-        if together and (together >= rules.min_area or grouped[row.id]):
+        together = int(grouped[row.id]) + (pixels if rules.rest is Rest.GROUP else 0)
+        if grouped[row.id] or (together and together >= rules.min_area):
             number += 1
-            groups.add(number)
-            segment[as_group] = number
-            if rules.rest is Rest.GROUP:
-                segment[rest] = number
+            groups[row.id] = number
+            segment_of[row.id] = number if rules.rest is Rest.GROUP else 0
         if rules.rest is Rest.VOID:
-            klass[rest] = taxonomy.void_id
-    for i in kept:
-        if pixels[i + 1]:
+            klass_of[row.id] = taxonomy.void_id
+    segment = looked_up(class_id, segment_of).astype(np.int32)
+    klass = looked_up(class_id, klass_of)
+    for part in parts:
+        if part.thing.is_group:
+            this = groups.get(part.thing.class_id, 0)
+        else:
             number += 1
-            segment[i + 1], klass[i + 1] = number, things[i].class_id
+            this = number
+        segment[part.thing.mask.box][part.got] = this
+        klass[part.thing.mask.box][part.got] = part.thing.class_id
     if number > MAX_SEGMENT_ID:
         raise ValueError(f"{number} segments are more than the {MAX_SEGMENT_ID} a map can hold")
-    panoptic = PanopticMap(segment_id=segment[place], class_id=klass[place])
-    return Fused(labelled=Labelled(panoptic=panoptic, groups=frozenset(groups)), dropped=dropped)
+    panoptic = PanopticMap(segment_id=segment, class_id=klass)
+    return Fused(labelled=Labelled(panoptic=panoptic, groups=frozenset(groups.values())), dropped=dropped)
+
+
+def _too_little(class_id: int, pixels: int) -> Dropped:
+    return Dropped(
+        where="map of classes", class_id=class_id, score=1.0, area=pixels, reason="stuff", figure=float(pixels)
+    )
