@@ -29,3 +29,5 @@ perf:
 	uv run python perf/step.py --quick
 	uv run python perf/cache.py --quick
 	uv run python perf/scores.py --quick
+	uv run python perf/fuse.py --quick
+	uv run python perf/imports.py --quick

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from data import draw_map
 from fuse import WORKERS, Clock
 from PIL import Image
 
+from data import draw_map
 from mamoe.prepare.classes import table_of
 from mamoe.prepare.folder import import_folder
 from mamoe.prepare.labelled import Manner

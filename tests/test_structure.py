@@ -17,6 +17,8 @@ SAYS_NOTHING = {"utils", "util", "helpers", "helper", "misc", "common", "tools",
 WIDE = {
     ("cli.py", "sample"): "the options of a command",
     ("cli.py", "evaluate"): "the options of a command",
+    ("commands/prepare.py", "import_"): "the options of a command",
+    ("commands/prepare.py", "fuse"): "the options of a command",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
     ("sampling/folders.py", "sample_folder"): "the options of `mamoe sample`, for Python",
 }
@@ -30,7 +32,12 @@ LATE = {
     ("commands/benchmark/run.py", "mamoe.scenes"): "numpy and PIL, for benchmarks that draw their data",
     ("machine/failures.py", "mamoe.machine.memory"): "torch, only to name an error",
 }
-THIN = ("cli.py", "__init__.py", "commands/material.py")  # commands: what they need is imported when they run
+THIN = (
+    "cli.py",
+    "__init__.py",
+    "commands/material.py",
+    "commands/prepare.py",
+)  # commands: what they need is imported when they run
 
 
 def tree_of(name: str) -> ast.Module:

@@ -103,7 +103,7 @@ def _picture(source: Path, drive: str, camera: str, frame: str, problems: list[s
     problems += [f"there is no file {path}" for path in missing]
     if missing:
         return []
-    name = f"{drive}/{camera}_{frame}" if camera != "image_00" else f"{drive}/{frame}"
+    name = f"{drive}/{drive}_{'' if camera == 'image_00' else f'{camera}_'}{frame}"
     return [SourcePicture(name=name, picture=picture, load=partial(_load, annotation))]
 
 

@@ -38,8 +38,9 @@ class PanopticTable:
 
     @property
     def folder(self) -> Path:
-        """Where its PNGs are."""
-        return self.path.with_suffix("")
+        """Where its PNGs are: in the folder of its name, or beside it."""
+        named = self.path.with_suffix("")
+        return named if named.is_dir() else self.path.parent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

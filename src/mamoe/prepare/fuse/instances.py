@@ -58,11 +58,11 @@ def find_instances(source: Path, pictures: Sequence[str], table: ClassTable, *, 
         load = _load_list if lists else _load_yolo
         found = _matched(source, pictures, texts, partial(load, table=table, root=source))
         return FoundInstances(kind="lists of PNGs" if lists else "YOLO's polygons", of=found, notes=())
-    pngs = {name: name for name in names}
     stacks: dict[str, list[str]] = {}
-    for name in pngs:
-        stacks.setdefault(str(PurePosixPath(name).parent), []).append(name)
-    by_stack = paired(pictures, [f"{folder}/" if folder == "." else f"{folder}.png" for folder in stacks])
+    for name in names:
+        if "/" in name:
+            stacks.setdefault(str(PurePosixPath(name).parent), []).append(name)
+    by_stack = paired(pictures, [f"{folder}.png" for folder in stacks])
     by_file = paired(pictures, names)
     if len(by_stack) > len(by_file):
         of: dict[str, Masks] = {
