@@ -169,6 +169,7 @@ def sample(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     target: Annotated[Path, typer.Argument(help="A run or one of its checkpoints, or a folder of pictures.")],
     against: Annotated[Path | None, typer.Option(help="Folder of real pictures; default: the run's split.")] = None,
     train: Annotated[Path | None, typer.Option(help="Folder of training pictures; default: the run's.")] = None,
@@ -208,10 +209,10 @@ def evaluate(
     from mamoe.runs.lookup import is_run
 
     quiet_libraries()
-    if not is_run(target):
-        named = {"--base": base is not None, "--checkpoint": checkpoint != "latest"}
-        if given := [option for option, was_given in named.items() if was_given]:
-            raise ConfigError(f"{target} is no run but a folder of pictures: leave {', '.join(given)} out.")
+    of_runs = ("base", "checkpoint", "modes", "steps", "guidance_scale", "batch_size")
+    if not is_run(target) and (given := [name for name in of_runs if _was_given(context, name)]):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{target} is no run but a folder of pictures: leave {options} out.")
     asked = Asked(
         against=against,
         train=train,
@@ -243,6 +244,11 @@ def evaluate(
             table, folder = evaluate_folder(target, asked, update)
     if table is not None:
         typer.echo(f"{table.markdown()}\nWritten to {folder}.")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 @app.command(context_settings=PASS_ON)
