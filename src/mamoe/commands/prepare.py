@@ -91,6 +91,8 @@ def import_(
     """Import a data set, or any folder of pictures and maps, into the package's layout.
 
     Started again it goes on where it stopped; torchrun and SLURM array tasks share the work.
+
+    Example: mamoe prepare import mapillary raw/vistas data/vistas --link
     """
     from mamoe.prepare.importers import folder_importer, importer_of, next_commands
     from mamoe.prepare.labelled import Manner
@@ -150,7 +152,10 @@ def _short(name: Source) -> None:
             dry_run=dry_run,
         )
 
-    prepare.command(name=name.value, help=f"Short for: import {name.value}.")(command)
+    prepare.command(
+        name=name.value,
+        help=f"Short for: import {name.value}.\n\nExample: mamoe prepare {name.value} raw/{name.value} data/{name.value}",
+    )(command)
 
 
 for short in (Source.CITYSCAPES, Source.CAMVID, Source.COCO):
@@ -184,6 +189,8 @@ def fuse(
 
     fuse/ in it tells what was dropped and why, with pictures of the worst. Started again it goes on where it stopped;
     torchrun and SLURM array tasks share the work.
+
+    Example: mamoe prepare fuse photos data/town --semantic maps --instances masks.json --classes cityscapes
     """
     from mamoe.prepare.classes import read_class_table
     from mamoe.prepare.fuse.folders import FuseSources, fuse_folders

@@ -150,7 +150,7 @@ def _got(
     if not area:
         return lost("empty", 0)
     free = inside & ~taken[box]
-    pixels = np.count_nonzero(free)
+    pixels = int(np.count_nonzero(free))
     if pixels < rules.visible * area or not pixels:
         return lost("hidden", pixels / area)
     if rules.agreement > 0:
