@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from foreign import bdd100k, photo, save
 from PIL import Image
@@ -230,6 +231,38 @@ def test_two_at_once_do_not_do_the_same_part(source):
         process.wait()
     run(source)
     assert not hidden(source) and check_folder(source / "out").problems == ()
+
+
+@pytest.mark.slow
+def test_a_killed_command_leaves_no_process_and_goes_on(source):
+    """With two processes of its own; killed at once, while they start, and while they work."""
+    for i in range(60):
+        photo(source / f"images/more_{i:04}.jpg", i)
+        shutil.copy(source / "maps/video0_0000.png", source / f"maps/more_{i:04}.png")
+    run(source, "whole")
+    words = ["prepare", "import", "folder", source / "images", source / "out", "--maps", source / "maps"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(writer.__file__).parents[2])}
+    for written in (0, 1, 20):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mamoe.cli", *map(str, words), "--classes", "cityscapes", "--workers", "2"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(source.glob(".out.partial-*/panoptic/train/*.png"))) >= written:
+                break
+            time.sleep(0.01)
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.kill()
+        process.wait()
+        gone, alive = psutil.wait_procs(children, timeout=30)
+        assert not alive and len(gone) == len(children)
+        if (source / "out").exists():
+            shutil.rmtree(source / "out")
+    run(source)
+    assert contents(source / "out") == contents(source / "whole") and not hidden(source)
 
 
 def test_links_out_of_the_source_are_refused(source):

@@ -131,6 +131,20 @@ def test_mapillary(tmp_path, version):
     assert named(first, taxonomy, 29, 0) == named(first, taxonomy, 31, 0) == ("void", 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "tree", "lists"),
+    [("ade20k", ade20k, {}), ("bdd100k", bdd100k, {}), ("idd", idd, {}), ("kitti360", kitti360, {"lists": False})],
+)
+def test_what_systems_leave_behind_is_not_data(tmp_path, name, tree, lists):
+    source = tree(tmp_path / "source", **lists)
+    for folder in [path for path in source.rglob("*") if path.is_dir()]:
+        (folder / "._1.png").write_bytes(b"x")
+        (folder / "Thumbs.db").write_bytes(b"x")
+        (folder / "@eaDir").mkdir()
+    IMPORTERS[name](source, tmp_path / "out", None)
+    assert check_folder(tmp_path / "out").problems == ()
+
+
 @pytest.mark.parametrize(("name", "tree"), [("ade20k", ade20k), ("bdd100k", bdd100k), ("kitti360", kitti360)])
 def test_a_neighbouring_folder_is_pointed_to(tmp_path, name, tree):
     tree(tmp_path / "there")

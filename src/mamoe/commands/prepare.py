@@ -152,10 +152,8 @@ def _short(name: Source) -> None:
             dry_run=dry_run,
         )
 
-    prepare.command(
-        name=name.value,
-        help=f"Short for: import {name.value}.\n\nExample: mamoe prepare {name.value} raw/{name.value} data/{name.value}",
-    )(command)
+    example = f"Example: mamoe prepare {name.value} raw/{name.value} data/{name.value}"
+    prepare.command(name=name.value, help=f"Short for: import {name.value}.\n\n{example}")(command)
 
 
 for short in (Source.CITYSCAPES, Source.CAMVID, Source.COCO):
