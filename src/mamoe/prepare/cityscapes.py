@@ -102,7 +102,9 @@ def _annotated(
         annotation = instances.pop(wanted.relative_to(folder).as_posix(), None)
         if annotation is None:
             problems.append(f"{picture} has no annotation {wanted}")
-        found.append(SourcePicture(name=_name(picture), picture=picture, load=partial(_load, annotation or wanted)))
+        found.append(
+            SourcePicture(name=_name(picture), picture=picture, load=partial(_load, annotation or wanted, taxonomy))
+        )
     if instances:
         notes.append(f"{folder}: {len(instances)} annotation(s) without a picture were left out: {some(instances)}.")
     return found
@@ -156,7 +158,7 @@ def _what_is_there(folder: Path) -> list[str]:
     ]
 
 
-def _load(annotation: Path) -> Labelled:
+def _load(annotation: Path, taxonomy: Taxonomy) -> Labelled:
     instance_id = read_index_picture(annotation)
     present = np.unique(instance_id).tolist()
     strangers = [i for i in present if not 0 <= i <= 0xFFFF or not 0 <= label_of(i) <= _LAST_LABEL]
@@ -172,4 +174,4 @@ def _load(annotation: Path) -> Labelled:
             f"{annotation} has 8 bits, which cannot hold the instances of labels {things}: official files have 16. "
             f"Is it a *_labelIds.png? Wanted is *{_INSTANCES}.png."
         )
-    return panoptic_from_instance_ids(instance_id, TRAIN_IDS, Taxonomy.load("cityscapes"))
+    return panoptic_from_instance_ids(instance_id, TRAIN_IDS, taxonomy)

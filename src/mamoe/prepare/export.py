@@ -21,7 +21,7 @@ from mamoe.errors import DatasetError
 from mamoe.prepare.job import Progress, Records, file_stamp, made_folder
 from mamoe.prepare.labelled import MANNER, Manner
 from mamoe.prepare.panoptic_json import NUMBER
-from mamoe.prepare.record import DATASET_JSON, groups_of
+from mamoe.prepare.record import DATASET_JSON, dataset_json, groups_of
 from mamoe.prepare.writer import TAXONOMY_FILE, put_picture
 from mamoe.storage.hashing import short_file_hash, short_hash
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
@@ -129,7 +129,7 @@ def export_coco_panoptic(
             _write_table(stage, split, rows, found.taxonomy)
         plain = yaml.safe_dump(found.taxonomy.to_dict(), sort_keys=False, allow_unicode=True, width=1000)
         (stage / TAXONOMY_FILE).write_text(plain, encoding="utf-8")
-        (stage / DATASET_JSON).write_text(json.dumps(_contents(records, segments, found.taxonomy), indent=1))
+        (stage / DATASET_JSON).write_text(dataset_json(_contents(records, segments, found.taxonomy)), encoding="utf-8")
 
     identity = [repr((found.taxonomy.to_dict(), manner.link))]
     identity += [f"{t.key} {file_stamp(t.picture)} {file_stamp(t.panoptic)} {sorted(t.groups)}" for t in tasks]

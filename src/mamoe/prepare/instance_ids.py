@@ -43,7 +43,7 @@ def panoptic_from_instance_ids(
         class_id[value] = class_of[label]
         segment_id[value] = segments.setdefault(key, len(segments) + 1)
     return Labelled(
-        panoptic=PanopticMap(segment_id=segment_id[ids], class_id=class_id[ids]),
+        panoptic=PanopticMap(segment_id=np.take(segment_id, ids), class_id=np.take(class_id, ids)),
         groups=frozenset(s for (cls, one), s in segments.items() if one is None and taxonomy.is_thing(cls)),
     )
 

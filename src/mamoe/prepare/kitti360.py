@@ -38,14 +38,15 @@ def import_kitti360(
         DatasetError: ``source`` lacks such files, annotations are missing or wrong, or ``out`` is in use.
     """
     folder = source / "data_2d_semantics" / "train"
+    taxonomy = Taxonomy.load("cityscapes")
     problems: list[str] = []
     notes: list[str] = []
     splits = {}
     for split, name in _LISTS.items():
         if (folder / name).is_file():
-            splits[split] = _listed_pictures(source, folder / name, problems)
+            splits[split] = _listed_pictures(source, folder / name, taxonomy, problems)
     if not splits:
-        splits = {"train": _all_pictures(source, folder, problems)}
+        splits = {"train": _all_pictures(source, folder, taxonomy, problems)}
         notes.append(f"{folder} holds no {_LISTS['train']}: all frames are train; --val makes a split of whole drives.")
     raise_problems(problems, f"The KITTI-360 folder {source}")
     splits = {split: pictures for split, pictures in splits.items() if pictures}
@@ -57,7 +58,7 @@ def import_kitti360(
     return write_dataset(
         out,
         splits,
-        taxonomy=Taxonomy.load("cityscapes"),
+        taxonomy=taxonomy,
         place="a street",
         size=(128, 256),
         notes=notes,
@@ -67,7 +68,7 @@ def import_kitti360(
     )
 
 
-def _listed_pictures(source: Path, path: Path, problems: list[str]) -> list[SourcePicture]:
+def _listed_pictures(source: Path, path: Path, taxonomy: Taxonomy, problems: list[str]) -> list[SourcePicture]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
@@ -82,21 +83,22 @@ def _listed_pictures(source: Path, path: Path, problems: list[str]) -> list[Sour
             problems.append(f"{path}, line {number}: wanted data_2d_raw/DRIVE/CAMERA/data_rect/FRAME.png, got {line!r}")
             continue
         drive, camera, _, frame = parts[-4:]
-        found += _picture(source, drive, camera, frame, problems)
+        found += _picture(source, (drive, camera, frame), taxonomy, problems)
     return found
 
 
-def _all_pictures(source: Path, folder: Path, problems: list[str]) -> list[SourcePicture]:
+def _all_pictures(source: Path, folder: Path, taxonomy: Taxonomy, problems: list[str]) -> list[SourcePicture]:
     return [
         picture
         for drive in folders_of(folder)
         for camera in folders_of(drive)
         for path in files_of(camera / "instance", (".png",), [])
-        for picture in _picture(source, drive.name, camera.name, path.name, problems)
+        for picture in _picture(source, (drive.name, camera.name, path.name), taxonomy, problems)
     ]
 
 
-def _picture(source: Path, drive: str, camera: str, frame: str, problems: list[str]) -> list[SourcePicture]:
+def _picture(source: Path, place: tuple[str, str, str], taxonomy: Taxonomy, problems: list[str]) -> list[SourcePicture]:
+    drive, camera, frame = place
     picture = source / "data_2d_raw" / drive / camera / "data_rect" / frame
     annotation = source / "data_2d_semantics" / "train" / drive / camera / "instance" / frame
     missing = [path for path in (picture, annotation) if not path.is_file()]
@@ -104,10 +106,10 @@ def _picture(source: Path, drive: str, camera: str, frame: str, problems: list[s
     if missing:
         return []
     name = f"{drive}/{drive}_{'' if camera == 'image_00' else f'{camera}_'}{frame}"
-    return [SourcePicture(name=name, picture=picture, load=partial(_load, annotation))]
+    return [SourcePicture(name=name, picture=picture, load=partial(_load, annotation, taxonomy))]
 
 
-def _load(annotation: Path) -> Labelled:
+def _load(annotation: Path, taxonomy: Taxonomy) -> Labelled:
     ids = read_index_picture(annotation)
     strangers = [i for i in np.unique(ids).tolist() if not 0 <= label_of(i) <= _LAST_LABEL or i > 0xFFFF]
     if strangers:
@@ -117,4 +119,4 @@ def _load(annotation: Path) -> Labelled:
         )
     if is_eight_bit(annotation):
         raise DatasetError(f"{annotation} has 8 bits: wanted are the 16-bit maps in instance/, not those in semantic/.")
-    return panoptic_from_instance_ids(ids, CLASS_OF, Taxonomy.load("cityscapes"), unnumbered=(0,))
+    return panoptic_from_instance_ids(ids, CLASS_OF, taxonomy, unnumbered=(0,))

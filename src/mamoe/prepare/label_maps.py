@@ -42,7 +42,8 @@ def read_label_map(path: Path, table: ClassTable) -> Labelled:
     if not has_colours(path, table):
         values = read_index_picture(path)
         if int(values.max()) >= table.divisor:
-            labels = {label_of(value, table.divisor) for value in np.unique(values).tolist()}
+            present = np.flatnonzero(np.bincount(values.ravel())).tolist()
+            labels = {label_of(value, table.divisor) for value in present}
             table.of_numbers(np.array([sorted(labels)], dtype=np.int32), path)
             return panoptic_from_instance_ids(values, table.numbers, table.taxonomy, divisor=table.divisor)
     panoptic = panoptic_from_class_index(read_classes(path, table), table.taxonomy)

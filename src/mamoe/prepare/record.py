@@ -65,6 +65,19 @@ def contents_of(splits: Sequence[str], written: Sequence[Written], taxonomy: Tax
     return {"version": _VERSION, "taxonomy": taxonomy.name, "splits": told, "files": files}
 
 
+def dataset_json(contents: Mapping[str, Any]) -> str:
+    """The text of ``dataset.json``: a line a file."""
+    rest = {key: value for key, value in contents.items() if key != "files"}
+    head = json.dumps(rest, indent=1, ensure_ascii=False).removesuffix("\n}")
+    return f'{head},\n "files": {json_of(contents["files"])}\n}}'
+
+
+def json_of(rows: Mapping[str, Any]) -> str:
+    """An object with an entry a line; to indent all of it would take ten times as long."""
+    lines = (f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(rows[key], ensure_ascii=False)}" for key in rows)
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
 def groups_of(folder: Path) -> dict[str, frozenset[int]]:
     """Segments that hold several things, by ``SPLIT/NAME``; of a data set that does not say, none.
 

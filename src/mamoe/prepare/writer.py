@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from mamoe.prepare.captions import describe, of_a_group
 from mamoe.prepare.job import Progress, Records, file_stamp, made_folder
 from mamoe.prepare.labelled import MANNER, Manner, SourcePicture
 from mamoe.prepare.names import flat_names
-from mamoe.prepare.record import DATASET_JSON, Written, contents_of
+from mamoe.prepare.record import DATASET_JSON, Written, contents_of, dataset_json, json_of
 from mamoe.prepare.sources import links_outside
 from mamoe.prepare.splits import with_validation
-from mamoe.storage.hashing import short_file_hash
+from mamoe.storage.hashing import short_file_hash, short_hash
 from mamoe.vocabulary.panoptic import class_pixels, write_panoptic
 from mamoe.vocabulary.taxonomy import Taxonomy, shipped_taxonomies
 
@@ -167,7 +166,14 @@ def _identity(
 ) -> list[str]:
     """The same files, unchanged, to be written the same way."""
     how = repr((taxonomy.to_dict(), place, size, manner.link, manner.val))
-    return [how, *(f"{task.key} {[file_stamp(path) for path in _files(task)]} {_words(task)!r}" for task in tasks)]
+    texts: dict[int, str] = {}  # what many pictures share, such as a class table, is spelled out once
+
+    def spelled(word: Any) -> str:
+        if id(word) not in texts:
+            texts[id(word)] = short_hash(repr(word), 8, errors="surrogateescape")
+        return texts[id(word)]
+
+    return [how, *(f"{t.key} {[*map(file_stamp, _files(t)), *map(spelled, _words(t))]}" for t in tasks)]
 
 
 def _words(task: _Task) -> tuple[Any, ...]:
@@ -213,7 +219,7 @@ def _write_picture(taxonomy: Taxonomy, place: str, link: bool, stage: Path, task
         map_hash=short_file_hash(panoptic),
         details=dict(labelled.details),
     )
-    return asdict(written)
+    return {one.name: getattr(written, one.name) for one in fields(written)}
 
 
 def put_picture(source: Path, target: Path, *, link: bool) -> None:
@@ -264,12 +270,12 @@ def _write_texts(
             writer = csv.writer(file)
             writer.writerow(HEADER)
             writer.writerows((one.name, one.caption) for one in part)
-        text = json.dumps({one.name: one.prompts for one in part}, indent=1, ensure_ascii=False)
+        text = json_of({one.name: one.prompts for one in part})
         (stage / f"instance_prompts_{split}.json").write_text(text, encoding="utf-8")
     if not shipped:
         text = yaml.safe_dump(taxonomy.to_dict(), sort_keys=False, allow_unicode=True, width=1000)
         (stage / TAXONOMY_FILE).write_text(text, encoding="utf-8")
     contents: dict[str, Any] = contents_of(splits, written, taxonomy)
-    (stage / DATASET_JSON).write_text(json.dumps(contents, indent=1, ensure_ascii=False), encoding="utf-8")
+    (stage / DATASET_JSON).write_text(dataset_json(contents), encoding="utf-8")
     text = data_yaml(taxonomy.name if shipped else TAXONOMY_FILE, size)
     (stage / DATA_YAML).write_text(text, encoding="utf-8")
