@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data import INSTANCES, draw_map
 from mamoe.prepare.classes import table_of
 from mamoe.prepare.fuse.folders import FuseSources, fuse_folders
 from mamoe.prepare.fuse.rules import FuseRules
@@ -26,10 +25,13 @@ from mamoe.prepare.labelled import Manner
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 WORKERS = 2
+INSTANCES = 30
 
 
 def draw(folder: Path, count: int) -> FuseSources:
     """Pictures, maps of classes and one JSON of masks; the same drawing under many names."""
+    from data import draw_map  # loads torch, which the other processes need not
+
     panoptic = draw_map()
     for kind in ("images", "semantic"):
         (folder / kind).mkdir()

@@ -17,7 +17,6 @@ import numpy as np
 from fuse import WORKERS, Clock
 from PIL import Image
 
-from data import draw_map
 from mamoe.prepare.classes import table_of
 from mamoe.prepare.folder import import_folder
 from mamoe.prepare.labelled import Manner
@@ -29,6 +28,8 @@ SIZE = (256, 512)
 
 def draw(folder: Path, count: int) -> None:
     """One drawing under many names; the ids are Cityscapes' kind, 16 bits."""
+    from data import draw_map  # loads torch, which the other processes need not
+
     panoptic = resized_panoptic(draw_map(), SIZE)
     noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "0.jpg", quality=90)
