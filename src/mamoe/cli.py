@@ -175,6 +175,9 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Data set the layouts are from; default: the run's.")] = None,
     base: BaseOption = None,
     taxonomy: Annotated[str | None, typer.Option(help="Of --data, where it does not name one.")] = None,
+    instance_prompts: Annotated[
+        Path | None, typer.Option(help="JSON the pictures were drawn with; default: that of --data.")
+    ] = None,
     scores: Annotated[str | None, typer.Option(help="Comma-separated; default: all but use.")] = None,
     segmenter: Annotated[
         list[str] | None, typer.Option(help="domain, or a folder or hub name; may be repeated. Default: domain.")
@@ -221,6 +224,7 @@ def evaluate(
         checkpoint=checkpoint,
         modes=modes_of(modes.split(",")),
         taxonomy=taxonomy,
+        instance_prompts=instance_prompts,
         split=split,
         scores=None if scores is None else tuple(scores.split(",")),
         segmenters=tuple(segmenter or ("domain",)),

@@ -24,7 +24,7 @@ from mamoe.data.geometry.joint import Geometry, Placement
 from mamoe.data.naming import naming
 from mamoe.data.reading.pictures import picture_size, read_picture
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.randomness import derive_seed
+from mamoe.randomness import derive_seed, seeded
 from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.panoptic import PanopticMap, decode_panoptic, read_panoptic_rgb
 from mamoe.vocabulary.prompts import RegionPrompts
@@ -113,8 +113,7 @@ class LayoutDataset(Dataset[Sample]):
 
     def _sample(self, epoch: int, index: int) -> Sample:
         files = self.files.samples[index]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "augment", epoch, index))
+        with seeded(derive_seed(self.seed, "augment", epoch, index)):
             read = self._pixels(files) if self._latents is None else self._encoded(files, index)
             pixels, moments, planes, condition, framing = read
 
