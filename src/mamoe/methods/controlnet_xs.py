@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-# torch's random state, torch's module names and peft have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from diffusers.models.controlnets.controlnet_xs import ControlNetXSAdapter
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -16,6 +13,7 @@ from mamoe.errors import ConfigError
 from mamoe.methods.method import train_strengths
 from mamoe.models.control.controlnet_xs import ControlledUNet, new_branch
 from mamoe.models.experts.moe import MoEFeedForward
+from mamoe.randomness import seeded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +39,7 @@ class ControlNetXS:
         if isinstance(unet, ControlledUNet):  # trained before
             unet, branch = unet.base, self._fitting(unet.branch)
         else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 branch = new_branch(unet, self.widths)
         unet.requires_grad_(self.train_base)
         for module in unet.modules():

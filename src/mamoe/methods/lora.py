@@ -8,13 +8,11 @@ adapters of its own.
 
 from __future__ import annotations
 
-# torch's random state, torch's module names and peft have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -23,7 +21,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mamoe.errors import ConfigError
-from mamoe.methods.method import DECODER, train_strengths
+from mamoe.methods.method import DECODER, names_of_modules, train_strengths
+from mamoe.randomness import seeded
 
 
 class Target(StrEnum):
@@ -89,7 +88,7 @@ class Lora:
         return rf"(?:{where})\.(?:.*\.)?(?:{what})"
 
     def _check_targets(self, unet: UNet2DConditionModel) -> None:
-        names = [name for name, _ in unet.named_modules()]
+        names = names_of_modules(unet)
         present = [t for t in Target if any(re.fullmatch(self._layers_of([t]), name) for name in names)]
         if absent := [target for target in self.targets if target not in present]:
             where = " in its up blocks" if self.decoder_only else ""
@@ -107,9 +106,8 @@ class Lora:
             target_modules=self.layers,
             use_dora=self.learns_sizes,  # type: ignore[arg-type]
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # peft initialises from the global generator
-            unet.add_adapter(config)
+        with seeded(seed):  # peft initialises from the global generator
+            _with_adapters(unet).add_adapter(config)
         if self.decoder_only:
             for name in DECODER[1:]:
                 unet.get_submodule(name).requires_grad_(True)
@@ -117,9 +115,14 @@ class Lora:
         return unet
 
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
-        unet.fuse_lora()
-        unet.unload_lora()
+        _with_adapters(unet).fuse_lora()
+        _with_adapters(unet).unload_lora()
         return unet.requires_grad_(True)
+
+
+def _with_adapters(unet: UNet2DConditionModel) -> Any:
+    """The UNet, for the functions that diffusers adds for peft: their types are only partly known."""
+    return unet
 
 
 def to_channels_last(unet: nn.Module) -> nn.Module:

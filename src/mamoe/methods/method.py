@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Protocol
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
 
 from mamoe.models.unet.strength import RegionStrength
 
@@ -33,6 +34,12 @@ class Method(Protocol):
     def merged(self, unet: Any) -> Any:
         """The same function without anything added: what sampling and export work with."""
         ...
+
+
+def names_of_modules(network: nn.Module) -> list[str]:
+    """The full names of all layers."""
+    typed: Any = network
+    return [name for name, _ in typed.named_modules()]
 
 
 def train_strengths(unet: UNet2DConditionModel) -> None:

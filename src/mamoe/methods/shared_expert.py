@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.methods.fresh_experts import fresh_experts
 from mamoe.models.experts.moe import SharedExpertFeedForward
@@ -30,7 +30,8 @@ class SharedExpert:
             return unet.requires_grad_(True)
         for block, experts in fresh_experts(unet, self.name):
             block.ff = SharedExpertFeedForward.of(experts)
-        unet.register_to_config(shared_expert=True)
+        registering: Any = unet  # diffusers' function says nothing of its arguments
+        registering.register_to_config(shared_expert=True)
         return unet.requires_grad_(True)
 
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
