@@ -14,9 +14,10 @@ from factories import mamoe, short_run
 from mamoe.assemble.base import base_of, started_from, steered_unet
 from mamoe.assemble.data import layout_settings
 from mamoe.assemble.loss import loss_of
-from mamoe.assemble.model import objective_scheduler, recipe_of, training_module
+from mamoe.assemble.model import objective_scheduler, training_module
+from mamoe.assemble.recipe import recipe_of
 from mamoe.bases.pretrained import load_base
-from mamoe.bases.sources import Source, parts_of
+from mamoe.bases.sources import parts_of
 from mamoe.config.compose import compose, pinned
 from mamoe.config.train import validated
 from mamoe.errors import ConfigError
@@ -30,6 +31,8 @@ from mamoe.runs.folder import new_run_dir
 from mamoe.runs.home import Home, place_now, relocated
 from mamoe.runs.lookup import find_checkpoint
 from mamoe.runs.manifest import MANIFEST, manifest_of
+from mamoe.runs.recipe import Recipe, Terms, write_recipe
+from mamoe.runs.source import Source
 from mamoe.sampling.pipeline import LayoutPipeline
 
 WORDS = ["experiment=demo", "trainer.accelerator=cpu", "model.train_text_encoder=false"]
@@ -104,8 +107,8 @@ def write_run(folder: Path, base: Path | str, settings, method: dict, unet, *, t
         text.save_pretrained(checkpoint / "text_encoder")
     scheduler = dict(load_base(str(base)).scheduler.config)
     condition = "classes" if method["name"] in ("controlnet_xs", "concat") else None
-    recipe = {"base": Source(path=str(base)).to_dict(), "scheduler": scheduler, "layout": settings.to_dict()}
-    (checkpoint / "recipe.json").write_text(json.dumps({**recipe, "method": method, "condition": condition}))
+    terms = Terms(layout=settings, method=method, condition=condition)
+    write_recipe(Recipe(base=Source(path=str(base)), scheduler=scheduler, terms=terms), checkpoint)
     (checkpoint / MANIFEST).write_text(manifest_of(checkpoint, 4))
     (checkpoint.parent / "latest").symlink_to(checkpoint.name)
     return folder
@@ -193,8 +196,8 @@ def test_a_run_is_a_base_with_its_averaged_weights(key, mamoe_run, base_model):
     assert same(steered_unet(config, base, layout_settings(config)), averaged)
     assert "averaged weights of" in (started_from(config, base) or "")
     # All else is the base model's: the new run does not need the old one any more.
-    recipe = recipe_of(config, base, base.scheduler, layout_settings(config))
-    assert recipe["base"]["path"] == str(base_model) and "step-00000004" in recipe["started_from"]
+    recipe = recipe_of(config, base, base.scheduler, Terms(layout=layout_settings(config)))
+    assert recipe.base.path == str(base_model) and "step-00000004" in (recipe.started_from or "")
     assert refusal(f"{key}={mamoe_run}", "layout.grouping=things")
 
 
@@ -207,7 +210,8 @@ def test_an_adapter_goes_on_or_becomes_part_of_the_weights(lora_run, base_model)
     state = load_file(base.adapter / "adapter.safetensors")
     own = dict(module.unet.named_parameters())
     assert state and all(torch.equal(own[name], value) for name, value in state.items())
-    assert recipe_of(config, base, base.scheduler, layout_settings(config))["base"]["path"] == str(base_model)
+    terms = Terms(layout=layout_settings(config))
+    assert recipe_of(config, base, base.scheduler, terms).base.path == str(base_model)
     assert "lora is trained on" in (started_from(config, base) or "")
 
     config = config_of(f"model.init_from={lora_run}", *LORA_WORDS, "method.rank=2")
@@ -216,9 +220,9 @@ def test_an_adapter_goes_on_or_becomes_part_of_the_weights(lora_run, base_model)
     merged = LayoutPipeline.from_pretrained(lora_run).unet
     assert same(steered_unet(config, base, layout_settings(config)), merged)
     # An adapter beside merged weights needs them where they are.
-    recipe = recipe_of(config, base, base.scheduler, layout_settings(config))
-    assert recipe["base"]["path"] == str((lora_run / "checkpoints/latest").resolve())
-    assert same(parts_of(Source(**recipe["base"])).unet(torch.float32), merged)
+    recipe = recipe_of(config, base, base.scheduler, terms)
+    assert recipe.base.path == str((lora_run / "checkpoints/latest").resolve())
+    assert same(parts_of(recipe.base).unet(torch.float32), merged)
 
 
 def training_module_of(config, base):
@@ -234,8 +238,8 @@ def test_a_trained_text_encoder_goes_along(base_model, settings, tmp_path):
     config = config_of(f"model.init_from={run}", "layout.moe=false")
     found = base_of(config)
     assert same(found.text_encoder, text)
-    recipe = recipe_of(config, found, found.scheduler, settings)
-    assert recipe["base"]["path"] == str((run / "checkpoints/latest").resolve())  # which holds the encoder
+    recipe = recipe_of(config, found, found.scheduler, Terms(layout=settings))
+    assert recipe.base.path == str((run / "checkpoints/latest").resolve())  # which holds the encoder
 
 
 @pytest.mark.parametrize(("name", "control"), [("controlnet_xs", Control.PICTURE), ("concat", Control.LATENT)])
@@ -385,8 +389,8 @@ def test_a_run_copied_with_links_followed_goes_on(tmp_path, caplog):
         assert find_checkpoint(copy) == find_checkpoint(root / "latest") == root / "step-00000004"
         assert find_checkpoint(copy, "best") == root / "step-00000002"
         if way == "find":
-            assert checkpointing.find_checkpoint(root / "latest") == root / "step-00000004"
-            assert checkpointing.find_checkpoint(root / "best") == root / "step-00000002"
+            assert checkpointing.sound_checkpoint(root / "latest") == root / "step-00000004"
+            assert checkpointing.sound_checkpoint(root / "best") == root / "step-00000002"
         with caplog.at_level(logging.WARNING):
             checkpoint_of(copy, 6, "6")
             checkpointing.prune(copy, 2)
@@ -411,7 +415,7 @@ def test_what_only_a_copied_link_holds_is_never_deleted(tmp_path, caplog):
         (root / f"step-{step:08d}").rename(root / name)
     (root / "latest" / "w.bin").write_text("damaged")
     with caplog.at_level(logging.WARNING):
-        assert checkpointing.find_checkpoint(tmp_path) == root / "step-00000002"
+        assert checkpointing.sound_checkpoint(tmp_path) == root / "step-00000002"
     assert contents(root) == {"best": "2", "step-00000002": "2", "kept-latest-1": "damaged"}
     assert "is kept as kept-latest-1" in caplog.text and "it is step-00000002 now" in caplog.text
 

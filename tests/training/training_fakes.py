@@ -11,6 +11,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.models.latents import LatentScaling
 from mamoe.randomness import generator_for
+from mamoe.runs.recipe import Recipe, Terms
+from mamoe.runs.source import Source
 from mamoe.training.loop import fit as loop
 from mamoe.training.loop.saving import BestBy
 from mamoe.training.optim import cosine_with_warmup, make_adam
@@ -20,9 +22,11 @@ from mamoe.training.step.parts import Networks, Objective, Optimization
 from mamoe.training.watch.validation import FixedLoss
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning, TextTokens
+from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.prompts import RegionPrompts
 from mamoe.vocabulary.sample import Sample
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 WIDTH = 16  # text width
 
@@ -138,10 +142,15 @@ def make_module(kind: type[DiffusionModule] = DiffusionModule, **changes) -> Dif
     return kind(*parts, **given)
 
 
+RECIPE = Recipe(
+    base=Source(path="tiny"), scheduler={}, terms=Terms(layout=LayoutSettings(taxonomy=Taxonomy.load("scenes")))
+)
+
+
 def fit(module: DiffusionModule, data: LayoutDataModule, run: Path, **options) -> loop.FitResult:
     """The real one, told the fields of its records one by one."""
     renamed = {"checkpoint_every_n_steps": "every_n_steps", "keep_last": "last"}
-    given = {"recipe": {}} | {renamed.get(name, name): value for name, value in options.items()}
+    given = {"recipe": RECIPE} | {renamed.get(name, name): value for name, value in options.items()}
     keeping, watching = (kind(**_taken(given, kind)) for kind in (loop.Keeping, loop.Watching))
     return loop.fit(module, data, run, keeping=keeping, watching=watching, **given)
 
@@ -194,7 +203,6 @@ def train_watched(run: Path, devices: int) -> dict:
         make_data(),
         run,
         max_steps=4,
-        recipe={},
         checkpoint_every_n_steps=2,
         log_every_n_steps=1,
         trainer=settings if devices == 1 else {**settings, "strategy": "ddp"},

@@ -10,14 +10,15 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 
 from mamoe.bases.pretrained import BaseModel, load_base
-from mamoe.bases.sources import Source
 from mamoe.config.train import Train
 from mamoe.data.condition import drawn_kind
 from mamoe.errors import ConfigError
 from mamoe.models.control.call import Control, control_of, with_layout
 from mamoe.models.unet.model import levels_with_blocks, levels_with_experts
 from mamoe.runs.folder import run_of
-from mamoe.runs.lookup import CHECKPOINTS, find_checkpoint, is_run, read_recipe
+from mamoe.runs.lookup import CHECKPOINTS, find_checkpoint, is_run
+from mamoe.runs.recipe import read_recipe
+from mamoe.runs.source import Source
 from mamoe.vocabulary.layout import LayoutSettings, Strength
 
 _TAKES = {Control.PICTURE: "controlnet_xs", Control.LATENT: "concat"}
@@ -51,7 +52,7 @@ def _kept_source(config: Train) -> Source | None:
     is_checkpoint = start.parent.name == CHECKPOINTS
     if not is_checkpoint or start.exists() or config.resume in (None, "auto"):
         return None
-    return Source(**read_recipe(find_checkpoint(run_of(config.resume)))["base"])
+    return read_recipe(find_checkpoint(run_of(config.resume))).base
 
 
 def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> Any:
