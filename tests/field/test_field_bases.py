@@ -21,7 +21,7 @@ from mamoe.bases.sources import parts_of
 from mamoe.config.compose import compose, pinned
 from mamoe.config.train import validated
 from mamoe.errors import ConfigError
-from mamoe.methods import method_of
+from mamoe.methods.registry import method_of
 from mamoe.models.control.call import Control, control_of, with_layout
 from mamoe.models.control.controlnet_xs import BRANCH
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel

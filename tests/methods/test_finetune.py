@@ -7,9 +7,15 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from mamoe.errors import ConfigError
-from mamoe.methods import Decoder, Dora, Full, Lora, LoraExperts, SharedExpert, method_of, to_channels_last
-from mamoe.methods.lora import Target
+from mamoe.methods.decoder import Decoder
+from mamoe.methods.dora import Dora
+from mamoe.methods.full import Full
+from mamoe.methods.lora import Lora, to_channels_last
+from mamoe.methods.lora_experts import LoraExperts
+from mamoe.methods.options import Target
 from mamoe.methods.registry import METHODS as BY_NAME
+from mamoe.methods.registry import method_of
+from mamoe.methods.shared_expert import SharedExpert
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.adapter import ADAPTER, load_adapter, save_adapter, trained_names
 from mamoe.runs.recipe import Recipe, Terms, write_recipe

@@ -13,6 +13,7 @@ from mamoe.bases.pretrained import BaseModel, load_base
 from mamoe.config.train import Train
 from mamoe.data.condition import drawn_kind
 from mamoe.errors import ConfigError
+from mamoe.methods.options import ConcatOptions, ControlNetXSOptions
 from mamoe.models.control.call import Control, control_of, with_layout
 from mamoe.models.unet.model import levels_with_blocks, levels_with_experts
 from mamoe.runs.folder import run_of
@@ -21,7 +22,7 @@ from mamoe.runs.recipe import read_recipe
 from mamoe.runs.source import Source
 from mamoe.vocabulary.layout import LayoutSettings, Strength
 
-_TAKES = {Control.PICTURE: "controlnet_xs", Control.LATENT: "concat"}
+_TAKES = {Control.PICTURE: ControlNetXSOptions.name, Control.LATENT: ConcatOptions.name}
 
 
 def base_of(config: Train) -> BaseModel:
@@ -77,6 +78,7 @@ def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> An
         moe_levels=config.layout.moe_levels,
         learned_strength=settings.strength is Strength.LEARNED,
         shared_expert=base.unet.config.get("shared_expert", False),
+        copies=not config.method.kind.replaces_experts,
     )
 
 
@@ -91,7 +93,7 @@ def started_from(config: Train, base: BaseModel) -> str | None:
         how = f", whose {method} is trained on"
     elif base.run.adapter is not None:
         how = f", whose {method} becomes part of the weights"
-        if config.method.name in ("lora", "dora", "lora_experts", "controlnet_xs"):
+        if config.method.kind.keeps_adapter_alone:
             how += f" that method={config.method.name} is trained beside: keep that folder, the new run needs it"
     else:
         how = ""

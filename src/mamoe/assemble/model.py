@@ -23,7 +23,8 @@ from mamoe.diffusion.losses import MinSnr
 from mamoe.diffusion.sampler import is_zero_snr
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
-from mamoe.methods import method_of
+from mamoe.methods.options import ControlNetXSOptions
+from mamoe.methods.registry import method_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
 from mamoe.models.latents import LatentScaling
@@ -50,7 +51,7 @@ def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[Lay
     Raises:
         ConfigError: lists the sizes.
     """
-    if config.method.name != "controlnet_xs":
+    if config.method.name != ControlNetXSOptions.name:
         return
     multiple = side_multiple(len(base.config["block_out_channels"]))
     odd = Counter(size for source in sources for size in source.sizes() if any(side % multiple for side in size))

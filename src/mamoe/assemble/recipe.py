@@ -8,6 +8,7 @@ from pathlib import Path
 from diffusers import DDPMScheduler
 from torch import nn
 
+import mamoe
 from mamoe.assemble.base import source_to_keep
 from mamoe.bases.pretrained import BaseModel
 from mamoe.bases.shipped import PREFIX
@@ -15,7 +16,6 @@ from mamoe.bases.single_file import Family
 from mamoe.config.train import Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.fingerprint import fingerprint_of_samples
-from mamoe.methods import method_of
 from mamoe.runs.recipe import Recipe, Terms
 from mamoe.runs.source import Source
 from mamoe.storage.fingerprints import fingerprint_of
@@ -40,13 +40,14 @@ def recipe_of(
     config: Train, base: BaseModel, scheduler: DDPMScheduler, terms: Terms, weights: dict[str, str] | None = None
 ) -> Recipe:
     """The whole of it; ``weights`` are those of :func:`weights_of`, taken before anything trains."""
-    alone = method_of(config.method.model_dump()).keeps_adapter_alone
+    alone = config.method.kind.keeps_adapter_alone
     return Recipe(
         base=_placed(source_to_keep(config, base, adapter_alone=alone)),
         scheduler=dict(scheduler.config),
         terms=terms,
         weights=weights,
         started_from=None if base.run is None else str(base.run.checkpoint),
+        mamoe=mamoe.__version__,
     )
 
 
@@ -55,7 +56,7 @@ def weights_of(config: Train, base: BaseModel) -> dict[str, str]:
     parts: dict[str, nn.Module] = {"vae": base.vae}
     if not config.model.train_text_encoder:
         parts["text_encoder"] = base.text_networks
-    if method_of(config.method.model_dump()).keeps_adapter_alone and base.adapter is None:
+    if config.method.kind.keeps_adapter_alone and base.adapter is None:
         parts["unet"] = base.unet
     return {name: _sample(network) for name, network in parts.items()}
 

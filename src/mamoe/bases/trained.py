@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from mamoe.bases.parts import Parts, Trained
 from mamoe.errors import ConfigError
-from mamoe.methods import method_of
+from mamoe.methods.registry import method_of
 from mamoe.models.control.call import with_layout
 from mamoe.models.unet.model import OWN_CONFIG, MaMoEUNet2DConditionModel
 from mamoe.runs.adapter import ADAPTER, load_adapter
@@ -74,11 +74,12 @@ class RunParts:
         return nn.Module.to(method.merged(unet), dtype)
 
     def unet_without_adapter(self) -> Any:
-        """The UNet that the adapter was trained beside, float32."""
+        """The UNet that the adapter was trained beside, float32; experts that its method replaces are not made."""
         config, unet = self._config(), self._base.unet(torch.float32)
-        if config["_class_name"] == MaMoEUNet2DConditionModel.__name__:
-            return with_layout(unet, **{key: config[key] for key in OWN_CONFIG if key in config})
-        return unet
+        if config["_class_name"] != MaMoEUNet2DConditionModel.__name__:
+            return unet
+        copies = not method_of(self._recipe.terms.method).replaces_experts
+        return with_layout(unet, copies=copies, **{key: config[key] for key in OWN_CONFIG if key in config})
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         if part != _TEXT or not self.trained_text:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar
 
 import torch
@@ -22,17 +21,8 @@ from torch import nn
 
 from mamoe.errors import ConfigError
 from mamoe.methods.method import DECODER, names_of_modules, train_strengths
+from mamoe.methods.options import LoraOptions, Target
 from mamoe.randomness import seeded
-
-
-class Target(StrEnum):
-    """Kinds of layers that may get adapters."""
-
-    ATTENTION = "attention"  # queries, keys, values and outputs of self- and cross-attention
-    CONV = "conv"  # convolutions of residual blocks and of the changes between levels
-    PROJECTION = "projection"  # into and out of the transformers, and of the timestep into residual blocks
-    FEED_FORWARD = "feed_forward"  # both layers of every feed-forward, of every expert
-
 
 _LAYERS = {
     Target.ATTENTION: r"to_q|to_k|to_v|to_out\.0",
@@ -43,39 +33,14 @@ _LAYERS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lora:
+class Lora(LoraOptions):
     """Adapters of one rank on the chosen layers; nothing else trains.
-
-    Args:
-        rank: of the adapters.
-        alpha: the adapters' output is scaled by alpha / rank.
-        attention, conv, projection, feed_forward: which layers, see :class:`Target`.
-        decoder_only: adapters in the up blocks alone.
 
     Raises:
         ConfigError: no target, or a target of which the UNet has no layer.
     """
 
-    rank: int = 128
-    alpha: float = 128.0
-    attention: bool = True
-    conv: bool = True
-    projection: bool = True
-    feed_forward: bool = True
-    decoder_only: bool = False
-
-    name: ClassVar[str] = "lora"
     learns_sizes: ClassVar[bool] = False
-    keeps_adapter_alone: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not self.targets:
-            raise ConfigError(f"LoRA needs at least one target of {', '.join(Target)}; got none.")
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The kinds of layers that get adapters."""
-        return tuple(target for target in Target if getattr(self, target.value))
 
     @property
     def layers(self) -> str:

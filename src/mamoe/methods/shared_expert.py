@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.methods.fresh_experts import fresh_experts
+from mamoe.methods.options import SharedExpertOptions
 from mamoe.models.experts.moe import SharedExpertFeedForward
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SharedExpert:
+class SharedExpert(SharedExpertOptions):
     """The pretrained feed-forward on every cell, class experts beside it; every weight trains.
 
     What :class:`~mamoe.models.experts.moe.SharedExpertFeedForward` computes is no plain MoE: a merged UNet keeps it,
@@ -21,9 +22,6 @@ class SharedExpert:
     Raises:
         ConfigError: the UNet has no experts, or some that are no longer copies of one feed-forward.
     """
-
-    name: ClassVar[str] = "shared_expert"
-    keeps_adapter_alone: ClassVar[bool] = False
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
         if unet.config.get("shared_expert"):  # trained so before

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mamoe
 from mamoe.errors import ConfigError
 from mamoe.runs.source import Source
 from mamoe.vocabulary.layout import LayoutSettings
@@ -75,12 +74,13 @@ class Recipe:
     terms: Terms
     weights: Mapping[str, str] | None = None  # fingerprints of the base model's parts; None: an earlier version
     started_from: str | None = None  # the checkpoint whose weights it began with
+    mamoe: str | None = None  # the version that wrote it; None: an earlier one, which did not say
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; :meth:`from_dict` takes it back."""
         return {
             "format": FORMAT,
-            "mamoe": mamoe.__version__,
+            "mamoe": self.mamoe,
             "base": self.base.to_dict(),
             "scheduler": dict(self.scheduler),
             **self.terms.to_dict(),
@@ -108,6 +108,7 @@ class Recipe:
             terms=Terms.from_dict(plain),
             weights=plain.get("weights"),
             started_from=plain.get("started_from"),
+            mamoe=plain.get("mamoe"),
         )
 
 
