@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from factories import mamoe
+from inspecting import inspected
 from mamoe.data.check.readings import reading_notes
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.encoded import content_of, content_of_picture
@@ -27,7 +28,7 @@ from mamoe.evaluation.protocol import PictureSet, picture_hash
 from mamoe.evaluation.run import folder_row
 from mamoe.machine.processes import Processes
 from mamoe.sampling.filling import fill
-from mamoe.sampling.folders import list_jobs
+from mamoe.sampling.folders import LayoutFolder, list_jobs
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -212,7 +213,7 @@ def test_maps_with_another_ending_are_explained_and_not_just_missing(tmp_path, e
     (problem,) = indexed(tmp_path).problems
     assert f"a.{ending} there is no 8-bit RGB PNG" in problem and says in problem
     with pytest.raises(DatasetError, match=says):
-        list_jobs(tmp_path / "panoptic/train", PIPE)
+        list_jobs(LayoutFolder(panoptic=tmp_path / "panoptic/train"), PIPE)
 
 
 # Which files are data.
@@ -245,14 +246,18 @@ def test_what_systems_leave_behind_is_no_data_for_any_reader(tmp_path, recursive
     assert len(files.notes) == 1 and "no prompts CSV" in files.notes[0]
     assert list_splits(tmp_path / "images") == ["train"]
     assert [path.name for path in list_pictures(folders[0], recursive=recursive)] == ["a.png"]
-    assert [job.name for job in list_jobs(folders[1], PIPE, recursive=recursive)] == ["a.png"]
+    assert [job.name for job in list_jobs(LayoutFolder(panoptic=folders[1], recursive=recursive), PIPE)] == ["a.png"]
 
 
 def test_capitals_in_endings_do_not_matter(tmp_path):
     make_set(tmp_path, ["a.JPG", "b.TIF", "c.Png"], maps=["a.PNG", "b.Png", "c.png"])
     files = indexed(tmp_path)
     assert not files.problems and [s.panoptic.name for s in files.samples] == ["a.PNG", "b.Png", "c.png"]
-    assert [job.name for job in list_jobs(tmp_path / "panoptic/train", PIPE)] == ["a.png", "b.png", "c.png"]
+    assert [job.name for job in list_jobs(LayoutFolder(panoptic=tmp_path / "panoptic/train"), PIPE)] == [
+        "a.png",
+        "b.png",
+        "c.png",
+    ]
 
 
 def test_what_is_left_aside_is_counted_and_named(tmp_path):
@@ -312,7 +317,9 @@ def test_keys_are_file_names_or_names_without_ending_for_every_reader(tmp_path):
     prompts = csv_of(tmp_path / "p.csv", "a,one", "b.1,two", "c.png,three", "d.png,four")
     (tmp_path / "i.json").write_text('{"a": {"1": "x"}, "b.1": {"1": "y"}, "c.png": {"1": "z"}}')
     files = indexed(tmp_path, prompts=prompts, instance_prompts=tmp_path / "i.json")
-    jobs = list_jobs(tmp_path / "panoptic/train", PIPE, prompts=prompts, instance_prompts=tmp_path / "i.json")
+    jobs = list_jobs(
+        LayoutFolder(panoptic=tmp_path / "panoptic/train", prompts=prompts, instance_prompts=tmp_path / "i.json"), PIPE
+    )
     assert not files.problems
     for found in ([sample.prompts for sample in files.samples], [job.prompts for job in jobs]):
         assert {p.global_prompt: dict(p.by_segment) for p in found} == {
@@ -321,7 +328,7 @@ def test_keys_are_file_names_or_names_without_ending_for_every_reader(tmp_path):
     prompts = csv_of(tmp_path / "p.csv", "a,one", "a.jpg,again", "b.1.png,x", "c,x", "d,x")
     assert "already named by the key 'a'" in indexed(tmp_path, prompts=prompts).problems[0]
     with pytest.raises(DatasetError, match="already named by the key 'a'"):
-        list_jobs(tmp_path / "panoptic/train", PIPE, prompts=prompts)
+        list_jobs(LayoutFolder(panoptic=tmp_path / "panoptic/train", prompts=prompts), PIPE)
 
 
 # Folders in folders.
@@ -353,7 +360,7 @@ def test_a_nested_set_is_read_and_its_keys_are_relative(nested):
         condition=str(nested / "shown"),
         recursive=True,
     )
-    dataset.check()
+    inspected(dataset)
     assert dataset.keys == ("aachen/f_1.png", "bochum/f_1.jpg", "bochum/day/g_2.png")
     assert [p.global_prompt for p in dataset.prompts] == ["one", "two", "three"]
     assert [s.condition.parent.name for s in dataset.files.samples] == ["aachen", "bochum", "day"]
@@ -365,7 +372,10 @@ def test_a_nested_set_is_told_about_the_key(nested):
     assert "aachen, bochum" in problem and "data.recursive=true" in problem
     make_set(nested, ["top.png"])
     assert any("data.recursive=true" in note for note in indexed(nested).notes)
-    for read in (lambda: list_jobs(nested / "panoptic", PIPE), lambda: list_pictures(nested / "images")):
+    for read in (
+        lambda: list_jobs(LayoutFolder(panoptic=nested / "panoptic"), PIPE),
+        lambda: list_pictures(nested / "images"),
+    ):
         with pytest.raises(DatasetError, match=r"folders \(train\).*--recursive"):
             read()
     (nested / "data.yaml").write_text(
@@ -390,7 +400,7 @@ def test_a_link_that_leads_back_is_refused(nested):
 
 
 def test_drawing_and_scoring_keep_the_folders(nested, tmp_path):
-    jobs = list_jobs(nested / "panoptic/train", PIPE, recursive=True)
+    jobs = list_jobs(LayoutFolder(panoptic=nested / "panoptic/train", recursive=True), PIPE)
     assert [job.name for job in jobs] == ["aachen/f_1.png", "bochum/f_1.png", "bochum/day/g_2.png"]
     names = [job.name for job in jobs]
     paths = fill(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -15,7 +15,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mamoe.data.check.split import SplitContents, inspect_split
 from mamoe.data.condition import drawn_condition, drawn_kind
 from mamoe.data.encoded import LatentCache, content_of_picture
 from mamoe.data.folder.prompts import raise_problems
@@ -219,17 +218,6 @@ class LayoutDataset(Dataset[Sample]):
         other = copy(self)
         other.__dict__.update(attributes)
         return other
-
-    def check(self, progress: Callable[[int, int], None] | None = None) -> SplitContents:
-        """Open every file and return what the split holds.
-
-        Raises:
-            DatasetError: lists every problem found: missing, unreadable or contradicting files, sizes that differ,
-                unknown class ids, prompts without pictures, pictures without prompts, prompts of absent segments.
-        """
-        contents = inspect_split(self.files, self.taxonomy, progress)
-        self._raise(contents.problems)
-        return contents
 
     def _raise(self, problems: tuple[str, ...]) -> None:
         raise_problems(list(problems), f"The split {self.split!r}")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from rich.console import Console
@@ -38,6 +37,7 @@ from mamoe.evaluation.layout.attributes import (
     swap_colours,
     swap_in_caption,
 )
+from mamoe.machine.memory import peak_mib
 from mamoe.machine.precision import autocast_where_faster, bf16_is_faster
 from mamoe.pages.curve import Series
 from mamoe.randomness import derive_seed
@@ -59,6 +59,7 @@ DRAWING = Drawing(steps=12, guidance_scale=3.0, batch_size=8, seed=SEED)
 DRAWN = "drawn"  # folder of the pictures that the page shows and the scores are of
 SWAPPED_PROMPTS = "instance_prompts_swapped.json"  # in it
 ROWS = 12  # of the gallery
+CPU = torch.device("cpu")  # where the memory is counted
 COLOUR_WORDS = tuple(COLOURS)
 
 
@@ -126,7 +127,11 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
     page = out / "index.html"
     write_page(report, page)
     say.line(f"Done: open {page}")
-    figures = {**scores.to_dict(), "seconds": round(time.perf_counter() - started, 1), "peak_gib": peak_gib()}
+    figures = {
+        **scores.to_dict(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_gib": round(peak_mib(CPU) / 2**10, 2),
+    }
     write_whole(json.dumps(figures, indent=2) + "\n", out / "scores.json")
     print(json.dumps(figures))
     return 0
@@ -326,14 +331,5 @@ def facts(started: float, trained: float, steps: int, batch_size: int) -> tuple[
             "Pictures and scores",
             f"{now - trained:.0f} s, {DRAWING.steps} DDIM steps, guidance {DRAWING.guidance_scale:g}",
         ),
-        ("Peak memory", f"{peak_gib():.1f} GiB"),
+        ("Peak memory", f"{peak_mib(CPU) / 2**10:.1f} GiB"),
     )
-
-
-def peak_gib() -> float:
-    """The most memory this process ever held, in GiB."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return round(psutil.Process().memory_info().rss / 2**30, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
