@@ -42,7 +42,8 @@ HEAVY = {
     "torchvision": "its models take a second, for losses and scores that need one",
     "transformers": "its classes load one by one, for scores that need one",
 }
-THIN = ("cli.py", "__init__.py", "commands/material.py")  # commands: what they need is imported when they run
+# Commands: what they need is imported when they run.
+THIN = ("cli.py", "__init__.py", "commands/material.py", "commands/about.py")
 
 
 def tree_of(name: str) -> ast.Module:
