@@ -27,6 +27,7 @@ from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.prompts import RegionPrompts
 from mamoe.vocabulary.sample import Sample
 from mamoe.vocabulary.taxonomy import Taxonomy
+from small_models import two_level_unet
 
 WIDTH = 16  # text width
 
@@ -78,18 +79,7 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def tiny_unet(dropout: float = 0.0) -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        layers_per_block=1,
-        attention_head_dim=4,
-        cross_attention_dim=WIDTH,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        dropout=dropout,
-    )
+    return two_level_unet(WIDTH, dropout)
 
 
 def tiny_vae() -> AutoencoderKL:
