@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int64
+from pycocotools import mask as coco_mask
 
 _FAR = 16  # times the picture's size: no polygon has a corner beyond
 _MOST_BYTES = 1 << 24  # of a run-length text
@@ -78,8 +79,6 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     Raises:
         ValueError: a polygon has fewer than three corners, or is no list of numbers near the picture.
     """
-    from pycocotools import mask as coco_mask  # compiled, and not needed for --help
-
     height, width = size
     corners = [_corners(polygon, size) for polygon in polygons]
     if not corners:
