@@ -356,3 +356,13 @@ def test_a_taxonomy_without_things_trains_too(tmp_path):
     source = coco(tmp_path / "source", rows, (1, 2, 3), pictures=("a.jpg", "b.jpg"))
     outcome = mamoe("prepare", "coco", source, tmp_path / "out", "--derive-taxonomy")
     assert [row.name for row in trained_by(outcome)[0].classes] == ["sky", "road", "grass"]
+
+
+def test_a_linked_folder_is_followed_when_that_is_said(tmp_path):
+    source = camvid(tmp_path / "source")
+    (source / "train").rename(tmp_path / "elsewhere")
+    (source / "train").symlink_to(tmp_path / "elsewhere")
+    outcome = mamoe("prepare", "camvid", source, tmp_path / "out")
+    assert outcome.code != 0 and "--follow-links" in outcome.err
+    outcome = mamoe("prepare", "camvid", source, tmp_path / "out", "--follow-links")
+    assert outcome.code == 0, outcome.err

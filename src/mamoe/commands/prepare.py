@@ -139,6 +139,7 @@ def _short(name: Source) -> None:
         workers: WorkersOption = None,
         overwrite: OverwriteOption = False,
         dry_run: DryRunOption = False,
+        follow_links: FollowOption = False,
     ) -> None:
         import_(
             name,
@@ -150,6 +151,7 @@ def _short(name: Source) -> None:
             workers=workers,
             overwrite=overwrite,
             dry_run=dry_run,
+            follow_links=follow_links,
         )
 
     example = f"Example: mamoe prepare {name.value} raw/{name.value} data/{name.value}"
