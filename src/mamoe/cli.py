@@ -274,7 +274,8 @@ def benchmark_cell(
     raise typer.Exit(run_cell(folder, config_dir or []))
 
 
-for command in (prepare, check, scenes, new_base):
+app.add_typer(prepare, name="prepare")
+for command in (check, scenes, new_base):
     app.command()(command)
 
 

@@ -38,7 +38,7 @@ from mamoe.config.train import Train, seconds_of
 from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
 from mamoe.runs.home import place_now
-from mamoe.runs.lock import held
+from mamoe.storage.lock import held
 from mamoe.training.loop.continuing import read_recipe
 from mamoe.training.loop.fit import Endurance, FitResult, Keeping, Watching, fit
 from mamoe.training.notes import Notes

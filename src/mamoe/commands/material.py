@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mamoe.commands.captioning.options import captions, instance_captions
 from mamoe.console import progress
 from mamoe.errors import DatasetError
 
@@ -29,8 +30,13 @@ class Drawn(StrEnum):
     DUSK_TOWN = "dusk_town"
 
 
-def prepare(
-    source_format: Source,
+prepare = typer.Typer(no_args_is_help=True, help="Make a data set in the package's layout, and its captions.")
+prepare.command("captions")(captions)
+prepare.command("instance-captions")(instance_captions)
+
+
+def import_official(
+    context: typer.Context,
     source: Path,
     out: Path,
     taxonomy: Annotated[
@@ -43,11 +49,15 @@ def prepare(
     """Import a data set from its official format into the package's layout."""
     from mamoe.prepare.importers import importer_of, next_commands
 
-    import_from = importer_of(source_format.value, taxonomy, derive_taxonomy)
+    import_from = importer_of(str(context.info_name), taxonomy, derive_taxonomy)
     with progress("Importing") as update:
         summary = import_from(source, out, update)
     typer.echo(summary.text())
     typer.echo("Next: " + "\n      ".join(next_commands(summary)))
+
+
+for source_format in Source:
+    prepare.command(source_format.value)(import_official)
 
 
 def check(
