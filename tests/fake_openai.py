@@ -66,6 +66,7 @@ class FakeOpenAI:
         self.trouble: Callable[[dict[str, Any], int], Any] = lambda body, number: None
         self.batch_trouble: Callable[[dict[str, Any], list[dict[str, Any]]], None] = lambda batch, lines: None
         self.polls_needed = 1
+        self.requests = 0  # of every kind
         self.lists_batches = True
 
     def serve(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -129,6 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         fake, raw = self.fake, self._body()
         with fake.lock:
             fake.headers.append(dict(self.headers))
+            fake.requests += 1
         if self.path.endswith("/chat/completions"):
             body = json.loads(raw)
             with fake.lock:
@@ -177,6 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         fake = self.fake
         path = self.path.partition("?")[0]
+        with fake.lock:
+            fake.requests += 1
         if path.endswith("/batches"):
             if not fake.lists_batches:
                 self._send(404, {"error": {"message": "no such thing"}})

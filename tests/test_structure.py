@@ -17,6 +17,8 @@ SAYS_NOTHING = {"utils", "util", "helpers", "helper", "misc", "common", "tools",
 WIDE = {
     ("cli.py", "sample"): "the options of a command",
     ("cli.py", "evaluate"): "the options of a command",
+    ("commands/captioning/options.py", "captions"): "the options of a command",
+    ("commands/captioning/options.py", "instance_captions"): "the options of a command",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
     ("sampling/folders.py", "sample_folder"): "the options of `mamoe sample`, for Python",
 }
@@ -28,9 +30,15 @@ LATE = {
     ("commands/train.py", "mamoe.machine.libraries"): "torch, after the configuration was checked",
     ("commands/train.py", "mamoe.training.scale.cluster"): "torch, after the configuration was checked",
     ("commands/benchmark/run.py", "mamoe.scenes"): "numpy and PIL, for benchmarks that draw their data",
+    ("commands/captioning/options.py", "mamoe.commands.captioning.story"): "all of it, so that --help is instant",
+    ("commands/captioning/story.py", "mamoe.bases.sources"): "torch, for a tokenizer that may not be asked for",
+    ("commands/captioning/story.py", "mamoe.machine.devices"): "torch, for models on this machine",
+    ("commands/captioning/story.py", "mamoe.machine.libraries"): "torch, for models on this machine",
+    ("commands/captioning/story.py", "mamoe.prepare.captioning.local"): "torch, for models on this machine",
     ("machine/failures.py", "mamoe.machine.memory"): "torch, only to name an error",
 }
-THIN = ("cli.py", "__init__.py", "commands/material.py")  # commands: what they need is imported when they run
+# Commands: what they need is imported when they run.
+THIN = ("cli.py", "__init__.py", "commands/material.py", "commands/prepare.py")
 
 
 def tree_of(name: str) -> ast.Module:

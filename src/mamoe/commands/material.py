@@ -1,4 +1,4 @@
-"""The commands that make material: data sets imported, checked or drawn, and a new base model. Thin, as the cli."""
+"""The commands that look at and draw material, and make a new base model. Thin, as the cli."""
 
 from __future__ import annotations
 
@@ -9,17 +9,8 @@ from typing import Annotated
 
 import typer
 
-from mamoe.commands.captioning.options import captions, instance_captions
 from mamoe.console import progress
 from mamoe.errors import DatasetError
-
-
-class Source(StrEnum):
-    """Official formats that can be imported."""
-
-    CITYSCAPES = "cityscapes"
-    CAMVID = "camvid"
-    COCO = "coco"
 
 
 class Drawn(StrEnum):
@@ -28,36 +19,6 @@ class Drawn(StrEnum):
     BROAD = "broad"
     CLOSE_UPS = "close_ups"
     DUSK_TOWN = "dusk_town"
-
-
-prepare = typer.Typer(no_args_is_help=True, help="Make a data set in the package's layout, and its captions.")
-prepare.command("captions")(captions)
-prepare.command("instance-captions")(instance_captions)
-
-
-def import_official(
-    context: typer.Context,
-    source: Path,
-    out: Path,
-    taxonomy: Annotated[
-        str | None, typer.Option(help="coco: name or YAML file of the classes; default: COCO's own 133.")
-    ] = None,
-    derive_taxonomy: Annotated[
-        bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
-    ] = False,
-) -> None:
-    """Import a data set from its official format into the package's layout."""
-    from mamoe.prepare.importers import importer_of, next_commands
-
-    import_from = importer_of(str(context.info_name), taxonomy, derive_taxonomy)
-    with progress("Importing") as update:
-        summary = import_from(source, out, update)
-    typer.echo(summary.text())
-    typer.echo("Next: " + "\n      ".join(next_commands(summary)))
-
-
-for source_format in Source:
-    prepare.command(source_format.value)(import_official)
 
 
 def check(

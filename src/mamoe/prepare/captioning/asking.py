@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from mamoe.data.encoded import content_of
 from mamoe.data.reading.pictures import read_picture
 from mamoe.errors import DatasetError
 from mamoe.prepare.captioning.crops import jpeg, object_crop, shrunk
 from mamoe.prepare.captioning.items import Item
 from mamoe.prepare.captioning.template import Template
-from mamoe.storage.hashing import short_hash
+from mamoe.storage.hashing import short_file_hash, short_hash
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
 
 
@@ -97,7 +96,10 @@ def _key(item: Item, asking: Asking) -> str:
 
 @lru_cache(maxsize=4)  # objects of one picture follow each other
 def _content(path: Path) -> str:
-    return content_of(path)
+    try:
+        return short_file_hash(path)
+    except OSError as error:
+        raise DatasetError(f"Cannot read {path}: {error.strerror}.") from None
 
 
 @lru_cache(maxsize=2)

@@ -25,8 +25,8 @@ class Ledger:
         self.journal, self.prices = journal, prices
         self._limit = None if max_cost is None else (max_cost - journal.others.committed) / share.count
         self.counted = Counted()
-        for share in journal.shares:
-            self.counted = self.counted.and_one(share)
+        for used in journal.shares:
+            self.counted = self.counted.and_one(used)
         self._aside: dict[str, float] = {}  # of requests in flight
 
     @property

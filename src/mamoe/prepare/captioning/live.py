@@ -189,7 +189,7 @@ class _Lanes:
     def __enter__(self) -> _Lanes:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *ended: object) -> None:
         for _ in range(self.count):
             self._to.put(None)
 

@@ -45,6 +45,8 @@ class LocalModel:
         if getattr(processor, "chat_template", None) is None:
             raise ConfigError(f"{name} has no chat template, so that it is not known how to ask it.")
         self._processor, self._model = processor, model.to(device).eval()
+        ends = model.generation_config.eos_token_id
+        self._ends = {ends} if isinstance(ends, int) else set(ends or ())
 
     @torch.inference_mode()
     def answer(self, request: Request) -> Reply:
@@ -72,7 +74,7 @@ class LocalModel:
         read = inputs["input_ids"].shape[1]
         written = output[0, read:]
         text = self._processor.decode(written, skip_special_tokens=True)
-        finish = "length" if len(written) >= template.max_tokens else "stop"
+        finish = "stop" if len(written) and int(written[-1]) in self._ends else "length"
         return Reply(text=text, finish=finish, tokens=(int(read), len(written)))
 
 

@@ -18,6 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
 
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.prepare.captioning.answers import Reply
@@ -45,7 +47,7 @@ class Failed:
     charged: bool = False  # it may have been answered, and counted, without our knowing
 
 
-class _Auth(requests.auth.AuthBase):
+class _Auth(AuthBase):
     """The key in its header; also without a key, so that nothing is taken from a .netrc instead."""
 
     def __init__(self, key: str | None) -> None:
@@ -103,7 +105,7 @@ class Server:
         self.limit_key = "max_completion_tokens" if parts.hostname == urlsplit(OPENAI).hostname else "max_tokens"
         self._session = requests.Session()
         self._session.auth = _Auth(key)
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=256)
+        adapter = HTTPAdapter(pool_maxsize=256)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
@@ -129,8 +131,8 @@ class Server:
             if isinstance(text, list):  # parts, as some servers write them
                 text = " ".join(str(part.get("text", "")) for part in text)
             usage = found.get("usage") or {}
-            tokens = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-            counted = tokens if all(type(n) is int and n >= 0 for n in tokens) else None
+            read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            counted = type(read) is int and type(written) is int and read >= 0 and written >= 0
             finish = choice.get("finish_reason")
         except (KeyError, IndexError, TypeError, AttributeError):
             return Failed(why="the answer is no chat completion", charged=True)
@@ -138,7 +140,7 @@ class Server:
             text=self.scrubbed(str(text)),
             finish=None if finish is None else str(finish)[:40],
             refusal=self.scrubbed(str(refusal))[:_WORDS] if refusal else None,
-            tokens=counted,
+            tokens=(read, written) if counted else None,
         )
 
     def upload(self, path: Path) -> str | Failed:
