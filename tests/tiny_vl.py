@@ -66,7 +66,8 @@ def tiny_vl(folder: Path) -> Path:
         chat_template=CHAT,
     )
     # It says words alone, whatever it was made of, and ends with its last token.
-    model.generation_config.suppress_tokens = list(range(len(SPECIAL)))
+    model.generation_config.suppress_tokens = [i for i, word in enumerate(SPECIAL) if word != "</s>"]
+    model.generation_config.min_new_tokens = 5
     model.generation_config.forced_eos_token_id = vocabulary["</s>"]
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
