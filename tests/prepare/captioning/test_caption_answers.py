@@ -55,13 +55,13 @@ def test_cleaned(text, wanted):
     ],
 )
 def test_faults(reply, why):
-    assert fault_of(reply, OBJECT, "a car", None) == why
+    assert fault_of(reply, OBJECT, None) == why
 
 
 def test_the_text_encoder_decides_where_it_is_known():
     limit = TokenLimit(count=lambda text: 2 + len(text.split()), most=10)
-    assert fault_of(Reply(text="word " * 8), OBJECT, "a car", limit) is None
-    assert fault_of(Reply(text="word " * 9), OBJECT, "a car", limit) == "too long: 11 tokens, the text encoder takes 10"
+    assert fault_of(Reply(text="word " * 8), OBJECT, limit) is None
+    assert fault_of(Reply(text="word " * 9), OBJECT, limit) == "too long: 11 tokens, the text encoder takes 10"
 
 
 def test_good_answers_to_the_shipped_templates_pass():
@@ -69,6 +69,6 @@ def test_good_answers_to_the_shipped_templates_pass():
         "A wide street seen from the middle of the road, a red car parked on the left and two people in dark coats "
         "crossing on the right, brick buildings behind them, wet asphalt under an overcast evening sky."
     )
-    assert fault_of(Reply(text=street), PICTURE, "", None) is None
+    assert fault_of(Reply(text=street), PICTURE, None) is None
     label = "dark blue estate car seen from behind, parked, partly hidden"
-    assert fault_of(Reply(text=label), OBJECT, "car", None) is None
+    assert fault_of(Reply(text=label), OBJECT, None) is None

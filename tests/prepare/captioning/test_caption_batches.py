@@ -120,7 +120,7 @@ def test_batches_that_always_end_badly_are_given_up_and_listed(change, town, ser
     faults = report_of(town)["faults"]
     assert faults and len(faults) + report_of(town)["good"] == 11
     reasons = {expired: "not in time", half_failed: '500 {"error"', failed: "the batch failed: too large"}
-    assert all(fault["why"].startswith(reasons[change]) for fault in faults)
+    assert all(fault["why"].startswith(f"not answered: {reasons[change]}") for fault in faults)
 
 
 def test_requests_refused_one_by_one_are_listed_and_not_asked_again(town, server):

@@ -216,8 +216,9 @@ def test_words_that_contradict_each_other(town, server):
         (["--price-in", "1"], "--price-out"),
         (["--split", "trian"], "trian"),
         (["--device", "cuda"], "--via local"),
+        (["--mode", "append"], "--only missing"),
         (["--template", "nothing.yaml"], "nothing.yaml"),
-        (["--via", "local", "--max-cost", "1", "--price-in", "1", "--price-out", "1"], "costs nothing"),
+        (["--via", "local", "--max-cost", "1", "--price-in", "1", "--price-out", "1"], "no address and no price"),
     ):
         outcome = mamoe(*words(town, server, *more))
         assert outcome.code == 2 and said in outcome.err, outcome

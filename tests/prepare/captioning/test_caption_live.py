@@ -1,8 +1,12 @@
 """A server that fails in every way, asked live: all is completed or listed, nothing is paid beyond the limit."""
 
+import errno
 import json
+import os
+import struct
 import threading
 import time
+import zlib
 from collections import Counter
 
 import pytest
@@ -185,8 +189,45 @@ def test_a_request_the_server_will_not_take_is_listed(town, server):
     assert fault["why"] == "refused by the server: 400 bad picture" and len(refused) == 1
 
 
-def test_a_damaged_picture_is_listed_and_the_others_go_on(town, server):
-    (town / "images/val/scene_000001.png").write_bytes(b"no picture")
+def test_a_server_that_takes_nothing_ends_it(town, server):
+    server.trouble = lambda body, number: (400, {}, b'{"error": {"message": "no \\u001b[31m such setting"}}')
+    with pytest.raises(ConfigError, match=r"refused 20 requests in a row; the last: 400 no  ?\[31m such setting"):
+        caption(town, server, Kind.OBJECTS)
+    assert 20 <= len(server.chats) < 30
+
+
+def test_a_full_disk_loses_nothing_that_was_answered(town, server, monkeypatch):
+    write, count = os.write, []
+
+    def full(file, raw):
+        count.append(1)
+        if len(count) == 12:
+            write(file, raw[: len(raw) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, raw)
+
+    monkeypatch.setattr("mamoe.prepare.captioning.journal.os.write", full)
+    with pytest.raises(OSError, match="No space left"):
+        caption(town, server, workers=2)
+    monkeypatch.undo()
+    monkeypatch.setenv("OPENAI_API_KEY", SENTINEL)
+    done = len(read_prompts_csv(town / "prompts_train.csv"))
+    assert done >= 3
+    caption(town, server)
+    assert report_of(town)["good"] == 11 - done and not report_of(town)["faults"]
+    assert sum(server.asked.values()) <= 13  # of at most two the answer could not be noted
+
+
+def bomb() -> bytes:
+    """A PNG that says it has 50,000 x 50,000 pixels."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)), (b"IDAT", b"\0" * 1000), (b"IEND", b"")]
+    made = [struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+
+
+@pytest.mark.parametrize("raw", [b"no picture", bomb()], ids=["no picture", "bomb"])
+def test_a_damaged_picture_is_listed_and_the_others_go_on(raw, town, server):
+    (town / "images/val/scene_000001.png").write_bytes(raw)
     with pytest.raises(DatasetError, match="1 pictures"):
         caption(town, server)
     (fault,) = report_of(town)["faults"]

@@ -74,8 +74,7 @@ def write_captions(asked: Asked, say: Say) -> None:
         DatasetError: the data set cannot be read; or, when all is written, some items have no text that serves.
         ServerError: the server does not answer.
     """
-    if asked.via is Via.LOCAL and asked.max_cost is not None:
-        raise ConfigError("A model on this machine costs nothing: leave --max-cost out.")
+    _check_words(asked)
     prices = prices_of(asked.price_in, asked.price_out, asked.max_cost)
     template = Template.load(asked.template)
     session = _session(asked, template, prices)
@@ -116,9 +115,26 @@ def _run(asked: Asked, session: Session, asker: _Asker, say: Say) -> None:
         _preview(asked, session, chosen, say)
         return
     summary = session.finish(plan, outcome)
-    say(_in_one_line(session, summary, plan))
+    say(_in_one_line(session, summary))
     if not summary.whole:
         raise DatasetError(_why_not_whole(summary))
+
+
+def _check_words(asked: Asked) -> None:
+    """Refuse what would be ignored.
+
+    Raises:
+        ConfigError: words that have no meaning beside the others.
+    """
+    local = {"--base-url": asked.base_url != OPENAI, "--key-env": asked.key_env, "--max-cost": asked.max_cost}
+    if asked.via is Via.LOCAL and (given := [word for word, value in local.items() if value]):
+        raise ConfigError(f"{', '.join(given)}: a model on this machine has no address and no price.")
+    if asked.via is not Via.LOCAL and asked.device is not None:
+        raise ConfigError("--device is for --via local: a server computes where it likes.")
+    if asked.mode is not None and asked.only is Only.MISSING:
+        raise ConfigError("--mode says what becomes of texts that are there, and --only missing leaves those alone.")
+    if asked.preview is not None and not this_share().alone:
+        raise ConfigError("--preview makes one page: start it as one process.")
 
 
 def _session(asked: Asked, template: Template, prices: Prices | None) -> Session:
@@ -178,8 +194,6 @@ def _asker(asked: Asked, session: Session) -> _Asker:
         quiet_libraries()
         model = LocalModel(asked.model, usable_device(asked.device))
         return _Asker(ask=lambda plan, requests, update: ask_local(requests, model, ledger, update))
-    if asked.device is not None:
-        raise ConfigError("--device is for --via local: a server computes where it likes.")
     server = Server(asked.base_url, key_from(asked.key_env, asked.base_url), asked.timeout)
     if server.in_the_clear:
         note(f"{asked.base_url} is not encrypted: whoever listens on the way reads the key and the pictures.")
@@ -264,7 +278,7 @@ def _preview(asked: Asked, session: Session, requests: Sequence[Request], say: S
     say(f"{path} shows {len(rows)} {session.kind} and what was answered; no text file was changed.")
 
 
-def _in_one_line(session: Session, summary: Summary, plan: Plan) -> str:
+def _in_one_line(session: Session, summary: Summary) -> str:
     share = "" if session.share.alone else f" (part {session.share.rank + 1} of {session.share.count})"
     line = (
         f"{summary.good:,} of {summary.wanted:,} {summary.kind}{share} have their text, {summary.written:,} of them new"

@@ -64,7 +64,7 @@ def cleaned(text: str) -> str:
             return plain
 
 
-def fault_of(reply: Reply, template: Template, subject: str, limit: TokenLimit | None) -> str | None:
+def fault_of(reply: Reply, template: Template, limit: TokenLimit | None) -> str | None:
     """Why an answer does not serve as a prompt, in a few words; None where it does."""
     if reply.error is not None:
         return f"refused by the server: {reply.error}"
@@ -79,7 +79,7 @@ def fault_of(reply: Reply, template: Template, subject: str, limit: TokenLimit |
         return f"cut off after max_tokens ({template.max_tokens})"
     if not re.search(r"\w", text):
         return "empty"
-    if _PREAMBLE.match(text) or _MARKUP.search(reply.text) or _repeats(text, " ".join(template.messages(subject))):
+    if _PREAMBLE.match(text) or _MARKUP.search(reply.text) or _repeats(text, " ".join(template.messages(""))):
         return "leaked instructions"
     return _too_long(text, template, limit)
 

@@ -22,7 +22,7 @@ from mamoe.prepare.captioning.items import Progress
 from mamoe.prepare.captioning.journal import Batch
 from mamoe.prepare.captioning.ledger import Ledger
 from mamoe.prepare.captioning.live import Outcome, Patience
-from mamoe.prepare.captioning.server import Failed, Server, ServerError
+from mamoe.prepare.captioning.server import Failed, Server, ServerError, shown
 
 T = TypeVar("T")
 _OVER = ("completed", "failed", "expired", "cancelled")
@@ -168,7 +168,7 @@ class Batches:
                 found = self._patiently(lambda name=batch.id: self._server.batch(name or ""))
                 status = str(found.get("status"))
                 if progress is not None:
-                    progress(min(total, len(self._ledger.journal.replies)), total, f"batch {status}")
+                    progress(min(total, len(self._ledger.journal.replies)), total, f"batch {shown(status)[:20]}")
                 if status in _OVER:
                     return self._close(batch, found, known)
             time.sleep(self._sizes.poll)
@@ -200,13 +200,13 @@ class Batches:
     def _reply(self, line: Mapping[str, Any]) -> Reply | Failed:
         error, response = line.get("error"), line.get("response")
         if isinstance(error, dict):
-            return Failed(why=self._server.scrubbed(str(error.get("message") or error.get("code")))[:300])
+            return Failed(why=shown(str(error.get("message") or error.get("code"))))
         if not isinstance(response, dict):
             return Failed(why="the batch holds no answer")
         status, body = response.get("status_code"), response.get("body")
         if status == 200:
             return self._server.reply_of(body)
-        text = self._server.scrubbed(" ".join(json.dumps(body).split()))[:300]
+        text = shown(json.dumps(body))
         if type(status) is int and 400 <= status < 500 and status not in (408, 409, 425, 429):
             return Reply(error=f"{status} {text}")
         return Failed(why=f"{status} {text}")
@@ -236,4 +236,4 @@ def _reason(found: Mapping[str, Any]) -> str:
     rows = errors.get("data") if isinstance(errors, dict) else None
     first = rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else {}
     text = str(first.get("message") or found.get("why") or "")
-    return f": {text[:300]}" if text else ""
+    return f": {shown(text)}" if text else ""

@@ -20,6 +20,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,16 @@ class Journal:
         for path in sorted({folder / f"{kind}.jsonl", *folder.glob(f"{kind}.*-of-*.jsonl")}):
             same = self.beside if share.count > 1 and path.name.endswith(alike) else self.others
             account = self.own if path == self.path else same
+            at = 0.0
             for number, raw in _lines(path):
                 try:
-                    lines.append((json.loads(raw), account, f"{path}, line {number}"))
-                except ValueError:
+                    line = json.loads(raw)
+                    at = max(at, float(line["at"]))  # a clock may have been put back
+                    lines.append((at, line, account, f"{path}, line {number}"))
+                except (ValueError, KeyError, TypeError):
                     self.torn.append(f"{path}, line {number}")
         # A batch may be closed by another process than made it: in the order of time, whatever file a line stands in.
-        for line, account, place in sorted(lines, key=lambda one: _time_of(one[0])):
+        for _, line, account, place in sorted(lines, key=lambda one: one[0]):
             try:
                 self._take(line, account)
             except (ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -114,6 +118,7 @@ class Journal:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            _flush_folder(self.path.parent)
             size = os.fstat(self._file).st_size
             if size and os.pread(self._file, 1, size - 1) != b"\n":  # a kill cut the last line off
                 os.write(self._file, b"\n")
@@ -184,9 +189,14 @@ def _reply(line: Mapping[str, Any]) -> Reply:
     )
 
 
-def _time_of(line: Any) -> float:
-    at = line.get("at") if isinstance(line, dict) else None
-    return float(at) if isinstance(at, int | float) else 0.0
+def _flush_folder(folder: Path) -> None:
+    """So that a file that was just made is still there after a power cut."""
+    with suppress(OSError):  # a system that opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _settle(account: Account, key: str, cost: float) -> None:

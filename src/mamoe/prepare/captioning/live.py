@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mamoe.errors import DatasetError, MamoeError
+from mamoe.errors import ConfigError, DatasetError, MamoeError
 from mamoe.prepare.captioning.answers import Reply
 from mamoe.prepare.captioning.asking import Request
 from mamoe.prepare.captioning.items import Progress
@@ -34,6 +34,7 @@ class Patience:
     first: float = 1.0  # seconds before the second attempt, doubled with each
     longest: float = 60.0
     in_a_row: int = 5  # requests given up one after the other, after which nothing more is tried
+    refused: int = 20  # and requests that the server would not take
 
     def wait(self, attempt: int) -> float:
         """Seconds before the next attempt after ``attempt`` of them."""
@@ -99,7 +100,7 @@ class _Session:
         self._total, self._done = len(requests), 0
         self._gate = 0.0  # nothing is sent before
         self._flying = 0
-        self._given_up = 0  # in a row
+        self._given_up = self._refused = 0  # in a row
         self._outcome = Outcome.empty()
 
     def run(self) -> Outcome:
@@ -154,6 +155,12 @@ class _Session:
         else:
             self._ledger.answer(request, came)
             self._given_up = 0
+            self._refused = 0 if came.error is None else self._refused + 1
+            if self._refused >= self._patience.refused:
+                raise ConfigError(
+                    f"The server refused {self._refused} requests in a row; the last: {came.error}. Look at --model "
+                    "and the template; --only failed asks for them again."
+                )
         self._done += 1
         if self._progress is not None:
             self._progress(self._done, self._total, "")

@@ -122,7 +122,7 @@ class Session:
             if fault is None:
                 good[item.id] = text
             else:
-                faults[item.id] = outcome.unread.get(item.id) or outcome.unanswered.get(item.id) or fault
+                faults[item.id] = _why(item.id, outcome, fault)
         written, files = self._write(plan.items, good)
         replies = [
             self.ledger.journal.replies[key]
@@ -150,7 +150,7 @@ class Session:
         reply = self.ledger.journal.replies.get(request.key)
         if reply is None:
             return "", NOT_ANSWERED
-        return cleaned(reply.text), fault_of(reply, self.asking.template, request.item.subject, self.limit)
+        return cleaned(reply.text), fault_of(reply, self.asking.template, self.limit)
 
     def _states(self, requests: Mapping[str, Request]) -> dict[str, str]:
         """By item: ``new``, ``waiting`` in a batch, answered and ``good``, answered and ``bad``."""
@@ -230,6 +230,13 @@ class Session:
         }
         summary.report.parent.mkdir(parents=True, exist_ok=True)
         write_whole(json.dumps(said, indent=1, ensure_ascii=False) + "\n", summary.report)
+
+
+def _why(item: str, outcome: Outcome, fault: str) -> str:
+    """What is wrong with an item, in this session's words where it has some."""
+    if item in outcome.unread:
+        return f"cannot be shown: {outcome.unread[item]}"
+    return f"{NOT_ANSWERED}: {outcome.unanswered[item]}" if item in outcome.unanswered else fault
 
 
 def _both(first: str, second: str) -> str:

@@ -1,7 +1,7 @@
 """A server that speaks OpenAI's HTTP: chat completions, files, batches.
 
 Every call is one request; what to do about a failed one is for the caller, who gets told what kind of failure it is.
-The key comes from the environment, goes into one header, and is taken out of every text that comes back.
+The key comes from the environment, goes into one header, and is taken out of everything that comes back.
 """
 
 from __future__ import annotations
@@ -137,9 +137,9 @@ class Server:
         except (KeyError, IndexError, TypeError, AttributeError):
             return Failed(why="the answer is no chat completion", charged=True)
         return Reply(
-            text=self.scrubbed(str(text)),
-            finish=None if finish is None else str(finish)[:40],
-            refusal=self.scrubbed(str(refusal))[:_WORDS] if refusal else None,
+            text=str(text),
+            finish=None if finish is None else shown(str(finish)),
+            refusal=shown(str(refusal)) if refusal else None,
             tokens=(read, written) if counted else None,
         )
 
@@ -199,17 +199,29 @@ class Server:
         found = self._send("GET", f"/files/{_plain(file_id)}/content", most=1 << 31)
         if isinstance(found, Failed | _Refused):
             return Failed(why=found.why)
-        return map(_parsed, found.splitlines())
+        return map(self._parsed, found.splitlines())
 
-    def scrubbed(self, text: str) -> str:
-        """The text without the key."""
-        return text if self._key is None else text.replace(self._key, "[key]")
+    def _parsed(self, raw: bytes) -> Any:
+        """The JSON, without the key wherever a server repeats it; None where it is none."""
+        try:
+            return self._without_key(json.loads(raw))
+        except (ValueError, RecursionError):
+            return None
+
+    def _without_key(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return value if self._key is None else value.replace(self._key, "[key]")
+        if isinstance(value, list):
+            return [self._without_key(part) for part in value]
+        if isinstance(value, dict):
+            return {self._without_key(name): self._without_key(part) for name, part in value.items()}
+        return value
 
     def _json(self, method: str, path: str, **content: Any) -> Any:
         raw = self._send(method, path, **content)
         if isinstance(raw, Failed | _Refused):
             return raw
-        found = _parsed(raw)
+        found = self._parsed(raw)
         return Failed(why="the answer is no whole JSON", charged=True) if found is None else found
 
     def _send(self, method: str, path: str, *, most: int = _MOST_BYTES, **content: Any) -> Any:
@@ -245,7 +257,7 @@ class Server:
         if 200 <= status < 300:
             return raw
         why = f"{status} {self._message(raw)}".strip()
-        code = _error_code(raw)
+        code = self._error_code(raw)
         if status == 429 and code == "insufficient_quota":
             raise ConfigError(f"{self.base_url} says that nothing is left to pay with: {why}")
         if status in (408, 409, 425, 429) or status >= 500:
@@ -256,11 +268,21 @@ class Server:
         return _Refused(why=why)
 
     def _message(self, raw: bytes) -> str:
-        found = _parsed(raw)
+        found = self._parsed(raw)
         error = found.get("error") if isinstance(found, dict) else None
         text = error.get("message") if isinstance(error, dict) else error if isinstance(error, str) else None
-        text = text if isinstance(text, str) else raw.decode("utf-8", "replace")
-        return " ".join(self.scrubbed(text).split())[:_WORDS]
+        return shown(text if isinstance(text, str) else self._without_key(raw.decode("utf-8", "replace")))
+
+    def _error_code(self, raw: bytes) -> str | None:
+        found = self._parsed(raw)
+        error = found.get("error") if isinstance(found, dict) else None
+        return error.get("code") if isinstance(error, dict) else None
+
+
+def shown(text: str) -> str:
+    """What a server says, fit for a terminal: one line, not too long, nothing that moves the cursor."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(plain.split())[:_WORDS]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,19 +306,6 @@ def _plain(name: str) -> str:
     if not re.fullmatch(r"[\w.-]+", name) or set(name) == {"."}:
         raise ServerError(f"The server named something {name[:60]!r}, which is no id.")
     return name
-
-
-def _parsed(raw: bytes) -> Any:
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _error_code(raw: bytes) -> str | None:
-    found = _parsed(raw)
-    error = found.get("error") if isinstance(found, dict) else None
-    return error.get("code") if isinstance(error, dict) else None
 
 
 def _wait(text: str | None) -> float | None:
