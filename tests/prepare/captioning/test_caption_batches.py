@@ -159,7 +159,7 @@ def test_a_server_busy_with_files_and_batches(town, server):
 
 def test_batches_are_as_large_as_the_limit_allows(town, server):
     batch(town, server, **PRICES, max_cost=8.0)  # 2.7 each are set aside, before anything is known
-    assert complete(town) and sizes_of(server) == [2, 2, 2, 5]
+    assert complete(town) and sizes_of(server) == [2, 2, 2, 2, 2, 1]
     assert report_of(town)["spent"] == pytest.approx(server.cost(100, 400))
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mamoe.errors import ConfigError
-from mamoe.prepare.captioning.costs import Counted, Prices, likely_tokens, most_tokens, prices_of, set_aside
+from mamoe.prepare.captioning.costs import Counted, Prices, likely_tokens, most_tokens, prices_of, set_aside, shares_of
 from mamoe.prepare.captioning.template import Template
 
 TEMPLATE = Template(prompt="a" * 100, longest_side=1024, max_tokens=50, words=20)
@@ -21,20 +21,53 @@ def test_before_any_answer_the_usual_count_is_likely():
     assert likely_tokens(TEMPLATE, "", Counted()) == (100 / 4 + 85 + 2 * 170, 30)
 
 
+def counted(*answers):
+    """After answers of (tokens read, pixels)."""
+    found = Counted()
+    for read, pixels in answers:
+        found = found.and_one(shares_of((read, 10), pixels, TEMPLATE, ""))
+    return found
+
+
 def test_answers_tell_what_a_model_really_counts():
     most = most_tokens(TEMPLATE, "")
-    counted = Counted()
-    for read in (800, 900, 1000, 900):
-        counted = counted.and_one((read / most[0], 10 / most[1]))
-    assert set_aside(most, counted) == most  # four say too little
-    counted = counted.and_one((900 / most[0], 10 / most[1]))
-    assert set_aside(most, counted) == (pytest.approx(1500), 50)
-    assert likely_tokens(TEMPLATE, "", counted) == (pytest.approx(900), pytest.approx(10))
+    full = 1024 * 1024
+    assert set_aside(most, counted(*[(900, full)] * 4)) == most  # four say too little
+    five = counted((800, full), (900, full), (1000, full), (900, full), (900, full))
+    assert set_aside(most, five) == (pytest.approx(1500), 50)
+    assert likely_tokens(TEMPLATE, "", five) == (pytest.approx(900), pytest.approx(10))
+
+
+def test_small_pictures_say_little_about_large_ones():
+    most = most_tokens(TEMPLATE, "")
+    quarter = counted(*[(300, 512 * 512)] * 5)
+    assert set_aside(most, quarter) == (pytest.approx(1.5 * 4 * 300), 50)
+    tiny = counted(*[(300, 32 * 32)] * 5)
+    assert set_aside(most, tiny) == most
+    assert set_aside(most, counted(*[(300, None)] * 5)) == most
+
+
+@pytest.mark.parametrize("side", [40, 200, 512, 700, 1024])
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda h, w: 85,
+        lambda h, w: 85 + 170 * -(-h // 512) * -(-w // 512),
+        lambda h, w: 2833 + 5667 * -(-h // 512) * -(-w // 512),
+        lambda h, w: -(-h // 28) * -(-w // 28),
+        lambda h, w: h * w // 750,
+    ],
+    ids=["flat", "tiles", "dear tiles", "patches", "area"],
+)
+def test_what_is_set_aside_suffices_however_a_model_counts(count, side):
+    most = most_tokens(TEMPLATE, "")
+    known = counted(*[(count(side, side // 2) + 90, side * (side // 2))] * 5)
+    assert set_aside(most, known)[0] >= count(1024, 1024) + 90
 
 
 def test_a_model_that_counts_more_than_published_is_believed_at_once():
     most = most_tokens(TEMPLATE, "")
-    assert set_aside(most, Counted().and_one((2.0, 0.5))) == (pytest.approx(3 * most[0]), 50)
+    assert set_aside(most, counted((2 * most[0], 1024 * 1024))) == (pytest.approx(3 * most[0]), 50)
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,19 @@ def test_never_above_the_limit(share, town, server):
     assert report_of(town)["spent"] == pytest.approx(server.cost(100, 400))
 
 
+def test_never_above_the_limit_with_pictures_of_many_sizes(town, server):
+    """Objects come small ones first; a model counts by patches."""
+
+    def answer(body):
+        width, height = picture_of(body).size
+        return completion("a thing", tokens=(300 + width * height // 2, 10))
+
+    server.answer = answer
+    with pytest.raises(DatasetError, match="--max-cost"):
+        caption(town, server, Kind.OBJECTS, **PRICES, max_cost=2.5, workers=4)
+    assert 1.0 < server.cost(100, 400) <= 2.5
+
+
 def test_with_enough_all_are_asked_and_earlier_sessions_count(town, server):
     aside = 3 * 4  # the most that one request may cost before the first answer came is about 2.6
     with pytest.raises(DatasetError, match="--max-cost"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from mamoe.console import note, progress
 from mamoe.data.folder.description import data_folder
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.machine.shares import this_share
-from mamoe.prepare.captioning.answers import TokenLimit
+from mamoe.prepare.captioning.answers import Reply, TokenLimit
 from mamoe.prepare.captioning.asking import Asking, Request
 from mamoe.prepare.captioning.batches import Batches, BatchSizes
 from mamoe.prepare.captioning.choices import Kind, Mode, Only, Via
@@ -25,7 +25,7 @@ from mamoe.prepare.captioning.journal import Journal
 from mamoe.prepare.captioning.ledger import Ledger
 from mamoe.prepare.captioning.live import Outcome, Patience, ask_live
 from mamoe.prepare.captioning.run import FOLDER, NOT_ANSWERED, Plan, Session, Summary
-from mamoe.prepare.captioning.server import OPENAI, Server, key_from
+from mamoe.prepare.captioning.server import OPENAI, Failed, Server, key_from
 from mamoe.prepare.captioning.template import Template
 from mamoe.storage.lock import held
 from mamoe.vocabulary.selection import spread
@@ -199,10 +199,15 @@ def _asker(asked: Asked, session: Session) -> _Asker:
         note(f"{asked.base_url} is not encrypted: whoever listens on the way reads the key and the pictures.")
     batches = Batches(server, ledger, asked.sizes, asked.patience)
 
+    def send(request: Request) -> Reply | Failed:
+        sent = request.sent(server.limit_key)
+        came = server.chat(sent.body)
+        return replace(came, pixels=sent.pixels) if isinstance(came, Reply) else came
+
     def ask_live_all(plan: Plan, requests: Sequence[Request], update: Progress) -> Outcome:
         return ask_live(
             requests,
-            lambda request: server.chat(request.body(server.limit_key)),
+            send,
             ledger,
             workers=asked.workers,
             patience=asked.patience,

@@ -39,6 +39,7 @@ class Reply:
     refusal: str | None = None  # in the model's words, where the server tells it apart
     error: str | None = None  # why the server would not take the request
     tokens: tuple[int, int] | None = None  # read and written, as the server counts; None: it did not say
+    pixels: int | None = None  # of the picture it was shown; None: nobody noted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

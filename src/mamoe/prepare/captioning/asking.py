@@ -32,6 +32,14 @@ class Asking:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sent:
+    """One question as a server takes it."""
+
+    body: dict[str, Any]  # the JSON of a chat completion, the picture inside as a JPEG
+    pixels: int  # of the picture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One question."""
 
@@ -53,8 +61,8 @@ class Request:
         except ValueError as error:
             raise DatasetError(f"{self.item.panoptic} does not fit {self.item.picture}: {error}.") from None
 
-    def body(self, limit_key: str = "max_tokens") -> dict[str, Any]:
-        """The JSON of a chat completion, the picture inside as a JPEG.
+    def sent(self, limit_key: str = "max_tokens") -> Sent:
+        """What goes to a server.
 
         Args:
             limit_key: what the server calls the most tokens it may write.
@@ -64,7 +72,8 @@ class Request:
         """
         template = self.asking.template
         system, prompt = template.messages(self.item.subject)
-        data = base64.b64encode(jpeg(shrunk(self.picture(), template.longest_side))).decode()
+        picture = shrunk(self.picture(), template.longest_side)
+        data = base64.b64encode(jpeg(picture)).decode()
         image = {"url": f"data:image/jpeg;base64,{data}", "detail": template.detail}
         content = [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": image}]
         messages = [{"role": "system", "content": system}] if system else []
@@ -73,7 +82,9 @@ class Request:
             "messages": [*messages, {"role": "user", "content": content}],
             limit_key: template.max_tokens,
         }
-        return body if template.temperature is None else {**body, "temperature": template.temperature}
+        if template.temperature is not None:
+            body["temperature"] = template.temperature
+        return Sent(body=body, pixels=picture.shape[0] * picture.shape[1])
 
 
 def requests_for(items: Sequence[Item], asking: Asking) -> list[Request]:

@@ -107,8 +107,8 @@ class Batches:
             if not chosen:
                 break
             try:
-                taken = self._write(chosen, outcome)
-                batch = self._ledger.open_batch(uuid.uuid4().hex, taken) if taken else None
+                taken, pixels = self._write(chosen, outcome)
+                batch = self._ledger.open_batch(uuid.uuid4().hex, taken, pixels) if taken else None
                 if batch is not None:
                     self._make(batch)
                     self._rounds.update(taken.keys())
@@ -122,26 +122,28 @@ class Batches:
         costs = itertools.accumulate(self._ledger.cost_of([request]) for request in requests)
         return [request for request, cost in zip(requests, costs, strict=True) if self._ledger.affords(cost)]
 
-    def _write(self, requests: Sequence[Request], outcome: Outcome) -> dict[str, Request]:
-        """Write requests from the front until the file is full; returns them by key."""
+    def _write(self, requests: Sequence[Request], outcome: Outcome) -> tuple[dict[str, Request], dict[str, int]]:
+        """Write requests from the front until the file is full; returns them, and their pictures' pixels, by key."""
         taken: dict[str, Request] = {}
+        pixels: dict[str, int] = {}
         size = 0
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("wb") as file:
             for request in requests:
                 try:
-                    body = request.body(self._server.limit_key)
+                    sent = request.sent(self._server.limit_key)
                 except DatasetError as error:
                     outcome.unread[request.item.id] = str(error)
                     continue
-                line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+                line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": sent.body}
                 raw = json.dumps(line).encode() + b"\n"
                 if taken and size + len(raw) > self._sizes.megabytes * 1e6:
                     break
                 file.write(raw)
                 size += len(raw)
                 taken[request.key] = request
-        return taken
+                pixels[request.key] = sent.pixels
+        return taken, pixels
 
     def _make(self, batch: Batch) -> None:
         try:

@@ -19,7 +19,7 @@ _BYTES_A_TOKEN = 4  # of English
 _FRAME = 64  # tokens around the messages
 _TOKENS_A_WORD = 1.5
 _ENOUGH = 5  # answers from which on the model's own counts are trusted
-_SLACK = 1.5  # how much more than the most counted so far is set aside
+_SLACK = 1.5  # how much more than counted is set aside
 _MILLION = 1_000_000
 
 
@@ -35,23 +35,39 @@ class Prices:
         return (tokens[0] * self.read + tokens[1] * self.written) / _MILLION
 
 
+Shares = tuple[float, float, float]  # read, written, read if the picture were the largest; of the most tokens
+
+
+def shares_of(tokens: tuple[int, int], pixels: int | None, template: Template, subject: str) -> Shares:
+    """What an answer says of a model's counts.
+
+    A picture of n times the pixels reads at most n times the tokens, however a model counts: by the picture, by tiles,
+    by patches. The slack of :func:`set_aside` is for a tile begun.
+    """
+    most = most_tokens(template, subject)
+    larger = math.inf if not pixels else max(1.0, template.longest_side**2 / pixels)
+    return tokens[0] / most[0], tokens[1] / most[1], tokens[0] / most[0] * larger
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counted:
     """What the answers so far say about this model's counts, by the share of :func:`most_tokens` they used."""
 
     answers: int = 0
     most_read: float = 0.0
+    largest: float = math.inf  # what the largest picture there can be reads at most, by any of the answers
     total: tuple[float, float] = (0.0, 0.0)  # (read, written)
 
     @property
     def mean(self) -> tuple[float, float]:
         return self.total[0] / max(1, self.answers), self.total[1] / max(1, self.answers)
 
-    def and_one(self, share: tuple[float, float]) -> Counted:
-        """With one more answer's (read, written) tokens as shares of the most."""
+    def and_one(self, share: Shares) -> Counted:
+        """With one more answer's."""
         return Counted(
             answers=self.answers + 1,
             most_read=max(self.most_read, share[0]),
+            largest=min(self.largest, share[2]),
             total=(self.total[0] + share[0], self.total[1] + share[1]),
         )
 
@@ -83,9 +99,11 @@ def most_tokens(template: Template, subject: str) -> tuple[int, int]:
 
 def set_aside(most: tuple[int, int], counted: Counted) -> tuple[float, float]:
     """(read, written) tokens that a request is not going to exceed, by all that is known."""
-    if counted.answers < _ENOUGH and counted.most_read <= 1:
-        return most
-    return most[0] * counted.most_read * _SLACK, most[1]
+    seen = counted.most_read * _SLACK
+    if counted.answers >= _ENOUGH and counted.largest < math.inf:
+        seen = max(seen, counted.largest * _SLACK)
+        return most[0] * (seen if counted.most_read > 1 else min(seen, 1.0)), most[1]
+    return (most[0] * seen if counted.most_read > 1 else most[0]), most[1]
 
 
 def likely_tokens(template: Template, subject: str, counted: Counted) -> tuple[float, float]:

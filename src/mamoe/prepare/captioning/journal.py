@@ -5,7 +5,7 @@ One file for every process that shares the work, read together. A line is one of
     {"asked": key, "item": name, "cost": c}              before a request is sent; c is the most it may cost
     {"settled": key, "cost": c}                          it brought no answer and cost c
     {"answered": key, "item": name, "cost": c, "text": …, "tokens": [r, w], …}     see :func:`answer_line`
-    {"batch": mark, "items": {key: name}, "cost": c}     before a batch is made
+    {"batch": mark, "items": {key: name}, "pixels": {key: n}, "cost": c}     before a batch is made
     {"batch": mark, "id": id}                            when the server named it
     {"closed": mark}                                     when all that came of it stands here
 
@@ -27,6 +27,7 @@ from typing import Any
 
 from mamoe.machine.shares import Share
 from mamoe.prepare.captioning.answers import Reply
+from mamoe.prepare.captioning.costs import Shares
 
 _MOST_TEXT = 4000  # letters of an answer that are kept
 
@@ -39,6 +40,7 @@ class Batch:
     items: Mapping[str, str]  # key -> item
     cost: float  # at most, of all of it
     id: str | None = None  # the server's; None: it was not heard whether it was made
+    pixels: Mapping[str, int] = field(default_factory=dict)  # of the picture each key shows
     answered: set[str] = field(default_factory=set)  # keys whose answers stand in the journal
     closed: bool = False
 
@@ -74,7 +76,7 @@ class Journal:
         self.replies: dict[str, Reply] = {}  # by key; the last one holds
         self.latest: dict[str, str] = {}  # item -> key of its last reply
         self.tried: set[str] = set()  # items that were asked about, answered or not
-        self.shares: list[tuple[float, float]] = []  # of every answer, tokens as shares of the most
+        self.shares: list[Shares] = []  # of every answer
         self.torn: list[str] = []  # lines that cannot be read
         self.own = Account()
         self.others = Account()  # of processes that shared the work in another way before
@@ -148,20 +150,22 @@ class Journal:
             if line.get("batch") is not None:
                 self._batches[line["batch"]].answered.add(key)
             if line.get("share") is not None:
-                self.shares.append((float(line["share"][0]), float(line["share"][1])))
+                read, written, largest = line["share"]
+                self.shares.append((float(read), float(written), float(largest)))
         elif "closed" in line:
             self._batches[line["closed"]].closed = True
         elif "id" in line:
             self._batches[line["batch"]].id = line["id"]
         elif "batch" in line:
             batch = Batch(mark=line["batch"], items=dict(line["items"]), cost=float(line["cost"]))
+            batch.pixels = dict(line["pixels"])
             self._batches[batch.mark] = batch
             account.batches.append(batch)
             self.tried |= set(batch.items.values())
 
 
 def answer_line(
-    key: str, item: str, reply: Reply, cost: float, share: tuple[float, float] | None, batch: str | None
+    key: str, item: str, reply: Reply, cost: float, share: Shares | None, batch: str | None
 ) -> dict[str, Any]:
     """The line that says what came back, and by which batch."""
     return {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mamoe.machine.shares import Share
 from mamoe.prepare.captioning.answers import Reply
 from mamoe.prepare.captioning.asking import Request
-from mamoe.prepare.captioning.costs import Counted, Prices, most_tokens, set_aside
+from mamoe.prepare.captioning.costs import Counted, Prices, most_tokens, set_aside, shares_of
 from mamoe.prepare.captioning.journal import Batch, Journal, answer_line
 
 
@@ -64,32 +65,33 @@ class Ledger:
 
     def answer(self, request: Request, reply: Reply) -> None:
         """Note what came back for a request noted by :meth:`ask`."""
-        self._note(request.key, request.item.id, reply, self._aside.pop(request.key), _most(request), None)
+        self._note(request.key, request.item.id, reply, self._aside.pop(request.key), request, None)
 
     def answer_of(self, batch: Batch, key: str, reply: Reply, request: Request | None) -> None:
         """Note what came back for one request of a batch; ``request`` is None where the data set has it no longer."""
         aside = batch.cost / len(batch.items)
-        self._note(key, batch.items[key], reply, aside, None if request is None else _most(request), batch.mark)
+        reply = replace(reply, pixels=batch.pixels.get(key))
+        self._note(key, batch.items[key], reply, aside, request, batch.mark)
 
     def _note(
-        self, key: str, item: str, reply: Reply, aside: float, most: tuple[int, int] | None, batch: str | None
+        self, key: str, item: str, reply: Reply, aside: float, request: Request | None, batch: str | None
     ) -> None:
         share = None
-        if reply.tokens is not None and most is not None:
-            share = (reply.tokens[0] / most[0], reply.tokens[1] / most[1])
+        if reply.tokens is not None and request is not None:
+            share = shares_of(reply.tokens, reply.pixels, request.asking.template, request.item.subject)
             self.counted = self.counted.and_one(share)
         cost = 0.0 if reply.error is not None else aside  # what is refused is not charged
         if self.prices is not None and reply.tokens is not None:
             cost = self.prices.of(reply.tokens)
         self.journal.add(answer_line(key, item, reply, cost, share, batch))
 
-    def open_batch(self, mark: str, requests: Mapping[str, Request]) -> Batch | None:
-        """Note that a batch is about to be made; None: it could cost more than is left."""
+    def open_batch(self, mark: str, requests: Mapping[str, Request], pixels: Mapping[str, int]) -> Batch | None:
+        """Note that a batch is about to be made, with pictures of so many pixels; None: it could cost too much."""
         cost = self.cost_of([*requests.values()])
         if not self.affords(cost):
             return None
         items = {key: request.item.id for key, request in requests.items()}
-        self.journal.add({"batch": mark, "items": items, "cost": cost})
+        self.journal.add({"batch": mark, "items": items, "pixels": dict(pixels), "cost": cost})
         return self.journal.own.batches[-1]
 
     def close_batch(self, batch: Batch, *, charged: float = 0.0) -> None:

@@ -131,8 +131,7 @@ class Server:
             if isinstance(text, list):  # parts, as some servers write them
                 text = " ".join(str(part.get("text", "")) for part in text)
             usage = found.get("usage") or {}
-            read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            counted = type(read) is int and type(written) is int and read >= 0 and written >= 0
+            tokens = _counts(usage.get("prompt_tokens"), usage.get("completion_tokens"))
             finish = choice.get("finish_reason")
         except (KeyError, IndexError, TypeError, AttributeError):
             return Failed(why="the answer is no chat completion", charged=True)
@@ -140,7 +139,7 @@ class Server:
             text=str(text),
             finish=None if finish is None else shown(str(finish)),
             refusal=shown(str(refusal)) if refusal else None,
-            tokens=(read, written) if counted else None,
+            tokens=tokens,
         )
 
     def upload(self, path: Path) -> str | Failed:
@@ -290,6 +289,11 @@ class _Refused:
     """The server will not do that, however often it is asked."""
 
     why: str
+
+
+def _counts(read: Any, written: Any) -> tuple[int, int] | None:
+    whole = isinstance(read, int) and isinstance(written, int) and read >= 0 and written >= 0
+    return (read, written) if whole else None
 
 
 def _id(found: Any) -> str | Failed:
