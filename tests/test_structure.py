@@ -38,7 +38,7 @@ LATE = {
     ("machine/failures.py", "mamoe.machine.memory"): "torch, only to name an error",
 }
 # Commands: what they need is imported when they run.
-THIN = ("cli.py", "__init__.py", "commands/material.py", "commands/prepare.py")
+THIN = ("cli.py", "__init__.py", "commands/about.py", "commands/material.py", "commands/prepare.py")
 
 
 def tree_of(name: str) -> ast.Module:

@@ -23,7 +23,10 @@ def _short(name: str) -> None:
             bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
         ] = False,
     ) -> None:
-        """Import a data set from its official format into the package's layout."""
+        """Import a data set from its official format into the package's layout.
+
+        Example: mamoe prepare cityscapes /path/to/cityscapes data/cityscapes
+        """
         from mamoe.prepare.importers import importer_of, next_commands
 
         import_from = importer_of(name, taxonomy, derive_taxonomy)

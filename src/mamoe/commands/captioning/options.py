@@ -54,6 +54,8 @@ def captions(
 
     Writes the prompts CSV of every split. Started again, it goes on where it stopped; torchrun and SLURM arrays share
     the work.
+
+    Example: mamoe prepare captions data/streets --model gpt-4o-mini --preview 5
     """
     _write(Kind.PICTURES, **locals())
 
@@ -86,6 +88,8 @@ def instance_captions(
 
     Writes the instance prompts JSON of every split. Started again, it goes on where it stopped; torchrun and SLURM
     arrays share the work.
+
+    Example: mamoe prepare instance-captions data/streets --model gpt-4o-mini --classes car,person --preview 5
     """
     _write(Kind.OBJECTS, **locals())
 
