@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mamoe.data.check.split import in_order
 from mamoe.data.folder.description import DATA_YAML, USUAL, DataFolder
 from mamoe.data.folder.listing import listed, some
 from mamoe.data.folder.prompts import raise_problems
-from mamoe.data.folder.split import RECURSIVE, index_split, list_splits, namesakes
+from mamoe.data.folder.split import RECURSIVE, SampleFiles, index_split, list_splits, namesakes
 from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.errors import ConfigError, DatasetError, nearest
 from mamoe.machine.shares import Share
 from mamoe.prepare.captioning.choices import Kind
 from mamoe.prepare.captioning.files import CaptionsFile, InstancePromptsFile, TextFile
 from mamoe.storage.yaml_file import read_yaml
-from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
+from mamoe.vocabulary.panoptic import read_panoptic
 from mamoe.vocabulary.taxonomy import Taxonomy
 
+_MOST_THREADS = 32
 Progress = Callable[[int, int, str], None]  # (done, in all, a word)
 
 
@@ -138,34 +142,19 @@ def list_objects(
         )
         problems += index.problems
         names[path] = tuple(sample.key for sample in index.samples)
-        mine = share.of(index.samples)
-        for number, sample in enumerate(mine):
+        mine = [sample for sample in share.of(index.samples) if sample.panoptic is not None]
+        for number, (sample, objects) in enumerate(zip(mine, _objects_of(mine, wanted), strict=True), 1):
+            if isinstance(objects, DatasetError):
+                problems.append(str(objects))
+                continue
+            small += sum(one.pixels < wanted.least_pixels for one in objects)
+            items += [
+                _item(split, sample, one, path, folder.taxonomy.prompt_of(one.class_id))
+                for one in objects
+                if one.pixels >= wanted.least_pixels
+            ]
             if progress is not None:
                 progress(number, len(mine), split)
-            if sample.panoptic is None:
-                continue
-            try:
-                panoptic = read_panoptic(sample.panoptic)
-            except DatasetError as error:
-                problems.append(str(error))
-                continue
-            objects = _objects(panoptic, wanted)
-            small += sum(pixels < wanted.least_pixels for pixels in objects.values())
-            for segment in (segment for segment, pixels in objects.items() if pixels >= wanted.least_pixels):
-                plain = folder.taxonomy.prompt_of(panoptic.classes[segment])
-                said = sample.prompts.by_segment.get(segment, "")
-                items.append(
-                    Item(
-                        id=f"{split}/{sample.key}#{segment}",
-                        file=path,
-                        name=sample.key,
-                        picture=sample.image,
-                        text="" if said == plain else said,
-                        segment=segment,
-                        panoptic=sample.panoptic,
-                        subject=plain,
-                    )
-                )
     raise_problems(problems, f"The data set {root}")
     left = (
         [f"{small} objects have fewer than {wanted.least_pixels} pixels and keep the prompts they have."]
@@ -175,10 +164,43 @@ def list_objects(
     return Found(items=tuple(items), names=names, notes=tuple(left))
 
 
-def _objects(panoptic: PanopticMap, wanted: Wanted) -> dict[int, int]:
-    """Pixels of every segment of the wanted classes."""
-    pixels = np.bincount(panoptic.segment_id.ravel())
-    return {segment: int(pixels[segment]) for segment, row in panoptic.classes.items() if row in wanted.classes}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Object:
+    segment: int
+    class_id: int
+    pixels: int
+
+
+def _objects_of(samples: Sequence[SampleFiles], wanted: Wanted) -> Iterator[list[_Object] | DatasetError]:
+    """The objects of the wanted classes in every map, in order; read by a thread for each core."""
+
+    def look(sample: SampleFiles) -> list[_Object] | DatasetError:
+        assert sample.panoptic is not None
+        try:
+            panoptic = read_panoptic(sample.panoptic)
+        except DatasetError as error:
+            return error
+        pixels = np.bincount(panoptic.segment_id.ravel())
+        classes = panoptic.classes.items()
+        return [_Object(segment=s, class_id=c, pixels=int(pixels[s])) for s, c in classes if c in wanted.classes]
+
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        yield from in_order(pool, look, samples, 2 * threads)
+
+
+def _item(split: str, sample: SampleFiles, one: _Object, file: Path, plain: str) -> Item:
+    said = sample.prompts.by_segment.get(one.segment, "").strip()
+    return Item(
+        id=f"{split}/{sample.key}#{one.segment}",
+        file=file,
+        name=sample.key,
+        picture=sample.image,
+        text="" if said == plain else said,
+        segment=one.segment,
+        panoptic=sample.panoptic,
+        subject=plain,
+    )
 
 
 def _files(root: Path, folder: DataFolder, splits: Sequence[str] | None, kind: Kind) -> dict[str, Path]:
