@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from mamoe.data.check.split import in_order
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.prepare.captioning.answers import Reply
-from mamoe.prepare.captioning.asking import Request
+from mamoe.prepare.captioning.asking import Request, Sent
 from mamoe.prepare.captioning.items import Progress
 from mamoe.prepare.captioning.journal import Batch
 from mamoe.prepare.captioning.ledger import Ledger
@@ -25,6 +28,7 @@ from mamoe.prepare.captioning.live import Outcome, Patience
 from mamoe.prepare.captioning.server import Failed, Server, ServerError, shown
 
 T = TypeVar("T")
+_MOST_THREADS = 32
 _OVER = ("completed", "failed", "expired", "cancelled")
 
 
@@ -83,6 +87,7 @@ class Batches:
             ServerError: the server does not answer.
             ConfigError: it refuses to serve this at all.
         """
+        self._path.unlink(missing_ok=True)  # what a session that was killed left
         self.find_unheard()
         outcome, waiting = Outcome.empty(), list(requests)
         total = len(waiting) + sum(len(batch.items) for batch in self._ledger.journal.batches)
@@ -128,12 +133,12 @@ class Batches:
         pixels: dict[str, int] = {}
         size = 0
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("wb") as file:
-            for request in requests:
-                try:
-                    sent = request.sent(self._server.limit_key)
-                except DatasetError as error:
-                    outcome.unread[request.item.id] = str(error)
+        threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        with self._path.open("wb") as file, ThreadPoolExecutor(threads) as pool:
+            made = in_order(pool, self._sent, requests, 2 * threads)
+            for request, sent in zip(requests, made, strict=False):  # the file may be full before
+                if isinstance(sent, DatasetError):
+                    outcome.unread[request.item.id] = str(sent)
                     continue
                 line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": sent.body}
                 raw = json.dumps(line).encode() + b"\n"
@@ -144,6 +149,12 @@ class Batches:
                 taken[request.key] = request
                 pixels[request.key] = sent.pixels
         return taken, pixels
+
+    def _sent(self, request: Request) -> Sent | DatasetError:
+        try:
+            return request.sent(self._server.limit_key)
+        except DatasetError as error:
+            return error
 
     def _make(self, batch: Batch) -> None:
         try:
