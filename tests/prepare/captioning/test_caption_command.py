@@ -14,7 +14,9 @@ from factories import mamoe
 from fake_openai import SENTINEL, completion, fingerprint
 from mamoe.data.folder.prompts import read_instance_prompts, read_prompts_csv
 from mamoe.errors import ConfigError, DatasetError
+from mamoe.machine.stopping import Terminated
 from mamoe.prepare.captioning.choices import Kind, Mode, Only
+from mamoe.prepare.captioning.server import Server
 from mamoe.prepare.check import check_folder
 from mamoe.storage.lock import held
 
@@ -280,3 +282,20 @@ def test_torchrun_shares_the_work(town, server):
     assert done.returncode == 0, done.stderr
     assert set(server.asked.values()) == {1} and len(read_prompts_csv(town / "prompts_train.csv")) == 8
     assert SENTINEL not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("told", "code"), [(KeyboardInterrupt, 130), (Terminated, 75)])
+def test_told_to_stop(told, code, town, server, monkeypatch):
+    whole = Server.chat
+
+    def chat(self, body):
+        if len(server.chats) >= 4:
+            raise told
+        return whole(self, body)
+
+    monkeypatch.setattr(Server, "chat", chat)
+    outcome = mamoe(*words(town, server, "--workers", "1"))
+    assert outcome.code == code and "the same command goes on from there" in outcome.err, outcome
+    monkeypatch.setattr(Server, "chat", whole)
+    assert mamoe(*words(town, server)).code == 0
+    assert len(server.chats) == 11 and not check_folder(town).problems
