@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mamoe.machine.stopping import stopped_with
-from mamoe.prepare.captioning.choices import Kind, Mode, Only, Via
+from mamoe.prepare.captioning.choices import OPENAI, Kind, Mode, Only, Via
 
 Data = Annotated[Path, typer.Argument(help="A data set in the package's layout.")]
 Model = Annotated[str, typer.Option(help="Name at the server; with --via local a folder or hub id.")]
@@ -27,7 +27,6 @@ Workers = Annotated[int, typer.Option(min=1, max=256, help="Requests in flight; 
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")]
 Device = Annotated[str | None, typer.Option(help="For --via local, for example cuda; default: what there is.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it costs; ask nothing.")]
-OPENAI = "https://api.openai.com/v1"
 
 
 def captions(

@@ -17,7 +17,7 @@ from mamoe.machine.shares import this_share
 from mamoe.prepare.captioning.answers import Reply, TokenLimit
 from mamoe.prepare.captioning.asking import Asking, Request
 from mamoe.prepare.captioning.batches import Batches, BatchSizes
-from mamoe.prepare.captioning.choices import Kind, Mode, Only, Via
+from mamoe.prepare.captioning.choices import OPENAI, Kind, Mode, Only, Via
 from mamoe.prepare.captioning.costs import Prices, prices_of
 from mamoe.prepare.captioning.crops import shrunk
 from mamoe.prepare.captioning.items import Progress, list_objects, list_pictures, wanted_objects
@@ -25,7 +25,7 @@ from mamoe.prepare.captioning.journal import Journal
 from mamoe.prepare.captioning.ledger import Ledger
 from mamoe.prepare.captioning.live import Outcome, Patience, ask_live
 from mamoe.prepare.captioning.run import FOLDER, NOT_ANSWERED, Plan, Session, Summary
-from mamoe.prepare.captioning.server import OPENAI, Failed, Server, key_from
+from mamoe.prepare.captioning.server import Failed, Server, key_from
 from mamoe.prepare.captioning.template import Template
 from mamoe.storage.lock import held
 from mamoe.vocabulary.selection import spread

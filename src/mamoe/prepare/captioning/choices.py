@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+OPENAI = "https://api.openai.com/v1"
+
 
 class Kind(StrEnum):
     """What is captioned."""

@@ -23,8 +23,8 @@ from requests.auth import AuthBase
 
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.prepare.captioning.answers import Reply
+from mamoe.prepare.captioning.choices import OPENAI
 
-OPENAI = "https://api.openai.com/v1"
 _CONNECT = 10.0  # seconds
 _MOST_BYTES = 8 << 20  # of an answer; batches' files are read line by line
 _LONGEST_WAIT = 600.0  # seconds of Retry-After that are heeded
