@@ -119,7 +119,7 @@ def prune(run_dir: Path, keep_last: int, storage: Storage = DISK) -> None:
     _clear(root, storage)
 
 
-def find_checkpoint(path: Path) -> Path:
+def sound_checkpoint(path: Path) -> Path:
     """The sound checkpoint a path names: a checkpoint folder (or link) itself, or the newest sound one of a run.
 
     Raises:

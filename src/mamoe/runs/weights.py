@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-# safetensors and torch's optimizers have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -18,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mamoe.errors import CheckpointError
 from mamoe.runs.dealt import class_name, part_of
+from mamoe.storage.tensor_file import read_tensors, write_tensors
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _OPTIMIZER = "trainer/optimizer.safetensors"
@@ -34,7 +32,7 @@ def save_network(network: nn.Module, state: Mapping[str, Tensor], folder: Path) 
     if hasattr(network, "save_config"):  # diffusers
         network.save_config(folder)  # type: ignore[operator]
         _name_class(folder / "config.json", type(network).__name__, class_name(network))
-        save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+        write_tensors(state, folder / _WEIGHTS, {"format": "pt"})
     else:  # transformers, which may rename weights on their way to the file
         network.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
 
@@ -47,9 +45,10 @@ def read_network(network: nn.Module, folder: Path) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor]
     if hasattr(network, "save_config"):
-        state = load_file(folder / _WEIGHTS)
+        state = read_tensors(folder / _WEIGHTS)
     else:
-        state = type(network).from_pretrained(folder, use_safetensors=True).state_dict()  # type: ignore[attr-defined]
+        kind: Any = type(network)
+        state = kind.from_pretrained(folder, use_safetensors=True).state_dict()
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     came = {name: tuple(value.shape) for name, value in state.items()}
     odd = sorted(name for name in wanted.keys() | came.keys() if wanted.get(name) != came.get(name))
@@ -79,7 +78,7 @@ def save_trainer(
     state = moments or optimizer.state_dict()
     entries = dict(_flat(state["state"]))
     scalars = {name: value for name, value in entries.items() if not isinstance(value, Tensor)}
-    save_file(_unshared({n: v for n, v in entries.items() if isinstance(v, Tensor)}), folder / _OPTIMIZER)
+    write_tensors(_unshared({n: v for n, v in entries.items() if isinstance(v, Tensor)}), folder / _OPTIMIZER)
     content = {
         "counters": dict(counters),
         "optimizer": {"kind": type(optimizer).__name__, "groups": state["param_groups"], "scalars": scalars},
@@ -114,7 +113,7 @@ def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler |
         raise CheckpointError(f"{checkpoint} was trained {'with' if schedule is None else 'without'} an LR schedule.")
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    for name, value in {**load_file(checkpoint / _OPTIMIZER), **saved["scalars"]}.items():
+    for name, value in {**read_tensors(checkpoint / _OPTIMIZER), **saved["scalars"]}.items():
         index, *folders, entry = name.split(".")
         place = state.setdefault(int(index), {})
         for folder in folders:
@@ -122,7 +121,7 @@ def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler |
         place[entry] = _laid_out(value, weights[int(index)])
     # JSON knows no tuples; what optimizers keep in groups are tuples, but for the list of weights.
     groups = [
-        {key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
+        {key: value if key == "params" else _as_tuple(value) for key, value in group.items()}
         for group in saved["groups"]
     ]
     fresh = [dict(group) for group in optimizer.param_groups]
@@ -159,9 +158,13 @@ def _flat(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
     """The entries of nested mappings, by their keys joined with dots."""
     for key, value in state.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flat(cast(Mapping[Any, Any], value), f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(cast(list[Any], value)) if isinstance(value, list) else value
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -56,7 +56,8 @@ class RegionBatch:
 
         Their condition pictures become empty, which is black.
         """
-        flags: list[bool] = mask.tolist()  # pyright: ignore[reportUnknownMemberType]
+        listing: Any = mask  # torch does not say of what the list is
+        flags: list[bool] = listing.tolist()
         prompts = tuple(("",) if flag else p for p, flag in zip(self.prompts, flags, strict=True))
         dropped = mask.to(self.image.device)[self.image.long()]
         return replace(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from mamoe.errors import CheckpointError, ConfigError
 from mamoe.runs.adapter import read_adapter, save_adapter
 from mamoe.runs.checkpoint import DISK, checkpoint_dir, link, prune, step_of, write_checkpoint
 from mamoe.runs.dealt import part_of
-from mamoe.runs.lookup import RECIPE
+from mamoe.runs.recipe import Recipe, write_recipe
 from mamoe.runs.weights import load_trainer, read_counters, read_network, save_network, save_trainer
 from mamoe.training.loop.metrics import MetricsFile
 from mamoe.training.loop.steps import is_due, stepped
@@ -73,7 +72,7 @@ class Checkpoints(Callback):
 
     Args:
         run_dir: the run's folder.
-        recipe: what is needed besides weights to build the model again; written as ``recipe.json``.
+        recipe: what is needed besides weights to build the model again; see :mod:`mamoe.runs.recipe`.
         every_n_steps: optimizer steps between checkpoints.
         metrics: where ``best_by`` is looked up.
         keep_last: how many to keep, at least 2; ``best`` is kept besides.
@@ -85,7 +84,7 @@ class Checkpoints(Callback):
         self,
         run_dir: Path,
         *,
-        recipe: Mapping[str, Any],
+        recipe: Recipe,
         every_n_steps: int,
         metrics: MetricsFile,
         keep_last: int = 2,
@@ -98,7 +97,7 @@ class Checkpoints(Callback):
             )
         if every_n_steps < 1:
             raise ConfigError(f"Checkpoints need every_n_steps >= 1, got {every_n_steps}.")
-        self._run_dir, self._recipe, self._every, self._keep = run_dir, dict(recipe), every_n_steps, keep_last
+        self._run_dir, self._recipe, self._every, self._keep = run_dir, recipe, every_n_steps, keep_last
         self._metrics, self._best_by, self._resume = metrics, best_by, resume
         self.newest: Path | None = resume
         self._best = None if best_by is None else _best_value(run_dir, best_by)
@@ -172,7 +171,7 @@ class Checkpoints(Callback):
             "buckets": data.buckets is not None,
         }
         save_trainer(folder, trainer.optimizers[0], _schedule(trainer), counters, state.moments)
-        (folder / RECIPE).write_text(json.dumps(self._recipe, indent=1))
+        write_recipe(self._recipe, folder)
 
     @property
     def _start(self) -> int:

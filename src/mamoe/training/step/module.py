@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mamoe.diffusion.losses import Denoised
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
 from mamoe.errors import ConfigError
-from mamoe.methods import to_channels_last
+from mamoe.methods.lora import to_channels_last
 from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.randomness import derive_seed
 from mamoe.training.optim import apply_lr_factors, parameter_groups
