@@ -32,6 +32,7 @@ LATE = {
     ("commands/benchmark/run.py", "mamoe.scenes"): "numpy and PIL, for benchmarks that draw their data",
     ("commands/captioning/options.py", "mamoe.commands.captioning.story"): "all of it, so that --help is instant",
     ("commands/captioning/story.py", "mamoe.bases.sources"): "torch, for a tokenizer that may not be asked for",
+    ("commands/captioning/story.py", "mamoe.runs.source"): "with the line above",
     ("commands/captioning/story.py", "mamoe.machine.devices"): "torch, for models on this machine",
     ("commands/captioning/story.py", "mamoe.machine.libraries"): "torch, for models on this machine",
     ("commands/captioning/story.py", "mamoe.prepare.captioning.local"): "torch, for models on this machine",

@@ -168,7 +168,8 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _token_limit(base: str) -> TokenLimit:
-    from mamoe.bases.sources import Source, parts_of
+    from mamoe.bases.sources import parts_of
+    from mamoe.runs.source import Source
 
     tokenizer = parts_of(Source(path=base)).tokenizer("tokenizer")
     return TokenLimit(
