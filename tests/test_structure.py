@@ -20,6 +20,8 @@ WIDE = {
     ("cli.py", "evaluate"): "the options of a command",
     ("commands/prepare.py", "import_"): "the options of a command",
     ("commands/prepare.py", "fuse"): "the options of a command",
+    ("commands/captioning/options.py", "captions"): "the options of a command",
+    ("commands/captioning/options.py", "instance_captions"): "the options of a command",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
 }
 # (file, imported module): why it waits for a function to need it.
@@ -30,6 +32,12 @@ LATE = {
     ("commands/train.py", "mamoe.machine.libraries"): "torch, after the configuration was checked",
     ("commands/train.py", "mamoe.training.scale.cluster"): "torch, after the configuration was checked",
     ("commands/benchmark/run.py", "mamoe.scenes"): "numpy and PIL, for benchmarks that draw their data",
+    ("commands/captioning/options.py", "mamoe.commands.captioning.story"): "all of it, so that --help is instant",
+    ("commands/captioning/story.py", "mamoe.bases.sources"): "torch, for a tokenizer that may not be asked for",
+    ("commands/captioning/story.py", "mamoe.runs.source"): "with the line above",
+    ("commands/captioning/story.py", "mamoe.machine.devices"): "torch, for models on this machine",
+    ("commands/captioning/story.py", "mamoe.machine.libraries"): "torch, for models on this machine",
+    ("commands/captioning/story.py", "mamoe.prepare.captioning.local"): "torch, for models on this machine",
     ("machine/failures.py", "mamoe.machine.memory"): "torch, only to name an error",
 }
 # What others wrote and a function may import when it needs it: why it waits.

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mamoe.commands.about import env, presets
+from mamoe.commands.captioning.options import captions, instance_captions
 from mamoe.commands.material import check, new_base, scenes
 from mamoe.commands.prepare import prepare
 from mamoe.config.shipped import group_names
@@ -300,6 +301,8 @@ def benchmark_cell(
     raise typer.Exit(run_cell(folder, config_dir or []))
 
 
+prepare.command("captions")(captions)
+prepare.command("instance-captions")(instance_captions)
 app.add_typer(prepare, name="prepare")
 for command in (check, scenes, new_base, presets, env):
     app.command()(command)

@@ -36,9 +36,9 @@ from mamoe.config.train import Train, seconds_of
 from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
 from mamoe.runs.home import place_now
-from mamoe.runs.lock import held
 from mamoe.runs.recipe import Recipe, Terms, read_recipe
 from mamoe.runs.source import Source
+from mamoe.storage.lock import held
 from mamoe.training.loop.fit import Endurance, FitResult, Keeping, Watching, fit
 from mamoe.training.notes import Notes
 from mamoe.training.optim import check_installed

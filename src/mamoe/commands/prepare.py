@@ -15,7 +15,7 @@ from mamoe.machine.stopping import stopped_with
 
 prepare = typer.Typer(
     no_args_is_help=True,
-    help="Make data sets: import others' formats, fuse maps of classes with masks, export.",
+    help="Make data sets: import others' formats, fuse maps of classes with masks, write captions, export.",
 )
 
 
@@ -235,7 +235,10 @@ def export(
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Write a data set in another format: COCO's panoptic one, which panopticapi reads."""
+    """Write a data set in another format: COCO's panoptic one, which panopticapi reads.
+
+    Example: mamoe prepare export coco-panoptic data/town exported
+    """
     from mamoe.prepare.export import export_coco_panoptic
     from mamoe.prepare.labelled import Manner
     from mamoe.prepare.workers import usable_cores
