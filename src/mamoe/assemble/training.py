@@ -119,6 +119,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 keeping=Keeping(
                     every_n_steps=config.callbacks.checkpoints.every or steps,
                     last=config.callbacks.checkpoints.keep_last,
+                    full=config.callbacks.checkpoints.full,
                     best_by=best_by(config),
                 ),
                 watching=Watching(

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mamoe.conditioning.experts import concatenate_routings, expert_routings
 from mamoe.conditioning.masks import area_shares, attend_mask, attend_weights, region_coverage, region_masks
 from mamoe.conditioning.text import EncodedPrompt, Prompts
+from mamoe.machine.transfers import sent
 from mamoe.vocabulary.batch import RegionBatch, framing_rows
 from mamoe.vocabulary.conditioning import (
     Conditioning,
@@ -118,8 +119,8 @@ def picture_conditioning(
     if not pooled:
         return None
     return PictureConditioning(
-        pooled=torch.stack(pooled).to(device, dtype, non_blocking=True),
-        time_ids=framing.to(device, torch.float32, non_blocking=True),
+        pooled=sent(torch.stack(pooled), device, dtype),
+        time_ids=sent(framing, device, torch.float32),
     )
 
 
@@ -219,9 +220,9 @@ def _restricts(regions: RegionBatch, embeds: Sequence[Sequence[Tensor]]) -> bool
 
 def _move(text: TextTokens, device: torch.device | str, dtype: torch.dtype) -> TextTokens:
     return TextTokens(
-        embeds=text.embeds.to(device, dtype, non_blocking=True),
-        valid=text.valid.to(device, non_blocking=True),
-        region=text.region.to(device, non_blocking=True),
+        embeds=sent(text.embeds, device, dtype),
+        valid=sent(text.valid, device),
+        region=sent(text.region, device),
     )
 
 

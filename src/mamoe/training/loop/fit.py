@@ -64,6 +64,7 @@ class Keeping:
 
     every_n_steps: int  # optimizer steps between checkpoints; the last step writes one too
     last: int = 2  # kept besides the best
+    full: int | None = None  # of these, how many can be resumed from; None = all
     best_by: BestBy | None = None  # which value of which metric marks the best
 
 
@@ -127,6 +128,7 @@ def fit(
                 every_n_steps=keeping.every_n_steps,
                 metrics=metrics,
                 keep_last=keeping.last,
+                full=keeping.full,
                 best_by=keeping.best_by,
                 resume=checkpoint,
             )

@@ -12,20 +12,25 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from mamoe.diffusion.losses import Denoised
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
-from mamoe.errors import ConfigError
+from mamoe.errors import ConfigError, NonFiniteLossError
+from mamoe.machine.transfers import sent, works_ahead
 from mamoe.methods import to_channels_last
 from mamoe.models.control.call import control_input, control_of, predict
+from mamoe.models.experts.moe import prepare_experts
 from mamoe.randomness import derive_seed
 from mamoe.training.optim import apply_lr_factors, parameter_groups
 from mamoe.training.optim.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
+from mamoe.training.optim.rates import Rates
 from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.scale.loss_scale import ScaledPrecision
 from mamoe.training.scale.sharding import shard, whole_of
 from mamoe.training.step.draws import Draws, posterior_noise, training_draws
-from mamoe.training.step.finite import StepWatch
+from mamoe.training.step.finite import StepWatch, leaves_out
 from mamoe.training.step.latents import moments_of
 from mamoe.training.step.parts import Networks, Objective, Optimization
 from mamoe.training.step.timesteps import Places, TimestepKind
@@ -67,6 +72,7 @@ class DiffusionModule(LightningModule):
         self.prompt_dropout, self.seed = objective.prompt_dropout, seed
         self.ema: AveragedWeights | None = None
         self.watch = StepWatch()
+        self._before: Rates | None = None  # what the schedule had set before a step that nobody has looked at
         self._optimization = optimization
         self._mean_size: float | None = None  # pictures of a micro-batch, on average over those of a step
         _check(self)
@@ -110,15 +116,17 @@ class DiffusionModule(LightningModule):
         cell_weight: Float[Tensor, "B h w"] | None = None,
         step: int | None = None,
     ) -> Float[Tensor, "B"]:
-        """The weighted loss of every picture, float32; ``step`` is None for pictures that nothing is learned from."""
-        draws = draws.to(latents.device)
+        """The weighted loss of every picture, float32; ``step`` is None for pictures that nothing is learned from.
 
+        ``draws`` lie on the host, everything else on the device.
+        """
         # Conditioning.
         regions = regions.drop(draws.dropped)
         conditioning, control = self._condition(regions), self._control(regions)
 
         # Noise.
-        alpha, sigma = alpha_sigma(self.alphas_cumprod, draws.timesteps)
+        alpha, sigma = (sent(x, latents.device) for x in alpha_sigma(self.alphas_cumprod, draws.timesteps))
+        draws = draws.to(latents.device)
         noisy = noised(latents, draws.noise, alpha, sigma)
 
         # Predict.
@@ -165,8 +173,8 @@ class DiffusionModule(LightningModule):
             moments = moments_of(self.vae, batch.image)
         mean, std = moments.unbind(1)
         shape = tuple(mean.shape[1:])
-        noise = posterior_noise(self.seed, batch.epoch.tolist(), batch.index.tolist(), shape).to(mean.device)  # type: ignore[arg-type]
-        return self.scaling.scaled(mean + std * noise)
+        noise = posterior_noise(self.seed, batch.epoch.tolist(), batch.index.tolist(), shape)  # type: ignore[arg-type]
+        return self.scaling.scaled(mean + std * sent(noise, mean.device))
 
     @torch.no_grad()
     def _control(self, regions: RegionBatch) -> Tensor | None:
@@ -200,17 +208,52 @@ class DiffusionModule(LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip by the global norm, once per optimizer step; the last look before the weights change."""
-        limit = float("inf") if gradient_clip_val is None else float(gradient_clip_val)
-        norm = nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], limit)
-        group = optimizer.param_groups[0]
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if gradient_clip_val is not None:
+            weights = [p for p in self.parameters() if p.grad is not None]
+            nn.utils.clip_grads_with_norm_(weights, float(gradient_clip_val), norm)
+        whole, ours = whole_of(norm), self.trainer.optimizers[0]
+        group = ours.param_groups[0]
         rate = group["lr"] / group.get("lr_factor", 1.0)
-        scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
-        self.watch.check(whole_of(norm), learning_rate=rate, trainer=self.trainer, scaled=scaled)
+        if self._looks_later(ours):
+            self.look()
+            self._before = Rates(ours, self._schedule)
+            ours.found_inf = self.watch.look_later(whole, learning_rate=rate, trainer=self.trainer)  # type: ignore[attr-defined]
+        else:
+            scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
+            self.watch.check(whole, learning_rate=rate, trainer=self.trainer, scaled=scaled)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.ema is not None and self.watch.skipped_in_a_row == 0:
+        if self.ema is not None and self.watch.skipped_in_a_row == 0 and not self.watch.unseen:
             self.ema.update()
+
+    def look(self) -> None:
+        """Look at the last step if nobody has; to be called before what was learned is read. Waits for the device.
+
+        Raises:
+            NonFiniteLossError: it was not finite; weights, average, optimizer and schedule are those before it.
+        """
+        if not self.watch.unseen:
+            return
+        try:
+            self.watch.look(self.trainer)
+        except NonFiniteLossError:
+            assert self._before is not None
+            self._before.put_back()
+            raise
+        if self.ema is not None:
+            self.ema.update()
+
+    def _looks_later(self, optimizer: Optimizer) -> bool:
+        alone = self.trainer.world_size == 1 and not isinstance(self.trainer.precision_plugin, ScaledPrecision)
+        return alone and works_ahead(self.device) and leaves_out(optimizer) and not torch.is_anomaly_enabled()
+
+    @property
+    def _schedule(self) -> LRScheduler | None:
+        configs = self.trainer.lr_scheduler_configs
+        return configs[0].scheduler if configs else None  # type: ignore[return-value]
 
     # Set-up.
 
@@ -221,6 +264,7 @@ class DiffusionModule(LightningModule):
         self.watch = StepWatch()
         for network in self._frozen:
             network.to(self.device)  # type: ignore[arg-type]
+        prepare_experts(self.unet)
         optimizer, decay = self.trainer.optimizers[0], self._optimization.ema_decay
         if is_schedule_free(optimizer):
             self.ema = ScheduleFreeAverage(self.trained, optimizer)

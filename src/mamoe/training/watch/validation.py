@@ -147,6 +147,7 @@ class FixedLoss(Callback):
 @contextmanager
 def evaluating(trainer: Trainer, module: DiffusionModule, *, use_ema: bool) -> Iterator[None]:
     """Evaluation mode and the trainer's precision inside the ``with``; on request the averaged weights."""
+    module.look()
     modes = {part: part.training for part in module.modules()}
     with ExitStack() as stack:
         stack.enter_context(trainer.precision_plugin.forward_context())
