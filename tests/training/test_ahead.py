@@ -9,11 +9,13 @@ from lightning.pytorch import Callback
 from test_failing_steps import Unlucky, seen_in_step
 from training_fakes import CPU, fit, make_data, make_module, weights
 
+from factories import short_run
 from fakedevice import FakeDevice
 from mamoe.errors import NonFiniteLossError
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.optim import make_adam
-from wholeruns import assert_equal, tensors
+from mamoe.training.step.module import DiffusionModule
+from wholeruns import SMALL, assert_equal, tensors, trained
 
 
 @pytest.fixture
@@ -66,14 +68,14 @@ def test_the_fake_device_sees_waits(tmp_path):
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_working_ahead_gives_the_same_weights_and_average(tmp_path, monkeypatch, name):
-    def trained(run):
+    def learned(run):
         module = make_module(optimizer=functools.partial(make_adam, name=name, lr=1e-3))
         train(run, module, log_every_n_steps=2, checkpoint_every_n_steps=4)
         return run
 
-    plain = trained(tmp_path / "plain")
+    plain = learned(tmp_path / "plain")
     monkeypatch.setattr("mamoe.training.step.module.works_ahead", lambda device: True)
-    later = trained(tmp_path / "later")
+    later = learned(tmp_path / "later")
     for step in (4, 6):
         assert_equal(tensors(plain, step), tensors(later, step))
         states = [
@@ -101,3 +103,35 @@ def test_a_step_that_is_not_finite_ends_the_run_as_on_a_cpu(tmp_path, monkeypatc
     assert_equal(tensors(tmp_path / "plain", 2), tensors(tmp_path / "later", 2))
     for name in ("nonfinite-step-00000003.json", "checkpoints/step-00000002/trainer/state.json"):
         assert (tmp_path / "plain" / name).read_text() == (tmp_path / "later" / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "waits_for"),
+    [
+        (["cache.latents=true"], None),
+        (["cache.latents=false"], None),
+        (["layout.expert_resize=avg_pool"], "nonzero"),  # how many rows there are, only the device knows
+    ],
+)
+def test_no_step_of_a_whole_run_waits(tmp_path, base_model, scenes, monkeypatch, ahead, words, waits_for):
+    # Regions, experts in grouped products, prompts and pictures from the caches or through the autoencoder.
+    monkeypatch.setattr("mamoe.models.experts.moe.grouped_suits", lambda rows: True)
+    device, of_steps = FakeDevice(), []
+    fit_start, batch_start = DiffusionModule.on_fit_start, DiffusionModule.on_train_batch_start
+
+    def on_fit_start(module):
+        device.put(module, *module._frozen)
+        fit_start(module)
+
+    def on_train_batch_start(module, batch, batch_idx):
+        of_steps.append(device.tick())
+        batch_start(module, batch, batch_idx)
+
+    monkeypatch.setattr(DiffusionModule, "on_fit_start", on_fit_start)
+    monkeypatch.setattr(DiffusionModule, "on_train_batch_start", on_train_batch_start)
+    with device:
+        trained(*short_run(base_model, scenes, tmp_path), "trainer.max_steps=6", *SMALL, *words)
+    if waits_for is None:
+        assert of_steps[2:] == [[]] * 4
+    else:
+        assert all(wait.startswith(waits_for) for waits in of_steps[2:] for wait in waits) and all(of_steps[2:])

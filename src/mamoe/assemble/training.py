@@ -19,6 +19,7 @@ from mamoe.assemble.caches import encoded
 from mamoe.assemble.callbacks import PictureSampler, best_by, patience, training_callbacks, training_loggers
 from mamoe.assemble.checking import check_data
 from mamoe.assemble.data import buckets_of, check_batches, layout_settings, splits
+from mamoe.assemble.device import check_card
 from mamoe.assemble.loss import class_weights, loss_of
 from mamoe.assemble.model import (
     check_sizes,
@@ -62,6 +63,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
     """
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
+    check_card(config)
     settings = layout_settings(config)
     trains, validates = splits(config, settings.taxonomy)
     check_data(config, [trains, validates], progress)
@@ -195,6 +197,7 @@ def _endurance(config: Train) -> Endurance:
         max_seconds=None if config.trainer.max_time is None else seconds_of(config.trainer.max_time),
         preemption=() if named is None else (signal.Signals[named],),
         auto_microbatch=config.trainer.auto_microbatch,
+        gpu_gib=config.trainer.gpu_gib,
     )
 
 
@@ -222,6 +225,8 @@ def _trainer_settings(config: Train, run_dir: Path) -> dict[str, Any]:
         "max_time",
         "preemption_signal",
         "auto_microbatch",
+        "compile",
+        "gpu_gib",
     }
     settings = config.trainer.model_dump(exclude=ours)
     if config.trainer.profiler is not None:  # by name it would report to Lightning's log, which nobody sees

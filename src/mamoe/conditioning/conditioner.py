@@ -63,7 +63,7 @@ class Conditioner:
         whole = self.encoder.encode_whole([prompts[0] for prompts in regions.prompts])
         embeds = self._lay_out(whole, regions.prompts)
         restricted = _restricts(regions, embeds)
-        text = _move(lay_end_to_end(embeds, TOKEN_MULTIPLE if restricted else 1), device, dtype)
+        text = sent_text(lay_end_to_end(embeds, TOKEN_MULTIPLE if restricted else 1), device, dtype)
         tables = regions.to(device)
         attends: Sequence[Tensor | None] = [None] * self.num_levels
         steered = self.settings.region_attention or self.settings.moe
@@ -218,7 +218,8 @@ def _restricts(regions: RegionBatch, embeds: Sequence[Sequence[Tensor]]) -> bool
     return own_regions or len({sum(map(len, picture)) for picture in embeds}) > 1
 
 
-def _move(text: TextTokens, device: torch.device | str, dtype: torch.dtype) -> TextTokens:
+def sent_text(text: TextTokens, device: torch.device | str, dtype: torch.dtype) -> TextTokens:
+    """The tokens on their way to a device, embeddings in ``dtype``."""
     return TextTokens(
         embeds=sent(text.embeds, device, dtype),
         valid=sent(text.valid, device),

@@ -30,6 +30,7 @@ from mamoe.conditioning.conditioner import (
     concatenate_conditionings,
     lay_end_to_end,
     picture_conditioning,
+    sent_text,
 )
 from mamoe.conditioning.regions import build_layout, layout_without_map
 from mamoe.conditioning.text import PromptEncoder
@@ -58,7 +59,7 @@ from mamoe.sampling.requests import (
     picture_size,
 )
 from mamoe.vocabulary.batch import framing_rows
-from mamoe.vocabulary.conditioning import Conditioning, TextTokens
+from mamoe.vocabulary.conditioning import Conditioning
 from mamoe.vocabulary.drawing import DRAWING
 from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.layout import LayoutSettings
@@ -325,9 +326,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         whole = self._prompt_encoder().encode_whole(prompts)
         text = lay_end_to_end([[encoded.tokens] for encoded in whole])
         device, dtype = self._execution_device, self._dtype
-        tokens = TextTokens(
-            embeds=sent(text.embeds, device, dtype), valid=sent(text.valid, device), region=sent(text.region, device)
-        )
+        tokens = sent_text(text, device, dtype)
         return Conditioning(text=tokens, levels=(), picture=picture_conditioning(whole, framing, device, dtype))
 
     def _by_layout(

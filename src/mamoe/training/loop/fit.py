@@ -56,6 +56,7 @@ class Endurance:
     max_seconds: float | None = None  # then it saves and ends; None = no limit
     preemption: Sequence[signal.Signals] = ()  # signals that mean "save and end", besides SIGTERM and SIGINT
     auto_microbatch: bool = False  # halve the micro-batch where memory runs out; the result stays the same
+    gpu_gib: int | None = None  # what the preset in use was made for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +112,7 @@ def fit(
     settings = checked(trainer or {}, max_steps)
     run_dir.mkdir(parents=True, exist_ok=True)
     console = Console()
-    with reported(run_dir / "log.txt", console), explained(run_dir):
+    with reported(run_dir / "log.txt", console), explained(run_dir, endurance.gpu_gib):
         checkpoint = None if resume is None else find_checkpoint(resume)
         listening = Listening(endurance.preemption)
         stop = Stopping(listening, endurance.max_seconds)

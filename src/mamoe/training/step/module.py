@@ -5,6 +5,7 @@ The flow:  Batch -> Conditioning -> Noise -> Predict -> Loss, then the optimizer
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from mamoe.diffusion.losses import Denoised
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
 from mamoe.errors import ConfigError, NonFiniteLossError
+from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.machine.transfers import sent, works_ahead
 from mamoe.methods import to_channels_last
 from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
+from mamoe.models.unet.block import blocks_of
 from mamoe.randomness import derive_seed
 from mamoe.training.optim import apply_lr_factors, parameter_groups
 from mamoe.training.optim.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
@@ -32,10 +35,12 @@ from mamoe.training.scale.sharding import shard, whole_of
 from mamoe.training.step.draws import Draws, posterior_noise, training_draws
 from mamoe.training.step.finite import StepWatch, leaves_out
 from mamoe.training.step.latents import moments_of
-from mamoe.training.step.parts import Networks, Objective, Optimization
+from mamoe.training.step.parts import Compiled, Networks, Objective, Optimization
 from mamoe.training.step.timesteps import Places, TimestepKind
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning
+
+log = logging.getLogger(__name__)
 
 
 class DiffusionModule(LightningModule):
@@ -74,6 +79,7 @@ class DiffusionModule(LightningModule):
         self.watch = StepWatch()
         self._before: Rates | None = None  # what the schedule had set before a step that nobody has looked at
         self._optimization = optimization
+        self._to_compile: Compiled = networks.compile
         self._mean_size: float | None = None  # pictures of a micro-batch, on average over those of a step
         _check(self)
 
@@ -89,6 +95,12 @@ class DiffusionModule(LightningModule):
     # The loss of a batch.
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self._losses(batch, batch_idx)
+        self.watch.add(loss, batch)
+        # Lightning averages over the micro-batches; where they are pieces of unequal size, each picture counts alike.
+        return loss.sum() / (self._mean_size or len(loss))
+
+    def _losses(self, batch: Batch, batch_idx: int) -> Float[Tensor, "B"]:
         # Batch.
         epoch, index = batch.epoch.tolist(), batch.index.tolist()
         latents = self.encode(batch)
@@ -103,10 +115,7 @@ class DiffusionModule(LightningModule):
             sampling=self.timesteps,
             places=self._places(batch_idx) if self.timesteps.kind is TimestepKind.STRATIFIED else None,
         )
-        loss = self.loss_per_image(latents, batch.regions, draws, batch.cell_weight, step=self.global_step)
-        self.watch.add(loss, batch)
-        # Lightning averages over the micro-batches; where they are pieces of unequal size, each picture counts alike.
-        return loss.sum() / (self._mean_size or len(loss))
+        return self.loss_per_image(latents, batch.regions, draws, batch.cell_weight, step=self.global_step)
 
     def loss_per_image(
         self,
@@ -274,10 +283,29 @@ class DiffusionModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout layers know the global stream only. Seeding it per batch makes a resumed run draw the same numbers.
         trainer = self.trainer
+        if self._to_compile != "off":
+            self._compile(batch, batch_idx)
         part = batch_idx % trainer.accumulate_grad_batches
         self.watch.open = True
         self._mean_size = self._data.piece(batch_idx)[1]
         torch.manual_seed(derive_seed(self.seed, "layers", trainer.global_step, part, trainer.global_rank))
+
+    def _compile(self, batch: Batch, batch_idx: int) -> None:
+        """Compile the UNet, or say why not. It is tried on the first batch, whose gradients are dropped."""
+        parts = blocks_of(self.unet) if self._to_compile == "blocks" else [self.unet]
+        weights = [p for p in self.parameters() if p.requires_grad]
+
+        def trial() -> None:
+            with self.trainer.precision_plugin.forward_context():
+                loss = self._losses(batch, batch_idx).sum()
+            torch.autograd.grad(loss, weights, allow_unused=True)
+
+        problem = compiled_if_it_works(parts, trial)
+        if problem is not None:
+            log.warning(
+                "trainer.compile=%s does not work here, the network is not compiled: %s", self._to_compile, problem
+            )
+        self._to_compile = "off"
 
 
 def _check(module: DiffusionModule) -> None:

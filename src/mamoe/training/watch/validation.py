@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from mamoe.errors import ConfigError
+from mamoe.machine.compiling import uncompiled
 from mamoe.training.loop.interruption import unless_told_to_stop
 from mamoe.training.loop.metrics import MetricsFile, log_metrics
 from mamoe.training.loop.steps import is_due
@@ -154,6 +155,7 @@ def evaluating(trainer: Trainer, module: DiffusionModule, *, use_ema: bool) -> I
         if use_ema and module.ema is not None:
             stack.enter_context(module.ema.in_place())
         stack.enter_context(put_together(module.unet))
+        stack.enter_context(uncompiled(module.unet))
         module.eval()
         try:
             yield
