@@ -371,19 +371,17 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         prepare_experts(self.unet)
         # A scheduler computes with single numbers, which it reads on the host; only the UNet wants them on the device.
         self.scheduler.set_timesteps(steps)
-        timesteps = self.scheduler.timesteps
-        told = sent(timesteps, latents.device)
         latents = latents * self.scheduler.init_noise_sigma
-        inputs = conditioning.unet_inputs()
-        guided = len(conditioning.text.embeds) > len(latents)
+        inputs, guided = conditioning.unet_inputs(), len(conditioning.text.embeds) > len(latents)
         # Samplers that draw noise in every step take it from each picture's own generator too.
         stochastic = "generator" in inspect.signature(self.scheduler.step).parameters
         extra: dict[str, Any] = {"generator": generators} if stochastic else {}
+        timesteps = self.scheduler.timesteps
         with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
-            for i, timestep in enumerate(timesteps):
+            for timestep, told in zip(timesteps, sent(timesteps, latents.device), strict=True):
                 noisy = torch.cat([latents, latents]) if guided else latents
                 noisy = self.scheduler.scale_model_input(noisy, timestep).to(self._dtype)
-                output = predict(self.unet, noisy, told[i], inputs, control).float()
+                output = predict(self.unet, noisy, told, inputs, control).float()
                 if guided:
                     output = guide(*output.chunk(2), scale=scale, rescale=rescale)
                 latents = self.scheduler.step(output, timestep, latents, **extra).prev_sample
