@@ -19,7 +19,7 @@ from mamoe.assemble.caches import encoded
 from mamoe.assemble.callbacks import PictureSampler, best_by, patience, training_callbacks, training_loggers
 from mamoe.assemble.checking import check_data
 from mamoe.assemble.data import buckets_of, check_batches, layout_settings, splits
-from mamoe.assemble.device import check_card
+from mamoe.assemble.device import card_notes, check_card
 from mamoe.assemble.loss import class_weights, loss_of
 from mamoe.assemble.model import (
     check_sizes,
@@ -38,6 +38,7 @@ from mamoe.conditioning.collate import Collator
 from mamoe.config.train import Train, seconds_of
 from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
+from mamoe.machine.workers import start_importing
 from mamoe.runs.home import place_now
 from mamoe.runs.lock import held
 from mamoe.training.loop.continuing import read_recipe
@@ -64,6 +65,8 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     check_card(config)
+    if config.data.num_workers:
+        start_importing(["mamoe.data.dataset", "mamoe.conditioning.collate"])
     settings = layout_settings(config)
     trains, validates = splits(config, settings.taxonomy)
     check_data(config, [trains, validates], progress)
@@ -125,7 +128,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                     best_by=best_by(config),
                 ),
                 watching=Watching(
-                    callbacks=[*callbacks, Notes(settings_without_effect(config, plain))],
+                    callbacks=[*callbacks, Notes([*settings_without_effect(config, plain), *card_notes(config)])],
                     loggers=training_loggers(config, run_dir),
                     patience=patience(config),
                 ),

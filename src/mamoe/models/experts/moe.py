@@ -148,7 +148,9 @@ def prepare_experts(network: nn.Module) -> None:
     """Lay out the weights of all experts in ``network``, which have come to the GPU they stay on, for its products."""
     for layer in network.modules():
         if isinstance(layer, MoEFeedForward) and grouped_suits(cast(nn.Linear, layer.net[2]).weight):
-            for linears in ([cast(GEGLU, net[0]).proj for net in layer.nets], [net[2] for net in layer.nets]):
+            widen = [cast(GEGLU, net[0]).proj for net in layer.nets]
+            narrow = [cast(nn.Linear, net[2]) for net in layer.nets]
+            for linears in (widen, narrow):
                 if all(type(linear) is nn.Linear for linear in linears):
                     lay_end_to_end([linear.weight for linear in linears])
                     lay_end_to_end([linear.bias for linear in linears])
