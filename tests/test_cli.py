@@ -13,7 +13,20 @@ import torch
 from factories import Outcome, break_picture, drawn_data, mamoe, short_run
 
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "lightning", "hydra", "numpy")
-COMMANDS = ("demo", "train", "sample", "evaluate", "benchmark", "prepare", "check", "scenes", "new-base", "export")
+COMMANDS = (
+    "demo",
+    "train",
+    "sample",
+    "evaluate",
+    "benchmark",
+    "prepare",
+    "check",
+    "scenes",
+    "new-base",
+    "export",
+    "presets",
+    "env",
+)
 
 
 def refused(outcome: Outcome, code: int, *words: str) -> None:

@@ -30,7 +30,8 @@ LATE = {
     ("commands/benchmark/run.py", "mamoe.scenes"): "numpy and PIL, for benchmarks that draw their data",
     ("machine/failures.py", "mamoe.machine.memory"): "torch, only to name an error",
 }
-THIN = ("cli.py", "__init__.py", "commands/material.py")  # commands: what they need is imported when they run
+# Commands: what they need is imported when they run.
+THIN = ("cli.py", "__init__.py", "commands/material.py", "commands/about.py")
 
 
 def tree_of(name: str) -> ast.Module:

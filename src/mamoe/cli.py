@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from mamoe.commands.about import env, presets
 from mamoe.commands.material import check, new_base, prepare, scenes
 from mamoe.config.shipped import group_names
 from mamoe.console import progress
@@ -20,7 +21,6 @@ from mamoe.vocabulary.drawing import DRAWING, Drawing, Mode, modes_of
 app = typer.Typer(
     name="mamoe",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Fine-tune latent diffusion models on a narrow domain, steered by panoptic maps and per-instance prompts.",
@@ -32,6 +32,8 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 TRAIN_HELP = rf"""Fine-tune a model: mamoe train data=… experiment=… \[any.key=value] \[resume=RUN]
 
 Composes the Hydra groups {", ".join(group_names()[:-1])} and {group_names()[-1]}; a configs/ folder in the working directory is searched too.
+
+Example: mamoe train experiment=demo data.root=demo/data trainer.max_steps=200
 """  # noqa: E501 - a line end stays one in the help
 
 
@@ -71,6 +73,8 @@ def demo(
     """Draw a small town, fine-tune the tiny base model on it, and leave a page with pictures and scores.
 
     Started again after Ctrl-C, it goes on where it stopped.
+
+    Example: mamoe demo --out town
     """
     from mamoe.commands.demo.run import run_demo
     from mamoe.machine.libraries import quiet_libraries
@@ -106,6 +110,8 @@ def cache(
     r"""Encode prompts and pictures ahead of a training: mamoe cache data=… experiment=… \[any.key=value]
 
     Takes what `mamoe train` takes; a training with the same words finds everything encoded.
+
+    Example: mamoe cache experiment=mamoe data.root=data/cityscapes
     """
     from mamoe.commands.train import launch_cache
 
@@ -146,6 +152,8 @@ def sample(
     """Draw a picture for every panoptic map of a folder, with a JSON record each and a contact sheet.
 
     Started again, it goes on where it stopped; torchrun shares the work.
+
+    Example: mamoe sample runs/mamoe/latest --panoptic maps --out pictures
     """
     from mamoe.machine.devices import usable_device
     from mamoe.machine.libraries import quiet_libraries
@@ -187,6 +195,7 @@ def sample(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     target: Annotated[Path, typer.Argument(help="A run or one of its checkpoints, or a folder of pictures.")],
     against: Annotated[Path | None, typer.Option(help="Folder of real pictures; default: the run's split.")] = None,
     train: Annotated[Path | None, typer.Option(help="Folder of training pictures; default: the run's.")] = None,
@@ -219,6 +228,8 @@ def evaluate(
     """Score pictures against real ones, with intervals: distances of distributions, copying, layout, colours, use.
 
     Writes metrics.json, table.md and table.csv. Started again, it goes on where it stopped; torchrun shares the work.
+
+    Example: mamoe evaluate runs/mamoe/latest --split val
     """
     from mamoe.commands.evaluate import Asked, evaluate_folder, evaluate_run
     from mamoe.machine.devices import usable_device
@@ -226,10 +237,10 @@ def evaluate(
     from mamoe.runs.lookup import is_run
 
     quiet_libraries()
-    if not is_run(target):
-        named = {"--base": base is not None, "--checkpoint": checkpoint != "latest"}
-        if given := [option for option, was_given in named.items() if was_given]:
-            raise ConfigError(f"{target} is no run but a folder of pictures: leave {', '.join(given)} out.")
+    of_runs = ("base", "checkpoint", "modes", "steps", "guidance_scale", "batch_size")
+    if not is_run(target) and (given := [name for name in of_runs if _was_given(context, name)]):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{target} is no run but a folder of pictures: leave {options} out.")
     asked = Asked(
         against=against,
         train=train,
@@ -263,6 +274,11 @@ def evaluate(
         typer.echo(f"{table.markdown()}\nWritten to {folder}.")
 
 
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 @app.command(context_settings=PASS_ON)
 def benchmark(
     context: typer.Context,
@@ -273,6 +289,8 @@ def benchmark(
 
     Trains and scores every method with every seed at equal budget and writes report.html, .md, .csv and .json.
     Started again, it goes on where it stopped.
+
+    Example: mamoe benchmark benchmark=tiny seeds=0,1,2 --dry-run
     """
     from mamoe.commands.benchmark.run import run_benchmark
 
@@ -292,7 +310,7 @@ def benchmark_cell(
     raise typer.Exit(run_cell(folder, config_dir or []))
 
 
-for command in (prepare, check, scenes, new_base):
+for command in (prepare, check, scenes, new_base, presets, env):
     app.command()(command)
 
 
@@ -308,7 +326,10 @@ def export(
         typer.Option(help="A whole pipeline, or a run's LoRA alone as diffusers or kohya's readers take it."),
     ] = ExportFormat.PIPELINE,
 ) -> None:
-    """Write a run as one folder: a LayoutPipeline, or a StableDiffusionPipeline if it knows no layout; or its LoRA."""
+    """Write a run as one folder: a LayoutPipeline, or a StableDiffusionPipeline if it knows no layout; or its LoRA.
+
+    Example: mamoe export runs/mamoe/latest pipeline
+    """
     from mamoe.commands.export import export_lora, export_run
     from mamoe.machine.libraries import quiet_libraries
     from mamoe.methods.lora_file import LoraFile

@@ -88,3 +88,10 @@ def test_a_branch_over_a_stock_unet_sees_padding(composed):
     stock["layout"]["global_padding"] = False
     with pytest.raises(ConfigError, match=r"set layout\.global_padding=true"):
         validated({**stock, "method": method})
+
+
+@pytest.mark.parametrize("option", ["--base=x", "--checkpoint=latest", "--modes=cfg", "--steps=9", "--batch-size=1"])
+def test_what_only_a_run_can_be_told_is_refused_for_pictures(tmp_path, option):
+    outcome = mamoe("evaluate", str(tmp_path), option, f"--against={tmp_path}")
+    assert outcome.code == 2
+    assert f"leave {option.partition('=')[0]} out" in outcome.err.replace("\n", " ")

@@ -44,9 +44,7 @@ def card_notes(config: Train) -> list[str]:
     size, target = config.trainer.gpu_gib, str(config.optimizer.get("_target_"))
     if size is None or size > _EIGHT_BITS or config.method.name != "full" or target.endswith(".make_adam8bit"):
         return []
-    return [
-        f"trainer=gpu_{size}gb was sized for optimizer=adamw_8bit; other optimizers take up to 6 bytes more a weight"
-    ]
+    return [f"trainer=gpu_{size}gb was sized for optimizer=adamw_8bit; others take up to 6 bytes more a weight"]
 
 
 def device_of(config: Train) -> torch.device:

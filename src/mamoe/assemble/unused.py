@@ -5,11 +5,12 @@ serves several methods, and a default cannot be told from a choice.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mamoe.bases.shipped import PREFIX
-from mamoe.config.compose import compose
+from mamoe.config.compose import compose, search_path
 from mamoe.config.train import Train
 from mamoe.vocabulary.layout import RegionResize, Strength
 
@@ -21,7 +22,7 @@ def settings_without_effect(config: Train, plain: Mapping[str, Any]) -> list[str
         config: the validated configuration.
         plain: the same as it was composed.
     """
-    default = compose([])
+    default = _default(tuple(search_path()))
     changed = [
         (key, why)
         for key, why in _idle(config).items()
@@ -33,6 +34,12 @@ def settings_without_effect(config: Train, plain: Mapping[str, Any]) -> list[str
     if not config.layout.region_attention and config.data.instance_prompts is not None:
         lines.append("The instance prompts are not trained on: layout.region_attention=false")
     return lines
+
+
+@cache
+def _default(folders: tuple[str, ...]) -> Mapping[str, Any]:
+    """What nobody changed anything of, with the YAML of ``folders`` at hand."""
+    return compose([])
 
 
 def _idle(config: Train) -> dict[str, str]:

@@ -40,7 +40,10 @@ def prepare(
         bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
     ] = False,
 ) -> None:
-    """Import a data set from its official format into the package's layout."""
+    """Import a data set from its official format into the package's layout.
+
+    Example: mamoe prepare cityscapes /path/to/cityscapes data/cityscapes
+    """
     from mamoe.prepare.importers import importer_of, next_commands
 
     import_from = importer_of(source_format.value, taxonomy, derive_taxonomy)
@@ -54,7 +57,10 @@ def check(
     folder: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
     taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
 ) -> None:
-    """Open every file of a data set and list everything that is wrong with it."""
+    """Open every file of a data set and list everything that is wrong with it.
+
+    Example: mamoe check data/cityscapes
+    """
     from mamoe.prepare.check import check_folder
     from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -75,7 +81,10 @@ def scenes(
     height: Annotated[int, typer.Option()] = 128,
     width: Annotated[int, typer.Option()] = 256,
 ) -> None:
-    """Draw street scenes with panoptic maps, captions and instance prompts."""
+    """Draw street scenes with panoptic maps, captions and instance prompts.
+
+    Example: mamoe scenes town --train 64
+    """
     from mamoe.scenes import Domain, write_scenes
     from mamoe.storage.staging import require_free
 
@@ -94,7 +103,10 @@ def new_base(
     out: Annotated[Path, typer.Argument(help="Base model folder to make.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the autoencoder's training.")] = None,
 ) -> None:
-    """Train an autoencoder on drawn scenes and write a base model around it, for experiment=tiny_base."""
+    """Train an autoencoder on drawn scenes and write a base model around it, for experiment=tiny_base.
+
+    Example: mamoe new-base broad my_base
+    """
     from mamoe.commands.new_base import make_new_base
     from mamoe.machine.libraries import quiet_libraries
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-SPINS = "200000"  # GNU spins 300,000 times; 10,000 cost two fifths of the speed alone (perf/spin.py)
+SPINS = "1000"  # GNU spins 300,000 times; perf/spin.py, and docs/training.md for what it costs and gains
 CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # by which users decide for themselves
 
 
