@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 READS = {"item", "tolist", "cpu", "numpy", "nonzero", "equal", "allclose", "unique", "masked_select", "__array__"}
+COUNTED = {"nonzero", "unique", "masked_select"}  # of these the host reads how many there are
 READS |= {"__bool__", "__int__", "__float__", "__index__", "is_nonzero", "__contains__"}
 HARMLESS = {"__get__", "__set__", "__delete__", "copy_", "to", "pin_memory"}
 
@@ -65,7 +66,7 @@ class FakeDevice(TorchFunctionMode):
             result._arrives_in = self._step
         if name == "__getitem__" and hasattr(given[0], "_arrives_in"):
             result._arrives_in = given[0]._arrives_in
-        if name in READS or (name == "copy_" and not on_device(args[0])):
+        if name in READS - COUNTED or (name == "copy_" and not on_device(args[0])):
             return result
         if there or isinstance(kwargs.get("device"), torch.device):
             for tensor in tensors_in(result):
