@@ -30,11 +30,11 @@ from step import GLOBAL_TOKENS, Case, cases, drop_gradients_when_made, step
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mamoe.bases.pretrained import load_text, load_vae
-from mamoe.bases.sources import Source
 from mamoe.conditioning.encoded import EmbeddingCache
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.data.encoded import LatentCache
 from mamoe.data.geometry.joint import Geometry
+from mamoe.runs.source import Source
 from mamoe.training.step.latents import moments_of
 from mamoe.vocabulary.taxonomy import Taxonomy
 

@@ -44,6 +44,8 @@ from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
 from mamoe.models.unet.block import blocks_of
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.runs.recipe import Recipe, Terms
+from mamoe.runs.source import Source
 from mamoe.training.loop.beside import HostCopies
 from mamoe.training.loop.fit import Keeping, Watching, fit
 from mamoe.training.optim import make_adam
@@ -283,6 +285,7 @@ def train(scale: Scale) -> dict[str, Any]:
         Objective(scheduler=make_scheduler("v", zero_snr=True), prompt_dropout=0.0),
         Optimization(optimizer=make_adam, ema_decay=0.999),
     )
+    settings = LayoutSettings(taxonomy=Taxonomy.load("cityscapes"))
     collate = functools.partial(encoded_batch, regions=regions, cells=scale.cells)
     data = LayoutDataModule(train=Numbers(), collate=collate, batch_size=scale.batch)  # type: ignore[arg-type]
     clock = StepClock(scale.device)
@@ -294,7 +297,7 @@ def train(scale: Scale) -> dict[str, Any]:
             data,
             Path(folder),
             max_steps=steps,
-            recipe={},
+            recipe=Recipe(base=Source(path="random"), scheduler={}, terms=Terms(layout=settings)),
             keeping=Keeping(every_n_steps=10 * steps),
             watching=Watching(callbacks=[clock]),
             trainer={"accelerator": scale.device.type, "devices": 1, "precision": precision, "gradient_clip_val": 0.5},

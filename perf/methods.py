@@ -33,8 +33,15 @@ from diffusers import UNet2DConditionModel
 from step import EXPERTS, GLOBAL_TOKENS, REGION_TOKENS, REGIONS, SD21, conditioning_of, drawn_layouts
 from torch import Tensor, nn
 
-from mamoe.methods import Concat, ControlNetXS, Decoder, Dora, Full, Lora, LoraExperts, SharedExpert
+from mamoe.methods.concat import Concat
+from mamoe.methods.controlnet_xs import ControlNetXS
+from mamoe.methods.decoder import Decoder
+from mamoe.methods.dora import Dora
+from mamoe.methods.full import Full
+from mamoe.methods.lora import Lora
+from mamoe.methods.lora_experts import LoraExperts
 from mamoe.methods.method import Method
+from mamoe.methods.shared_expert import SharedExpert
 from mamoe.models.control.call import Control, control_of, predict
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.adapter import trained_names

@@ -24,8 +24,8 @@ import torch
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-from mamoe.evaluation.distances.frechet import frechet_distance, gaussian_from_covariance
-from mamoe.evaluation.distances.kernels import cmmd, kid, kid_of_subsets
+from mamoe.evaluation.distances.frechet import Gaussian, frechet_distance, root_of
+from mamoe.evaluation.distances.kernels import cmmd, kid, polynomial_kernel, unbiased
 
 MIB = 2**20
 POLL = 0.002  # seconds between looks at the memory
@@ -72,12 +72,27 @@ def of_sqrtm(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.nda
     return float(np.sum((mu1 - mu2) ** 2) + np.trace(sigma1 + sigma2 - 2 * root.real))
 
 
+def of_statistics(features: torch.Tensor, mean: torch.Tensor, covariance: torch.Tensor) -> Gaussian:
+    """Fitted beforehand: all ways start from means and covariances."""
+    return Gaussian(n=len(features), mean=mean, root=root_of(covariance), centred=features.double() - mean)
+
+
+def kid_of_subsets(x: torch.Tensor, y: torch.Tensor, *, subsets: int, size: int) -> float:
+    """Ours by torch-fidelity's protocol, with its draws: every pair once, weighed for each subset."""
+    draws = np.random.RandomState(2020)
+    chosen_x, chosen_y = torch.zeros(subsets, len(x)).double(), torch.zeros(subsets, len(y)).double()
+    for row in range(subsets):
+        for chosen in (chosen_x, chosen_y):
+            chosen[row, draws.choice(chosen.shape[1], size, replace=False)] = 1
+    return float(unbiased(polynomial_kernel, x, y, chosen_x, chosen_y).mean())
+
+
 def fid_ways(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], float]]:
     stats = [(f.double().mean(0), torch.cov(f.double().T)) for f in (x, y)]
     plain = [(mu.numpy(), sigma.numpy()) for mu, sigma in stats]
     theirs = [{"mu": mu, "sigma": sigma} for mu, sigma in plain]
     return {
-        "ours": lambda: frechet_distance(*(gaussian_from_covariance(mu, sigma, len(x)) for mu, sigma in stats)),
+        "ours": lambda: frechet_distance(*(of_statistics(f, *own) for f, own in zip((x, y), stats, strict=True))),
         "torch-fidelity": lambda: fid_statistics_to_metric(*theirs, verbose=False)[KEY_METRIC_FID],
         "scipy sqrtm": lambda: of_sqrtm(*plain),
     }
@@ -88,7 +103,7 @@ def kid_ways(x: torch.Tensor, y: torch.Tensor, subsets: int, size: int) -> dict[
     exact = partial(kid_features_to_metric, x.double(), y.double())
     plain = partial(kid_features_to_metric, x, y)
     return {
-        f"ours, {subsets} subsets of {size}": lambda: kid_of_subsets(x, y, subsets=subsets, size=size)[0],
+        f"ours, {subsets} subsets of {size}": lambda: kid_of_subsets(x, y, subsets=subsets, size=size),
         "torch-fidelity, float64": lambda: exact(**protocol, verbose=False)[KEY_METRIC_KID_MEAN],
         "torch-fidelity": lambda: plain(**protocol, verbose=False)[KEY_METRIC_KID_MEAN],
         "ours, all pictures": lambda: kid(x, y),

@@ -41,6 +41,22 @@ def small_unet(shape: str = "sd15", **changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**config, **SHAPES[shape], **changes}).eval()
 
 
+def two_level_unet(text_width: int, dropout: float = 0.0) -> UNet2DConditionModel:
+    """The smallest that trains: attention on its finer level alone."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=text_width,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        dropout=dropout,
+    )
+
+
 def trained(model: nn.Module) -> nn.Module:
     """The model after something happened to every weight, so that experts differ."""
     generator = torch.Generator().manual_seed(1)

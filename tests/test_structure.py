@@ -1,12 +1,13 @@
-"""The house rules that a program can check: short files, narrow signatures, imports on top, names that tell."""
+"""The house rules that a program can check: short files, narrow signatures, imports on top and in no circle, names."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "mamoe"
+TESTS = Path(__file__).parent
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 MOST_LINES = 400
@@ -18,7 +19,6 @@ WIDE = {
     ("cli.py", "sample"): "the options of a command",
     ("cli.py", "evaluate"): "the options of a command",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
-    ("sampling/folders.py", "sample_folder"): "the options of `mamoe sample`, for Python",
 }
 # (file, imported module): why it waits for a function to need it.
 LATE = {
@@ -29,6 +29,19 @@ LATE = {
     ("commands/train.py", "mamoe.training.scale.cluster"): "torch, after the configuration was checked",
     ("commands/benchmark/run.py", "mamoe.scenes"): "numpy and PIL, for benchmarks that draw their data",
     ("machine/failures.py", "mamoe.machine.memory"): "torch, only to name an error",
+}
+# What others wrote and a function may import when it needs it: why it waits.
+HEAVY = {
+    "diffusers": "a second or more, only to be told to keep quiet",
+    "huggingface_hub": "likewise",
+    "hydra": "half a second, for commands that compose a configuration",
+    "omegaconf": "comes with it",
+    "multiprocessing": "its server, which not every system has",
+    "lightning": "of its loggers each wants a package that need not be installed",
+    "rich": "a fifth of a second, for those who see a bar",
+    "torch_fidelity": "need not be installed",
+    "torchvision": "its models take a second, for losses and scores that need one",
+    "transformers": "its classes load one by one, for scores that need one",
 }
 # Commands: what they need is imported when they run.
 THIN = ("cli.py", "__init__.py", "commands/material.py", "commands/about.py")
@@ -52,14 +65,54 @@ def wide(tree: ast.AST) -> set[str]:
 
 
 def late(tree: ast.AST) -> set[str]:
-    """Modules of the package that are imported inside a function."""
+    """Modules that are imported inside a function."""
     found = set()
     for node in (inner for function in functions(tree) for inner in ast.walk(function)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add("mamoe" if node.level else node.module or "")
-    return {name for name in found if name.split(".")[0] == "mamoe"}
+    return found
+
+
+def is_own(module: str) -> bool:
+    return module.split(".")[0] == "mamoe"
+
+
+def module_of(name: str) -> str:
+    return ".".join(("mamoe", *name.removesuffix(".py").removesuffix("__init__").rstrip("/").split("/"))).rstrip(".")
+
+
+def imported(name: str, modules: Collection[str]) -> set[str]:
+    """The modules of the package that a file imports, inside functions and for type checkers alone too."""
+    found = set()
+    for node in ast.walk(tree_of(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            within = (module_of(name) if name.endswith("__init__.py") else module_of(name).rpartition(".")[0]).split(
+                "."
+            )
+            start = ".".join(within[: len(within) + 1 - node.level]) if node.level else ""
+            origin = ".".join(part for part in (start, node.module) if part)
+            found |= {inner if (inner := f"{origin}.{alias.name}") in modules else origin for alias in node.names}
+    return (found & set(modules)) - {module_of(name)}
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> list[set[str]]:
+    """The sets of nodes that lead to each other: strongly connected, by who reaches whom."""
+
+    def reached(start: str) -> set[str]:
+        seen, left = set(), list(graph.get(start, ()))
+        while left:
+            if (node := left.pop()) not in seen:
+                seen.add(node)
+                left += graph.get(node, ())
+        return seen
+
+    reach = {node: reached(node) for node in graph}
+    found = {frozenset({a, *(b for b in reach[a] if a in reach.get(b, ()))}) for a in graph if a in reach[a]}
+    return sorted(map(set, found), key=sorted)
 
 
 def test_the_package_is_looked_at():
@@ -79,7 +132,22 @@ def test_signatures_are_narrow():
 
 def test_imports_stand_on_top():
     found = {(name, module) for name in FILES if not name.endswith(THIN) for module in late(tree_of(name))} - set(LATE)
-    assert not found, "Imported inside a function; if that has a reason, it belongs into LATE."
+    own = {(name, module) for name, module in found if is_own(module)}
+    assert not own, "Imported inside a function; if that has a reason, it belongs into LATE."
+    others = {(name, module) for name, module in found - own if module.split(".")[0] not in HEAVY}
+    assert not others, "Imported inside a function; only what is heavy or need not be there waits (HEAVY)."
+
+
+def test_no_circle_of_imports():
+    modules = {module_of(name) for name in FILES}
+    graph = {module_of(name): imported(name, modules) for name in FILES}
+    assert graph["mamoe.runs.lookup"] >= {"mamoe.runs.recipe", "mamoe.errors"}
+    assert not circles(graph), "These modules import each other, directly or by way of others."
+
+
+def test_files_of_tests_are_short():
+    long = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in TESTS.rglob("*.py")}
+    assert not {name: lines for name, lines in long.items() if lines > MOST_LINES}
 
 
 def test_names_tell():
@@ -89,7 +157,8 @@ def test_names_tell():
 
 def test_exceptions_are_still_needed():
     assert {(name, function) for name in FILES for function in wide(tree_of(name))} >= set(WIDE)
-    assert {(name, module) for name in FILES for module in late(tree_of(name))} >= set(LATE)
+    inside = {(name, module) for name in FILES for module in late(tree_of(name))}
+    assert inside >= set(LATE) and {module.split(".")[0] for _, module in inside} >= set(HEAVY)
 
 
 def test_the_rules_see_what_they_forbid():
@@ -98,4 +167,5 @@ def test_the_rules_see_what_they_forbid():
         f"class A:\n def __init__(self, *, {many}):\n  from mamoe.x import y\n  import mamoe.z\n  import torch"
     )
     assert wide(tree) == {"__init__"}
-    assert late(tree) == {"mamoe.x", "mamoe.z"}
+    assert late(tree) == {"mamoe.x", "mamoe.z", "torch"}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "d"}, "e": {"d"}}) == [{"a", "b", "c"}, {"d"}]

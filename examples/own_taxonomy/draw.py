@@ -50,6 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a new folder")
     folder = parser.parse_args().folder
+    if folder.exists():
+        parser.error(f"{folder} is there already, and nothing is overwritten: name a new folder, or remove that one.")
 
     folder.mkdir(parents=True)
     for name in ("taxonomy.yaml", "data.yaml"):

@@ -16,7 +16,7 @@ from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.machine.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
 from mamoe.machine.threads import wait_politely
-from mamoe.vocabulary.drawing import DRAWING, Drawing, Mode, modes_of
+from mamoe.vocabulary.drawing import DRAWING, Drawing, Mode, mode_of, modes_of
 
 app = typer.Typer(
     name="mamoe",
@@ -159,12 +159,23 @@ def sample(
     from mamoe.machine.libraries import quiet_libraries
     from mamoe.machine.precision import drawing_format
     from mamoe.machine.processes import started_processes
-    from mamoe.sampling.folders import sample_folder
+    from mamoe.sampling.folders import LayoutFolder, sample_folder
     from mamoe.sampling.pipeline import LayoutPipeline
 
     quiet_libraries()
     device = usable_device(device)
     dtype = drawing_format(device, precision)
+    layouts = LayoutFolder(
+        panoptic=panoptic,
+        prompts=prompts,
+        instance_prompts=instance_prompts,
+        conditions=conditions,
+        size=size,
+        recursive=recursive,
+    )
+    drawing = Drawing(
+        mode=mode_of(guidance_scale), steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, seed=seed
+    )
     pipe = LayoutPipeline.from_pretrained(run, checkpoint=checkpoint, base=base, torch_dtype=dtype)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
@@ -172,17 +183,9 @@ def sample(
     with kept, started_processes() as processes, progress("Drawing") as update:
         result = sample_folder(
             pipe,
-            panoptic,
+            layouts,
             out,
-            prompts=prompts,
-            instance_prompts=instance_prompts,
-            conditions=conditions,
-            size=size,
-            recursive=recursive,
-            seed=seed,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            batch_size=batch_size,
+            drawing,
             processes=processes,
             progress=update,
             warn=lambda line: typer.echo(f"Warning: {line}", err=True),
@@ -202,6 +205,9 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Data set the layouts are from; default: the run's.")] = None,
     base: BaseOption = None,
     taxonomy: Annotated[str | None, typer.Option(help="Of --data, where it does not name one.")] = None,
+    instance_prompts: Annotated[
+        Path | None, typer.Option(help="JSON the pictures were drawn with; default: that of --data.")
+    ] = None,
     scores: Annotated[str | None, typer.Option(help="Comma-separated; default: all but use.")] = None,
     segmenter: Annotated[
         list[str] | None, typer.Option(help="domain, or a folder or hub name; may be repeated. Default: domain.")
@@ -250,6 +256,7 @@ def evaluate(
         checkpoint=checkpoint,
         modes=modes_of(modes.split(",")),
         taxonomy=taxonomy,
+        instance_prompts=instance_prompts,
         split=split,
         scores=None if scores is None else tuple(scores.split(",")),
         segmenters=tuple(segmenter or ("domain",)),

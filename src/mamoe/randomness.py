@@ -6,6 +6,9 @@ A result never depends on batch mates, worker count or world size, because nothi
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +28,20 @@ def derive_seed(seed: int, purpose: str, *keys: int) -> int:
 def generator_for(seed: int, purpose: str, *keys: int) -> torch.Generator:
     """A CPU generator seeded with :func:`derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *keys))
+
+
+@contextmanager
+def seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """Torch's global generators at ``seed``, for libraries that draw from nothing else; afterwards as they were.
+
+    Args:
+        seed: of the CPU's and of all other devices' generators.
+        devices: those besides the CPU that draw here.
+    """
+    library: Any = torch
+    with library.random.fork_rng(list(devices)):
+        library.manual_seed(seed)
+        yield
 
 
 def stacked_randn(shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:

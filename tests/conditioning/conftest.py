@@ -1,19 +1,15 @@
 """Random maps and a tiny text encoder with a byte tokenizer."""
 
-import json
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.taxonomy import Taxonomy
-
-LIMIT = 24
+from small_text import byte_encoder, byte_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -45,37 +41,14 @@ def make_map() -> Callable[..., PanopticMap]:
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> CLIPTokenizer:
-    """One token per byte; begin 512, end 513, padded with '!'. 24 tokens at most."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": LIMIT, "pad_token": "!"}))
-    return CLIPTokenizer.from_pretrained(folder)
+    return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="session")
 def text_encoder() -> CLIPTextModel:
-    return make_text_encoder(seed=0)
-
-
-def make_text_encoder(seed: int) -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=514,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=LIMIT,
-        bos_token_id=512,
-        eos_token_id=513,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return CLIPTextModel(config).eval()
+    return byte_encoder(seed=0)
 
 
 @pytest.fixture(scope="session")
 def encoder_factory() -> Callable[[int], CLIPTextModel]:
-    return make_text_encoder
+    return byte_encoder

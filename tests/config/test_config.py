@@ -1,67 +1,16 @@
 """Composition and validation of the configuration, and what a user's own YAML may do. Nothing here loads a model."""
 
-import re
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import yaml
+from composing import BESIDES, CHOICES, GROUPS, ROOTED, composed, options, refusal, write
+from composing import elsewhere as elsewhere
 
-from mamoe.commands.train import launch_sweep
 from mamoe.config.compose import SHIPPED, compose, setting
-from mamoe.config.targets import ALLOWED, instantiate
 from mamoe.config.train import seconds_of, validated
 from mamoe.errors import ConfigError
 from mamoe.vocabulary.layout import LayoutSettings
-
-ROOTED = ["data.root=somewhere"]  # data=folder has no root of its own
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (SHIPPED / group).glob("*.yaml"))
-
-
-GROUPS = (
-    "callbacks",
-    "data",
-    "debug",
-    "experiment",
-    "logger",
-    "loss",
-    "lr_scheduler",
-    "method",
-    "model",
-    "optimizer",
-    "trainer",
-)
-BESIDES = {  # what a choice cannot do without
-    "optimizer=schedule_free": ["lr_scheduler=constant", "ema_decay=null"],
-    "method=concat": ["data.condition=edges"],
-    "method=controlnet_xs": ["data.condition=classes"],
-}
-CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def composed(*overrides: str, config_dirs=()):
-    return validated(compose(overrides, config_dirs))
-
-
-def refusal(*overrides: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        composed(*overrides)
-    return str(caught.value)
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
 
 # What ships.
 
@@ -370,131 +319,3 @@ def test_broken_yaml_is_named(tmp_path):
     write(tmp_path / "configs/data/mine.yaml", "root: [1,\n")
     message = refusal("data=mine")
     assert "configs/data/mine.yaml" in message and "line 2" in message and "\n" not in message
-
-
-# A user's own YAML, without a line of code.
-
-TAXONOMY = """
-name: yard
-void_id: 2
-classes:
-  - {id: 0, name: ground, thing: false, prompt: bare ground, colour: [10, 20, 30]}
-  - {id: 1, name: hen, thing: true, prompt: a hen, colour: [200, 20, 30]}
-groupings:
-  birds: {hens: [hen]}
-"""
-DATA = """
-defaults:
-  - folder
-  - override /taxonomy@_global_.taxonomy: yard
-  - _self_
-root: yard
-size: [64, 64]
-"""
-EXPERIMENT = """
-# @package _global_
-defaults:
-  - override /data: yard
-name: hens
-layout:
-  grouping: birds
-"""
-
-
-def own_yaml(folder: Path) -> Path:
-    write(folder / "taxonomy/yard.yaml", TAXONOMY)
-    write(folder / "data/yard.yaml", DATA)
-    write(folder / "experiment/hens.yaml", EXPERIMENT.lstrip())
-    return folder
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_own_folder_adds_data_taxonomy_and_experiment(tmp_path, named):
-    from mamoe.assemble.data import layout_settings  # imports torch
-
-    folder = own_yaml(tmp_path / ("anderswo (für Hühner)" if named else "configs"))
-    config = composed("experiment=hens", config_dirs=[folder] if named else [])
-    assert config.name == "hens" and config.data.images == "yard/images"
-    assert layout_settings(config).experts.names == ("rest", "hens")
-
-
-def test_own_options_are_among_the_known_ones(tmp_path):
-    own_yaml(tmp_path / "configs")
-    assert "did you mean data=yard?" in refusal("data=yrad")
-
-
-def test_options_of_a_named_folder_are_among_the_known_ones(tmp_path):
-    folder = own_yaml(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="did you mean data=yard"):
-        compose(["data=yrad"], [folder])
-
-
-def test_an_own_file_does_not_replace_a_shipped_one(tmp_path):
-    write(tmp_path / "configs/optimizer/sgd.yaml", "_target_: torch.optim.SGD\nlr: 0.1\n")
-    assert composed("optimizer=sgd").optimizer == {"_target_": "torch.optim.SGD", "lr": 0.1}
-    write(tmp_path / "configs/optimizer/adam.yaml", "_target_: torch.optim.SGD\nlr: 0.1\n")
-    assert composed("optimizer=adam").optimizer["_target_"].endswith("make_adam")
-
-
-# What `_target_` may name.
-
-
-@pytest.mark.parametrize("where", sorted(ALLOWED))
-@pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "builtins.eval",
-        "eval",
-        "subprocess.run",
-        "torch.hub.load",
-        "torch.load",
-        "torch.optim.os.system",
-        "torch.optim.lr_scheduler.types.FunctionType",
-        "torch.optim.lr_scheduler.warnings.warn",
-        "torch.optim.lr_scheduler.Counter",
-        "torch.optim._functional.adam",
-        "torch.optim.Adam.__init__",
-        "lightning.pytorch.loggers.os.system",
-        "lightning.pytorch.callbacks.subprocess.run",
-        "lightning.pytorch.trainer.Trainer",
-        "torchvision.transforms.v2.functional.os.system",
-        "mamoe.training.optim.math.cos",
-        "mamoe.cli.main",
-        "",
-        None,
-        ["torch.optim.Adam"],
-    ],
-)
-def test_targets_elsewhere_are_refused_by_name(where, target, monkeypatch):
-    called = []
-    monkeypatch.setattr("os.system", called.append)
-    with pytest.raises(ConfigError, match=re.escape(f"{where}: ")) as caught:
-        instantiate({"_target_": target, "command": "true"}, where)
-    assert str(target) in str(caught.value)
-    assert not called
-
-
-def test_targets_that_are_allowed():
-    import torch
-
-    weight = torch.nn.Parameter(torch.zeros(2))
-    optimizer = instantiate({"_target_": "torch.optim.SGD", "lr": 0.5}, "optimizer", [weight])
-    assert type(optimizer) is torch.optim.SGD and optimizer.defaults["lr"] == 0.5
-    schedule = instantiate({"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2}, "lr_scheduler", optimizer)
-    assert type(schedule) is torch.optim.lr_scheduler.StepLR
-    blur = instantiate({"_target_": "torchvision.transforms.v2.GaussianBlur", "kernel_size": 3}, "data.transforms")
-    assert type(blur).__name__ == "GaussianBlur"
-
-
-def test_arguments_that_do_not_fit_are_explained():
-    with pytest.raises(ConfigError, match=r"optimizer: torch.optim.SGD does not take these arguments: .*speed"):
-        instantiate({"_target_": "torch.optim.SGD", "speed": 1}, "optimizer", [])
-    with pytest.raises(ConfigError, match=r"there is no torch.optim.Adamm"):
-        instantiate({"_target_": "torch.optim.Adamm"}, "optimizer", [])
-
-
-def test_a_launcher_that_is_not_installed_is_refused_with_its_extra(monkeypatch):
-    monkeypatch.setattr("mamoe.commands.train.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"hydra/launcher=submitit_slurm .*pip install 'mamoe\[submitit\]'"):
-        launch_sweep(["hydra/launcher=submitit_slurm", "seed=1,2"])

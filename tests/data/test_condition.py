@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from inspecting import inspected
 from mamoe.conditioning.collate import Collator
 from mamoe.data.condition import Drawn, drawn_condition, drawn_kind
 from mamoe.data.dataset import LayoutDataset
@@ -119,17 +120,17 @@ def test_problems_are_reported_with_the_others(folder):
     (folder / "shown/train/a1.png").unlink()
     (folder / "maps/train/a2.png").unlink()
     with pytest.raises(DatasetError) as caught:
-        dataset(folder, str(folder / "shown")).check()
+        inspected(dataset(folder, str(folder / "shown")))
     assert "a1.png has no condition picture in" in str(caught.value) and "a2.png has no panoptic map" in str(
         caught.value
     )
     Image.new("RGB", (40, 32)).save(folder / "shown/val/a1.png")
     (folder / "shown/val/a2.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError) as caught:
-        dataset(folder, str(folder / "shown"), split="val").check()
+        inspected(dataset(folder, str(folder / "shown"), split="val"))
     assert "a1.png has (height, width) (32, 40), but its picture has (32, 64)" in str(caught.value)
     assert "Cannot read the picture" in str(caught.value)
     with pytest.raises(DatasetError, match=r"a1.png has \(height, width\) \(32, 40\)"):
         dataset(folder, str(folder / "shown"), split="val")[0]
     with pytest.raises(DatasetError, match="cannot list the folder of condition pictures"):
-        dataset(folder, str(folder / "nowhere")).check()
+        inspected(dataset(folder, str(folder / "nowhere")))

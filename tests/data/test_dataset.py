@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from inspecting import inspected
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.split import index_split, list_splits
 from mamoe.data.geometry.joint import Geometry
@@ -173,7 +174,7 @@ def test_a_jpeg_finds_the_png_of_its_stem(folder):
 
 def test_check_returns_what_the_split_holds(folder):
     seen = []
-    contents = _dataset(folder).check(progress=lambda done, total: seen.append((done, total)))
+    contents = inspected(_dataset(folder), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert (contents.images, contents.with_prompt, contents.instance_prompts) == (3, 3, 6)
     assert contents.instances[13] == contents.instances[11] == 3 and contents.instances.sum() == 6
@@ -200,7 +201,7 @@ def test_all_problems_come_in_one_error(folder):
     instances["lost.png"] = {"1": "x"}
     (folder / "instances_train.json").write_text(json.dumps(instances))
     with pytest.raises(DatasetError) as caught:
-        _dataset(folder).check()
+        inspected(_dataset(folder))
     message = str(caught.value)
     for part in [
         f"{images / 'c3.png'} has no panoptic map",
@@ -229,13 +230,13 @@ def test_a_split_with_problems_gives_no_samples(folder):
 def test_missing_folders_are_named(folder, missing):
     arguments = {"images": {"images": folder / "none"}, "maps": {"panoptic_maps": folder / "none"}}[missing]
     with pytest.raises(DatasetError, match="none/train"):
-        _dataset(folder, **arguments).check()
+        inspected(_dataset(folder, **arguments))
 
 
 def test_an_empty_split_and_missing_text_files(folder):
     (folder / "images" / "test").mkdir()
     with pytest.raises(DatasetError) as caught:
-        _dataset(folder, "test").check()
+        inspected(_dataset(folder, "test"))
     for part in ["holds no pictures", "prompts_test.csv", "instances_test.json", "maps/test"]:
         assert part in str(caught.value)
 
@@ -243,13 +244,13 @@ def test_an_empty_split_and_missing_text_files(folder):
 def test_two_pictures_of_one_stem(folder):
     Image.open(folder / "images/train/a2.png").save(folder / "images/train/a2.jpg")
     with pytest.raises(DatasetError, match="2 pictures are called 'a2'"):
-        _dataset(folder, prompts=None).check()
+        inspected(_dataset(folder, prompts=None))
 
 
 @pytest.mark.parametrize("kind", ["images", "maps"])
 def test_a_file_that_breaks_during_training_is_named(folder, kind):
     dataset = _dataset(folder)
-    dataset.check()
+    inspected(dataset)
     path = folder / kind / "train" / "a2.png"
     path.write_bytes(path.read_bytes()[:70])
     with pytest.raises(DatasetError, match=r"a2\.png"):

@@ -7,7 +7,6 @@ from urllib.error import URLError
 import pytest
 import torch
 from denoised import TEXT_WIDTH, denoised, told
-from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
 from torchmetrics.functional.image.lpips import _LPIPS
@@ -29,27 +28,14 @@ from mamoe.diffusion.losses.lpips import linear_weights
 from mamoe.diffusion.parameterization import Prediction
 from mamoe.errors import ConfigError
 from mamoe.randomness import generator_for
+from small_models import two_level_unet
 
 ALPHAS_CUMPROD = torch.linspace(0.99, 0.01, 20)
 
 
-def make_unet() -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        layers_per_block=1,
-        attention_head_dim=4,
-        cross_attention_dim=TEXT_WIDTH,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-
-
 @pytest.fixture(scope="module")
 def unet():
-    return make_unet()
+    return two_level_unet(TEXT_WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +93,7 @@ def test_min_snr_weighs_the_error_of_the_clean_picture(loss):
 
 
 def test_middle_features_are_those_inside_the_whole_network():
-    unet = make_unet()
+    unet = two_level_unet(TEXT_WIDTH)
     features = middle_features(unet)
     seen = []
     unet.mid_block.register_forward_hook(lambda module, inputs, output: seen.append(output))

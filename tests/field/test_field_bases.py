@@ -14,22 +14,23 @@ from factories import mamoe, short_run
 from mamoe.assemble.base import base_of, started_from, steered_unet
 from mamoe.assemble.data import layout_settings
 from mamoe.assemble.loss import loss_of
-from mamoe.assemble.model import objective_scheduler, recipe_of, training_module
+from mamoe.assemble.model import objective_scheduler, training_module
+from mamoe.assemble.recipe import recipe_of
 from mamoe.bases.pretrained import load_base
-from mamoe.bases.sources import Source, parts_of
+from mamoe.bases.sources import parts_of
 from mamoe.config.compose import compose, pinned
 from mamoe.config.train import validated
 from mamoe.errors import ConfigError
-from mamoe.methods import method_of
+from mamoe.methods.registry import method_of
 from mamoe.models.control.call import Control, control_of, with_layout
 from mamoe.models.control.controlnet_xs import BRANCH
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
-from mamoe.runs import checkpoint as checkpointing
 from mamoe.runs.adapter import save_adapter
-from mamoe.runs.folder import new_run_dir
 from mamoe.runs.home import Home, place_now, relocated
 from mamoe.runs.lookup import find_checkpoint
 from mamoe.runs.manifest import MANIFEST, manifest_of
+from mamoe.runs.recipe import Recipe, Terms, write_recipe
+from mamoe.runs.source import Source
 from mamoe.sampling.pipeline import LayoutPipeline
 
 WORDS = ["experiment=demo", "trainer.accelerator=cpu", "model.train_text_encoder=false"]
@@ -104,8 +105,8 @@ def write_run(folder: Path, base: Path | str, settings, method: dict, unet, *, t
         text.save_pretrained(checkpoint / "text_encoder")
     scheduler = dict(load_base(str(base)).scheduler.config)
     condition = "classes" if method["name"] in ("controlnet_xs", "concat") else None
-    recipe = {"base": Source(path=str(base)).to_dict(), "scheduler": scheduler, "layout": settings.to_dict()}
-    (checkpoint / "recipe.json").write_text(json.dumps({**recipe, "method": method, "condition": condition}))
+    terms = Terms(layout=settings, method=method, condition=condition)
+    write_recipe(Recipe(base=Source(path=str(base)), scheduler=scheduler, terms=terms), checkpoint)
     (checkpoint / MANIFEST).write_text(manifest_of(checkpoint, 4))
     (checkpoint.parent / "latest").symlink_to(checkpoint.name)
     return folder
@@ -193,8 +194,8 @@ def test_a_run_is_a_base_with_its_averaged_weights(key, mamoe_run, base_model):
     assert same(steered_unet(config, base, layout_settings(config)), averaged)
     assert "averaged weights of" in (started_from(config, base) or "")
     # All else is the base model's: the new run does not need the old one any more.
-    recipe = recipe_of(config, base, base.scheduler, layout_settings(config))
-    assert recipe["base"]["path"] == str(base_model) and "step-00000004" in recipe["started_from"]
+    recipe = recipe_of(config, base, base.scheduler, Terms(layout=layout_settings(config)))
+    assert recipe.base.path == str(base_model) and "step-00000004" in (recipe.started_from or "")
     assert refusal(f"{key}={mamoe_run}", "layout.grouping=things")
 
 
@@ -207,7 +208,8 @@ def test_an_adapter_goes_on_or_becomes_part_of_the_weights(lora_run, base_model)
     state = load_file(base.adapter / "adapter.safetensors")
     own = dict(module.unet.named_parameters())
     assert state and all(torch.equal(own[name], value) for name, value in state.items())
-    assert recipe_of(config, base, base.scheduler, layout_settings(config))["base"]["path"] == str(base_model)
+    terms = Terms(layout=layout_settings(config))
+    assert recipe_of(config, base, base.scheduler, terms).base.path == str(base_model)
     assert "lora is trained on" in (started_from(config, base) or "")
 
     config = config_of(f"model.init_from={lora_run}", *LORA_WORDS, "method.rank=2")
@@ -216,9 +218,9 @@ def test_an_adapter_goes_on_or_becomes_part_of_the_weights(lora_run, base_model)
     merged = LayoutPipeline.from_pretrained(lora_run).unet
     assert same(steered_unet(config, base, layout_settings(config)), merged)
     # An adapter beside merged weights needs them where they are.
-    recipe = recipe_of(config, base, base.scheduler, layout_settings(config))
-    assert recipe["base"]["path"] == str((lora_run / "checkpoints/latest").resolve())
-    assert same(parts_of(Source(**recipe["base"])).unet(torch.float32), merged)
+    recipe = recipe_of(config, base, base.scheduler, terms)
+    assert recipe.base.path == str((lora_run / "checkpoints/latest").resolve())
+    assert same(parts_of(recipe.base).unet(torch.float32), merged)
 
 
 def training_module_of(config, base):
@@ -234,8 +236,8 @@ def test_a_trained_text_encoder_goes_along(base_model, settings, tmp_path):
     config = config_of(f"model.init_from={run}", "layout.moe=false")
     found = base_of(config)
     assert same(found.text_encoder, text)
-    recipe = recipe_of(config, found, found.scheduler, settings)
-    assert recipe["base"]["path"] == str((run / "checkpoints/latest").resolve())  # which holds the encoder
+    recipe = recipe_of(config, found, found.scheduler, Terms(layout=settings))
+    assert recipe.base.path == str((run / "checkpoints/latest").resolve())  # which holds the encoder
 
 
 @pytest.mark.parametrize(("name", "control"), [("controlnet_xs", Control.PICTURE), ("concat", Control.LATENT)])
@@ -356,73 +358,3 @@ def test_a_run_starts_from_another_and_outlives_it(mamoe_run, base_model, scenes
     LayoutPipeline.from_pretrained(run)
     outcome = mamoe("train", f"resume={run}", "trainer.max_steps=2")
     assert outcome.code == 0, outcome
-
-
-# Copied with links followed (`cp -rL`, some archives): latest and best are folders.
-
-
-def checkpoint_of(run: Path, step: int, text: str) -> Path:
-    def write(folder: Path) -> None:
-        (folder / "w.bin").write_text(text)
-        (folder / "recipe.json").write_text("{}")
-
-    return checkpointing.write_checkpoint(run, step, write)
-
-
-def contents(root: Path) -> dict[str, str]:
-    return {path.name: (path / "w.bin").read_text() for path in sorted(root.iterdir())}
-
-
-def test_a_run_copied_with_links_followed_goes_on(tmp_path, caplog):
-    for step in (2, 4):
-        checkpointing.link(checkpoint_of(tmp_path / "run", step, str(step)), "best" if step == 2 else "latest")
-    copy = tmp_path / "copy"
-    for way in ("write", "find", "prune first"):
-        shutil.copytree(tmp_path / "run", copy, symlinks=False)
-        root = copy / "checkpoints"
-        shutil.copytree(root / "latest", root / ".latest.partial")
-        assert not (root / "latest").is_symlink()
-        assert find_checkpoint(copy) == find_checkpoint(root / "latest") == root / "step-00000004"
-        assert find_checkpoint(copy, "best") == root / "step-00000002"
-        if way == "find":
-            assert checkpointing.find_checkpoint(root / "latest") == root / "step-00000004"
-            assert checkpointing.find_checkpoint(root / "best") == root / "step-00000002"
-        with caplog.at_level(logging.WARNING):
-            checkpoint_of(copy, 6, "6")
-            checkpointing.prune(copy, 2)
-        assert way != "write" or "it is a link again" in caplog.text
-        assert contents(root) == {
-            "best": "2",
-            "latest": "6",
-            "step-00000002": "2",
-            "step-00000004": "4",
-            "step-00000006": "6",
-        }
-        assert (root / "latest").is_symlink() and (root / "best").is_symlink()
-        shutil.rmtree(copy)
-
-
-def test_what_only_a_copied_link_holds_is_never_deleted(tmp_path, caplog):
-    root = tmp_path / "checkpoints"
-    for step in (2, 4):
-        checkpointing.link(checkpoint_of(tmp_path, step, str(step)), "best" if step == 2 else "latest")
-    for name, step in (("best", 2), ("latest", 4)):
-        (root / name).unlink()
-        (root / f"step-{step:08d}").rename(root / name)
-    (root / "latest" / "w.bin").write_text("damaged")
-    with caplog.at_level(logging.WARNING):
-        assert checkpointing.find_checkpoint(tmp_path) == root / "step-00000002"
-    assert contents(root) == {"best": "2", "step-00000002": "2", "kept-latest-1": "damaged"}
-    assert "is kept as kept-latest-1" in caplog.text and "it is step-00000002 now" in caplog.text
-
-
-def test_runs_copied_with_links_followed_stay(tmp_path, caplog):
-    first = new_run_dir(tmp_path, "a")
-    (first / "config.yaml").write_text("first")
-    shutil.copytree(tmp_path / "a", tmp_path / "b", symlinks=False)
-    (tmp_path / "b/latest/config.yaml").write_text("trained on since")
-    with caplog.at_level(logging.WARNING):
-        second = new_run_dir(tmp_path, "b")
-    assert (tmp_path / "b/latest").resolve() == second and len(list((tmp_path / "b").iterdir())) == 4
-    kept = {p.read_text() for p in (tmp_path / "b").glob("*/config.yaml")}
-    assert kept == {"first", "trained on since"} and "it is kept as" in caplog.text

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from factories import break_picture, mamoe
+from inspecting import inspected
 from mamoe.assemble.checking import check_data
 from mamoe.assemble.data import layout_settings, splits
 from mamoe.commands.evaluate_after import check_after
@@ -105,7 +106,7 @@ def test_a_flipped_bit_in_a_picture_is_found(data):
     damaged[len(damaged) // 2] ^= 16
     path.write_bytes(damaged)
     with pytest.raises(DatasetError, match=path.name):
-        dataset(data).check()
+        inspected(dataset(data))
 
 
 def test_the_split_that_is_scored_afterwards_is_checked_first(data):
@@ -210,7 +211,7 @@ class Failing:
 def test_what_goes_wrong_in_a_worker_names_its_file(data, tmp_path, monkeypatch, workers):
     """With the class, and so the exit code, that it has in this process."""
     source = dataset(data, geometry=Geometry(size=(64, 64), extra=[Failing()]))
-    source.check()
+    inspected(source)
     pictures = [files.image for files in source.files.samples]
     maps = [files.panoptic for files in source.files.samples]
     read = dataset_module.read_picture

@@ -1,134 +1,34 @@
 """Inputs that importers met in the field: foreign categories, crowds, equal names, other labels than the right ones."""
 
-import csv
 import json
-import shlex
-import unicodedata
 
 import numpy as np
 import pytest
+from official import (
+    COCO,
+    OWN,
+    SEGMENTS,
+    SIZE,
+    _coco_ids,
+    _colours,
+    _save,
+    camvid,
+    captions,
+    cityscapes,
+    coco,
+    prompts,
+    refused,
+    trained_by,
+)
 from PIL import Image
 
 from factories import mamoe
-from mamoe.assemble.data import layout_settings, splits
-from mamoe.config.compose import compose
-from mamoe.config.described import described
-from mamoe.config.train import validated
-from mamoe.data.reading.pictures import read_picture
-from mamoe.errors import ConfigError, DatasetError
+from mamoe.errors import ConfigError
 from mamoe.prepare.captions import describe
 from mamoe.prepare.categories import match_categories, parse_categories
 from mamoe.prepare.importers import IMPORTERS, importer_of, next_commands
 from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.taxonomy import Taxonomy
-
-SIZE = (32, 64)
-OWN = [
-    {"id": 1, "name": "water", "isthing": 0, "color": [0, 153, 204]},
-    {"id": 2, "name": "quay", "isthing": 0, "color": [120, 120, 120]},
-    {"id": 3, "name": "ConcreteCrack", "isthing": 1, "color": [200, 0, 0]},
-]
-COCO = [
-    {"id": 3, "name": "car", "isthing": 1},
-    {"id": 149, "name": "road", "isthing": 0},
-    {"id": 187, "name": "sky-other-merged", "isthing": 0},
-]
-SEGMENTS = (39372, 70001, 150000)  # sky, road, car in this order, or whatever the categories are
-
-
-def _save(array, path, **how):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **how)
-    return path
-
-
-def _photo(path, seed=0, size=SIZE, **how):
-    return _save(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8), path, **how)
-
-
-def _colours(ids):
-    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-
-
-def _coco_ids():
-    ids = np.full(SIZE, SEGMENTS[0])
-    ids[16:] = SEGMENTS[1]
-    ids[18:28, 8:24] = SEGMENTS[2]
-    return ids
-
-
-def coco(root, categories, classes, *, name="train2017", pictures=("000263.jpg",), crowd=0, change=lambda table: None):
-    """A panoptic JSON in which the three segments have these classes, with its pictures and PNGs."""
-    table = {"images": [], "annotations": [], "categories": categories}
-    for number, picture in enumerate(pictures):
-        _photo(root / name / picture, number)
-        png = f"{picture.rsplit('.', 1)[0]}.png"
-        _save(_colours(_coco_ids()), root / f"annotations/panoptic_{name}" / png)
-        segments = [{"id": i, "category_id": c, "iscrowd": 0} for i, c in zip(SEGMENTS, classes, strict=True)]
-        segments[-1]["iscrowd"] = crowd
-        table["images"].append({"id": number, "file_name": picture})
-        table["annotations"].append({"image_id": number, "file_name": png, "segments_info": segments})
-    change(table)
-    (root / f"annotations/panoptic_{name}.json").write_text(json.dumps(table))
-    return root
-
-
-def cityscapes(root, places=(("train", "aachen", "aachen_000000_000019"),), instances="_gtFine_instanceIds.png"):
-    """Pictures with sky, road, a single car and a group of cars; ``instances`` None: without annotations."""
-    ids = np.full(SIZE, 23, dtype=np.uint16)
-    ids[16:] = 7
-    ids[18:28, 8:24] = 26000
-    ids[18:28, 40:60] = 26
-    for number, (split, city, stem) in enumerate(places):
-        _photo(root / f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", number)
-        if instances is not None:
-            _save(ids, root / f"gtFine/{split}/{city}/{stem}{instances}")
-    return root
-
-
-def camvid(root, pictures=("0016E5_00480.png",), split="train", index=None):
-    """Pictures of sky, road and a car, with their class indices."""
-    if index is None:
-        index = np.zeros(SIZE, dtype=np.uint8)
-        index[16:] = 3
-        index[18:28, 8:24] = 8
-    for number, picture in enumerate(pictures):
-        _photo(root / split / picture, number)
-        _save(index, root / f"{split}annot" / f"{picture.rsplit('.', 1)[0]}.png")
-    return root
-
-
-def refused(name, source, out, *parts, **options):
-    """The importer refuses, says all that, and leaves nothing behind."""
-    importer = importer_of(name, options.get("taxonomy"), options.get("derive", False))
-    with pytest.raises((DatasetError, ConfigError)) as caught:
-        importer(source, out, None)
-    for part in parts:
-        assert part in str(caught.value), f"{part!r} is not in:\n{caught.value}"
-    assert not out.exists() and not list(out.parent.glob(f".{out.name}-*"))
-
-
-def trained_by(outcome):
-    """The taxonomy and the first sample of the training that an import's last line starts; its check finds nothing."""
-    assert outcome.code == 0, outcome.err
-    check, train = (shlex.split(line.removeprefix("Next:")) for line in outcome.out.splitlines()[-2:])
-    checked = mamoe(*check[1:])
-    assert checked.code == 0, checked.err
-    assert train[:2] == ["mamoe", "train"]
-    config = validated(described(compose(train[2:])))
-    settings = layout_settings(config)
-    settings.taxonomy.grouping(config.layout.grouping)
-    return settings.taxonomy, splits(config, settings.taxonomy)[0][0]
-
-
-def captions(out, split="train"):
-    with (out / f"prompts_{split}.csv").open(newline="") as file:
-        return dict(list(csv.reader(file))[1:])
-
-
-def prompts(out, split="train"):
-    return json.loads((out / f"instance_prompts_{split}.json").read_text())
-
 
 # Whose categories they are.
 
@@ -332,135 +232,6 @@ def test_cityscapes_panoptic_json_without_its_pictures(tmp_path):
     _cityscapes_table(source, "munster_0")
     parts = ("munster_0_leftImg8bit.png, got none", "frankfurt_0_leftImg8bit.png has no annotation")
     refused("cityscapes", source, tmp_path / "out", *parts)
-
-
-# Names.
-
-
-def test_the_same_frame_of_two_cities(tmp_path):
-    source = cityscapes(tmp_path / "source", [("train", city, "frame0000") for city in ("201", "202")])
-    summary = IMPORTERS["cityscapes"](source, tmp_path / "out", None)
-    for kind in ("images", "panoptic"):
-        assert {path.name for path in (tmp_path / "out" / kind / "train").iterdir()} == {
-            "201_frame0000.png",
-            "202_frame0000.png",
-        }
-    assert (
-        set(captions(tmp_path / "out")) == set(prompts(tmp_path / "out")) == {"201_frame0000.png", "202_frame0000.png"}
-    )
-    assert any("several folders" in note for note in summary.notes)
-    for number, city in enumerate(("201", "202")):
-        copied = read_picture(tmp_path / f"out/images/train/{city}_frame0000.png")
-        assert np.array_equal(copied, np.random.default_rng(number).integers(0, 256, (*SIZE, 3), dtype=np.uint8))
-
-
-@pytest.mark.parametrize(
-    "names", [("a.jpg", "a.png"), ("A.jpg", "a.jpg"), (unicodedata.normalize("NFC", "ä.jpg"), "a\u0308.jpg")]
-)
-def test_names_that_would_share_a_file(tmp_path, names):
-    source = coco(tmp_path / "source", COCO, (187, 149, 3), pictures=names)
-    refused("coco", source, tmp_path / "out", *names, "would be one file")
-    refused("camvid", camvid(tmp_path / "camvid", names), tmp_path / "out", *names, "would be one file")
-
-
-def test_names_with_folders(tmp_path):
-    source = coco(tmp_path / "source", COCO, (187, 149, 3), pictures=("paris/1.jpg", "paris/2.jpg"))
-    IMPORTERS["coco"](source, tmp_path / "out", None)
-    assert set(captions(tmp_path / "out")) == {"1.jpg", "2.jpg"}
-    same = coco(tmp_path / "same", COCO, (187, 149, 3), pictures=("paris/1.jpg", "london/1.jpg"))
-    IMPORTERS["coco"](same, tmp_path / "two", None)
-    assert set(captions(tmp_path / "two")) == {"paris_1.jpg", "london_1.jpg"}
-
-
-@pytest.mark.parametrize("name", ["../x.jpg", "/etc/x.jpg", "a\\x.jpg", "a/../../x.jpg", "C:x.jpg", "", 7, None])
-def test_names_that_lead_outside(tmp_path, name):
-    source = coco(tmp_path / "source", COCO, (187, 149, 3), change=lambda t: t["images"][0].update(file_name=name))
-    refused("coco", source, tmp_path / "out", "stay inside", repr(name))
-
-
-def test_pictures_no_reader_would_find(tmp_path):
-    source = coco(tmp_path / "source", COCO, (187, 149, 3), pictures=(".hidden.jpg", "x.gif"))
-    refused("coco", source, tmp_path / "out", "never read", "x.gif is of a kind that is not read")
-
-
-# Orientation.
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_annotations_fit_pictures_as_they_are_shown(tmp_path, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    turned = orientation == 6
-    source = camvid(tmp_path / "source", ("a.jpg",))
-    _photo(source / "train/a.jpg", size=SIZE[::-1] if turned else SIZE, exif=exif)
-    summary = IMPORTERS["camvid"](source, tmp_path / "out", None)
-    assert any("EXIF orientation" in note for note in summary.notes) == (orientation != 1)
-    assert (tmp_path / "out/images/train/a.jpg").read_bytes() == (source / "train/a.jpg").read_bytes()
-    if turned:
-        _photo(source / "train/a.jpg", exif=exif)
-        refused("camvid", source, tmp_path / "other", "as they are stored", "-Orientation=")
-
-
-# What is not data.
-
-
-@pytest.mark.parametrize("name", sorted(IMPORTERS))
-def test_what_systems_leave_behind_is_not_data(tmp_path, name):
-    make = {"camvid": camvid, "cityscapes": cityscapes, "coco": lambda root: coco(root, COCO, (187, 149, 3))}[name]
-    source = make(tmp_path / "source")
-    for path in [path for path in source.rglob("*") if path.is_file()]:
-        (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7")
-        (path.parent / ".DS_Store").write_bytes(b"x")
-        (path.parent / "Thumbs.db").write_bytes(b"x")
-        (path.parent / "@eaDir").mkdir(exist_ok=True)
-        (path.parent / "@eaDir" / path.name).write_bytes(b"x")
-    for folder in [path for path in source.iterdir() if path.is_dir()]:
-        (folder / "__MACOSX").mkdir(exist_ok=True)
-    summary = IMPORTERS[name](source, tmp_path / "out", None)
-    assert summary.pictures == {"train": 1}
-    assert any("leave behind" in note and "Thumbs.db" in note for note in summary.notes)
-
-
-def test_capital_endings_and_other_kinds_of_pictures(tmp_path):
-    source = camvid(tmp_path / "camvid", ("a.jpg", "b.PNG"))
-    (source / "trainannot/b.png").rename(source / "trainannot/b.PNG")
-    assert IMPORTERS["camvid"](source, tmp_path / "out", None).pictures == {"train": 2}
-    source = cityscapes(tmp_path / "cityscapes")
-    for path in [*source.rglob("*.png")]:
-        path.rename(path.with_suffix(".PNG"))
-    assert IMPORTERS["cityscapes"](source, tmp_path / "two", None).pictures == {"train": 1}
-
-
-def test_what_was_left_out_is_said(tmp_path):
-    source = camvid(camvid(tmp_path / "camvid", ("a.png", "b.png")), ("c.png",), split="test")
-    (source / "train/b.png").unlink()
-    (source / "train/list.txt").write_text("a")
-    (source / "testannot/c.png").unlink()
-    (source / "testannot").rmdir()
-    outcome = mamoe("prepare", "camvid", source, tmp_path / "out")
-    assert outcome.code == 0
-    assert "list.txt" in outcome.out and "without a picture were left out: b" in outcome.out
-    assert "1 picture(s) were left out, for there is no" in outcome.out
-    source = cityscapes(tmp_path / "cityscapes", [("train", "aachen", "a"), ("test", "berlin", "b")])
-    (source / "leftImg8bit/train/aachen/a_rightImg8bit.png").write_bytes(b"x")
-    _save(np.zeros(SIZE, np.uint16), source / "gtFine/train/aachen/z_gtFine_instanceIds.png")
-    notes = " ".join(IMPORTERS["cityscapes"](source, tmp_path / "two", None).notes)
-    assert "leftImg8bit/test" in notes and "a_rightImg8bit.png" in notes and "z_gtfine" in notes.lower()
-
-    def more(table):
-        table["images"].append({"id": 99, "file_name": "99.jpg"})
-        table["annotations"][0]["segments_info"].append({"id": 5, "category_id": 3, "area": 0})
-
-    source = coco(tmp_path / "coco", COCO, (187, 149, 3), name="holiday", change=more)
-    _photo(source / "holiday/98.jpg")
-    outcome = mamoe("prepare", "coco", source, tmp_path / "three")
-    assert (
-        outcome.code == 0
-        and "98.jpg" in outcome.out
-        and "99.jpg" in outcome.out
-        and "no pixel of the PNG" in outcome.out
-    )
-    assert "a split called train" in outcome.out and "mamoe train" not in outcome.out
 
 
 # Labels that are other labels.

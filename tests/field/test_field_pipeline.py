@@ -19,7 +19,7 @@ from mamoe.models.control.controlnet_xs import ControlledUNet, new_branch
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.unet.strength import RegionStrength
 from mamoe.sampling.effect import WithoutEffect
-from mamoe.sampling.folders import list_jobs
+from mamoe.sampling.folders import LayoutFolder, list_jobs
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import model_hash
 from mamoe.vocabulary.layout import LayoutSettings, RegionPolicy
@@ -314,7 +314,7 @@ def test_a_branch_refuses_a_size_before_anything_is_drawn(make, tmp_path):
     assert pipe.side_multiple == 16
     street((24, 48)).write(tmp_path / "a.png")
     with pytest.raises(DatasetError, match=r"divisible by 16, got \(24, 48\); nearest is \(32, 48\)"):
-        list_jobs(tmp_path, pipe)
+        list_jobs(LayoutFolder(panoptic=tmp_path), pipe)
 
 
 def test_half_precision_is_not_talked_about_per_picture(make):

@@ -4,90 +4,23 @@ import json
 import struct
 import unicodedata
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from odd_folders import PIPE, QUADRANTS, SHOWN, csv_of, indexed, make_set, oriented
 from PIL import Image
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from factories import mamoe
 from mamoe.data.check.readings import reading_notes
-from mamoe.data.dataset import LayoutDataset
 from mamoe.data.encoded import content_of, content_of_picture
-from mamoe.data.folder.split import index_split, list_splits
-from mamoe.data.geometry.joint import Geometry
+from mamoe.data.folder.split import list_splits
 from mamoe.data.reading.looks import look_at_picture
 from mamoe.data.reading.pictures import picture_header, picture_size, read_picture
-from mamoe.errors import ConfigError, DatasetError
+from mamoe.errors import DatasetError
 from mamoe.evaluation.features.store import common_size, list_pictures, read_through
-from mamoe.evaluation.protocol import PictureSet, picture_hash
-from mamoe.evaluation.run import folder_row
-from mamoe.machine.processes import Processes
-from mamoe.sampling.filling import fill
-from mamoe.sampling.folders import list_jobs
-from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
-from mamoe.vocabulary.taxonomy import Taxonomy
-
-TAXONOMY = Taxonomy.load("cityscapes")
-VOID = TAXONOMY.void_id
-PIPE = SimpleNamespace(
-    side_multiple=8,
-    vae_scale_factor=8,
-    settings=None,
-    unet=SimpleNamespace(config={"in_channels": 4, "out_channels": 4}),
-)  # of it a list of jobs needs no more
-QUADRANTS = np.zeros((16, 32, 3), dtype=np.uint8)
-QUADRANTS[:8, :16], QUADRANTS[:8, 16:], QUADRANTS[8:, :16], QUADRANTS[8:, 16:] = 20, 90, 160, 230
-SHOWN = {  # what EXIF's orientations mean, after the specification: where row 0 and column 0 of the file are shown
-    1: QUADRANTS,
-    2: QUADRANTS[:, ::-1],
-    3: QUADRANTS[::-1, ::-1],
-    4: QUADRANTS[::-1],
-    5: QUADRANTS.transpose(1, 0, 2),
-    6: QUADRANTS.transpose(1, 0, 2)[:, ::-1],
-    7: QUADRANTS.transpose(1, 0, 2)[::-1, ::-1],
-    8: QUADRANTS.transpose(1, 0, 2)[::-1],
-}
-
-
-def oriented(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
-def panoptic(height=16, width=32) -> PanopticMap:
-    return PanopticMap(
-        segment_id=np.ones((height, width), dtype=np.int32), class_id=np.zeros((height, width), np.uint8)
-    )
-
-
-def make_set(root, names, maps=None, split="train"):
-    """Pictures of these names, with maps of these (by default of the same with .png)."""
-    for name in names:
-        path = root / "images" / split / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(QUADRANTS).save(path)
-    (root / "panoptic" / split).mkdir(parents=True, exist_ok=True)
-    for name in maps if maps is not None else [f"{name.rsplit('.', 1)[0]}.png" for name in names]:
-        path = root / "panoptic" / split / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        panoptic().write(path)
-    return root
-
-
-def indexed(root, **changes):
-    given = {"images": root / "images", "panoptic_maps": root / "panoptic", "split": "train"}
-    return index_split(**{**given, "prompts": None, "instance_prompts": None, **changes})
-
-
-def csv_of(path, *rows):
-    path.write_text("img_name,prompt\n" + "".join(f"{row}\n" for row in rows), encoding="utf-8")
-    return path
-
+from mamoe.evaluation.protocol import picture_hash
+from mamoe.sampling.folders import LayoutFolder, list_jobs
+from mamoe.vocabulary.panoptic import read_panoptic
 
 # Orientation.
 
@@ -212,7 +145,7 @@ def test_maps_with_another_ending_are_explained_and_not_just_missing(tmp_path, e
     (problem,) = indexed(tmp_path).problems
     assert f"a.{ending} there is no 8-bit RGB PNG" in problem and says in problem
     with pytest.raises(DatasetError, match=says):
-        list_jobs(tmp_path / "panoptic/train", PIPE)
+        list_jobs(LayoutFolder(panoptic=tmp_path / "panoptic/train"), PIPE)
 
 
 # Which files are data.
@@ -245,14 +178,18 @@ def test_what_systems_leave_behind_is_no_data_for_any_reader(tmp_path, recursive
     assert len(files.notes) == 1 and "no prompts CSV" in files.notes[0]
     assert list_splits(tmp_path / "images") == ["train"]
     assert [path.name for path in list_pictures(folders[0], recursive=recursive)] == ["a.png"]
-    assert [job.name for job in list_jobs(folders[1], PIPE, recursive=recursive)] == ["a.png"]
+    assert [job.name for job in list_jobs(LayoutFolder(panoptic=folders[1], recursive=recursive), PIPE)] == ["a.png"]
 
 
 def test_capitals_in_endings_do_not_matter(tmp_path):
     make_set(tmp_path, ["a.JPG", "b.TIF", "c.Png"], maps=["a.PNG", "b.Png", "c.png"])
     files = indexed(tmp_path)
     assert not files.problems and [s.panoptic.name for s in files.samples] == ["a.PNG", "b.Png", "c.png"]
-    assert [job.name for job in list_jobs(tmp_path / "panoptic/train", PIPE)] == ["a.png", "b.png", "c.png"]
+    assert [job.name for job in list_jobs(LayoutFolder(panoptic=tmp_path / "panoptic/train"), PIPE)] == [
+        "a.png",
+        "b.png",
+        "c.png",
+    ]
 
 
 def test_what_is_left_aside_is_counted_and_named(tmp_path):
@@ -312,7 +249,9 @@ def test_keys_are_file_names_or_names_without_ending_for_every_reader(tmp_path):
     prompts = csv_of(tmp_path / "p.csv", "a,one", "b.1,two", "c.png,three", "d.png,four")
     (tmp_path / "i.json").write_text('{"a": {"1": "x"}, "b.1": {"1": "y"}, "c.png": {"1": "z"}}')
     files = indexed(tmp_path, prompts=prompts, instance_prompts=tmp_path / "i.json")
-    jobs = list_jobs(tmp_path / "panoptic/train", PIPE, prompts=prompts, instance_prompts=tmp_path / "i.json")
+    jobs = list_jobs(
+        LayoutFolder(panoptic=tmp_path / "panoptic/train", prompts=prompts, instance_prompts=tmp_path / "i.json"), PIPE
+    )
     assert not files.problems
     for found in ([sample.prompts for sample in files.samples], [job.prompts for job in jobs]):
         assert {p.global_prompt: dict(p.by_segment) for p in found} == {
@@ -321,171 +260,4 @@ def test_keys_are_file_names_or_names_without_ending_for_every_reader(tmp_path):
     prompts = csv_of(tmp_path / "p.csv", "a,one", "a.jpg,again", "b.1.png,x", "c,x", "d,x")
     assert "already named by the key 'a'" in indexed(tmp_path, prompts=prompts).problems[0]
     with pytest.raises(DatasetError, match="already named by the key 'a'"):
-        list_jobs(tmp_path / "panoptic/train", PIPE, prompts=prompts)
-
-
-# Folders in folders.
-
-
-@pytest.fixture
-def nested(tmp_path):
-    """Two cities with a frame of one name, and one with a name of its own."""
-    names = ["aachen/f_1.png", "bochum/f_1.jpg", "bochum/day/g_2.png"]
-    make_set(tmp_path / "set", names)
-    for name in names:
-        path = tmp_path / "set/shown/train" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(QUADRANTS).save(path)
-    return tmp_path / "set"
-
-
-def test_a_nested_set_is_read_and_its_keys_are_relative(nested):
-    prompts = csv_of(nested / "p.csv", "aachen/f_1.png,one", "bochum/f_1,two", "g_2.png,three")
-    dataset = LayoutDataset(
-        images=nested / "images",
-        panoptic_maps=nested / "panoptic",
-        split="train",
-        prompts=prompts,
-        instance_prompts=None,
-        taxonomy=TAXONOMY,
-        geometry=Geometry(size=(16, 32)),
-        seed=0,
-        condition=str(nested / "shown"),
-        recursive=True,
-    )
-    dataset.check()
-    assert dataset.keys == ("aachen/f_1.png", "bochum/f_1.jpg", "bochum/day/g_2.png")
-    assert [p.global_prompt for p in dataset.prompts] == ["one", "two", "three"]
-    assert [s.condition.parent.name for s in dataset.files.samples] == ["aachen", "bochum", "day"]
-    assert dataset[1].key == "bochum/f_1.jpg"
-
-
-def test_a_nested_set_is_told_about_the_key(nested):
-    (problem,) = [p for p in indexed(nested).problems if "images" in p]
-    assert "aachen, bochum" in problem and "data.recursive=true" in problem
-    make_set(nested, ["top.png"])
-    assert any("data.recursive=true" in note for note in indexed(nested).notes)
-    for read in (lambda: list_jobs(nested / "panoptic", PIPE), lambda: list_pictures(nested / "images")):
-        with pytest.raises(DatasetError, match=r"folders \(train\).*--recursive"):
-            read()
-    (nested / "data.yaml").write_text(
-        f"taxonomy: cityscapes\nrecursive: true\nimages: {nested}/images\npanoptic_maps: {nested}/panoptic\n"
-    )
-    assert mamoe("check", nested).code == 0
-
-
-def test_ambiguous_and_outside_keys_are_refused(nested):
-    rows = ["aachen/f_1.png,x", "f_1,y", "bochum/day/g_2.png,z", "../f.png,x", "/f.png,x", "bochum\\f_1.jpg,x"]
-    problems = "\n".join(indexed(nested, prompts=csv_of(nested / "p.csv", *rows), recursive=True).problems)
-    for part in ("could be any of aachen/f_1.png, bochum/f_1.jpg", "'../f.png'", "'/f.png'", "separated by /"):
-        assert part in problems
-    (nested / "i.json").write_text('{"../f.png": {"1": "x"}}')
-    problems = indexed(nested, instance_prompts=nested / "i.json", recursive=True).problems
-    assert len(problems) == 1 and "without . and .." in problems[0]
-
-
-def test_a_link_that_leads_back_is_refused(nested):
-    (nested / "images/train/aachen/loop").symlink_to(nested / "images/train")
-    assert any("is a link to a folder that holds it" in p for p in indexed(nested, recursive=True).problems)
-
-
-def test_drawing_and_scoring_keep_the_folders(nested, tmp_path):
-    jobs = list_jobs(nested / "panoptic/train", PIPE, recursive=True)
-    assert [job.name for job in jobs] == ["aachen/f_1.png", "bochum/f_1.png", "bochum/day/g_2.png"]
-    names = [job.name for job in jobs]
-    paths = fill(
-        tmp_path / "drawn",
-        names,
-        [[0, 1, 2]],
-        lambda batch: [Image.new("RGB", (8, 8), (i, 0, 0)) for i in batch],
-        about={},
-        processes=Processes(),
-    )
-    assert [Image.open(path).getpixel((0, 0))[0] for path in paths] == [0, 1, 2]
-    row = folder_row(tmp_path / "drawn", recursive=True)
-    real = PictureSet(
-        label="real",
-        paths=list_pictures(nested / "images/train", recursive=True),
-        generation=None,
-        root=nested / "images/train",
-    )
-    assert row.names == real.names == ("aachen/f_1", "bochum/f_1", "bochum/day/g_2")
-
-
-# Sizes that cannot stand in one batch.
-
-
-@pytest.mark.parametrize("command", ["train", "cache"])
-def test_mixed_sizes_are_refused_before_the_model_is_looked_for(tmp_path, command):
-    make_set(tmp_path, ["a.png", "b.png"])
-    make_set(tmp_path, ["a.png"], split="val")
-    Image.fromarray(QUADRANTS[:, :16]).save(tmp_path / "images/train/b.png")
-    panoptic(16, 16).write(tmp_path / "panoptic/train/b.png")
-    words = [
-        "data=folder",
-        f"data.root={tmp_path}",
-        "data.prompts=null",
-        "data.instance_prompts=null",
-        "data.crop=null",
-    ]
-    outcome = mamoe(command, *words, "data.size=64", "taxonomy=cityscapes", f"model.path={tmp_path}/none")
-    assert outcome.code == 2 and "64x128 (1 pictures), 64x64 (1 pictures)" in outcome.err
-    assert "data.buckets=true" in outcome.err and "data.crop=random" in outcome.err
-    alone = mamoe(command, *words, "data.size=64", "data.batch_size=1", f"model.path={tmp_path}/none")
-    assert "one batch" not in alone.err and f"{tmp_path}/none" in alone.err
-
-
-# Transforms.
-
-
-FILLS = [None, 1, 2, 255, (7, 8, 9), [7, 8, 9], {"others": 2}, {tv_tensors.Image: (7, 8, 9)}, {"Image": [7, 8, 9]}]
-TRANSFORMS = {
-    "rotation": lambda fill: v2.RandomRotation((45, 45), fill=fill),
-    "affine": lambda fill: v2.RandomAffine((30, 30), fill=fill),
-    "perspective": lambda fill: v2.RandomPerspective(p=1, fill=fill),
-    "elastic": lambda fill: v2.ElasticTransform(alpha=300.0, fill=fill),
-    "pad": lambda fill: v2.Compose([v2.Pad(8, fill=fill), v2.CenterCrop((48, 48)), v2.Pad(8, fill=fill)]),
-    "padding crop": lambda fill: v2.RandomCrop((64, 64), padding=16, fill=fill),
-    "zoom out": lambda fill: v2.Compose([v2.RandomZoomOut(fill=fill, side_range=(1.5, 2), p=1), v2.Resize((64, 64))]),
-    "apply": lambda fill: v2.RandomApply([v2.RandomRotation((45, 45), fill=fill)], p=1),
-    "choice": lambda fill: v2.RandomChoice([v2.Compose([v2.RandomRotation((45, 45), fill=fill)])]),
-}
-
-
-@pytest.mark.parametrize("fill", FILLS, ids=str)
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_what_a_transform_uncovers_is_void_and_fill_is_the_pictures(name, fill):
-    image = torch.full((3, 64, 64), 77, dtype=torch.uint8)
-    planes = torch.full((3, 64, 64), 3, dtype=torch.uint8)
-    transform = TRANSFORMS[name](fill)
-    torch.manual_seed(0)
-    picture, ids, condition, _ = Geometry(size=(64, 64), extra=[transform]).with_condition(image, planes, image, VOID)
-    void = ids[2] == VOID
-    assert void.any() and not ids[:2, void].any() and (ids[:, ~void] == 3).all()
-    assert not condition[:, void].any() and (condition[:, ~void] == 77).all()
-    filled = (
-        {0 if fill is None else fill} if not isinstance(fill, tuple | list | dict) else {2} if "others" in fill else {7}
-    )
-    if name in ("rotation", "affine", "apply", "choice"):
-        assert picture[0, void].unique().tolist() == sorted(filled)
-
-
-def test_a_users_own_transform_that_fills_is_seen_through_as_well():
-    def turn(image, planes):
-        return tuple(v2.functional.rotate(pixels, 45.0, fill=[1.0]) for pixels in (image, planes))
-
-    planes = torch.full((3, 64, 64), 3, dtype=torch.uint8)
-    _, ids, _ = Geometry(size=(64, 64), extra=[turn])(planes, planes, VOID)
-    assert ids[:, 0, 0].tolist() == [0, 0, VOID] and set(ids[2].unique().tolist()) == {3, VOID}
-
-
-def test_a_fill_for_what_torchvision_does_not_know_is_named():
-    with pytest.raises(ConfigError, match="'Map'; its keys are BoundingBoxes, Image"):
-        Geometry(size=(64, 64), extra=[v2.RandomRotation((45, 45), fill={"Map": 3})])
-
-
-@pytest.mark.filterwarnings("ignore:RandomErasing")
-def test_erasing_covers_the_picture_and_leaves_the_map():
-    planes = torch.full((3, 64, 64), 3, dtype=torch.uint8)
-    picture, ids, _ = Geometry(size=(64, 64), extra=[v2.RandomErasing(p=1.0)])(planes, planes, VOID)
-    assert (picture == 0).any() and (ids == 3).all()
+        list_jobs(LayoutFolder(panoptic=tmp_path / "panoptic/train", prompts=prompts), PIPE)

@@ -26,10 +26,11 @@ from mamoe.data.folder.fingerprint import fingerprint_of_samples
 from mamoe.data.geometry.joint import Geometry
 from mamoe.errors import ConfigError
 from mamoe.runs.folder import environment, merged, read_config, read_overrides
-from mamoe.runs.lookup import RECIPE_FORMAT
+from mamoe.runs.recipe import Recipe, Terms
+from mamoe.runs.source import Source
 from mamoe.runs.weights import load_trainer, save_trainer, trainer_state
 from mamoe.scenes import Domain, write_scenes
-from mamoe.training.loop.continuing import read_recipe, recipe_changes
+from mamoe.training.loop.continuing import recipe_changes, terms_changes
 from mamoe.training.optim import cosine_with_warmup, linear_with_warmup, make_adam
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.taxonomy import Taxonomy
@@ -138,32 +139,29 @@ def with_values(config: dict, values: dict) -> dict:
 # The same by what a checkpoint says: spelled otherwise is not otherwise.
 
 
-def recipe(**layout) -> dict:
+def terms(condition=None, data=None, **layout) -> Terms:
     settings = {"taxonomy": Taxonomy.load("cityscapes"), **layout}
-    return json.loads(json.dumps({"layout": LayoutSettings(**settings).to_dict(), "condition": None}))
+    plain = {"layout": LayoutSettings(**settings).to_dict(), "condition": condition, "data": data}
+    return Terms.from_dict(json.loads(json.dumps(plain)))
 
 
 def test_another_grouping_with_as_many_experts_is_refused():
     two = {"a": ["car"], "b": ["person"]}
-    changes = recipe_changes(recipe(grouping=two), recipe(grouping={"a": ["bus"], "b": ["person"]}))
+    changes = terms_changes(terms(grouping=two), terms(grouping={"a": ["bus"], "b": ["person"]}))
     assert [key for key, _ in changes.refused] == ["layout.grouping"]
     spelled = {name: list(members) for name, members in Taxonomy.load("cityscapes").groupings["things"].items()}
-    assert recipe_changes(recipe(grouping="things"), recipe(grouping=spelled)).refused == ()
-    # Older checkpoints lack what later versions added.
-    older = recipe(grouping=two)
-    del older["layout"]["encoder_padding"]
-    assert recipe_changes(older, recipe(grouping=two)).refused == ()
+    assert terms_changes(terms(grouping="things"), terms(grouping=spelled)).refused == ()
 
 
 def test_a_prompt_of_a_class_is_compared_and_its_colour_where_it_is_shown():
     plain = Taxonomy.load("cityscapes").to_dict()
     plain["classes"][0]["colour"] = [1, 2, 3]
-    now = recipe(taxonomy=Taxonomy.from_dict(plain))
-    assert recipe_changes(recipe(), now).refused == ()
-    shown = {"condition": "classes"}
-    assert "colour of class 0" in recipe_changes({**recipe(), **shown}, {**now, **shown}).refused[0][1]
+    other = Taxonomy.from_dict(plain)
+    assert terms_changes(terms(), terms(taxonomy=other)).refused == ()
+    shown = terms_changes(terms("classes"), terms("classes", taxonomy=other))
+    assert "colour of class 0" in shown.refused[0][1]
     plain["classes"][0]["prompt"] = "a street"
-    (line,) = recipe_changes(recipe(), recipe(taxonomy=Taxonomy.from_dict(plain))).refused
+    (line,) = terms_changes(terms(), terms(taxonomy=Taxonomy.from_dict(plain))).refused
     assert "prompt of class 0 was road and is a street" in line[1]
 
 
@@ -184,10 +182,10 @@ def samples_of(folder: Path):
 def test_data_are_known_by_names_sizes_and_prompts(scenes, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(scenes, moved)
-    known = {"data": {"train": fingerprint_of_samples(samples_of(scenes))}}
+    known = terms(data={"train": fingerprint_of_samples(samples_of(scenes))})
 
     def now():
-        return recipe_changes(known, {"data": {"train": fingerprint_of_samples(samples_of(moved))}})
+        return terms_changes(known, terms(data={"train": fingerprint_of_samples(samples_of(moved))}))
 
     assert (now().refused, now().notes) == ((), ())
     name = moved / "images/train/scene_000001.png"
@@ -199,16 +197,13 @@ def test_data_are_known_by_names_sizes_and_prompts(scenes, tmp_path):
 
 
 def test_a_base_model_is_known_by_its_weights():
-    was = {"weights": {"vae": "a", "text_encoder": "b"}}
-    assert recipe_changes(was, {"weights": {"vae": "a", "unet": "c"}}).refused == ()
-    ((key, line),) = recipe_changes(was, {"weights": {"vae": "x", "text_encoder": "b"}}).refused
+    def recipe(**weights: str) -> Recipe:
+        return Recipe(base=Source(path="a/base"), scheduler={}, terms=terms(), weights=weights)
+
+    was = recipe(vae="a", text_encoder="b")
+    assert recipe_changes(was, recipe(vae="a", unet="c")).refused == ()
+    ((key, line),) = recipe_changes(was, recipe(vae="x", text_encoder="b")).refused
     assert key == "model.path" and "other weights (vae)" in line
-
-
-def test_a_recipe_of_a_newer_version_is_refused_by_name(tmp_path):
-    (tmp_path / "recipe.json").write_text(json.dumps({"format": RECIPE_FORMAT + 1, "mamoe": "9.1"}))
-    with pytest.raises(ConfigError, match=r"written by mamoe 9\.1.*update this one"):
-        read_recipe(tmp_path)
 
 
 # Rates and decay take effect really.

@@ -49,7 +49,7 @@ class Painter:
 
 def train(folder, callback, resume=None, steps=4):
     loggers = {"checkpoint_every_n_steps": 4, "log_every_n_steps": 1}
-    options = {"recipe": {}, "trainer": CPU, "callbacks": [callback], "resume": resume, **loggers}
+    options = {"trainer": CPU, "callbacks": [callback], "resume": resume, **loggers}
     return fit(make_module(), make_data(), folder, max_steps=steps, **options)
 
 

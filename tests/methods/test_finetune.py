@@ -7,11 +7,21 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from mamoe.errors import ConfigError
-from mamoe.methods import Decoder, Dora, Full, Lora, LoraExperts, SharedExpert, method_of, to_channels_last
-from mamoe.methods.lora import Target
+from mamoe.methods.decoder import Decoder
+from mamoe.methods.dora import Dora
+from mamoe.methods.full import Full
+from mamoe.methods.lora import Lora, to_channels_last
+from mamoe.methods.lora_experts import LoraExperts
+from mamoe.methods.options import Target
 from mamoe.methods.registry import METHODS as BY_NAME
+from mamoe.methods.registry import method_of
+from mamoe.methods.shared_expert import SharedExpert
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.adapter import ADAPTER, load_adapter, save_adapter, trained_names
+from mamoe.runs.recipe import Recipe, Terms, write_recipe
+from mamoe.runs.source import Source
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 METHODS = {
     "full": Full(),
@@ -157,7 +167,8 @@ def test_methods_by_name():
 def test_an_adapter_of_another_base_of_the_same_shapes_is_refused(models, tmp_path):
     unet = shaken(Lora(rank=4).prepare(models.mamoe(), seed=0))
     save_adapter(unet, unet.state_dict(), tmp_path / "unet")
-    (tmp_path / "recipe.json").write_text('{"base": {"path": "its/base"}}')
+    terms = Terms(layout=LayoutSettings(taxonomy=Taxonomy.load("scenes")))
+    write_recipe(Recipe(base=Source(path="its/base"), scheduler={}, terms=terms), tmp_path)
     half = models.mamoe().half().float()
     load_adapter(Lora(rank=4).prepare(half, seed=1), tmp_path / "unet")  # the same base, kept in half precision
     other = models.mamoe()

@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKL, ControlNetXSAdapter, UNet2DConditionModel, UNetControlNetXSModel
 
 from mamoe.errors import ConfigError, MamoeError
-from mamoe.methods import Concat, ControlNetXS
+from mamoe.methods.concat import Concat
+from mamoe.methods.controlnet_xs import ControlNetXS
 from mamoe.models.control.call import Control, control_input, control_of, predict
 from mamoe.models.control.concat import widened
 from mamoe.models.control.controlnet_xs import ControlledUNet, branch_widths, load_branch, new_branch

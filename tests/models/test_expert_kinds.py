@@ -7,7 +7,9 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention import FeedForward
 
 from mamoe.errors import ConfigError
-from mamoe.methods import Full, LoraExperts, SharedExpert
+from mamoe.methods.full import Full
+from mamoe.methods.lora_experts import LoraExperts
+from mamoe.methods.shared_expert import SharedExpert
 from mamoe.models.experts.lora import LoraExpertsFeedForward
 from mamoe.models.experts.moe import MoEFeedForward, SharedExpertFeedForward
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
@@ -182,3 +184,23 @@ def test_unets_that_do_not_fit_are_refused(method, models):
         method.prepare(models.mamoe(), seed=0)
     with pytest.raises(ConfigError, match=r"at least 2: beside a shared expert"):
         MaMoEUNet2DConditionModel.from_unet(models.unet(), num_experts=1, shared_expert=True)
+
+
+def test_low_rank_experts_need_no_copies_of_the_pretrained_one(models):
+    """Where they are going to be replaced, experts take no memory on the way, and the result is the same to the bit."""
+    made = {}
+    for copies in (True, False):
+        unet = MaMoEUNet2DConditionModel.from_unet(models.unet(), num_experts=4, copies=copies)
+        places = [weight for name, weight in unet.named_parameters() if ".experts." in name]
+        assert places and all(weight.is_meta is not copies for weight in places)
+        made[copies] = LoraExperts(rank=4).prepare(unet, seed=3).state_dict()
+    assert made[True].keys() == made[False].keys()
+    assert all(torch.equal(value, made[True][name]) for name, value in made[False].items())
+
+
+def test_experts_that_were_trained_are_not_mistaken_for_places(models):
+    trained = models.mamoe(num_experts=4)
+    again = MaMoEUNet2DConditionModel.from_unet(trained, num_experts=4, copies=False)
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in again.state_dict().items())
+    with pytest.raises(ConfigError, match="they were trained before"):
+        LoraExperts().prepare(again, seed=0)

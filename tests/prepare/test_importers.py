@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inspecting import inspected
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.description import data_folder
 from mamoe.data.folder.prompts import read_instance_prompts, read_prompts_csv
@@ -120,7 +121,7 @@ def test_what_an_import_writes_is_a_data_set(cityscapes, tmp_path):
             seed=0,
         )
         assert len(dataset) == count
-        dataset.check()
+        inspected(dataset)
         sample = dataset[0]
         assert sample.prompts.global_prompt == "a street with cars, people, sky and road"
         assert sorted(sample.prompts.by_segment.values()) == ["a group of people", "car", "car"]

@@ -6,7 +6,7 @@ import torch
 from training_fakes import tiny_unet
 
 from mamoe.errors import CheckpointError
-from mamoe.runs.checkpoint import checkpoint_dir, checkpoints_of, find_checkpoint, link, prune, write_checkpoint
+from mamoe.runs.checkpoint import checkpoint_dir, checkpoints_of, link, prune, sound_checkpoint, write_checkpoint
 from mamoe.runs.manifest import problems_of
 from mamoe.runs.weights import load_trainer, read_network, save_network, save_trainer, trainer_state
 from mamoe.training.optim import cosine_with_warmup, make_adam
@@ -32,7 +32,7 @@ def test_a_finished_checkpoint_is_sound_and_latest(tmp_path):
     assert checkpoints_of(tmp_path) == [first, second] == [checkpoint_dir(tmp_path, s) for s in (5, 10)]
     assert problems_of(second) == []
     assert os.readlink(tmp_path / "checkpoints" / "latest") == "step-00000010"
-    assert find_checkpoint(tmp_path) == find_checkpoint(tmp_path / "checkpoints" / "latest") == second.resolve()
+    assert sound_checkpoint(tmp_path) == sound_checkpoint(tmp_path / "checkpoints" / "latest") == second.resolve()
     assert set(json.loads((second / "MANIFEST.json").read_text())["files"]) == {"unet/w.bin", "recipe.json"}
 
 
@@ -42,13 +42,13 @@ def test_damage_is_named_and_the_checkpoint_before_is_taken(tmp_path, damage, ca
     damage(second / "unet" / "w.bin")
     (problem,) = problems_of(second)
     assert str(second / "unet" / "w.bin") in problem
-    assert find_checkpoint(tmp_path) == first.resolve()
+    assert sound_checkpoint(tmp_path) == first.resolve()
     assert "step-00000010 is damaged" in caplog.text
     with pytest.raises(CheckpointError, match="step-00000010 is damaged"):
-        find_checkpoint(second)
+        sound_checkpoint(second)
     damage(first / "unet" / "w.bin")
     with pytest.raises(CheckpointError, match="no sound checkpoint"):
-        find_checkpoint(tmp_path)
+        sound_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("manifest", [None, "{", "[]", '{"format": 1}', '{"format": 99, "files": {}}'])
@@ -61,9 +61,9 @@ def test_a_manifest_that_says_nothing_is_damage(tmp_path, manifest):
 def test_a_named_checkpoint_that_is_missing_is_an_error(tmp_path):
     write(tmp_path, 5)
     with pytest.raises(CheckpointError, match=r"no checkpoint .*step-00000007.* holds: step-00000005"):
-        find_checkpoint(tmp_path / "checkpoints" / "step-00000007")
+        sound_checkpoint(tmp_path / "checkpoints" / "step-00000007")
     with pytest.raises(CheckpointError, match="no sound checkpoint"):
-        find_checkpoint(tmp_path / "elsewhere")
+        sound_checkpoint(tmp_path / "elsewhere")
 
 
 def test_a_failed_write_leaves_nothing_and_hurts_nothing(tmp_path):
@@ -75,7 +75,7 @@ def test_a_failed_write_leaves_nothing_and_hurts_nothing(tmp_path):
 
     with pytest.raises(OSError, match="No space"):
         write_checkpoint(tmp_path, 10, fails)
-    assert find_checkpoint(tmp_path) == first.resolve()
+    assert sound_checkpoint(tmp_path) == first.resolve()
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["latest", "step-00000005"]
 
 
@@ -100,7 +100,7 @@ def test_pruning_keeps_the_newest_and_the_linked(tmp_path):
 def test_latest_tells_an_abandoned_branch_apart(tmp_path):
     for step in (5, 20, 10):  # resumed from 5 on purpose, after 20 had been reached
         newest = write(tmp_path, step)
-    assert find_checkpoint(tmp_path) == newest.resolve()
+    assert sound_checkpoint(tmp_path) == newest.resolve()
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

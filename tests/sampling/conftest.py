@@ -1,14 +1,12 @@
 """A pipeline with all its parts, small enough to draw in a moment: random weights, one token per byte."""
 
-import json
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from mamoe.diffusion.sampler import ddim_scheduler
 from mamoe.diffusion.schedules import make_scheduler
@@ -17,8 +15,7 @@ from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.taxonomy import Taxonomy
-
-LIMIT = 24
+from small_text import byte_config, byte_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -33,28 +30,12 @@ def settings(taxonomy) -> LayoutSettings:
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> CLIPTokenizer:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": LIMIT, "pad_token": "!"}))
-    return CLIPTokenizer.from_pretrained(folder)
+    return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="session")
 def parts(tokenizer) -> dict:
     """The networks of a base model: stock UNet, autoencoder (factor 8), text encoder, tokenizer."""
-    text = CLIPTextConfig(
-        vocab_size=514,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=LIMIT,
-        bos_token_id=512,
-        eos_token_id=513,
-    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet2DConditionModel(
@@ -75,7 +56,7 @@ def parts(tokenizer) -> dict:
             norm_num_groups=4,
             latent_channels=4,
         )
-        text_encoder = CLIPTextModel(text)
+        text_encoder = CLIPTextModel(byte_config(layers=1))
     return {"unet": unet.eval(), "vae": vae.eval(), "text_encoder": text_encoder.eval(), "tokenizer": tokenizer}
 
 

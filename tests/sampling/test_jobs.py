@@ -2,6 +2,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import replace
 from threading import Barrier
 
 import numpy as np
@@ -16,13 +17,22 @@ from mamoe.machine.processes import Processes
 from mamoe.models.control.concat import widened
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import batches_by_size, sample_batch
-from mamoe.sampling.folders import sample_folder
+from mamoe.sampling.folders import LayoutFolder, sample_folder
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import contact_sheet, key_of, model_hash
-from mamoe.vocabulary.drawing import Drawing, Mode
+from mamoe.vocabulary.drawing import Drawing, Mode, mode_of
 from mamoe.vocabulary.panoptic import read_panoptic, resized_panoptic
 
 JOB = {"steps": 2, "batch_size": 2}
+OF_LAYOUTS = ("prompts", "instance_prompts", "conditions", "size", "recursive")
+OF_DRAWING = ("steps", "guidance_scale", "batch_size", "seed")
+
+
+def sample(pipe, maps, out, **options):
+    """The real one, told the fields of its records one by one, as the command is."""
+    layouts = LayoutFolder(panoptic=maps, **{name: options.pop(name) for name in OF_LAYOUTS if name in options})
+    drawing = Drawing(**{name: options.pop(name) for name in OF_DRAWING if name in options})
+    return sample_folder(pipe, layouts, out, replace(drawing, mode=mode_of(drawing.guidance_scale)), **options)
 
 
 @pytest.fixture
@@ -49,7 +59,7 @@ def test_pictures_records_and_sheet(pipe, maps, tmp_path):
     instances.write_text(json.dumps({"town_1.png": {"300": "a person in a green coat", "7": "a red car"}}))
     steps = []
     out = tmp_path / "out"
-    result = sample_folder(
+    result = sample(
         pipe,
         maps,
         out,
@@ -82,17 +92,17 @@ def test_pictures_records_and_sheet(pipe, maps, tmp_path):
 
 
 def test_picture_depends_neither_on_order_nor_on_the_other_files(pipe, maps, tmp_path):
-    sample_folder(pipe, maps, tmp_path / "all", **JOB)
+    sample(pipe, maps, tmp_path / "all", **JOB)
     (maps / "town_1.png").unlink()
     (maps / "town_10.png").unlink()
-    sample_folder(pipe, maps, tmp_path / "one", **JOB)
+    sample(pipe, maps, tmp_path / "one", **JOB)
     assert np.abs(read(tmp_path / "all" / "town_2.png") - read(tmp_path / "one" / "town_2.png")).max() <= 1
     assert np.abs(read(tmp_path / "all" / "town_2.png") - read(tmp_path / "all" / "town_1.png")).max() > 2
 
 
 def test_stopped_job_goes_on_and_touches_nothing_finished(pipe, maps, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
-    sample_folder(pipe, maps, whole, **JOB)
+    sample(pipe, maps, whole, **JOB)
 
     def stop(done, total):
         if done == 2:
@@ -100,42 +110,42 @@ def test_stopped_job_goes_on_and_touches_nothing_finished(pipe, maps, tmp_path, 
 
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        sample_folder(pipe, maps, out, **JOB, progress=stop)
+        sample(pipe, maps, out, **JOB, progress=stop)
     finished = stamps(out)
     assert {name for name in finished if name.endswith(".png")} == {"town_1.png", "town_2.png"}
     # As if stopped between a record and its picture.
     shutil.copy(whole / "town_10.json", out)
-    result = sample_folder(pipe, maps, out, **JOB)
+    result = sample(pipe, maps, out, **JOB)
     assert result.drawn == 1
     assert finished.items() <= stamps(out).items()
     for name in ("town_1.png", "town_2.png", "town_10.png"):
         assert np.abs(read(out / name) - read(whole / name)).max() <= 1
     done = stamps(out)
-    assert sample_folder(pipe, maps, out, **JOB).drawn == 0
+    assert sample(pipe, maps, out, **JOB).drawn == 0
     assert stamps(out) == done
 
 
 def test_other_settings_are_refused_before_anything_is_written(pipe, maps, tmp_path):
     out = tmp_path / "out"
-    sample_folder(pipe, maps, out, **JOB)
+    sample(pipe, maps, out, **JOB)
     done = stamps(out)
     with pytest.raises(DatasetError, match=r"town_1\.png was drawn with another seed, guidance_scale"):
-        sample_folder(pipe, maps, out, **JOB, seed=1, guidance_scale=2.0)
+        sample(pipe, maps, out, **JOB, seed=1, guidance_scale=2.0)
     assert stamps(out) == done
 
 
 def test_another_map_of_the_same_name_is_not_taken_for_drawn(pipe, maps, make_map, tmp_path):
     out = tmp_path / "out"
-    sample_folder(pipe, maps, out, **JOB)
+    sample(pipe, maps, out, **JOB)
     make_map(99, width=48).write(maps / "town_1.png")
     with pytest.raises(DatasetError, match=r"town_1\.png was drawn with another panoptic_hash"):
-        sample_folder(pipe, maps, out, **JOB)
+        sample(pipe, maps, out, **JOB)
 
 
 def test_foreign_pictures_are_never_overwritten(pipe, maps):
     done = stamps(maps)
     with pytest.raises(DatasetError, match="not a picture of such a job"):
-        sample_folder(pipe, maps, maps, **JOB)
+        sample(pipe, maps, maps, **JOB)
     assert stamps(maps) == done
 
 
@@ -143,7 +153,7 @@ def test_maps_are_brought_to_the_size_asked_for(pipe, maps, tmp_path):
     out = tmp_path / "out"
     instances = tmp_path / "instances.json"
     instances.write_text(json.dumps({"town_1.png": {"300": "a person in a green coat"}}))
-    sample_folder(pipe, maps, out, size=(16, 24), instance_prompts=instances, **JOB)
+    sample(pipe, maps, out, size=(16, 24), instance_prompts=instances, **JOB)
     assert {read(out / f"town_{n}.png").shape for n in (1, 2, 10)} == {(16, 24, 3)}
     assert json.loads((out / "town_10.json").read_text())["size"] == [16, 24]
     # The same maps, brought to that size beforehand, give the same pictures: names decide the seeds.
@@ -151,11 +161,11 @@ def test_maps_are_brought_to_the_size_asked_for(pipe, maps, tmp_path):
     small.mkdir()
     for path in maps.glob("*.png"):
         resized_panoptic(read_panoptic(path), (16, 24)).write(small / path.name)
-    sample_folder(pipe, small, tmp_path / "again", instance_prompts=instances, **JOB)
+    sample(pipe, small, tmp_path / "again", instance_prompts=instances, **JOB)
     for n in (1, 2, 10):
         assert np.array_equal(read(out / f"town_{n}.png"), read(tmp_path / f"again/town_{n}.png"))
     with pytest.raises(DatasetError, match=r"divisible by 8, got \(20, 24\)"):
-        sample_folder(pipe, maps, tmp_path / "odd", size=(20, 24), **JOB)
+        sample(pipe, maps, tmp_path / "odd", size=(20, 24), **JOB)
 
 
 def test_all_bad_input_in_one_error(pipe, maps, make_map, tmp_path):
@@ -165,7 +175,7 @@ def test_all_bad_input_in_one_error(pipe, maps, make_map, tmp_path):
     prompts.write_text("img_name,prompt\ntown_1.png,one\ntown_2.png,two\ntown_3.png,three\ntown_4.png,four\n")
     instances.write_text(json.dumps({"town_1.png": {"9": "a red car"}}))
     with pytest.raises(DatasetError) as error:
-        sample_folder(pipe, maps, tmp_path / "out", prompts=prompts, instance_prompts=instances)
+        sample(pipe, maps, tmp_path / "out", prompts=prompts, instance_prompts=instances)
     text = str(error.value)
     for expected in (
         "town_10.png has no prompt",
@@ -182,7 +192,7 @@ def test_all_bad_input_in_one_error(pipe, maps, make_map, tmp_path):
 def test_no_maps(pipe, tmp_path, name, says):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=says):
-        sample_folder(pipe, tmp_path / name, tmp_path / "out")
+        sample(pipe, tmp_path / name, tmp_path / "out")
 
 
 def test_hash_tells_weights_apart(make_pipe, layout_unet):
@@ -252,12 +262,12 @@ def test_two_processes_share_the_pictures(pipe, maps, tmp_path, monkeypatch):
     meeting = Barrier(2, timeout=60)
     monkeypatch.setattr(Processes, "wait", lambda self: meeting.wait() if self.count > 1 else None)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    sample_folder(pipe, maps, alone, steps=2, batch_size=1)
+    sample(pipe, maps, alone, steps=2, batch_size=1)
     ends = []
     with ThreadPoolExecutor(2) as pool:
         both = [
             pool.submit(
-                sample_folder,
+                sample,
                 copy(pipe),
                 maps,
                 shared,
@@ -286,27 +296,27 @@ def test_pictures_of_other_conditions_are_not_taken_for_those_asked_for(pipe, ma
     shown = LayoutPipeline(**{**pipe.components, "unet": widened(pipe.unet)}, layout=layout, condition="classes")
     shown.set_progress_bar_config(disable=True)
     out = tmp_path / "out"
-    sample_folder(shown, maps, out, conditions=tmp_path / "light", **JOB)
+    sample(shown, maps, out, conditions=tmp_path / "light", **JOB)
     before = stamps(out)
     for other in (tmp_path / "dark", None):
         with pytest.raises(DatasetError, match="was drawn with another condition_hash"):
-            sample_folder(shown, maps, out, conditions=other, **JOB)
+            sample(shown, maps, out, conditions=other, **JOB)
     assert stamps(out) == before
     (tmp_path / "light").rename(tmp_path / "moved")
-    assert sample_folder(shown, maps, out, conditions=tmp_path / "moved", **JOB).drawn == 0
+    assert sample(shown, maps, out, conditions=tmp_path / "moved", **JOB).drawn == 0
 
 
 def test_a_job_from_before_records_named_the_mode_goes_on(pipe, maps, tmp_path):
     """Half drawn by an earlier version, and then scored as one folder."""
     out = tmp_path / "out"
-    sample_folder(pipe, maps, out, **JOB)
+    sample(pipe, maps, out, **JOB)
     whole = json.loads((out / "town_1.json").read_text())
     assert whole.pop("mode") == "cfg"
     (out / "town_1.json").write_text(json.dumps(whole))
     (out / "town_10.png").unlink()
     before = stamps(out)
-    assert sample_folder(pipe, maps, out, **JOB).drawn == 1
+    assert sample(pipe, maps, out, **JOB).drawn == 1
     assert before["town_1.json"] == stamps(out)["town_1.json"]
     assert folder_row(out).generation == Generation(mode="cfg", sampler="DDIMScheduler", steps=2, guidance=4.0)
     with pytest.raises(DatasetError, match=r"town_1\.png was drawn with another mode, guidance_scale"):
-        sample_folder(pipe, maps, out, **JOB, guidance_scale=1.0)
+        sample(pipe, maps, out, **JOB, guidance_scale=1.0)

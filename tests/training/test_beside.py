@@ -8,7 +8,7 @@ import torch
 from training_fakes import CPU, fit, make_data, make_module, weights
 
 from mamoe.errors import CheckpointError, ConfigError
-from mamoe.runs.checkpoint import OPTIMIZER, checkpoints_of, find_checkpoint
+from mamoe.runs.checkpoint import OPTIMIZER, checkpoints_of, sound_checkpoint
 from mamoe.runs.manifest import problems_of
 from mamoe.storage.staging import DiskFullError
 from mamoe.training.loop import saving
@@ -102,7 +102,7 @@ def test_a_failure_of_the_thread_ends_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "write_checkpoint", fails_at_4)
     with pytest.raises(DiskFullError, match=r"disk of .* is full"):
         train(tmp_path, max_steps=50)
-    assert find_checkpoint(tmp_path).name == "step-00000002"
+    assert sound_checkpoint(tmp_path).name == "step-00000002"
 
 
 def test_older_checkpoints_keep_what_was_learned_alone(tmp_path):
@@ -111,10 +111,10 @@ def test_older_checkpoints_keep_what_was_learned_alone(tmp_path):
     assert not (old / OPTIMIZER).exists() and (old / "unet_ema").is_dir() and problems_of(old) == []
     assert all((path / OPTIMIZER).is_file() for path in new) and len(new) == 2
     with pytest.raises(CheckpointError, match=r"not the optimizer's state any more.*model\.init_from="):
-        find_checkpoint(old)
+        sound_checkpoint(old)
     for path in new:
         (path / "recipe.json").write_text("damaged")
     with pytest.raises(CheckpointError, match="no sound checkpoint to resume from"):
-        find_checkpoint(tmp_path)
+        sound_checkpoint(tmp_path)
     with pytest.raises(ConfigError, match="full >= 1"):
         train(tmp_path / "other", full=0)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from training_fakes import CPU, fit, make_data, make_module, weights
+from training_fakes import CPU, RECIPE, fit, make_data, make_module, weights
 
 from mamoe.errors import CheckpointError, ConfigError, NonFiniteLossError
 from mamoe.runs.manifest import problems_of
@@ -51,7 +51,7 @@ class Cramped(DiffusionModule):
 
 
 def train(run, module, **changes):
-    settings = {"max_steps": 4, "recipe": {}, "checkpoint_every_n_steps": 3, "trainer": TWICE, "log_every_n_steps": 1}
+    settings = {"max_steps": 4, "checkpoint_every_n_steps": 3, "trainer": TWICE, "log_every_n_steps": 1}
     return fit(module, changes.pop("data", None) or make_data(batch_size=5), run, **{**settings, **changes})
 
 
@@ -97,11 +97,11 @@ def test_a_step_that_is_not_finite_is_kept_and_replayed(tmp_path, capsys):
     again = make_module(kind=Unlucky)
     again.unlucky = module.unlucky
     with pytest.raises(NonFiniteLossError, match=r"Step 3 again: .*SqrtBackward0"), pytest.warns(UserWarning):
-        replay(report, again, make_data(batch_size=5), recipe={}, trainer=TWICE)
+        replay(report, again, make_data(batch_size=5), recipe=RECIPE, trainer=TWICE)
     assert all(torch.equal(value, before[name]) for name, value in weights(again.unet).items())
     # Without the bad luck the very same step is taken: the same losses.
     lucky = make_module(kind=Unlucky)
-    replay(report, lucky, make_data(batch_size=5), recipe={}, trainer=TWICE)
+    replay(report, lucky, make_data(batch_size=5), recipe=RECIPE, trainer=TWICE)
     assert "Step 3 is finite this time" in capsys.readouterr().out
     assert lucky.watch.loss == pytest.approx(sum(x for x in losses if math.isfinite(x)) / 10, rel=0.5)
     assert sorted(tmp_path.rglob("*")) == files
@@ -113,7 +113,7 @@ def test_a_step_that_is_not_finite_is_kept_and_replayed(tmp_path, capsys):
 def test_a_file_that_replays_nothing_is_refused(tmp_path):
     (tmp_path / "nonfinite-step-00000003.json").write_text("{}")
     with pytest.raises(CheckpointError, match="no file of a step"):
-        replay(tmp_path / "nonfinite-step-00000003.json", make_module(), make_data(), recipe={}, trainer=CPU)
+        replay(tmp_path / "nonfinite-step-00000003.json", make_module(), make_data(), recipe=RECIPE, trainer=CPU)
 
 
 @pytest.mark.parametrize(("room", "pieces", "from_step"), [(3, 2, 0), (2, 4, 2)])

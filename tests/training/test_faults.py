@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from mamoe.runs.checkpoint import OPTIMIZER, Storage, checkpoints_of, find_checkpoint, link, prune, write_checkpoint
+from mamoe.runs.checkpoint import OPTIMIZER, Storage, checkpoints_of, link, prune, sound_checkpoint, write_checkpoint
 from mamoe.runs.manifest import dropped_from, problems_of
 
 
@@ -85,13 +85,13 @@ def test_every_fault_of_a_save_leaves_a_sound_newest_checkpoint(tmp_path, step, 
                 save(run, step, Failing(at, error, half), "new")
             # Nothing half-written or half-deleted has a checkpoint's name, and the newest loads.
             assert not [problem for path in checkpoints_of(run) for problem in problems_of(path)], name
-            found = find_checkpoint(run)
+            found = sound_checkpoint(run)
             is_new = (found / "unet/w.bin").read_text() == f"new of {step}"
             assert is_new or found.name in ("step-00000003", "step-00000002"), name
             assert is_new == (at > dry.done.index(f"rename step-0000000{step}")), name
             # The same save once more, and nothing of the fault is left.
             save(run, step, Storage(), "newer")
-            assert (find_checkpoint(run) / "unet/w.bin").read_text() == f"newer of {step}"
+            assert (sound_checkpoint(run) / "unet/w.bin").read_text() == f"newer of {step}"
             left = {path.name for path in (run / "checkpoints").iterdir()} - {"abandoned-step-00000003"}
             assert left == {"latest", "best", *(path.name for path in checkpoints_of(run))}, name
             assert len(checkpoints_of(run)) >= 2
@@ -110,4 +110,4 @@ def test_a_branch_that_was_left_is_neither_lost_nor_mixed_up(tmp_path, caplog):
     assert problems_of(kept) == [] and "branch of this run that was left" in caplog.text
     save(tmp_path, 20, Storage())
     (tmp_path / "checkpoints/step-00000020/recipe.json").write_text("damaged")
-    assert find_checkpoint(tmp_path).name == "step-00000012"
+    assert sound_checkpoint(tmp_path).name == "step-00000012"

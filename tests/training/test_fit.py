@@ -4,12 +4,13 @@ import json
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from safetensors.torch import load_file
-from training_fakes import CPU, Pictures, collate, fit, make_data, make_module, tiny_unet, weights
+from training_fakes import CPU, RECIPE, Pictures, collate, fit, make_data, make_module, tiny_unet, weights
 
 from mamoe.errors import CheckpointError, ConfigError, DatasetError
 from mamoe.storage.staging import DiskFullError
@@ -46,7 +47,7 @@ def train(run, *, max_steps=7, resume=None, extra=(), module=None, data=None, co
         data or make_data(),
         run,
         max_steps=max_steps,
-        recipe={"base": {"path": "tiny"}, "condition": condition},
+        recipe=replace(RECIPE, terms=replace(RECIPE.terms, condition=condition)),
         callbacks=[loss, *extra],
         resume=resume,
         **settings,

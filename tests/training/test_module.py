@@ -82,7 +82,6 @@ def gradients(tmp_path, batch_size, accumulate, clip):
         make_data(16, batch_size),
         run,
         max_steps=1,
-        recipe={},
         checkpoint_every_n_steps=10,
         trainer=settings,
     )
@@ -105,7 +104,7 @@ def test_frozen_networks_stay_and_are_no_part_of_the_module(tmp_path):
     module = make_module()
     text = module._frozen[1]
     before = weights(module.vae), weights(text), weights(module.unet)
-    fit(module, make_data(), tmp_path, max_steps=2, recipe={}, checkpoint_every_n_steps=5, trainer=CPU)
+    fit(module, make_data(), tmp_path, max_steps=2, checkpoint_every_n_steps=5, trainer=CPU)
     for network, old in zip((module.vae, text), before, strict=False):
         assert all(torch.equal(value, old[name]) for name, value in network.state_dict().items())
     assert any(not torch.equal(value, before[2][name]) for name, value in module.unet.state_dict().items())
@@ -133,7 +132,7 @@ def test_non_finite_stops_before_the_weights_change(tmp_path, poison):
     module.training_step = poisoned  # type: ignore[method-assign]
     settings = {**CPU, "accumulate_grad_batches": 2}
     with pytest.raises(NonFiniteLossError, match=r"Step 3: .*\d\d\d\.png.*not changed") as caught:
-        fit(module, make_data(), tmp_path, max_steps=9, recipe={}, checkpoint_every_n_steps=2, trainer=settings)
+        fit(module, make_data(), tmp_path, max_steps=9, checkpoint_every_n_steps=2, trainer=settings)
     assert caught.value.exit_code == 4
     assert all(torch.equal(value, before[name]) for name, value in module.unet.state_dict().items())
     kept = read_network(module.unet, tmp_path / "checkpoints" / "step-00000002" / "unet")

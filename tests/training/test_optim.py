@@ -192,7 +192,6 @@ def run(folder, steps, resume=None, **changes):
         make_data(),
         folder,
         max_steps=steps,
-        recipe={},
         checkpoint_every_n_steps=2,
         log_every_n_steps=1,
         trainer=CPU,

@@ -39,7 +39,6 @@ def train(run, *, patience: Patience | None, kill_at: int | None = None, resume=
         make_data(),
         run,
         max_steps=20,
-        recipe={},
         checkpoint_every_n_steps=50,
         trainer=CPU,
         callbacks=[Score(kill_at)],

@@ -49,7 +49,6 @@ def run(tmp_path_factory):
         make_data(),
         folder,
         max_steps=3,
-        recipe={},
         checkpoint_every_n_steps=3,
         trainer=CPU,
         callbacks=[grids],

@@ -18,7 +18,6 @@ def run(folder, steps, scale, resume=None):
         make_data(),
         folder,
         max_steps=steps,
-        recipe={},
         checkpoint_every_n_steps=2,
         log_every_n_steps=1,
         trainer=settings,
@@ -56,7 +55,6 @@ def test_an_overflow_that_never_ends_is_an_error_and_leaves_the_weights(tmp_path
             make_data(),
             tmp_path,
             max_steps=40,
-            recipe={},
             checkpoint_every_n_steps=40,
             trainer={**CPU, "precision": "16-mixed"},
         )
@@ -72,7 +70,6 @@ def test_a_loss_that_is_not_finite_stops_at_once(tmp_path):
             make_data(),
             tmp_path,
             max_steps=3,
-            recipe={},
             checkpoint_every_n_steps=3,
             trainer={**CPU, "precision": "16-mixed"},
         )

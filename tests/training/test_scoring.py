@@ -39,7 +39,6 @@ def scored(folder, **changes):
         make_data(),
         folder,
         max_steps=3,
-        recipe={},
         checkpoint_every_n_steps=3,
         trainer=CPU,
         callbacks=[callback],

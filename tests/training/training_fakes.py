@@ -11,6 +11,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.models.latents import LatentScaling
 from mamoe.randomness import generator_for
+from mamoe.runs.recipe import Recipe, Terms
+from mamoe.runs.source import Source
 from mamoe.training.loop import fit as loop
 from mamoe.training.loop.saving import BestBy
 from mamoe.training.optim import cosine_with_warmup, make_adam
@@ -20,9 +22,12 @@ from mamoe.training.step.parts import Networks, Objective, Optimization
 from mamoe.training.watch.validation import FixedLoss
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning, TextTokens
+from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.prompts import RegionPrompts
 from mamoe.vocabulary.sample import Sample
+from mamoe.vocabulary.taxonomy import Taxonomy
+from small_models import two_level_unet
 
 WIDTH = 16  # text width
 
@@ -74,18 +79,7 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def tiny_unet(dropout: float = 0.0) -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        layers_per_block=1,
-        attention_head_dim=4,
-        cross_attention_dim=WIDTH,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        dropout=dropout,
-    )
+    return two_level_unet(WIDTH, dropout)
 
 
 def tiny_vae() -> AutoencoderKL:
@@ -138,10 +132,15 @@ def make_module(kind: type[DiffusionModule] = DiffusionModule, **changes) -> Dif
     return kind(*parts, **given)
 
 
+RECIPE = Recipe(
+    base=Source(path="tiny"), scheduler={}, terms=Terms(layout=LayoutSettings(taxonomy=Taxonomy.load("scenes")))
+)
+
+
 def fit(module: DiffusionModule, data: LayoutDataModule, run: Path, **options) -> loop.FitResult:
     """The real one, told the fields of its records one by one."""
     renamed = {"checkpoint_every_n_steps": "every_n_steps", "keep_last": "last"}
-    given = {"recipe": {}} | {renamed.get(name, name): value for name, value in options.items()}
+    given = {"recipe": RECIPE} | {renamed.get(name, name): value for name, value in options.items()}
     keeping, watching = (kind(**_taken(given, kind)) for kind in (loop.Keeping, loop.Watching))
     return loop.fit(module, data, run, keeping=keeping, watching=watching, **given)
 
@@ -194,7 +193,6 @@ def train_watched(run: Path, devices: int) -> dict:
         make_data(),
         run,
         max_steps=4,
-        recipe={},
         checkpoint_every_n_steps=2,
         log_every_n_steps=1,
         trainer=settings if devices == 1 else {**settings, "strategy": "ddp"},

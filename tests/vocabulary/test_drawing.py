@@ -41,13 +41,11 @@ def test_names_become_modes_or_are_refused():
         modes_of([])
 
 
-@pytest.mark.parametrize(
-    ("function", "steps"), [(sample_folder, "steps"), (LayoutPipeline.__call__, "num_inference_steps")]
-)
-def test_functions_take_the_defaults_from_here(function, steps):
-    given = inspect.signature(function).parameters
-    assert given[steps].default == DRAWING.steps
+def test_functions_take_the_defaults_from_here():
+    given = inspect.signature(LayoutPipeline.__call__).parameters
+    assert given["num_inference_steps"].default == DRAWING.steps
     assert given["guidance_scale"].default == DRAWING.guidance_scale
+    assert inspect.signature(sample_folder).parameters["drawing"].default == DRAWING
 
 
 @pytest.mark.parametrize("section", [Samples, Scores, EvaluateAfter, Pictures])

@@ -10,17 +10,19 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 
 from mamoe.bases.pretrained import BaseModel, load_base
-from mamoe.bases.sources import Source
 from mamoe.config.train import Train
 from mamoe.data.condition import drawn_kind
 from mamoe.errors import ConfigError
+from mamoe.methods.options import ConcatOptions, ControlNetXSOptions
 from mamoe.models.control.call import Control, control_of, with_layout
 from mamoe.models.unet.model import levels_with_blocks, levels_with_experts
 from mamoe.runs.folder import run_of
-from mamoe.runs.lookup import CHECKPOINTS, find_checkpoint, is_run, read_recipe
+from mamoe.runs.lookup import CHECKPOINTS, find_checkpoint, is_run
+from mamoe.runs.recipe import read_recipe
+from mamoe.runs.source import Source
 from mamoe.vocabulary.layout import LayoutSettings, Strength
 
-_TAKES = {Control.PICTURE: "controlnet_xs", Control.LATENT: "concat"}
+_TAKES = {Control.PICTURE: ControlNetXSOptions.name, Control.LATENT: ConcatOptions.name}
 
 
 def base_of(config: Train) -> BaseModel:
@@ -51,7 +53,7 @@ def _kept_source(config: Train) -> Source | None:
     is_checkpoint = start.parent.name == CHECKPOINTS
     if not is_checkpoint or start.exists() or config.resume in (None, "auto"):
         return None
-    return Source(**read_recipe(find_checkpoint(run_of(config.resume)))["base"])
+    return read_recipe(find_checkpoint(run_of(config.resume))).base
 
 
 def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> Any:
@@ -76,6 +78,7 @@ def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> An
         moe_levels=config.layout.moe_levels,
         learned_strength=settings.strength is Strength.LEARNED,
         shared_expert=base.unet.config.get("shared_expert", False),
+        copies=not config.method.kind.replaces_experts,
     )
 
 
@@ -90,7 +93,7 @@ def started_from(config: Train, base: BaseModel) -> str | None:
         how = f", whose {method} is trained on"
     elif base.run.adapter is not None:
         how = f", whose {method} becomes part of the weights"
-        if config.method.name in ("lora", "dora", "lora_experts", "controlnet_xs"):
+        if config.method.kind.keeps_adapter_alone:
             how += f" that method={config.method.name} is trained beside: keep that folder, the new run needs it"
     else:
         how = ""

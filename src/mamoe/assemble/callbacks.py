@@ -16,7 +16,6 @@ from PIL import Image
 from torch import nn
 
 from mamoe.bases.pretrained import load_text, load_vae
-from mamoe.bases.sources import Source
 from mamoe.conditioning.collate import Collator
 from mamoe.config.drawn import Drawn
 from mamoe.config.targets import instantiate
@@ -26,6 +25,7 @@ from mamoe.diffusion.sampler import ddim_scheduler
 from mamoe.errors import ConfigError
 from mamoe.evaluation.distances.family import Kind
 from mamoe.evaluation.features.extractors import load_extractor
+from mamoe.runs.source import Source
 from mamoe.sampling.batches import sample_batch
 from mamoe.sampling.components import components_of
 from mamoe.sampling.pipeline import LayoutPipeline

@@ -56,10 +56,12 @@ def layout_families(
     classes = Classes.of(source.taxonomy)
     files = [source.files.samples[i] for i in index]
     samples = (source[i] for i in index)
+    looked_at = [path for file in files for path in (file.image, file.panoptic) if path is not None]
+    own_prompts = [] if asked.instance_prompts is None else [asked.instance_prompts]
     maps = Maps(
         layouts={same_name(sample.key): _layout(sample) for sample in samples},
         classes=classes,
-        reference=data_hash(path for file in files for path in (file.image, file.panoptic) if path is not None),
+        reference=data_hash([*looked_at, *own_prompts]),
         geometry=source.geometry,
         elsewhere=_ELSEWHERE,
     )

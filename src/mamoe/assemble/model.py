@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from mamoe.assemble.base import source_to_keep, steered_unet
+from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
 from mamoe.assemble.loss import ConfiguredLoss
 from mamoe.bases.pretrained import BaseModel
-from mamoe.bases.shipped import PREFIX
-from mamoe.bases.single_file import Family
 from mamoe.conditioning.conditioner import Conditioner
 from mamoe.conditioning.text import Prompts
 from mamoe.config.targets import instantiate
@@ -26,7 +23,8 @@ from mamoe.diffusion.losses import MinSnr
 from mamoe.diffusion.sampler import is_zero_snr
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.errors import ConfigError
-from mamoe.methods import method_of
+from mamoe.methods.options import ControlNetXSOptions
+from mamoe.methods.registry import method_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
 from mamoe.models.latents import LatentScaling
@@ -53,7 +51,7 @@ def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[Lay
     Raises:
         ConfigError: lists the sizes.
     """
-    if config.method.name != "controlnet_xs":
+    if config.method.name != ControlNetXSOptions.name:
         return
     multiple = side_multiple(len(base.config["block_out_channels"]))
     odd = Counter(size for source in sources for size in source.sizes() if any(side % multiple for side in size))
@@ -142,22 +140,3 @@ def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
 def _with_length(spec: dict[str, Any], steps: int) -> dict[str, Any]:
     """Our own schedules end with the run; torch's take what they are given."""
     return {"total_steps": steps, **spec} if str(spec.get("_target_")).startswith("mamoe.") else spec
-
-
-def recipe_of(config: Train, base: BaseModel, scheduler: DDPMScheduler, settings: LayoutSettings) -> dict[str, Any]:
-    """What is needed besides the trained weights to build the model again, as plain JSON."""
-    alone = method_of(config.method.model_dump()).keeps_adapter_alone
-    source = source_to_keep(config, base, adapter_alone=alone).to_dict()
-    for key in ("path", "config", "tokenizer", "base"):
-        place = source[key]
-        named = place is None or place.startswith(PREFIX) or (key == "config" and place in list(Family))
-        if not named and Path(str(place)).exists():
-            source[key] = str(Path(str(place)).resolve())
-    return {
-        "base": source,
-        "scheduler": dict(scheduler.config),
-        "layout": settings.to_dict(),
-        "method": config.method.model_dump(),
-        "condition": config.data.condition,
-        "started_from": None if base.run is None else str(base.run.checkpoint),
-    }

@@ -12,10 +12,10 @@ from mamoe.assemble.record import newest_like
 from mamoe.config.resuming import Change, OnResume, changed_on_resume
 from mamoe.config.train import Train, comparable
 from mamoe.errors import CheckpointError, ConfigError
-from mamoe.runs.checkpoint import checkpoints_of, find_checkpoint, step_of
+from mamoe.runs.checkpoint import checkpoints_of, sound_checkpoint, step_of
 from mamoe.runs.folder import new_run_dir, read_config, run_of
-from mamoe.runs.lookup import RECIPE
-from mamoe.training.loop.continuing import read_recipe, recipe_changes, refusal
+from mamoe.runs.recipe import RECIPE, Recipe, Terms, read_recipe
+from mamoe.training.loop.continuing import refusal, terms_changes
 from mamoe.training.loop.fit import FitResult
 from mamoe.training.loop.metrics import METRICS
 from mamoe.training.scale.cluster import Choice
@@ -32,13 +32,13 @@ class Going:
     done: FitResult | None  # it is where it was to get to: nothing is left to do
 
 
-def going_on(config: Train, plain: Mapping[str, Any], recipe: Mapping[str, Any], steps: int) -> Going | None:
+def going_on(config: Train, plain: Mapping[str, Any], terms: Terms, steps: int) -> Going | None:
     """What becomes of the run that ``resume`` names, before anything is loaded; None where it names none.
 
     Args:
         config: as it is now.
         plain: the same as it was composed.
-        recipe: the part of the recipe that is known by now.
+        terms: what is known by now of what the run is held against.
         steps: optimizer steps in all.
 
     Raises:
@@ -51,7 +51,7 @@ def going_on(config: Train, plain: Mapping[str, Any], recipe: Mapping[str, Any],
     at = named.resolve() if named.name in ("latest", "best") or named.name.startswith("step-") else run
     saved = [at] if at.parent.name == "checkpoints" else checkpoints_of(run)
     checkpoint = saved[-1] if saved else None
-    _check(run, plain, recipe, checkpoint)
+    _check(run, plain, terms, checkpoint)
     if replays or checkpoint is None or not checkpoint.is_dir():
         return Going(run=run, done=None)
     reached = step_of(checkpoint)
@@ -62,7 +62,7 @@ def going_on(config: Train, plain: Mapping[str, Any], recipe: Mapping[str, Any],
             f"trainer.max_steps=… above {reached}"
             + (f"; or resume={checkpoint.parent / earlier[-1]}, from before step {steps}." if earlier else ".")
         )
-    if reached < steps or step_of(found := find_checkpoint(named)) < steps:  # the newest may be damaged
+    if reached < steps or step_of(found := sound_checkpoint(named)) < steps:  # the newest may be damaged
         return Going(run=run, done=None)
     message = (
         f"{run} is done: step {steps} of {steps} ({_length(config, steps)}); nothing is changed. To train on, give "
@@ -79,13 +79,14 @@ def told_anew(run: Path, plain: Mapping[str, Any]) -> list[Change]:
     return changed_on_resume(*comparable(before, plain))
 
 
-def notes_on(changes: list[Change], recipe: Mapping[str, Any]) -> list[str]:
+def notes_on(changes: list[Change], recipe: Recipe) -> list[str]:
     """A line on every change, for the log. ``recipe`` is that of the checkpoint to go on from."""
     word = {OnResume.EFFECT: "takes effect from here on", OnResume.NONE: "changes nothing that is learned"}
     lines = [f"{change}: {word[change.rule.kind]}" for change in changes if change.refusal is None]
+    said = {"data": recipe.terms.data, "weights": recipe.weights}
     for part, (sections, what) in _COMPARED.items():
         keys = [change.key for change in changes if change.refusal is None and change.key.startswith(sections)]
-        if keys and part not in recipe:
+        if keys and said[part] is None:
             lines.append(
                 f"An earlier version wrote this checkpoint, which does not say {what}: whether they are the same is "
                 f"not compared, it is for you to know ({', '.join(keys)})"
@@ -122,17 +123,17 @@ def choose_run(config: Train, plain: Mapping[str, Any], steps: int) -> Choice:
         saved = [] if found is None else checkpoints_of(found)
         if found is None or (saved and (step_of(saved[-1]) >= steps or _no_better(config, found, step_of(saved[-1])))):
             return _fresh(new_run_dir(config.runs, config.name))
-        return {"run": str(found), "from": str(find_checkpoint(found))} if saved else _fresh(found)
+        return {"run": str(found), "from": str(sound_checkpoint(found))} if saved else _fresh(found)
     folder = run_of(config.resume)
     if config.resume.endswith(REPLAY):
         return {"run": str(folder), "from": config.resume}
-    return {"run": str(folder), "from": str(find_checkpoint(Path(config.resume)))}
+    return {"run": str(folder), "from": str(sound_checkpoint(Path(config.resume)))}
 
 
-def _check(run: Path, plain: Mapping[str, Any], recipe: Mapping[str, Any], checkpoint: Path | None) -> None:
+def _check(run: Path, plain: Mapping[str, Any], terms: Terms, checkpoint: Path | None) -> None:
     problems = {c.key: f"{c} ({c.refusal})" for c in told_anew(run, plain) if c.refusal is not None}
     if checkpoint is not None and (checkpoint / RECIPE).is_file():
-        for key, line in recipe_changes(read_recipe(checkpoint), recipe).refused:
+        for key, line in terms_changes(read_recipe(checkpoint).terms, terms).refused:
             problems.setdefault(f"{key} {line}" if key in ("data", "taxonomy") else key, line)
     if problems:
         raise CheckpointError(refusal(run, list(problems.values())))

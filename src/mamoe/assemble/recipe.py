@@ -1,38 +1,54 @@
-"""What a checkpoint says to be compared with by a run that goes on; see :mod:`mamoe.training.loop.continuing`."""
+"""What a checkpoint of the configured training says besides weights."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
+from diffusers import DDPMScheduler
 from torch import nn
 
 import mamoe
+from mamoe.assemble.base import source_to_keep
 from mamoe.bases.pretrained import BaseModel
+from mamoe.bases.shipped import PREFIX
+from mamoe.bases.single_file import Family
 from mamoe.config.train import Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.fingerprint import fingerprint_of_samples
-from mamoe.methods import method_of
-from mamoe.runs.lookup import RECIPE_FORMAT
+from mamoe.runs.recipe import Recipe, Terms
+from mamoe.runs.source import Source
 from mamoe.storage.fingerprints import fingerprint_of
 from mamoe.vocabulary.layout import LayoutSettings
 
 
-def comparable_of(
-    config: Train, settings: LayoutSettings, trains: LayoutDataset, validates: LayoutDataset
-) -> dict[str, Any]:
-    """What is known before the base model is loaded, as plain JSON."""
+def terms_of(config: Train, settings: LayoutSettings, trains: LayoutDataset, validates: LayoutDataset) -> Terms:
+    """What is known before the base model is loaded."""
     sources = {"train": trains, "val": validates}
-    return {
-        "format": RECIPE_FORMAT,
-        "mamoe": mamoe.__version__,
-        "layout": settings.to_dict(),
-        "method": config.method.model_dump(),
-        "condition": config.data.condition,
-        "objective": config.objective.model_dump(),
-        "loss": config.loss.model_dump(),
-        "optimizer": dict(config.optimizer),
-        "data": {split: fingerprint_of_samples(source.files.samples) for split, source in sources.items()},
-    }
+    return Terms(
+        layout=settings,
+        method=config.method.model_dump(),
+        condition=config.data.condition,
+        objective=config.objective.model_dump(),
+        loss=config.loss.model_dump(),
+        optimizer=dict(config.optimizer),
+        data={split: fingerprint_of_samples(source.files.samples) for split, source in sources.items()},
+    )
+
+
+def recipe_of(
+    config: Train, base: BaseModel, scheduler: DDPMScheduler, terms: Terms, weights: dict[str, str] | None = None
+) -> Recipe:
+    """The whole of it; ``weights`` are those of :func:`weights_of`, taken before anything trains."""
+    alone = config.method.kind.keeps_adapter_alone
+    return Recipe(
+        base=_placed(source_to_keep(config, base, adapter_alone=alone)),
+        scheduler=dict(scheduler.config),
+        terms=terms,
+        weights=weights,
+        started_from=None if base.run is None else str(base.run.checkpoint),
+        mamoe=mamoe.__version__,
+    )
 
 
 def weights_of(config: Train, base: BaseModel) -> dict[str, str]:
@@ -40,9 +56,20 @@ def weights_of(config: Train, base: BaseModel) -> dict[str, str]:
     parts: dict[str, nn.Module] = {"vae": base.vae}
     if not config.model.train_text_encoder:
         parts["text_encoder"] = base.text_networks
-    if method_of(config.method.model_dump()).keeps_adapter_alone and base.adapter is None:
+    if config.method.kind.keeps_adapter_alone and base.adapter is None:
         parts["unet"] = base.unet
     return {name: _sample(network) for name, network in parts.items()}
+
+
+def _placed(source: Source) -> Source:
+    """The source with whole paths of what lies on this disk: runs are looked at from any folder."""
+    found: dict[str, str] = {}
+    for key in ("path", "config", "tokenizer", "base"):
+        place: str | None = getattr(source, key)
+        named = place is None or place.startswith(PREFIX) or (key == "config" and place in list(Family))
+        if place is not None and not named and Path(place).exists():
+            found[key] = str(Path(place).resolve())
+    return replace(source, **found)
 
 
 def _sample(network: nn.Module) -> str:

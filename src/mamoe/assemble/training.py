@@ -24,16 +24,14 @@ from mamoe.assemble.loss import class_weights, loss_of
 from mamoe.assemble.model import (
     check_sizes,
     objective_scheduler,
-    recipe_of,
     training_module,
     training_prompts,
 )
 from mamoe.assemble.origin import REPLAY, choose_run, going_on, notes_on, told_anew
-from mamoe.assemble.recipe import comparable_of, weights_of
+from mamoe.assemble.recipe import recipe_of, terms_of, weights_of
 from mamoe.assemble.record import write_start
 from mamoe.assemble.remembering import Remembering
 from mamoe.assemble.unused import settings_without_effect
-from mamoe.bases.sources import Source
 from mamoe.conditioning.collate import Collator
 from mamoe.config.train import Train, seconds_of
 from mamoe.console import progress, silent
@@ -41,7 +39,8 @@ from mamoe.data.dataset import LayoutDataset
 from mamoe.machine.workers import start_importing
 from mamoe.runs.home import place_now
 from mamoe.runs.lock import held
-from mamoe.training.loop.continuing import read_recipe
+from mamoe.runs.recipe import Recipe, Terms, read_recipe
+from mamoe.runs.source import Source
 from mamoe.training.loop.fit import Endurance, FitResult, Keeping, Watching, fit
 from mamoe.training.notes import Notes
 from mamoe.training.optim import check_installed
@@ -76,13 +75,13 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
     buckets = buckets_of(config, trains)
     steps = _steps(config, len(trains), buckets)
     check_installed(str(config.optimizer.get("_target_")))
-    comparable = comparable_of(config, settings, trains, validates)
-    going = going_on(config, plain, comparable, steps)
+    terms = terms_of(config, settings, trains, validates)
+    going = going_on(config, plain, terms, steps)
     if going is not None and going.done is not None:
         if is_first_process():
             print(going.done.message)
         return going.done, going.run
-    job = _prepared(config, settings, steps, trains, validates, comparable)
+    job = _prepared(config, settings, steps, trains, validates, terms)
     job.module.save_hyperparameters(plain)  # what loggers are told at the start
     data = LayoutDataModule(
         train=job.trains,
@@ -146,7 +145,7 @@ class _Job:
     module: DiffusionModule
     source: Source
     scheduler: DDPMScheduler
-    recipe: dict[str, Any]
+    recipe: Recipe
     trains: LayoutDataset
     stable: LayoutDataset  # the training pictures without augmentation
     validates: LayoutDataset
@@ -158,7 +157,7 @@ def _prepared(
     steps: int,
     trains: LayoutDataset,
     validates: LayoutDataset,
-    comparable: dict[str, Any],
+    terms: Terms,
 ) -> _Job:
     base = base_of(config)
     weights = weights_of(config, base)
@@ -176,7 +175,7 @@ def _prepared(
         module=training_module(config, base, scheduler, settings, loss, steps, prompts),
         source=base.source,
         scheduler=scheduler,
-        recipe={**recipe_of(config, base, scheduler, settings), **comparable, "weights": weights},
+        recipe=recipe_of(config, base, scheduler, terms, weights),
         trains=sources[0],
         stable=sources[1],
         validates=sources[2],

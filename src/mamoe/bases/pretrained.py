@@ -14,11 +14,12 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from mamoe.bases.parts import Parts, Trained
-from mamoe.bases.sources import Source, parts_of
+from mamoe.bases.sources import parts_of
 from mamoe.bases.trained import RunParts
 from mamoe.errors import ConfigError
 from mamoe.models.control.call import Control, control_of
 from mamoe.runs.adapter import same_method
+from mamoe.runs.source import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +75,7 @@ def load_base(
     """Load a base model from a folder, the hub, the package itself (``package:tiny``), one original file, or a run.
 
     Args:
-        path, revision, variant, config, tokenizer, base: see :class:`~mamoe.bases.sources.Source`.
+        path, revision, variant, config, tokenizer, base: see :class:`~mamoe.runs.source.Source`.
         method: how it is going to be trained. A run's adapter of exactly this method is to be gone on with; any other
             becomes part of the weights.
         trains_text: whether the text encoder is going to be trained too.

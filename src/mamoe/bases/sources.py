@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,36 +23,11 @@ from mamoe.models.control.call import control_of
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.home import Home
-from mamoe.runs.lookup import find_checkpoint, is_run, read_recipe
+from mamoe.runs.lookup import find_checkpoint, is_run
+from mamoe.runs.recipe import read_recipe
+from mamoe.runs.source import Source
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """What the user says about a base model; kept in every checkpoint's recipe."""
-
-    path: str  # folder in diffusers layout, hub id, ``package:<name>``, an original .safetensors file, or a run
-    revision: str | None = None  # of the hub
-    variant: str | None = None  # of the weights' files, e.g. "fp16"
-    config: str | None = None  # of a single file: a known family, or a folder of JSON in diffusers layout
-    tokenizer: str | None = None  # of a single file: a folder with CLIP's vocabulary, or a hub id
-    base: str | None = None  # of a run: its base model's place, to which the four above then belong; None = as it says
-
-    def to_dict(self) -> dict[str, str | None]:
-        return asdict(self)
-
-    def moved_to(self, place: Source) -> Source:
-        """The same model where ``place.base`` says; what is not said of it there holds on."""
-        assert place.base is not None
-        single = is_single_file(place.base)
-        return Source(
-            path=place.base,
-            revision=place.revision,
-            variant=place.variant or self.variant,
-            config=(place.config or self.config) if single else place.config,
-            tokenizer=(place.tokenizer or self.tokenizer) if single else place.tokenizer,
-        )
 
 
 def parts_of(source: Source) -> Parts:
@@ -99,19 +74,18 @@ def run_parts(source: Source, checkpoint: str = "latest", *, ema: bool = True) -
     """
     folder = find_checkpoint(Path(source.path), checkpoint)
     recipe = read_recipe(folder)
-    base = _base_source(folder, recipe, source)
+    base = _base_source(folder, recipe.base, source)
     return RunParts(folder, recipe, parts_of(base), base=base, ema=ema)
 
 
-def _base_source(folder: Path, recipe: Mapping[str, Any], source: Source) -> Source:
-    """The base model of a checkpoint: where ``source`` says, where the recipe says, or where it moved with the run.
+def _base_source(folder: Path, said: Source, source: Source) -> Source:
+    """The base model of a checkpoint: where ``source`` says, where its recipe says, or where it moved with the run.
 
     Raises:
         ConfigError: a folder or file that is none of these any more.
     """
-    said = Source(**recipe["base"])
     if source.base is not None:
-        return said.moved_to(source)
+        return _moved(said, source, to=source.base)
     home = Home.of_checkpoint(folder)
     places = {key: home.found(value) for key in ("path", "config", "tokenizer") if (value := getattr(said, key))}
     now = replace(said, **places)
@@ -124,6 +98,18 @@ def _base_source(folder: Path, recipe: Mapping[str, Any], source: Source) -> Sou
             "model.init_from."
         )
     return now
+
+
+def _moved(said: Source, place: Source, *, to: str) -> Source:
+    """The same model where ``place.base`` says; what is not said of it there holds on."""
+    single = is_single_file(to)
+    return Source(
+        path=to,
+        revision=place.revision,
+        variant=place.variant or said.variant,
+        config=(place.config or said.config) if single else place.config,
+        tokenizer=(place.tokenizer or said.tokenizer) if single else place.tokenizer,
+    )
 
 
 class DiffusersFolder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -13,14 +13,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from mamoe.bases.parts import Parts, Trained
 from mamoe.errors import ConfigError
-from mamoe.methods import method_of
+from mamoe.methods.registry import method_of
 from mamoe.models.control.call import with_layout
 from mamoe.models.unet.model import OWN_CONFIG, MaMoEUNet2DConditionModel
 from mamoe.runs.adapter import ADAPTER, load_adapter
 from mamoe.runs.lookup import part_of_network, require_sound
-
-if TYPE_CHECKING:
-    from mamoe.bases.sources import Source
+from mamoe.runs.recipe import Recipe
+from mamoe.runs.source import Source
 
 _UNETS = {kind.__name__: kind for kind in (MaMoEUNet2DConditionModel, UNet2DConditionModel)}
 _TEXT = "text_encoder"
@@ -31,15 +30,13 @@ class RunParts:
 
     Args:
         checkpoint: the folder.
-        recipe: what its ``recipe.json`` says.
+        recipe: what it says besides weights.
         parts: of the base model it was trained on.
         base: where that is.
         ema: take averaged weights where there are some.
     """
 
-    def __init__(
-        self, checkpoint: Path, recipe: Mapping[str, Any], parts: Parts, *, base: Source, ema: bool = True
-    ) -> None:
+    def __init__(self, checkpoint: Path, recipe: Recipe, parts: Parts, *, base: Source, ema: bool = True) -> None:
         self.checkpoint, self.base = checkpoint, base
         self._recipe, self._base, self._ema = recipe, parts, ema
 
@@ -63,25 +60,26 @@ class RunParts:
         return self._base.index()
 
     def trained(self) -> Trained:
-        own = {key: self._recipe.get(key) for key in ("layout", "condition", "method")}
-        return Trained(**own)
+        terms = self._recipe.terms
+        return Trained(layout=terms.layout.to_dict(), condition=terms.condition, method=terms.method)
 
     def unet(self, dtype: torch.dtype) -> Any:
         require_sound(self.checkpoint, [self._folder("unet").name])
         if self.adapter is None:
             kind = _UNETS[self._config()["_class_name"]]
             return nn.Module.to(kind.from_pretrained(self._folder("unet"), use_safetensors=True), dtype)
-        method = method_of(self._recipe["method"])
+        method = method_of(self._recipe.terms.method)
         unet = method.prepare(self.unet_without_adapter(), seed=0)  # what the seed decides is read from the file
         load_adapter(unet, self.adapter)
         return nn.Module.to(method.merged(unet), dtype)
 
     def unet_without_adapter(self) -> Any:
-        """The UNet that the adapter was trained beside, float32."""
+        """The UNet that the adapter was trained beside, float32; experts that its method replaces are not made."""
         config, unet = self._config(), self._base.unet(torch.float32)
-        if config["_class_name"] == MaMoEUNet2DConditionModel.__name__:
-            return with_layout(unet, **{key: config[key] for key in OWN_CONFIG if key in config})
-        return unet
+        if config["_class_name"] != MaMoEUNet2DConditionModel.__name__:
+            return unet
+        copies = not method_of(self._recipe.terms.method).replaces_experts
+        return with_layout(unet, copies=copies, **{key: config[key] for key in OWN_CONFIG if key in config})
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         if part != _TEXT or not self.trained_text:
@@ -94,7 +92,7 @@ class RunParts:
         return self._base.tokenizer(part)
 
     def scheduler(self) -> DDPMScheduler:
-        return cast(DDPMScheduler, DDPMScheduler.from_config(dict(self._recipe["scheduler"])))
+        return cast(DDPMScheduler, DDPMScheduler.from_config(dict(self._recipe.scheduler)))
 
     def _folder(self, name: str) -> Path:
         return part_of_network(self.checkpoint, name, self._ema)

@@ -89,6 +89,10 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
     check_scores(scores)
     if asked.data is None and any(name in LAYOUT_SCORES for name in scores):
         raise ConfigError(f"The scores {', '.join(LAYOUT_SCORES)} need the maps: name their data set with --data.")
+    if asked.data is None and asked.instance_prompts is not None:
+        raise ConfigError(
+            f"--instance-prompts {asked.instance_prompts} belongs to maps: name their data set with --data."
+        )
     out = asked.out or Path("eval") / folder.resolve().name
     row = folder_row(folder, recursive=asked.recursive)
     drawn = replace(row, paths=spread(row.paths, asked.images))
@@ -101,7 +105,9 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         parts = data_folder(asked.data, None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy))
         for text in parts.notes:
             note(text)
-        tests, trains = (_split_of(asked.data, parts, asked.seed, split, geometry) for split in (asked.split, TRAIN))
+        trains = _split_of(asked.data, parts, asked.seed, TRAIN, geometry)
+        asked_for = replace(parts, instance_prompts=asked.instance_prompts or parts.instance_prompts)
+        tests = _split_of(asked.data, asked_for, asked.seed, asked.split, geometry)
         layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
         train = layouts.train_pictures if train is None else train
     if asked.against is not None:
@@ -144,6 +150,7 @@ def evaluate_run(
         MamoeError: what the user can mend.
     """
     given = {"--autoencoder": asked.autoencoder, "--size": asked.size, "--taxonomy": asked.taxonomy}
+    given |= {"--instance-prompts": asked.instance_prompts}
     own = [name for name, value in given.items() if value is not None]
     if own:
         raise ConfigError(f"{run} is a run and brings its own: leave out {', '.join(own)}.")

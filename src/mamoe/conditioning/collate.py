@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-# torch.from_numpy and some of numpy's functions have types that are only partly known.
-# pyright: reportUnknownMemberType=false
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mamoe.conditioning.regions import build_layout
+from mamoe.machine.arrays import tensor_of
 from mamoe.vocabulary.batch import Batch, RegionBatch, RegionLayout, framing_rows
 from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.layout import LayoutSettings
@@ -82,7 +81,7 @@ class Collator:
 
     def _cell_weights(self, samples: Sequence[Sample], weights: tuple[float, ...]) -> Float[Tensor, "B h w"]:
         table = torch.tensor(weights)
-        pixels = torch.stack([table[torch.from_numpy(sample.panoptic.class_id).long()] for sample in samples])
+        pixels = torch.stack([table[tensor_of(sample.panoptic.class_id).long()] for sample in samples])
         return F.avg_pool2d(pixels[:, None], self.factor)[:, 0]
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-# The tokenizers of transformers have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -52,7 +51,8 @@ class EmbeddingCache:
 def fingerprint(text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """A short name for what decides an embedding: architecture, weights (a sample of each tensor) and tokenizer."""
     architecture = [getattr(text_encoder.config, key, None) for key in _ARCHITECTURE]
-    words = [tokenizer.model_max_length, tokenizer.special_tokens_map, sorted(tokenizer.get_vocab().items())]
+    its: Any = tokenizer  # whose types are only partly known
+    words = [its.model_max_length, its.special_tokens_map, sorted(its.get_vocab().items())]
     return fingerprint_of(json.dumps([architecture, words], default=str, sort_keys=True), text_encoder.state_dict())
 
 

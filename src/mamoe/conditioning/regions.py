@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-# torch.from_numpy and some of numpy's functions have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Int32, Int64
 
+from mamoe.machine.arrays import tensor_of
 from mamoe.vocabulary.batch import RegionLayout
 from mamoe.vocabulary.layout import LayoutSettings, RegionPolicy, RegionResize
 from mamoe.vocabulary.panoptic import PanopticMap
@@ -54,10 +53,10 @@ def build_layout(
         everywhere=everywhere,
         grid=(panoptic.size[0] // factor, panoptic.size[1] // factor),
         cell_pixels=factor * factor,
-        cell=torch.from_numpy(cell.astype(np.int32)),
-        region=torch.from_numpy((pair // num_experts).astype(np.int16)),
-        expert=torch.from_numpy((pair % num_experts).astype(np.int16)),
-        count=torch.from_numpy(count.astype(np.uint8)),
+        cell=tensor_of(cell.astype(np.int32)),
+        region=tensor_of((pair // num_experts).astype(np.int16)),
+        expert=tensor_of((pair % num_experts).astype(np.int16)),
+        count=tensor_of(count.astype(np.uint8)),
     )
 
 
@@ -129,7 +128,7 @@ def _count_pairs(
     present = np.flatnonzero(np.bincount(pair.ravel()))
     place = np.zeros(int(present[-1]) + 1, dtype=np.int64)  # pair -> its rank among those present
     place[present] = np.arange(len(present))
-    first_bin = np.arange(height * width).reshape(height, 1, width, 1) * len(present)
+    first_bin = np.arange(height * width, dtype=np.int64).reshape(height, 1, width, 1) * len(present)
     bins = np.take(place, pair).reshape(height, factor, width, factor)
     bins += first_bin
     counts = np.bincount(bins.ravel(), minlength=height * width * len(present))

@@ -7,12 +7,10 @@ prompt to (Podell et al. 2023, section 2.1).
 
 from __future__ import annotations
 
-# The tokenizers of transformers have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -120,7 +118,7 @@ class PromptEncoder:
         self.cache = cache
         self.zero_empty = zero_empty
         self.device = device
-        lengths: list[int] = [one.model_max_length for one in self.tokenizers]
+        lengths = [_limit_of(one) for one in self.tokenizers]
         positions = [one.config.max_position_embeddings for one in self.text_encoders]
         self.limit = min(*lengths, *positions)
         self._warned: set[str] = set()
@@ -240,24 +238,39 @@ class PromptEncoder:
         if not prompts:
             return {}
         tokenizer = self.tokenizers[which]
-        words: list[list[int]] = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
+        words = _ids(tokenizer, prompts, add_special_tokens=False, verbose=False)
         room = self.limit - (tokenizer.num_special_tokens_to_add() if padded else 0)
         for prompt, ids in zip(prompts, words, strict=True):
             self._warn_if_cut(prompt, ids[room:])
         if not padded:
             return {prompt: ids[:room] for prompt, ids in zip(prompts, words, strict=True)}
-        cut = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=self.limit)
-        return dict(zip(prompts, cast(list[list[int]], cut.input_ids), strict=True))
+        cut = _ids(tokenizer, prompts, padding="max_length", truncation=True, max_length=self.limit)
+        return dict(zip(prompts, cut, strict=True))
 
     def _warn_if_cut(self, prompt: str, cut: list[int]) -> None:
         if cut and prompt not in self._warned:
             self._warned.add(prompt)
-            lost = str(self.tokenizers[0].decode(cut)).strip()
+            lost = _text_of(self.tokenizers[0], cut).strip()
             warnings.warn(
                 f"A prompt is {len(cut)} tokens longer than the text encoder's limit of {self.limit}; "
                 f"cut off: {lost!r}. The prompt: {prompt!r}",
                 stacklevel=2,
             )
+
+
+# What is asked of tokenizers, whose types are only partly known.
+
+
+def _ids(tokenizer: Any, prompts: Sequence[str], **options: Any) -> list[list[int]]:
+    return tokenizer(list(prompts), **options).input_ids
+
+
+def _text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    return tokenizer.decode(ids)
+
+
+def _limit_of(tokenizer: Any) -> int:
+    return tokenizer.model_max_length
 
 
 def _cached(cache: EmbeddingCache, prompt: str, padded: bool, pools: bool) -> EncodedPrompt | None:
@@ -279,7 +292,7 @@ def _as_read(
 
 
 def _num_tokens(tokenizer: CLIPTokenizer, prompt: str, limit: int) -> int:
-    return min(limit, len(tokenizer(prompt).input_ids))
+    return min(limit, len(_ids(tokenizer, [prompt])[0]))
 
 
 def _check_counts(prompts: Sequence[str], ids_of: Sequence[Mapping[str, list[int]]]) -> None:

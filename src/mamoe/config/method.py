@@ -1,59 +1,40 @@
-"""The methods of fine-tuning, by name."""
+"""The methods of fine-tuning, by name; their keys, types and ranges are those of :mod:`mamoe.methods.options`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+import operator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
-from mamoe.config.schema import Float, Int, Section
-
-
-class Full(Section):
-    name: Literal["full"]
-
-
-class Decoder(Section):
-    name: Literal["decoder"]
+from mamoe.config.schema import Section, section_of
+from mamoe.methods.options import OPTIONS, Options
 
 
-class Lora(Section):
-    name: Literal["lora", "dora"]
-    rank: Int = Field(ge=1)
-    alpha: Float = Field(gt=0)
-    attention: bool
-    conv: bool
-    projection: bool
-    feed_forward: bool
-    decoder_only: bool
+class MethodSection(Section):
+    """What every method's section has."""
+
+    name: str
+
+    @property
+    def kind(self) -> type[Options]:
+        """What is known of the method."""
+        return OPTIONS[self.name]
 
     @model_validator(mode="after")
-    def _some_target(self) -> Lora:
-        if not (self.attention or self.conv or self.projection or self.feed_forward):
-            raise ValueError("switch on at least one of attention, conv, projection, feed_forward")
+    def _goes_together(self) -> MethodSection:
+        self.kind(**{option.name: getattr(self, option.name) for option in fields(self.kind)})
         return self
 
 
-class LoraExperts(Section):
-    name: Literal["lora_experts"]
-    rank: Int = Field(ge=1)
-    alpha: Float = Field(gt=0)
+def _section(options: type[Options]) -> Any:
+    named: dict[str, Any] = {"name": (Literal[options.name], ...)}
+    return create_model(options.__name__, __base__=(MethodSection, section_of(options)), **named)
 
 
-class SharedExpert(Section):
-    name: Literal["shared_expert"]
-
-
-class ControlNetXs(Section):
-    name: Literal["controlnet_xs"]
-    widths: list[Annotated[Int, Field(ge=1)]] | None
-    train_base: bool
-
-
-class Concat(Section):
-    name: Literal["concat"]
-
-
-Method = Annotated[
-    Full | Decoder | Lora | LoraExperts | SharedExpert | ControlNetXs | Concat, Field(discriminator="name")
-]
+if TYPE_CHECKING:
+    Method = MethodSection
+else:
+    Method = Annotated[functools.reduce(operator.or_, map(_section, OPTIONS.values())), Field(discriminator="name")]

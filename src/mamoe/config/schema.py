@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
@@ -46,7 +49,16 @@ def section_of(options: type, *, only: Collection[str] = (), without: Collection
 
 
 def _guarded(hint: Any) -> Any:
-    return Annotated[hint, BeforeValidator(_no_truth)] if {int, float} & {*_leaves(hint)} else hint
+    """The type with numbers that refuse true, however deep they are in it."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if hint in (int, float):
+        return Annotated[hint, BeforeValidator(_no_truth)]
+    if not {int, float} & {*_leaves(hint)}:
+        return hint
+    if kind is Annotated:
+        return Annotated[(_guarded(inner[0]), *inner[1:])]
+    guarded = tuple(map(_guarded, inner))
+    return functools.reduce(operator.or_, guarded) if kind in (Union, UnionType) else kind[guarded]
 
 
 def checked(schema: type[S], composed: Mapping[str, Any]) -> S:

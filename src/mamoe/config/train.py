@@ -23,12 +23,13 @@ from mamoe.config.loss import Loss
 from mamoe.config.loss import Lpips as Lpips
 from mamoe.config.loss import MaskedMse as MaskedMse
 from mamoe.config.loss import Perceptual as Perceptual
-from mamoe.config.method import Concat, ControlNetXs, Decoder, Full, LoraExperts, Method, SharedExpert
+from mamoe.config.method import Method
 from mamoe.config.model import Model, Objective
 from mamoe.config.schema import Float, Int, Section, checked
 from mamoe.config.trainer import LrFactors, Trainer
 from mamoe.config.trainer import seconds_of as seconds_of
 from mamoe.errors import ConfigError
+from mamoe.methods.options import ControlNetXSOptions
 from mamoe.vocabulary.layout import strength_problem, text_problem
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -84,12 +85,12 @@ class Train(Section):
     @model_validator(mode="after")
     def _condition_is_shown(self) -> Train:
         method, condition = self.method.name, self.data.condition
-        if isinstance(self.method, ControlNetXs | Concat) and condition is None:
+        if self.method.kind.shows_condition and condition is None:
             raise ValueError(
                 f"method={method} is shown a condition picture: set data.condition=classes, data.condition=edges or "
                 "data.condition=<folder of pictures>"
             )
-        if condition is not None and not isinstance(self.method, ControlNetXs | Concat):
+        if condition is not None and not self.method.kind.shows_condition:
             raise ValueError(
                 f"data.condition={condition} is shown to method=controlnet_xs and method=concat alone; method={method} "
                 "would not look at it: leave it out"
@@ -100,7 +101,7 @@ class Train(Section):
     def _padding_is_seen_beside_a_branch(self) -> Train:
         layout = self.layout
         steered = layout.region_attention or layout.moe
-        if isinstance(self.method, ControlNetXs) and not steered and not layout.global_padding:
+        if self.method.name == ControlNetXSOptions.name and not steered and not layout.global_padding:
             raise ValueError(
                 "layout.global_padding=false needs a UNet that can leave padding out, and method=controlnet_xs without "
                 "layout.region_attention and layout.moe works on a stock one; set layout.global_padding=true"
@@ -123,7 +124,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _method_has_experts(self) -> Train:
-        if isinstance(self.method, LoraExperts | SharedExpert) and not self.layout.moe:
+        if self.method.kind.needs_experts and not self.layout.moe:
             raise ValueError(f"method={self.method.name} needs layout.moe=true: it is a way of having experts")
         return self
 
@@ -135,7 +136,7 @@ class Train(Section):
             "model.train_text_encoder=true": not self.model.train_text_encoder,
             "model.channels_last=true": not self.model.channels_last,
             f"trainer.compile={self.trainer.compile}": self.trainer.compile == "off",
-            f"method={method}": isinstance(self.method, Full | Decoder),
+            f"method={method}": self.method.kind.shards,
             f"optimizer._target_={target}": str(target).endswith((".make_adam", ".Adam", ".AdamW", ".SGD")),
         }
         odd = [setting for setting, does in fits.items() if not does]
@@ -161,7 +162,7 @@ class Train(Section):
 def validated(composed: Mapping[str, Any]) -> Train:
     """The composed configuration of a new training as typed values; see :func:`checked`."""
     config = recorded(composed)
-    layout, shown = config.layout, isinstance(config.method, ControlNetXs | Concat)
+    layout, shown = config.layout, config.method.kind.shows_condition
     if problem := text_problem(layout.global_prompt, layout.region_attention, layout.moe or shown):
         raise ConfigError(f"The configuration does not fit:\n  layout.{problem}")
     return config

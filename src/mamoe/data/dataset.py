@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -15,7 +15,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mamoe.data.check.split import SplitContents, inspect_split
 from mamoe.data.condition import drawn_condition, drawn_kind
 from mamoe.data.encoded import LatentCache, content_of_picture
 from mamoe.data.folder.prompts import raise_problems
@@ -24,7 +23,7 @@ from mamoe.data.geometry.joint import Geometry, Placement
 from mamoe.data.naming import naming
 from mamoe.data.reading.pictures import picture_size, read_picture
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.randomness import derive_seed
+from mamoe.randomness import derive_seed, seeded
 from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.panoptic import PanopticMap, decode_panoptic, read_panoptic_rgb
 from mamoe.vocabulary.prompts import RegionPrompts
@@ -113,8 +112,7 @@ class LayoutDataset(Dataset[Sample]):
 
     def _sample(self, epoch: int, index: int) -> Sample:
         files = self.files.samples[index]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "augment", epoch, index))
+        with seeded(derive_seed(self.seed, "augment", epoch, index)):
             read = self._pixels(files) if self._latents is None else self._encoded(files, index)
             pixels, moments, planes, condition, framing = read
 
@@ -220,17 +218,6 @@ class LayoutDataset(Dataset[Sample]):
         other = copy(self)
         other.__dict__.update(attributes)
         return other
-
-    def check(self, progress: Callable[[int, int], None] | None = None) -> SplitContents:
-        """Open every file and return what the split holds.
-
-        Raises:
-            DatasetError: lists every problem found: missing, unreadable or contradicting files, sizes that differ,
-                unknown class ids, prompts without pictures, pictures without prompts, prompts of absent segments.
-        """
-        contents = inspect_split(self.files, self.taxonomy, progress)
-        self._raise(contents.problems)
-        return contents
 
     def _raise(self, problems: tuple[str, ...]) -> None:
         raise_problems(list(problems), f"The split {self.split!r}")

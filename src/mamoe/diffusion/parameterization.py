@@ -88,15 +88,6 @@ def to_x0(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Tensor, si
     return alpha * x_t - sigma * output
 
 
-def to_epsilon(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The noise a network output stands for. From x0 it needs sigma > 0."""
-    if prediction is Prediction.EPSILON:
-        return output
-    if prediction is Prediction.X0:
-        return (x_t - alpha * output) / sigma
-    return sigma * x_t + alpha * output
-
-
 def snr(alphas_cumprod: Float[Tensor, "T"], timesteps: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
     """Signal-to-noise ratio alpha² / sigma², in [0, inf); 0 at the last step of a zero-terminal-SNR schedule."""
     kept = alphas_cumprod.to(timesteps.device)[timesteps]

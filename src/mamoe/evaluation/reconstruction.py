@@ -11,12 +11,13 @@ from diffusers import AutoencoderKL
 from jaxtyping import UInt8
 from PIL import Image
 
-from mamoe.bases.sources import Source, parts_of
+from mamoe.bases.sources import parts_of
 from mamoe.data.geometry.joint import Geometry
 from mamoe.errors import ConfigError
 from mamoe.evaluation.features.store import read_through
 from mamoe.evaluation.protocol import PictureSet, hash_of_files
 from mamoe.machine.processes import Processes
+from mamoe.runs.source import Source
 from mamoe.sampling.filling import fill
 from mamoe.storage.fingerprints import weights_hash
 

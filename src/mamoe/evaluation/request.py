@@ -22,6 +22,7 @@ class Asked:
     checkpoint: str = "latest"  # of a run
     modes: tuple[Mode, ...] = tuple(Mode)  # a run is drawn in each of them
     taxonomy: str | None = None  # of ``data``, where it does not say it
+    instance_prompts: Path | None = None  # JSON the pictures were drawn with; None: what ``data`` says
     split: str = "test"  # of the run's data, or of ``data``
     autoencoder: str | None = None  # base model; None: the run's, or none
     scores: tuple[str, ...] | None = None  # None: all of features, and of layouts where the maps are known

@@ -53,3 +53,12 @@ def memory_facts() -> str:
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if resource is not None else process.rss
     whole = psutil.virtual_memory().total
     return f"This process held at most {most / _GIB:.2f} GiB of the machine's {whole / _GIB:.2f} GiB."
+
+
+def peak_mib(device: torch.device) -> float:
+    """The most memory held so far, in MiB: of the GPU, or of this process (on Windows what it holds now)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return psutil.Process().memory_info().rss / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-# torch's random state, torch's module names and peft have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
 from diffusers.models.controlnets.controlnet_xs import ControlNetXSAdapter
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.errors import ConfigError
 from mamoe.methods.method import train_strengths
+from mamoe.methods.options import ControlNetXSOptions
 from mamoe.models.control.controlnet_xs import ControlledUNet, new_branch
 from mamoe.models.experts.moe import MoEFeedForward
+from mamoe.randomness import seeded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ControlNetXS:
+class ControlNetXS(ControlNetXSOptions):
     """A branch trains, a new one unless the UNet has one, and what else was not pretrained: experts but the first,
     region strengths.
-
-    Args:
-        widths: channels of the branch by level; None = 4, 8, 16, 16.
-        train_base: train the UNet's pretrained weights too.
 
     Raises:
         ConfigError: ControlNet-XS does not fit the UNet.
     """
 
-    widths: Sequence[int] | None = None
-    train_base: bool = False
-
-    name: ClassVar[str] = "controlnet_xs"
-    keeps_adapter_alone: ClassVar[bool] = True  # whatever trains
-
     def prepare(self, unet: UNet2DConditionModel | ControlledUNet, *, seed: int) -> ControlledUNet:
         if isinstance(unet, ControlledUNet):  # trained before
             unet, branch = unet.base, self._fitting(unet.branch)
         else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 branch = new_branch(unet, self.widths)
         unet.requires_grad_(self.train_base)
         for module in unet.modules():

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.methods.method import DECODER, train_strengths
+from mamoe.methods.options import DecoderOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Decoder:
+class Decoder(DecoderOptions):
     """The up blocks and the output layers train; encoder and mid block stay as they were pretrained."""
-
-    name: ClassVar[str] = "decoder"
-    keeps_adapter_alone: ClassVar[bool] = False
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
         unet.requires_grad_(False)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mamoe.methods.lora import Lora
+from mamoe.methods.options import DoraOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Dora(Lora):
+class Dora(Lora, DoraOptions):
     """Adapters as :class:`~mamoe.methods.lora.Lora` places them, of the other kind."""
 
-    name: ClassVar[str] = "dora"
     learns_sizes: ClassVar[bool] = True

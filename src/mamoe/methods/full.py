@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from mamoe.methods.options import FullOptions
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Full:
+class Full(FullOptions):
     """Every weight trains."""
-
-    name: ClassVar[str] = "full"
-    keeps_adapter_alone: ClassVar[bool] = False
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
         unet.requires_grad_(True)

@@ -8,13 +8,10 @@ adapters of its own.
 
 from __future__ import annotations
 
-# torch's random state, torch's module names and peft have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -23,17 +20,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mamoe.errors import ConfigError
-from mamoe.methods.method import DECODER, train_strengths
-
-
-class Target(StrEnum):
-    """Kinds of layers that may get adapters."""
-
-    ATTENTION = "attention"  # queries, keys, values and outputs of self- and cross-attention
-    CONV = "conv"  # convolutions of residual blocks and of the changes between levels
-    PROJECTION = "projection"  # into and out of the transformers, and of the timestep into residual blocks
-    FEED_FORWARD = "feed_forward"  # both layers of every feed-forward, of every expert
-
+from mamoe.methods.method import DECODER, names_of_modules, train_strengths
+from mamoe.methods.options import LoraOptions, Target
+from mamoe.randomness import seeded
 
 _LAYERS = {
     Target.ATTENTION: r"to_q|to_k|to_v|to_out\.0",
@@ -44,39 +33,14 @@ _LAYERS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lora:
+class Lora(LoraOptions):
     """Adapters of one rank on the chosen layers; nothing else trains.
-
-    Args:
-        rank: of the adapters.
-        alpha: the adapters' output is scaled by alpha / rank.
-        attention, conv, projection, feed_forward: which layers, see :class:`Target`.
-        decoder_only: adapters in the up blocks alone.
 
     Raises:
         ConfigError: no target, or a target of which the UNet has no layer.
     """
 
-    rank: int = 128
-    alpha: float = 128.0
-    attention: bool = True
-    conv: bool = True
-    projection: bool = True
-    feed_forward: bool = True
-    decoder_only: bool = False
-
-    name: ClassVar[str] = "lora"
     learns_sizes: ClassVar[bool] = False
-    keeps_adapter_alone: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not self.targets:
-            raise ConfigError(f"LoRA needs at least one target of {', '.join(Target)}; got none.")
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The kinds of layers that get adapters."""
-        return tuple(target for target in Target if getattr(self, target.value))
 
     @property
     def layers(self) -> str:
@@ -89,7 +53,7 @@ class Lora:
         return rf"(?:{where})\.(?:.*\.)?(?:{what})"
 
     def _check_targets(self, unet: UNet2DConditionModel) -> None:
-        names = [name for name, _ in unet.named_modules()]
+        names = names_of_modules(unet)
         present = [t for t in Target if any(re.fullmatch(self._layers_of([t]), name) for name in names)]
         if absent := [target for target in self.targets if target not in present]:
             where = " in its up blocks" if self.decoder_only else ""
@@ -107,9 +71,8 @@ class Lora:
             target_modules=self.layers,
             use_dora=self.learns_sizes,  # type: ignore[arg-type]
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # peft initialises from the global generator
-            unet.add_adapter(config)
+        with seeded(seed):  # peft initialises from the global generator
+            _with_adapters(unet).add_adapter(config)
         if self.decoder_only:
             for name in DECODER[1:]:
                 unet.get_submodule(name).requires_grad_(True)
@@ -117,9 +80,14 @@ class Lora:
         return unet
 
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
-        unet.fuse_lora()
-        unet.unload_lora()
+        _with_adapters(unet).fuse_lora()
+        _with_adapters(unet).unload_lora()
         return unet.requires_grad_(True)
+
+
+def _with_adapters(unet: UNet2DConditionModel) -> Any:
+    """The UNet, for the functions that diffusers adds for peft: their types are only partly known."""
+    return unet
 
 
 def to_channels_last(unet: nn.Module) -> nn.Module:

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.methods.fresh_experts import fresh_experts
 from mamoe.methods.method import train_strengths
+from mamoe.methods.options import LoraExpertsOptions
 from mamoe.models.experts.lora import LoraExpertsFeedForward
 from mamoe.models.experts.moe import dense_of
 from mamoe.models.unet.block import MaMoETransformerBlock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoraExperts:
+class LoraExperts(LoraExpertsOptions):
     """One frozen feed-forward and a LoRA of it per class group, see :mod:`mamoe.models.experts.lora`. Only these train.
-
-    Args:
-        rank: of the LoRAs.
-        alpha: what they add is scaled by alpha / rank.
 
     Raises:
         ConfigError: the UNet has no experts, or some that are no longer copies of one feed-forward.
     """
-
-    rank: int = 16
-    alpha: float = 16.0
-
-    name: ClassVar[str] = "lora_experts"
-    keeps_adapter_alone: ClassVar[bool] = True
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
         unet.requires_grad_(False)

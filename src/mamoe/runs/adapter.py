@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-# safetensors and torch's optimizers have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
+from mamoe.runs.recipe import read_recipe
 from mamoe.storage.fingerprints import fingerprint_of
+from mamoe.storage.tensor_file import read_metadata, read_tensors, write_tensors
 
 ADAPTER = "adapter.safetensors"
 _BASE = "base"  # in the file's metadata
@@ -36,7 +34,7 @@ def save_adapter(network: nn.Module, state: Mapping[str, Tensor], folder: Path) 
     folder.mkdir(parents=True, exist_ok=True)
     network.save_config(folder)  # type: ignore[operator]
     kept = {name: state[name].detach().cpu().contiguous() for name in trained_names(network)}
-    save_file(kept, folder / ADAPTER, metadata={"format": "pt", _BASE: base_fingerprint(network)})
+    write_tensors(kept, folder / ADAPTER, {"format": "pt", _BASE: base_fingerprint(network)})
 
 
 def base_fingerprint(network: nn.Module) -> str:
@@ -56,9 +54,8 @@ def read_adapter(network: nn.Module, folder: Path) -> dict[str, Tensor]:
         ConfigError: names or shapes are others than those of the network's trained weights, or the adapter was trained
             on another base model.
     """
-    with safe_open(folder / ADAPTER, framework="pt") as file:
-        state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
-        base: str | None = (file.metadata() or {}).get(_BASE)
+    state = read_tensors(folder / ADAPTER)
+    base = read_metadata(folder / ADAPTER).get(_BASE)
     own = dict(network.named_parameters())
     wanted = {name: tuple(own[name].shape) for name in trained_names(network)}
     came = {name: tuple(value.shape) for name, value in state.items()}
@@ -80,10 +77,10 @@ def read_adapter(network: nn.Module, folder: Path) -> dict[str, Tensor]:
 
 
 def _place(folder: Path) -> str:
-    recipe = folder.parent / "recipe.json"
-    if not recipe.is_file():
+    try:
+        return f" ({read_recipe(folder.parent).base.path})"
+    except ConfigError:  # an adapter on its own
         return ""
-    return f" ({json.loads(recipe.read_text(encoding='utf-8')).get('base', {}).get('path')})"
 
 
 @torch.no_grad()

@@ -129,7 +129,7 @@ def prune(run_dir: Path, keep_last: int, storage: Storage = DISK, *, full: int |
         _slim(old, storage)
 
 
-def find_checkpoint(path: Path) -> Path:
+def sound_checkpoint(path: Path) -> Path:
     """The sound checkpoint a path names: a checkpoint folder (or link) itself, or the newest sound one of a run.
 
     A slimmed one cannot be resumed from: of a run it is passed over.

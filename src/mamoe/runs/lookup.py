@@ -1,20 +1,17 @@
-"""Which checkpoint of a run is meant, whether it is sound, and how its model is built again.
+"""Which checkpoint of a run is meant, whether it is sound, and where its networks are.
 
 <run>/checkpoints/{step-00002000, ..., latest, best}/{unet/, [unet_ema/,] recipe.json, MANIFEST.json}
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from mamoe.errors import ConfigError
 from mamoe.runs.manifest import MANIFEST, problems_of
+from mamoe.runs.recipe import RECIPE
 
-RECIPE = "recipe.json"
-RECIPE_FORMAT = 1  # those from before it was said have the same
 CHECKPOINTS = "checkpoints"
 
 
@@ -63,34 +60,6 @@ def require_sound(folder: Path, parts: Collection[str]) -> None:
         raise ConfigError(
             f"Checkpoint {folder} is damaged: {'; '.join(problems)}. Take another one with --checkpoint: "
             f"{', '.join(others) or 'the run has none'}."
-        )
-
-
-def read_recipe(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says besides weights.
-
-    Raises:
-        ConfigError: it cannot be read, or lacks something.
-    """
-    path = folder / RECIPE
-    try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot read {path}: {error}. Take another checkpoint of the run.") from None
-    missing = [key for key in ("base", "scheduler", "layout") if key not in recipe]
-    if missing:
-        raise ConfigError(f"{path} lacks {', '.join(missing)}. Take another checkpoint of the run.")
-    check_format(recipe, folder)
-    return recipe
-
-
-def check_format(recipe: Mapping[str, Any], checkpoint: Path) -> None:
-    """Raises ConfigError where a newer version of this package wrote the recipe."""
-    found = recipe.get("format", RECIPE_FORMAT)
-    if found > RECIPE_FORMAT:
-        raise ConfigError(
-            f"{checkpoint} was written by mamoe {recipe.get('mamoe', 'of a newer version')}: its recipe has format "
-            f"{found}, this version reads {RECIPE_FORMAT}. Go on with that version, or update this one."
         )
 
 

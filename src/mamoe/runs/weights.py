@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-# safetensors and torch's optimizers have types that are only partly known.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -20,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from mamoe.errors import CheckpointError
 from mamoe.runs.checkpoint import OPTIMIZER
 from mamoe.runs.dealt import class_name, part_of
+from mamoe.storage.tensor_file import read_tensors, write_tensors
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _STATE = "trainer/state.json"
@@ -35,7 +33,7 @@ def save_network(network: nn.Module, state: Mapping[str, Tensor], folder: Path) 
     if hasattr(network, "save_config"):  # diffusers
         network.save_config(folder)  # type: ignore[operator]
         _name_class(folder / "config.json", type(network).__name__, class_name(network))
-        save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+        write_tensors(state, folder / _WEIGHTS, {"format": "pt"})
     else:  # transformers, which may rename weights on their way to the file
         network.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
 
@@ -48,9 +46,10 @@ def read_network(network: nn.Module, folder: Path) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor]
     if hasattr(network, "save_config"):
-        state = load_file(folder / _WEIGHTS)
+        state = read_tensors(folder / _WEIGHTS)
     else:
-        state = type(network).from_pretrained(folder, use_safetensors=True).state_dict()  # type: ignore[attr-defined]
+        kind: Any = type(network)
+        state = kind.from_pretrained(folder, use_safetensors=True).state_dict()
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     came = {name: tuple(value.shape) for name, value in state.items()}
     odd = sorted(name for name in wanted.keys() | came.keys() if wanted.get(name) != came.get(name))
@@ -98,7 +97,7 @@ def trainer_state(
 def save_trainer(folder: Path, state: TrainerState) -> None:
     """Optimizer moments as tensors; everything else as JSON."""
     (folder / "trainer").mkdir(parents=True, exist_ok=True)
-    save_file(_unshared(state.moments), folder / OPTIMIZER)
+    write_tensors(_unshared(state.moments), folder / OPTIMIZER)
     (folder / _STATE).write_text(state.text)
 
 
@@ -128,7 +127,7 @@ def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler |
         raise CheckpointError(f"{checkpoint} was trained {'with' if schedule is None else 'without'} an LR schedule.")
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    for name, value in {**load_file(checkpoint / OPTIMIZER), **saved["scalars"]}.items():
+    for name, value in {**read_tensors(checkpoint / OPTIMIZER), **saved["scalars"]}.items():
         index, *folders, entry = name.split(".")
         place = state.setdefault(int(index), {})
         for folder in folders:
@@ -136,7 +135,7 @@ def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler |
         place[entry] = _laid_out(value, weights[int(index)])
     # JSON knows no tuples; what optimizers keep in groups are tuples, but for the list of weights.
     groups = [
-        {key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
+        {key: value if key == "params" else _as_tuple(value) for key, value in group.items()}
         for group in saved["groups"]
     ]
     fresh = [dict(group) for group in optimizer.param_groups]
@@ -173,9 +172,13 @@ def _flat(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any
     """The entries of nested mappings, by their keys joined with dots."""
     for key, value in state.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flat(cast(Mapping[Any, Any], value), f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(cast(list[Any], value)) if isinstance(value, list) else value
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 
 from mamoe.bases.pretrained import text_problems
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.runs.recipe import RECIPE
 from mamoe.sampling.requests import Request
 from mamoe.vocabulary.layout import LayoutSettings, Strength
 
@@ -56,7 +57,7 @@ def check_folder(folder: Path) -> None:
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise ConfigError(
             f"{folder} is no model: wanted a folder with model_index.json (a saved pipeline), checkpoints/ (a run) or "
-            "recipe.json (a checkpoint)."
+            f"{RECIPE} (a checkpoint)."
         )
     if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", "..", "~")):
         raise ConfigError(f"There is no folder {folder}, and a hub name looks like owner/name.")

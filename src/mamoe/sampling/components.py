@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mamoe.bases.pretrained import TextParts, load_base, read_text
-from mamoe.bases.sources import Source, run_parts
+from mamoe.bases.sources import run_parts
 from mamoe.diffusion.sampler import ddim_scheduler
 from mamoe.errors import ConfigError
 from mamoe.runs.adapter import ADAPTER
-from mamoe.runs.lookup import find_checkpoint, part_of_network, read_recipe, require_sound
+from mamoe.runs.lookup import find_checkpoint, part_of_network, require_sound
+from mamoe.runs.recipe import read_recipe
+from mamoe.runs.source import Source
+from mamoe.storage.tensor_file import read_tensors
 
 
 def load_components(
@@ -56,7 +58,7 @@ def load_components(
     except OSError as error:
         raise ConfigError(
             f"Cannot load the networks of {parts.checkpoint}, trained on the base model "
-            f"{base or read_recipe(parts.checkpoint)['base']['path']}: {error} "
+            f"{base or read_recipe(parts.checkpoint).base.path}: {error} "
             "If the base model has moved, give its place as base (--base PATH on the command line)."
         ) from None
 
@@ -78,15 +80,11 @@ def load_trained_adapter(run: Path, *, checkpoint: str = "latest", ema: bool = T
     """
     folder = find_checkpoint(run, checkpoint)
     require_sound(folder, [part_of_network(folder, name, ema).name for name in ("unet", "text_encoder")])
-    recipe, file = read_recipe(folder), part_of_network(folder, "unet", ema) / ADAPTER
+    method, file = read_recipe(folder).terms.method, part_of_network(folder, "unet", ema) / ADAPTER
     if not file.is_file():
-        raise ConfigError(f"{folder} holds no adapter but a whole UNet: it was trained with {_method_name(recipe)}.")
+        raise ConfigError(f"{folder} holds no adapter but a whole UNet: it was trained with method={method['name']}.")
     trained_text = part_of_network(folder, "text_encoder", ema).is_dir()
-    return TrainedAdapter(method=recipe["method"], state=load_file(file), text_encoder=trained_text)
-
-
-def _method_name(recipe: Mapping[str, Any]) -> str:
-    return f"method={recipe.get('method', {'name': 'full'})['name']}"
+    return TrainedAdapter(method=method, state=read_tensors(file), text_encoder=trained_text)
 
 
 def load_single_file(
@@ -94,7 +92,7 @@ def load_single_file(
 ) -> dict[str, Any]:
     """The constructor arguments of a ``LayoutPipeline`` without layout from one original file.
 
-    Args: see :class:`mamoe.bases.sources.Source`; ``torch_dtype`` is that of the weights.
+    Args: see :class:`mamoe.runs.source.Source`; ``torch_dtype`` is that of the weights.
 
     Raises:
         ConfigError: the file is no base model, or does not tell what kind.

@@ -45,7 +45,7 @@ from mamoe.sampling.filling import fill
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
 from mamoe.sampling.requests import Request, segment_problems
-from mamoe.vocabulary.drawing import DRAWING, Drawing, mode_of
+from mamoe.vocabulary.drawing import DRAWING, Drawing
 from mamoe.vocabulary.map_kinds import why_no_suffix
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic, resized_panoptic
 from mamoe.vocabulary.prompts import RegionPrompts
@@ -55,6 +55,18 @@ T = TypeVar("T")
 
 _MAY_MOVE = ("panoptic", "condition")  # paths in a record
 _CONDITION_HASH = "condition_hash"  # of the condition picture's file; not there where it was drawn from the map
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayoutFolder:
+    """A folder of maps, and what belongs to them."""
+
+    panoptic: Path  # panoptic PNGs
+    prompts: Path | None = None  # CSV with a prompt for every map; None: the global prompt is empty
+    instance_prompts: Path | None = None  # JSON with prompts for some segments; the others take their class's prompt
+    conditions: Path | None = None  # folder of condition pictures, named as the maps; None: drawn from the maps
+    size: tuple[int, int] | None = None  # (H, W) in pixels to bring every map to; None: each map's own
+    recursive: bool = False  # maps and condition pictures lie in folders inside the folders
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,32 +94,20 @@ def load_run(run_dir: str | Path, checkpoint: str = "latest", ema: bool = True, 
     return LayoutPipeline(**load_components(Path(run_dir), checkpoint=checkpoint, ema=ema, **options))
 
 
-def list_jobs(
-    panoptic: Path,
-    pipe: LayoutPipeline,
-    *,
-    prompts: Path | None = None,
-    instance_prompts: Path | None = None,
-    conditions: Path | None = None,
-    size: tuple[int, int] | None = None,
-    recursive: bool = False,
-) -> list[Job]:
+def list_jobs(layouts: LayoutFolder, pipe: LayoutPipeline) -> list[Job]:
     """A job for every PNG in the folder, ordered by the numbers in the names.
 
     Args:
-        panoptic: folder of panoptic PNGs.
+        layouts: the maps and what belongs to them.
         pipe: what will draw them; its taxonomy and its autoencoder's factor are what maps are checked against.
-        prompts: CSV with a prompt for every map; without one the global prompt is empty.
-        instance_prompts: JSON with prompts for some segments; the others take their class's prompt.
-        conditions: folder of condition pictures, named as the maps; None = drawn from the maps.
-        size: (H, W) in pixels to bring every map to; None = each map's own.
-        recursive: maps and condition pictures lie in folders inside the folders.
 
     Raises:
         DatasetError: the folder holds no maps, a map is unreadable, of a wrong size or with unknown classes, a prompt
             or condition picture is missing, or an instance prompt is for a segment the map does not have. All problems
             in one error.
     """
+    panoptic, recursive = layouts.panoptic, layouts.recursive
+    prompts, instance_prompts, conditions = layouts.prompts, layouts.instance_prompts, layouts.conditions
     if not panoptic.is_dir():
         raise DatasetError(f"There is no folder {panoptic}; wanted one with panoptic PNGs.")
     found = listed(panoptic, MAP_SUFFIXES, recursive=recursive)
@@ -132,7 +132,7 @@ def list_jobs(
             problems.append(str(error))
             continue
         segments = by_segment.get(name, {})
-        wanted = size or layout.size
+        wanted = layouts.size or layout.size
         problems += [f"{path}: {problem}" for problem in _map_problems(layout, segments, wanted, pipe)]
         condition = None if shown is None else condition_of(name, shown)
         if conditions is not None and condition is None:
@@ -153,18 +153,10 @@ def list_jobs(
 
 def sample_folder(
     pipe: LayoutPipeline,
-    panoptic: str | Path,
-    out: str | Path,
+    layouts: LayoutFolder,
+    out: Path,
+    drawing: Drawing = DRAWING,
     *,
-    prompts: str | Path | None = None,
-    instance_prompts: str | Path | None = None,
-    conditions: str | Path | None = None,
-    size: tuple[int, int] | None = None,
-    recursive: bool = False,
-    seed: int = 0,
-    steps: int = DRAWING.steps,
-    guidance_scale: float = DRAWING.guidance_scale,
-    batch_size: int = DRAWING.batch_size,
     processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
     warn: Callable[[str], None] | None = None,
@@ -172,22 +164,14 @@ def sample_folder(
 ) -> FolderResult:
     """Draw a picture for every map of a folder, and a contact sheet of maps and pictures.
 
-    A picture depends on its map, its prompts, the settings and (``seed``, its file name): not on the other files.
+    A picture depends on its map, its prompts, the drawing and its file name: not on the other files.
     Pictures already there are skipped if their records say the same.
 
     Args:
         pipe: what draws.
-        panoptic: folder of panoptic PNGs.
+        layouts: what is drawn; with ``recursive`` the pictures get the same folders as the maps.
         out: is made if needed.
-        prompts: CSV, see :func:`list_jobs`.
-        instance_prompts: JSON, see :func:`list_jobs`.
-        conditions: folder, see :func:`list_jobs`.
-        size: of the pictures, see :func:`list_jobs`.
-        recursive: maps lie in folders inside the folder; the pictures get the same folders.
-        seed: of the whole job.
-        steps: of the scheduler.
-        guidance_scale: see the pipeline.
-        batch_size: pictures drawn together.
+        drawing: how; its seed is that of the whole job.
         processes: those that share the work, batch by batch; None: this one alone. All return when all is done.
         progress: called with (pictures done, pictures in all) of this process, once at the start and after every batch.
         warn: told of what was given and has no effect; None: Python's warnings.
@@ -196,18 +180,12 @@ def sample_folder(
     Raises:
         DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
     """
-    out, processes = Path(out), processes or Processes()
-    if recursive and out.resolve().is_relative_to(Path(panoptic).resolve()):
-        raise DatasetError(f"{out} lies among the maps of {panoptic}, which would be drawn from again: choose another.")
-    jobs = list_jobs(
-        Path(panoptic),
-        pipe,
-        prompts=None if prompts is None else Path(prompts),
-        instance_prompts=None if instance_prompts is None else Path(instance_prompts),
-        conditions=None if conditions is None else Path(conditions),
-        size=size,
-        recursive=recursive,
-    )
+    processes = processes or Processes()
+    if layouts.recursive and out.resolve().is_relative_to(layouts.panoptic.resolve()):
+        raise DatasetError(
+            f"{out} lies among the maps of {layouts.panoptic}, which would be drawn from again: choose another."
+        )
+    jobs = list_jobs(layouts, pipe)
     if processes.first:
         tell = warn or partial(warnings.warn, category=WithoutEffect, stacklevel=2)
         maps = (read_panoptic(job.panoptic) for job in jobs)
@@ -215,9 +193,6 @@ def sample_folder(
             pipe.settings, [job.prompts for job in jobs], maps, shown=control_of(pipe.unet) is not None
         ):
             tell(line)
-    drawing = Drawing(
-        mode=mode_of(guidance_scale), steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, seed=seed
-    )
     model = {"scheduler": type(pipe.scheduler).__name__, "model_hash": model_hash(pipe)}
     if pipe.dtype != torch.float32:  # records from before drew in float32 and do not say so
         model["precision"] = format_name(pipe.dtype)
@@ -229,12 +204,12 @@ def sample_folder(
 
     def make(batch: list[int]) -> list[Image.Image]:
         requests, seeds = [_request(jobs[i]) for i in batch], [records[i]["seed"] for i in batch]
-        return draw(pipe, requests, seeds, steps=steps, guidance_scale=guidance_scale)
+        return draw(pipe, requests, seeds, steps=drawing.steps, guidance_scale=drawing.scale)
 
     pictures = fill(
         out,
         [job.name for job in jobs],
-        list(batches_by_size([job.size for job in jobs], batch_size)),
+        list(batches_by_size([job.size for job in jobs], drawing.batch_size)),
         make,
         record=records.__getitem__,
         processes=processes,

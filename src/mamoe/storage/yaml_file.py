@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -51,6 +52,16 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"is not valid YAML of plain values: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise ValueError("is nested too deep") from None
+
+
+def mapping_in(value: Any) -> Mapping[Any, Any] | None:
+    """The mapping that a value is; None: it is something else."""
+    return cast(Mapping[Any, Any], value) if isinstance(value, Mapping) else None
+
+
+def list_in(value: Any) -> Sequence[Any] | None:
+    """The list that a value is; None: it is something else, text for example."""
+    return cast(Sequence[Any], value) if isinstance(value, Sequence) and not isinstance(value, str) else None
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:

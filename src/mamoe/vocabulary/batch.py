@@ -58,7 +58,8 @@ class RegionBatch:
         Their condition pictures become empty, which is black. ``mask`` is read on the host: one that lies there spares
         a wait for the device.
         """
-        flags: list[bool] = mask.tolist()  # pyright: ignore[reportUnknownMemberType]
+        listing: Any = mask  # torch does not say of what the list is
+        flags: list[bool] = listing.tolist()
         prompts = tuple(("",) if flag else p for p, flag in zip(self.prompts, flags, strict=True))
         dropped = sent(mask, self.image.device)[self.image.long()]
         return replace(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-# A YAML file may hold anything, whatever the annotations of what is made of it say.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnnecessaryIsInstance=false
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mamoe.errors import ConfigError, nearest
-from mamoe.storage.yaml_file import read_yaml
+from mamoe.storage.yaml_file import list_in, mapping_in, read_yaml
 from mamoe.vocabulary.panoptic import PanopticMap
 
 REST = "rest"  # name of expert 0's group: void and every class no other group names
@@ -93,7 +91,7 @@ class Taxonomy:
         Raises:
             ConfigError: keys are missing or unknown, values have the wrong type, or the table contradicts itself.
         """
-        if not isinstance(plain, Mapping):
+        if mapping_in(plain) is None:
             raise ConfigError(f"A taxonomy is a mapping with {', '.join(_TAXONOMY_KEYS)}; got {reprlib.repr(plain)}.")
         name = str(plain.get("name", "unnamed"))
         problems = _key_problems("the taxonomy", plain, known=_TAXONOMY_KEYS, needed=_TAXONOMY_KEYS[:3])
@@ -214,44 +212,48 @@ def _read_yaml(path: Path) -> Any:
         raise ConfigError(f"The taxonomy file {path} {error}.") from None
 
 
-def _parse_classes(rows: Any, problems: list[str]) -> tuple[ClassInfo, ...]:
-    if not isinstance(rows, Sequence) or isinstance(rows, str):
-        problems.append(f"classes must be a list of mappings with {', '.join(_CLASS_KEYS)}; got {reprlib.repr(rows)}")
+def _parse_classes(plain: Any, problems: list[str]) -> tuple[ClassInfo, ...]:
+    rows = list_in(plain)
+    if rows is None:
+        problems.append(f"classes must be a list of mappings with {', '.join(_CLASS_KEYS)}; got {reprlib.repr(plain)}")
         return ()
-    parsed = []
-    for position, row in enumerate(rows, start=1):
-        where = f"class no. {position}"
-        if not isinstance(row, Mapping):
-            problems.append(f"{where} must be a mapping with {', '.join(_CLASS_KEYS)}; got {reprlib.repr(row)}")
+    parsed: list[ClassInfo] = []
+    for position, given in enumerate(rows, start=1):
+        where, row = f"class no. {position}", mapping_in(given)
+        if row is None:
+            problems.append(f"{where} must be a mapping with {', '.join(_CLASS_KEYS)}; got {reprlib.repr(given)}")
             continue
         found = _key_problems(where, row, known=_CLASS_KEYS, needed=("id", "name", "thing", "colour"))
-        colour = row.get("colour", ())
-        if not isinstance(colour, Sequence) or isinstance(colour, str):
-            found.append(f"{where}: colour must be a list of three numbers, got {colour!r}")
+        colour = list_in(row.get("colour", ()))
+        if colour is None:
+            found.append(f"{where}: colour must be a list of three numbers, got {row['colour']!r}")
         problems += found
         if not found:
-            prompt = row.get("prompt", row["name"])
-            info = ClassInfo(id=row["id"], name=row["name"], is_thing=row["thing"], prompt=prompt, colour=tuple(colour))
+            prompt, rgb = row.get("prompt", row["name"]), cast(tuple[int, int, int], tuple(colour or ()))
+            info = ClassInfo(id=row["id"], name=row["name"], is_thing=row["thing"], prompt=prompt, colour=rgb)
             parsed.append(info)
     return tuple(parsed)
 
 
 def _parse_groupings(plain: Any, problems: list[str]) -> dict[str, dict[str, tuple[str, ...]]]:
-    if not isinstance(plain, Mapping):
+    table = mapping_in(plain)
+    if table is None:
         problems.append(f"groupings must map a name to {{group: [class names]}}; got {reprlib.repr(plain)}")
         return {}
     parsed: dict[str, dict[str, tuple[str, ...]]] = {}
-    for name, groups in plain.items():
-        if not isinstance(groups, Mapping):
+    for name, given in table.items():
+        groups = mapping_in(given)
+        if groups is None:
             problems.append(
-                f"grouping {name!r} must map group names to lists of class names; got {reprlib.repr(groups)}"
+                f"grouping {name!r} must map group names to lists of class names; got {reprlib.repr(given)}"
             )
             continue
         parsed[str(name)] = {}
-        for group, members in groups.items():
-            if isinstance(members, str) or not isinstance(members, Sequence):
+        for group, listed in groups.items():
+            members = list_in(listed)
+            if members is None:
                 problems.append(
-                    f"grouping {name!r}, group {group!r} must be a list of class names; got {reprlib.repr(members)}"
+                    f"grouping {name!r}, group {group!r} must be a list of class names; got {reprlib.repr(listed)}"
                 )
             else:
                 parsed[str(name)][str(group)] = tuple(map(str, members))
@@ -266,18 +268,18 @@ def _table_problems(
         where = f"class no. {position} ({row.name!r})"
         if not _is_byte(row.id):
             problems.append(f"{where}: id must be a whole number in 0..255, got {row.id!r}")
-        if not isinstance(row.name, str) or not row.name.strip():
+        if not _is_text(row.name):
             problems.append(f"{where}: name must be text, got {row.name!r}; put it in quotes")
-        if not isinstance(row.is_thing, bool):
+        if not _is_truth(row.is_thing):
             problems.append(f"{where}: thing must be true or false, got {row.is_thing!r}")
-        if not isinstance(row.prompt, str) or not row.prompt.strip():
+        if not _is_text(row.prompt):
             problems.append(f"{where}: prompt must be text, got {row.prompt!r}; leave it out to use the name")
         if len(row.colour) != 3 or not all(map(_is_byte, row.colour)):
             problems.append(f"{where}: colour must be three numbers in 0..255, got {list(row.colour)!r}")
     problems += [f"id {i} is used by {n} classes" for i, n in _repeated(row.id for row in classes if _is_byte(row.id))]
     problems += [
         f"name {name!r} is used by {n} classes"
-        for name, n in _repeated(row.name for row in classes if isinstance(row.name, str))
+        for name, n in _repeated(row.name for row in classes if _is_text(row.name))
     ]
     if not _is_byte(void_id):
         problems.append(f"void_id must be a whole number in 0..255, got {void_id!r}")
@@ -328,6 +330,17 @@ def _did_you_mean(word: str, known: Sequence[str]) -> str:
 
 def _repeated(values: Iterable[Any]) -> list[tuple[Any, int]]:
     return [(value, n) for value, n in Counter(values).items() if n > 1]
+
+
+# A file may hold anything, whatever the annotations of what is made of it say.
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _is_byte(value: Any) -> bool:

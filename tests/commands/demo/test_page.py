@@ -10,10 +10,18 @@ from PIL import Image
 
 from mamoe.commands.demo.page import Command, DemoReport, GalleryRow, InstanceLine, render_page, write_page
 from mamoe.commands.demo.scores import DemoScores
-from mamoe.evaluation.layout.attributes import HitRate
+from mamoe.evaluation.protocol import Better, Interval, Over, Protocol, Score
 from mamoe.pages.curve import Series, loss_curve
 
 KINDS = ("panoptic", "real", "base", "mamoe", "swapped")
+
+
+def share(value: float) -> Score:
+    how = Protocol(
+        name="a share", extractor=None, preprocessing=None, reference="", images="", generation=None, versions={}
+    )
+    around = Interval(low=value - 0.1, high=min(1.0, value + 0.1), over=Over.IMAGES)
+    return Score(name="a share", value=value, n=8, interval=around, better=Better.HIGHER, protocol=how)
 
 
 @pytest.fixture
@@ -27,14 +35,15 @@ def report() -> DemoReport:
         title="Town & dusk",
         summary="One paragraph.",
         scores=DemoScores(
-            real=HitRate(hits=40, n=40),
-            mamoe=HitRate(hits=37, n=40),
-            swapped=HitRate(hits=36, n=40),
-            base=HitRate(hits=5, n=40),
+            real=share(1.0),
+            mamoe=share(37 / 40),
+            swapped=share(36 / 40),
+            base=share(5 / 40),
+            instances=40,
             chance=0.125,
             caption_chance=0.3,
-            accuracy_real=0.9,
-            accuracy_mamoe=0.81,
+            accuracy_real=share(0.9),
+            accuracy_mamoe=share(0.81),
         ),
         rows=(GalleryRow(name="a.png", prompt="a street <script>", instances=(line, tree), **pictures),),
         losses=(Series(name="train & co", points=tuple((i, 1 / (i + 1)) for i in range(100))),),
@@ -93,6 +102,7 @@ def test_scores_and_texts_are_on_it(report):
     for text in (
         "92.5 %",
         "37 of 40",
+        "left: 82.50%; width: 17.50%",
         "12.5 %",
         "90.0 %",
         "81.0 %",

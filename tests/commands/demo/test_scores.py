@@ -1,63 +1,122 @@
+"""The demo's figures come from `mamoe evaluate`; here they are worked out once more from the pictures themselves."""
+
 import json
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from mamoe.commands.demo.scores import Judges, fit_judges, score
-from mamoe.evaluation.layout.attributes import fit_vocabulary, named_colours, swap_colours
-from mamoe.evaluation.layout.segmenter import Segmenter
-from mamoe.scenes import draw_scene
+from factories import drawn_data, mamoe
+from mamoe.commands.demo.scores import measured, side_by_side
+from mamoe.data.dataset import LayoutDataset
+from mamoe.data.folder.description import data_folder
+from mamoe.data.geometry.joint import Geometry
+from mamoe.evaluation.layout.attributes import colour_hits, fit_vocabulary, named_colours, swap_colours
+from mamoe.evaluation.layout.segmenter import train_segmenter
+from mamoe.scenes import COLOURS
+
+WORDS = tuple(COLOURS)
 
 
-class KnowsByBrightness(Segmenter):
-    """Says class 1 where a picture is bright."""
+def samples(data, split):
+    parts = data_folder(data)
+    where = {name: getattr(parts, name) for name in ("images", "panoptic_maps", "prompts", "instance_prompts")}
+    source = LayoutDataset(**where, split=split, taxonomy=parts.taxonomy, geometry=Geometry(size=(64, 128)), seed=0)
+    return [source.unaugmented()[i] for i in range(len(source))]
 
-    def predict(self, images):
-        return [(image.mean(-1) > 100).astype(np.uint8) for image in images]
+
+def words_of(sample):
+    return named_colours(sample.prompts.by_segment, WORDS)
 
 
 @pytest.fixture(scope="module")
-def scenes():
-    return [draw_scene(seed, height=64, width=128) for seed in range(40)]
+def demo(tmp_path_factory):
+    """What a demo leaves: data, and three folders of pictures of its test layouts."""
+    out = tmp_path_factory.mktemp("demo")
+    data = drawn_data(out / "data", {"train": 24, "test": 8}, height=64, width=128)
+    rng, told = np.random.default_rng(0), {}
+    for name in ("mamoe", "swapped", "base"):
+        (out / "drawn" / name).mkdir(parents=True)
+    for sample in samples(data, "test"):
+        prompts = swap_colours(sample.prompts.by_segment, WORDS, rng)
+        told[sample.key] = {str(segment): prompt for segment, prompt in prompts.items()}
+        picture = sample.picture
+        painted = picture.copy()
+        for segment, word in named_colours(prompts, WORDS).items():
+            painted[sample.panoptic.segment_id == segment] = COLOURS[word]
+        noisy = (picture + rng.normal(0, 40, picture.shape)).clip(0, 255).astype(np.uint8)
+        for name, drawn in (("mamoe", noisy), ("swapped", painted), ("base", np.full_like(picture, 128))):
+            Image.fromarray(drawn).save(out / "drawn" / name / f"{sample.key.removesuffix('.png')}.png")
+    (out / "prompts.json").write_text(json.dumps(told))
+    return out
 
 
-def test_each_kind_of_picture_is_measured_against_what_it_was_asked_for(scenes):
-    images, maps, colours = [s.image for s in scenes], [s.panoptic for s in scenes], [s.colours for s in scenes]
-    vocabulary = fit_vocabulary(images, maps, colours, min_area=60)
-    rng = np.random.default_rng(0)
-    swapped = [named_colours(swap_colours(s.instance_prompts, vocabulary, rng), vocabulary) for s in scenes]
-    painted = []
-    for scene, asked in zip(scenes, swapped, strict=True):
-        image = scene.image.copy()
-        for segment, word in asked.items():
-            image[scene.panoptic.segment_id == segment] = vocabulary[word].astype(np.uint8)
-        painted.append(image)
-    judges = Judges(vocabulary=vocabulary, segmenter=KnowsByBrightness(2), num_classes=19)
-    grey = [np.full_like(image, 128) for image in images]
-    captions = [s.caption for s in scenes]
-    scores = score(judges, maps, colours, swapped, captions, real=images, mamoe=grey, swapped=painted, base=painted)
-    assert scores.real.rate > 0.8 and scores.swapped.rate == 1.0
-    assert scores.base.rate < 0.2 and scores.mamoe.rate < 0.4
-    assert scores.chance == 1 / len(vocabulary) < scores.caption_chance < 0.8
-    known = np.stack([m.class_id for m in maps]) < 19
-    sidewalk = np.stack([m.class_id for m in maps]) == 1
-    assert scores.accuracy_mamoe == pytest.approx((sidewalk & known).sum() / known.sum())
-    assert scores.accuracy_real != scores.accuracy_mamoe
-    plain = json.loads(json.dumps(scores.to_dict()))
-    assert plain["colour_swapped_to_real"] == round(scores.swapped.rate / scores.real.rate, 4)
-    assert plain["layout_mamoe_to_real"] == round(scores.accuracy_mamoe / scores.accuracy_real, 4)
+@pytest.fixture(scope="module")
+def tables(demo):
+    return {
+        name: measured(demo / "drawn" / name, demo / "data", demo / "eval" / name, seed=0, prompts=prompts)
+        for name, prompts in (("mamoe", None), ("swapped", demo / "prompts.json"), ("base", None))
+    }
 
 
-def test_judges_learn_from_the_training_pictures(scenes):
-    steps = []
-    judges = fit_judges(
-        [s.image for s in scenes[:16]],
-        [s.panoptic for s in scenes[:16]],
-        [s.colours for s in scenes[:16]],
-        num_classes=19,
-        seed=0,
-        progress=lambda done, total: steps.append(done),
+def test_they_are_what_the_pictures_show(demo, tables):
+    trains, tests = samples(demo / "data", "train"), samples(demo / "data", "test")
+    maps, told = [sample.panoptic for sample in tests], json.loads((demo / "prompts.json").read_text())
+    vocabulary = fit_vocabulary(
+        [s.picture for s in trains], [s.panoptic for s in trains], [words_of(s) for s in trains]
     )
-    assert len(steps) == 12 * 2 and len(judges.vocabulary) >= 2
-    labels = judges.segmenter.predict([scenes[0].image])[0]
-    assert (labels == scenes[0].panoptic.class_id).mean() > 0.5
+    segmenter = train_segmenter(
+        np.stack([s.picture for s in trains]), np.stack([s.panoptic.class_id for s in trains]), num_classes=19, seed=0
+    )
+    asked = [words_of(sample) for sample in tests]
+    swapped = [named_colours({int(i): text for i, text in told[s.key].items()}, WORDS) for s in tests]
+
+    def drawn(name):
+        return [np.array(Image.open(path)) for path in sorted((demo / "drawn" / name).glob("*.png"))]
+
+    def rate(images, colours):
+        found = colour_hits(images, maps, colours, vocabulary)
+        return found.hits / found.n
+
+    def accuracy(images):
+        wanted, labels = np.stack([m.class_id for m in maps]), np.stack(segmenter.predict(images))
+        return (labels == wanted)[wanted < 19].mean()
+
+    real = [sample.picture for sample in tests]
+    count = colour_hits(real, maps, asked, vocabulary).n
+    scores = side_by_side(tables, instances=count, chance=1 / len(WORDS), caption_chance=0.3)
+    plain = json.loads(json.dumps(scores.to_dict()))
+    wanted = {
+        "colour_real": rate(real, asked),
+        "colour_mamoe": rate(drawn("mamoe"), asked),
+        "colour_swapped": rate(drawn("swapped"), swapped),
+        "colour_base": rate(drawn("base"), asked),
+        "layout_accuracy_real": accuracy(real),
+        "layout_accuracy_mamoe": accuracy(drawn("mamoe")),
+    }
+    assert {name: plain[name] for name in wanted} == {name: round(float(value), 4) for name, value in wanted.items()}
+    assert plain["colour_swapped"] > 0.8 > 0.4 > plain["colour_base"] and plain["colour_instances"] == count
+    assert plain["layout_accuracy_real"] > plain["layout_accuracy_mamoe"]
+    assert plain["colour_swapped_to_real"] == round(wanted["colour_swapped"] / wanted["colour_real"], 4)
+    assert plain["layout_mamoe_to_real"] == round(scores.layout_share, 4)
+
+
+def test_the_command_gives_the_same_table(demo, tables, tmp_path):
+    words = ["--data", demo / "data", "--scores", "layout", "--out", tmp_path / "eval", "--device", "cpu"]
+    shutil.copytree(demo / "drawn" / "swapped", tmp_path / "swapped")
+    outcome = mamoe("evaluate", tmp_path / "swapped", *words, "--instance-prompts", demo / "prompts.json")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "eval/metrics.json").read_text() == (demo / "eval/swapped/metrics.json").read_text()
+
+
+def test_other_prompts_are_another_reference(tables):
+    """Numbers measured against other prompts do not stand in one table."""
+    of = {name: table.rows[0].scores[0].protocol.reference for name, table in tables.items()}
+    assert of["mamoe"] == of["base"] != of["swapped"]
+
+
+def test_prompts_without_maps_are_refused(demo, tmp_path):
+    prompts = demo / "prompts.json"
+    outcome = mamoe("evaluate", demo / "drawn/base", "--against", demo / "drawn/mamoe", "--instance-prompts", prompts)
+    assert outcome.code == 2 and "name their data set with --data" in outcome.err

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jinja2
 
-from mamoe.commands.demo.scores import DemoScores
+from mamoe.commands.demo.scores import DemoScores, value_of
+from mamoe.evaluation.protocol import Score
 from mamoe.pages.curve import Series, loss_curve
 from mamoe.pages.embedding import Picture, jpeg_uri, png_uri
 from mamoe.storage.staging import write_whole
@@ -69,7 +70,7 @@ def render_page(report: DemoReport) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mamoe.commands.demo", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"png": png_uri, "jpeg": jpeg_uri, "percent": percent, "css": css_colour}
+    environment.filters |= {"png": png_uri, "jpeg": jpeg_uri, "percent": percent, "css": css_colour, "value": value_of}
     template = environment.get_template("page.html.j2")
     return template.render(
         report=report, scores=report.scores, bars=_bars(report.scores), curve=loss_curve(report.losses)
@@ -93,10 +94,13 @@ def _bars(scores: DemoScores) -> Sequence[_Bar]:
         ("MaMoE, colours swapped", "mamoe", scores.swapped),
         ("Base model without layout", "base", scores.base),
     )
-    return [
-        _Bar(name=name, kind=kind, rate=r.rate, low=r.interval[0], high=r.interval[1], note=f"{r.hits} of {r.n}")
-        for name, kind, r in named
-    ]
+    return [_bar(name, kind, score, scores.instances) for name, kind, score in named]
+
+
+def _bar(name: str, kind: str, score: Score, instances: int) -> _Bar:
+    rate, around = value_of(score), score.interval
+    low, high = (rate, rate) if around is None else (around.low, around.high)
+    return _Bar(name=name, kind=kind, rate=rate, low=low, high=high, note=f"{round(rate * instances)} of {instances}")
 
 
 def percent(share: float) -> str:

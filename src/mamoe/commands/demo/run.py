@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from rich.console import Console
@@ -26,12 +25,19 @@ from mamoe.assemble.data import dataset, layout_settings
 from mamoe.assemble.training import train
 from mamoe.bases.shipped import resolved
 from mamoe.commands.demo.page import Command, DemoReport, GalleryRow, InstanceLine, write_page
-from mamoe.commands.demo.scores import DemoScores, fit_judges, score
+from mamoe.commands.demo.scores import DemoScores, measured, side_by_side
 from mamoe.config.compose import compose, setting
 from mamoe.config.train import Train, validated
 from mamoe.data.folder.listing import bare_name
 from mamoe.data.reading.pictures import read_picture
-from mamoe.evaluation.layout.attributes import named_colours, swap_colours, swap_in_caption
+from mamoe.evaluation.layout.attributes import (
+    caption_chance,
+    instances_that_count,
+    named_colours,
+    swap_colours,
+    swap_in_caption,
+)
+from mamoe.machine.memory import peak_mib
 from mamoe.machine.precision import autocast_where_faster, bf16_is_faster
 from mamoe.pages.curve import Series
 from mamoe.randomness import derive_seed
@@ -51,7 +57,9 @@ COUNTS = {"train": 256, "val": 32, "test": 32}
 SEED = 0
 DRAWING = Drawing(steps=12, guidance_scale=3.0, batch_size=8, seed=SEED)
 DRAWN = "drawn"  # folder of the pictures that the page shows and the scores are of
+SWAPPED_PROMPTS = "instance_prompts_swapped.json"  # in it
 ROWS = 12  # of the gallery
+CPU = torch.device("cpu")  # where the memory is counted
 COLOUR_WORDS = tuple(COLOURS)
 
 
@@ -104,7 +112,7 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
     pictures = draw_all(config, run, out / DRAWN, tests, swapped, say)
 
     # Scores.
-    scores = measure(config, tests, swapped, pictures, say)
+    scores = measure(out, data, tests, swapped, say)
 
     # Page.
     report = DemoReport(
@@ -119,7 +127,11 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
     page = out / "index.html"
     write_page(report, page)
     say.line(f"Done: open {page}")
-    figures = {**scores.to_dict(), "seconds": round(time.perf_counter() - started, 1), "peak_gib": peak_gib()}
+    figures = {
+        **scores.to_dict(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_gib": round(peak_mib(CPU) / 2**10, 2),
+    }
     write_whole(json.dumps(figures, indent=2) + "\n", out / "scores.json")
     print(json.dumps(figures))
     return 0
@@ -211,30 +223,25 @@ def _quiet(pipe: LayoutPipeline) -> LayoutPipeline:
     return pipe
 
 
-def measure(
-    config: Train, tests: Sequence[Sample], swapped: Sequence[Sample], pictures: Pictures, say: Narrator
-) -> DemoScores:
-    """Colours and layout, judged by what the real training pictures look like."""
-    trains = samples_of(config, "train")
-    with say.part("Training a small segmenter on the real pictures") as update:
-        judges = fit_judges(
-            [sample.picture for sample in trains],
-            [sample.panoptic for sample in trains],
-            [colours_of(sample) for sample in trains],
-            num_classes=len(Taxonomy.load("scenes").classes),
-            seed=SEED,
-            progress=update,
-        )
-    return score(
-        judges,
-        [sample.panoptic for sample in tests],
-        [colours_of(sample) for sample in tests],
-        [colours_of(sample) for sample in swapped],
-        [sample.prompts.global_prompt for sample in tests],
-        real=[sample.picture for sample in tests],
-        mamoe=pictures.mamoe,
-        swapped=pictures.swapped,
-        base=pictures.base,
+def measure(out: Path, data: Path, tests: Sequence[Sample], swapped: Sequence[Sample], say: Narrator) -> DemoScores:
+    """Colours and layout of the pictures in ``out``, as `mamoe evaluate` judges them: by the real training pictures."""
+    told = {sample.key: {str(i): text for i, text in sample.prompts.by_segment.items()} for sample in swapped}
+    prompts = out / DRAWN / SWAPPED_PROMPTS
+    write_whole(json.dumps(told, indent=1, ensure_ascii=False) + "\n", prompts)
+    with say.part("Measuring, by a small segmenter of the real pictures") as update:
+        tables = {
+            name: measured(
+                out / DRAWN / name, data, out / "eval" / name, seed=SEED, prompts=drawn_with, progress=update
+            )
+            for name, drawn_with in (("mamoe", None), ("swapped", prompts), ("base", None))
+        }
+    maps, colours = [sample.panoptic for sample in tests], [colours_of(sample) for sample in tests]
+    captions = [sample.prompts.global_prompt for sample in tests]
+    return side_by_side(
+        tables,
+        instances=instances_that_count(maps, colours),
+        chance=1 / len(COLOUR_WORDS),
+        caption_chance=caption_chance(maps, colours, captions, COLOUR_WORDS),
     )
 
 
@@ -292,14 +299,16 @@ def losses_of(run: Path) -> tuple[Series, ...]:
 
 def commands_after(out: Path, run: Path) -> tuple[Command, ...]:
     """How to go on."""
-    latest, maps, pictures = (
-        shlex.quote(str(out / path)) for path in ("runs/demo/latest", "data/panoptic/test", "pictures")
+    latest, data, maps, drawn, pictures = (
+        shlex.quote(str(out / path))
+        for path in ("runs/demo/latest", "data", "data/panoptic/test", f"{DRAWN}/mamoe", "pictures")
     )
     return (
         Command(
             what="More pictures of this run",
             line=f"mamoe sample {latest} --panoptic {maps} --out {pictures}",
         ),
+        Command(what="These scores, and others, of a folder of pictures", line=f"mamoe evaluate {drawn} --data {data}"),
         Command(
             what="Your own photographs, in the official format of Cityscapes, CamVid or COCO",
             line="mamoe prepare cityscapes /path/to/cityscapes data/mine",
@@ -322,14 +331,5 @@ def facts(started: float, trained: float, steps: int, batch_size: int) -> tuple[
             "Pictures and scores",
             f"{now - trained:.0f} s, {DRAWING.steps} DDIM steps, guidance {DRAWING.guidance_scale:g}",
         ),
-        ("Peak memory", f"{peak_gib():.1f} GiB"),
+        ("Peak memory", f"{peak_mib(CPU) / 2**10:.1f} GiB"),
     )
-
-
-def peak_gib() -> float:
-    """The most memory this process ever held, in GiB."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return round(psutil.Process().memory_info().rss / 2**30, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mamoe.diffusion.losses.denoised import Denoised
 from mamoe.diffusion.losses.mse import mse
 from mamoe.diffusion.parameterization import Prediction
+from mamoe.randomness import seeded
 
 Decode = Callable[[Float[Tensor, "B C h w"]], Float[Tensor, "B 3 H W"]]  # latents as the UNet knows them -> [-1, 1]
 Distance = Callable[[Tensor, Tensor], Float[Tensor, "B"]]  # of prediction and target, one number per picture
@@ -54,7 +55,6 @@ class OnLatents:
 
     def __call__(self, batch: Denoised) -> Float[Tensor, "B"]:
         device = batch.clean.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(batch.seeds[0])
+        with seeded(batch.seeds[0], [device] if device.type == "cuda" else []):
             distance = self._distance(batch.clean_estimate, batch.clean)
         return batch.weighed(distance.float().flatten(), Prediction.X0)

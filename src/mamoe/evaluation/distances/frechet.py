@@ -28,7 +28,7 @@ class Gaussian:
     n: int
     mean: Float64[Tensor, "d"]
     root: Float64[Tensor, "r d"]  # root^T root is the covariance with divisor n - 1
-    centred: Float64[Tensor, "n d"] | None  # the features less their mean; None when made from a covariance
+    centred: Float64[Tensor, "n d"]  # the features less their mean
 
 
 def gaussian(features: Float[Tensor, "n d"]) -> Gaussian:
@@ -47,11 +47,6 @@ def gaussian(features: Float[Tensor, "n d"]) -> Gaussian:
     n, channels = features.shape
     root = centred / (n - 1) ** 0.5 if n <= channels else root_of(centred.T @ centred / (n - 1))
     return Gaussian(n=n, mean=mean, root=root, centred=centred)
-
-
-def gaussian_from_covariance(mean: Float[Tensor, "d"], covariance: Float[Tensor, "d d"], n: int) -> Gaussian:
-    """A Gaussian from stored statistics."""
-    return Gaussian(n=n, mean=mean.double(), root=root_of(covariance.double()), centred=None)
 
 
 def root_of(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "r d"]:
@@ -85,12 +80,7 @@ def influences(one: Gaussian, other: Gaussian) -> Float64[Tensor, "n"]:
     With c = x - mu1 and T the optimal map between the Gaussians it is n / (n - 1) (c.c - c.Tc) + 2 c.(mu1 - mu2), less
     the mean of that over the pictures. Resampling these values is the bootstrap of
     the distance linearised at its value (infinitesimal jackknife, Efron 1982).
-
-    Raises:
-        ValueError: ``one`` was made from a covariance and knows no pictures.
     """
-    if one.centred is None:
-        raise ValueError("Influences need the features, not only their covariance.")
     left, strengths, _ = torch.linalg.svd(one.root @ other.root.T, full_matrices=False)
     along = _coordinates(one) @ (left * strengths.sqrt())
     spread = (one.centred.square().sum(dim=1) - along.square().sum(dim=1)) * one.n / (one.n - 1)
@@ -137,7 +127,6 @@ def _nuclear_norm(product: Float64[Tensor, "r s"]) -> Tensor:
 
 def _coordinates(one: Gaussian) -> Float64[Tensor, "n r"]:
     """a with a_i R = x_i - mean, where R is the root."""
-    assert one.centred is not None
     if len(one.root) == one.n:
         return torch.eye(one.n, dtype=torch.float64) * (one.n - 1) ** 0.5
     return torch.linalg.lstsq(one.root.T, one.centred.T).solution.T

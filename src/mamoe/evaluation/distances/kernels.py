@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -90,29 +89,6 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     """
     check_pair(x, y, least=2)
     return float(unbiased(polynomial_kernel, x, y, _all(x), _all(y)))
-
-
-def kid_of_subsets(
-    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, subsets: int = 100, size: int = 1000, seed: int = 2020
-) -> tuple[float, float]:
-    """Mean and standard deviation over random subsets: torch-fidelity's protocol, its draws and its defaults.
-
-    Raises:
-        ValueError: fewer pictures than a subset takes, or different numbers of channels.
-    """
-    check_pair(x, y, least=size)
-    x, y = x.double(), y.double()
-    draws = np.random.RandomState(seed)
-    parts = [[draws.choice(len(f), size, replace=False) for f in (x, y)] for _ in range(subsets)]
-    if subsets * size**2 >= len(x) * len(y):  # then every pair once is less work than every subset on its own
-        chosen_x, chosen_y = torch.zeros(subsets, len(x)).double(), torch.zeros(subsets, len(y)).double()
-        for row, (a, b) in enumerate(parts):
-            chosen_x[row, a], chosen_y[row, b] = 1, 1
-        values = unbiased(polynomial_kernel, x, y, chosen_x, chosen_y)
-    else:
-        ones = torch.ones(1, size, dtype=torch.float64)
-        values = torch.cat([unbiased(polynomial_kernel, x[a], y[b], ones, ones) for a, b in parts])
-    return float(values.mean()), float(values.std(correction=0))
 
 
 def cmmd(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:

@@ -11,7 +11,6 @@ eroding it changes the rate of real pictures by less than a percent and would fl
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,22 +32,6 @@ class HitRate:
 
     hits: int
     n: int
-
-    @property
-    def rate(self) -> float:
-        """In [0, 1]; nan without instances."""
-        return self.hits / self.n if self.n else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the rate (Wilson, "Probable inference", 1927); (0, 1) without instances."""
-        if not self.n:
-            return 0.0, 1.0
-        z = 1.959964
-        centre = self.rate + z * z / (2 * self.n)
-        half = z * math.sqrt(self.rate * (1 - self.rate) / self.n + z * z / (4 * self.n * self.n))
-        scale = 1 + z * z / self.n
-        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def named_colours(instance_prompts: Mapping[int, str], words: Collection[str]) -> dict[int, str]:
@@ -119,6 +102,11 @@ def colour_hits(
     return HitRate(hits=hits, n=len(instances))
 
 
+def instances_that_count(maps: Sequence[PanopticMap], colours: Sequence[Colours], *, min_area: int = MIN_AREA) -> int:
+    """How many instances :func:`colour_hits` looks at."""
+    return sum(len(_large(panoptic, of_picture, min_area)) for panoptic, of_picture in zip(maps, colours, strict=True))
+
+
 def caption_chance(
     maps: Sequence[PanopticMap],
     colours: Sequence[Colours],
@@ -146,8 +134,7 @@ def caption_chance(
     chances: list[float] = []
     for panoptic, of_picture, caption in zip(maps, colours, captions, strict=True):
         named = [word for word in _tokens(caption) if word in known] or list(known)
-        large = (word for segment, word in of_picture.items() if (panoptic.segment_id == segment).sum() >= min_area)
-        chances += [named.count(word) / len(named) for word in large]
+        chances += [named.count(word) / len(named) for word in _large(panoptic, of_picture, min_area)]
     if not chances:
         raise ValueError(f"No coloured instance of {min_area} pixels or more in {len(maps)} maps.")
     return sum(chances) / len(chances)
@@ -195,6 +182,11 @@ def _with_colour(prompt: str, old: str, new: str) -> str:
 
 def _tokens(prompt: str) -> list[str]:
     return re.findall(r"\w+", prompt.lower())
+
+
+def _large(panoptic: PanopticMap, of_picture: Colours, min_area: int) -> list[str]:
+    """The colour words of the instances that are large enough."""
+    return [word for segment, word in of_picture.items() if (panoptic.segment_id == segment).sum() >= min_area]
 
 
 def _nearest(colour: np.ndarray, references: np.ndarray) -> int:

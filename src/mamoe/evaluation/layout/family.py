@@ -39,7 +39,7 @@ class Asked:
 
     layouts: Mapping[str, Layout]  # picture's name without its ending -> layout at the picture's size
     classes: Classes
-    reference: str  # hash of the maps and prompts
+    reference: str  # hash of the pictures and maps, and of prompts that are not the data set's
     geometry: Geometry | None  # what pictures go through before they are looked at
     elsewhere: Mapping[str, str]  # rows of pictures that were not made from these layouts -> the reason to give
 

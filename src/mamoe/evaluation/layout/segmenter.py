@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mamoe.machine.precision import autocast_where_faster
-from mamoe.randomness import derive_seed, generator_for
+from mamoe.randomness import derive_seed, generator_for, seeded
 
 PATCH = 4  # pixels per side that enter the network as channels
 MULTIPLE = PATCH * 8  # the coarsest level is an eighth of the first one
@@ -104,8 +104,7 @@ def train_segmenter(
     """
     _check_examples(images, class_ids)
     generator = generator_for(seed, "segmenter")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "segmenter weights"))
+    with seeded(derive_seed(seed, "segmenter weights")):
         network = Segmenter(num_classes).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=peak_lr, weight_decay=1e-2)
     steps = epochs * -(-len(images) // batch_size)

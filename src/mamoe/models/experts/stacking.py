@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 
@@ -24,7 +24,7 @@ def stacked(parts: Sequence[Tensor], dtype: torch.dtype) -> Shaped[Tensor, "E *p
     return _Stacked.apply(dtype, *parts)  # type: ignore[no-any-return]
 
 
-def lay_end_to_end(parts: Sequence[nn.Parameter]) -> None:
+def lay_end_to_end(parts: Sequence[Tensor]) -> None:
     """Give parameters of one shape a common memory, one after another; their values stay as they are.
 
     Moving them to another device or type parts them again, and nothing depends on it but speed.

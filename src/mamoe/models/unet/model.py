@@ -103,8 +103,13 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         moe_levels: Sequence[int] | None = None,
         learned_strength: bool = False,
         shared_expert: bool = False,
+        *,
+        copies: bool = True,
     ) -> Self:
         """Convert a UNet, which stays as it is. Every expert starts as a copy of its feed-forward.
+
+        Without ``copies`` experts that the UNet has not yet are left without memory (on torch's ``meta`` device), for
+        whoever puts experts of another kind in their places.
 
         Beside a shared expert the output layers of the others start as zeros. Experts and strengths that the UNet has
         already are kept.
@@ -126,7 +131,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             if shared_expert and key.startswith("net.2.")
             else own[f"{name}.{key}"]
             for name, layer in model.named_modules()
-            if isinstance(layer, MoEFeedForward)
+            if copies and isinstance(layer, MoEFeedForward)
             for i, expert in layer.experts.items()
             for key in expert.state_dict()
         }
@@ -136,7 +141,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             for name, layer in model.named_modules()
             if isinstance(layer, RegionStrength)
         }
-        return _filled(model, {**experts, **strengths, **own}, training=unet.training)
+        return _filled(model, {**experts, **strengths, **own}, training=unet.training, whole=copies)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -343,7 +348,8 @@ def _level_problems(
     return problems
 
 
-def _filled(model: Model, state: Mapping[str, Tensor], *, training: bool) -> Model:
+def _filled(model: Model, state: Mapping[str, Tensor], *, training: bool, whole: bool = True) -> Model:
     # The skeleton has no memory yet: it takes these tensors, and with them their type and device, as its own.
-    model.load_state_dict({key: value.clone() for key, value in state.items()}, strict=True, assign=True)
+    found = model.load_state_dict({key: value.clone() for key, value in state.items()}, strict=whole, assign=True)
+    assert not found.unexpected_keys and all(".experts." in key for key in found.missing_keys)
     return model.train(training)

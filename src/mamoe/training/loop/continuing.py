@@ -12,7 +12,7 @@ from typing import Any
 from mamoe.data.condition import Drawn, drawn_kind
 from mamoe.data.folder.fingerprint import changed_samples
 from mamoe.errors import CheckpointError
-from mamoe.runs.lookup import RECIPE, check_format
+from mamoe.runs.recipe import Recipe, Terms, read_recipe
 from mamoe.runs.weights import read_counters
 from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.step.module import DiffusionModule
@@ -39,9 +39,7 @@ class RecipeChanges:
     notes: tuple[str, ...]  # what may change and should be known
 
 
-def continued(
-    checkpoint: Path, module: DiffusionModule, data: LayoutDataModule, recipe: Mapping[str, Any]
-) -> dict[str, Any]:
+def continued(checkpoint: Path, module: DiffusionModule, data: LayoutDataModule, recipe: Recipe) -> dict[str, Any]:
     """The counters to go on with. What older checkpoints do not say is not compared.
 
     Raises:
@@ -75,43 +73,40 @@ def refusal(of: Path, lines: Sequence[str]) -> str:
     )
 
 
-def read_recipe(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says about its training.
-
-    Raises:
-        ConfigError: a newer version of this package wrote it.
-    """
-    recipe = json.loads((checkpoint / RECIPE).read_text(encoding="utf-8"))
-    check_format(recipe, checkpoint)
-    return recipe
+def recipe_changes(was: Recipe, now: Recipe) -> RecipeChanges:
+    """Compare two recipes in what both of them say."""
+    of_terms = terms_changes(was.terms, now.terms)
+    of_base = [*_of_noise(was.scheduler, now.scheduler), *_of_weights(was.weights or {}, now.weights or {})]
+    return RecipeChanges(refused=(*of_terms.refused, *of_base), notes=of_terms.notes)
 
 
-def recipe_changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> RecipeChanges:
-    """Compare two recipes in what both of them say. ``now`` may be a part of one."""
-    now = json.loads(json.dumps(now))
-    refused = list(_refused({name: was[name] for name in was if name in now}, now))
-    of_data, notes = _of_data(was.get("data"), now.get("data"))
-    return RecipeChanges(refused=(*refused, *of_data), notes=tuple(notes))
+def terms_changes(was: Terms, now: Terms) -> RecipeChanges:
+    """Compare what is known before the base model is loaded. What older checkpoints do not say is not compared."""
+    now = Terms.from_dict(json.loads(json.dumps(now.to_dict())))  # as it will be read
+    coloured = drawn_kind(now.condition) is Drawn.CLASSES
+    of_data, notes = _of_data(was.data, now.data)
+    refused = [*_of_options(was, now), *_of_layout(was.layout, now.layout, coloured), *of_data]
+    return RecipeChanges(refused=tuple(refused), notes=tuple(notes))
 
 
-def _refused(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if "condition" in was and _kind(was["condition"]) != _kind(now["condition"]):
-        yield _line("data.condition", _kind(was["condition"]), _kind(now["condition"]), "condition")
-    for name in (name for name in ("method", "loss") if name in was):
-        for key in (key for key in was[name] if key in now[name]):
-            before, after = was[name][key], now[name][key]
-            if before != after and (name, key) != ("loss", "weights"):  # a path
-                yield _line(f"{name}.{key}", before, after)
-    if "layout" in was:
-        drawn = drawn_kind(now.get("condition")) is Drawn.CLASSES
-        yield from _of_layout(LayoutSettings.from_dict(was["layout"]), LayoutSettings.from_dict(now["layout"]), drawn)
-    if "scheduler" in was:
-        for name, key in _NOISE.items():
-            before, after = was["scheduler"].get(name), now["scheduler"].get(name)
-            if before != after:
-                yield _line(key, before, after, f"{key} ({name})")
-    before, after = was.get("weights", {}), now.get("weights", {})
-    odd = [name for name in before if name in after and before[name] != after[name]]
+def _of_options(was: Terms, now: Terms) -> Iterator[tuple[str, str]]:
+    if _kind(was.condition) != _kind(now.condition):
+        yield _line("data.condition", _kind(was.condition), _kind(now.condition), "condition")
+    sections = {"method": (was.method, now.method), "loss": (was.loss or {}, now.loss or {})}
+    for name, (old, new) in sections.items():
+        for key in (key for key in old if key in new):
+            if old[key] != new[key] and (name, key) != ("loss", "weights"):  # a path
+                yield _line(f"{name}.{key}", old[key], new[key])
+
+
+def _of_noise(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, key in _NOISE.items():
+        if was.get(name) != now.get(name):
+            yield _line(key, was.get(name), now.get(name), f"{key} ({name})")
+
+
+def _of_weights(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    odd = [name for name in was if name in now and was[name] != now[name]]
     if odd:
         yield "model.path", f"model.path names a base model with other weights ({', '.join(odd)})"
 

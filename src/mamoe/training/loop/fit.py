@@ -16,7 +16,8 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from mamoe.errors import ConfigError, NonFiniteLossError
-from mamoe.runs.checkpoint import find_checkpoint
+from mamoe.runs.checkpoint import sound_checkpoint
+from mamoe.runs.recipe import Recipe
 from mamoe.training.loop.continuing import continued
 from mamoe.training.loop.explaining import explained
 from mamoe.training.loop.interruption import Listening, Stop, Stopping
@@ -85,7 +86,7 @@ def fit(
     run_dir: Path,
     *,
     max_steps: int,
-    recipe: Mapping[str, Any],
+    recipe: Recipe,
     keeping: Keeping,
     watching: Watching = Watching(),
     trainer: Mapping[str, Any] | None = None,
@@ -96,7 +97,7 @@ def fit(
 
     Args:
         run_dir: the run's folder; log.txt, metrics.csv and checkpoints/ are written there.
-        recipe: what a checkpoint says about its model besides the weights, as plain JSON.
+        recipe: what a checkpoint says besides the weights.
         keeping: which checkpoints are kept.
         watching: what looks at it meanwhile.
         trainer: further arguments of lightning's Trainer: accelerator, devices, precision, strategy,
@@ -113,7 +114,7 @@ def fit(
     run_dir.mkdir(parents=True, exist_ok=True)
     console = Console()
     with reported(run_dir / "log.txt", console), explained(run_dir, endurance.gpu_gib):
-        checkpoint = None if resume is None else find_checkpoint(resume)
+        checkpoint = None if resume is None else sound_checkpoint(resume)
         listening = Listening(endurance.preemption)
         stop = Stopping(listening, endurance.max_seconds)
         while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from mamoe.errors import CheckpointError, ConfigError
 from mamoe.runs.adapter import read_adapter, save_adapter
 from mamoe.runs.checkpoint import DISK, checkpoint_dir, link, prune, step_of, write_checkpoint
 from mamoe.runs.dealt import part_of
-from mamoe.runs.lookup import RECIPE
+from mamoe.runs.recipe import Recipe, write_recipe
 from mamoe.runs.weights import (
     TrainerState,
     load_trainer,
@@ -86,7 +85,7 @@ class Checkpoints(Callback):
 
     Args:
         run_dir: the run's folder.
-        recipe: what is needed besides weights to build the model again; written as ``recipe.json``.
+        recipe: what is needed besides weights to build the model again; see :mod:`mamoe.runs.recipe`.
         every_n_steps: optimizer steps between checkpoints.
         metrics: where ``best_by`` is looked up.
         keep_last: how many to keep, at least 2; ``best`` is kept besides.
@@ -99,7 +98,7 @@ class Checkpoints(Callback):
         self,
         run_dir: Path,
         *,
-        recipe: Mapping[str, Any],
+        recipe: Recipe,
         every_n_steps: int,
         metrics: MetricsFile,
         keep_last: int = 2,
@@ -113,7 +112,7 @@ class Checkpoints(Callback):
             )
         if every_n_steps < 1 or (full is not None and full < 1):
             raise ConfigError(f"Checkpoints need every_n_steps and full >= 1, got {every_n_steps} and {full}.")
-        self._run_dir, self._recipe, self._every, self._keep = run_dir, dict(recipe), every_n_steps, keep_last
+        self._run_dir, self._recipe, self._every, self._keep = run_dir, recipe, every_n_steps, keep_last
         self._full = full
         self._metrics, self._best_by, self._resume = metrics, best_by, resume
         self.newest: Path | None = resume
@@ -198,7 +197,7 @@ class Checkpoints(Callback):
                 if part in learned.tensors:
                     save(network, learned.tensors[part], folder / part)
         save_trainer(folder, TrainerState(moments=learned.tensors[_MOMENTS], text=learned.trainer))
-        (folder / RECIPE).write_text(json.dumps(self._recipe, indent=1))
+        write_recipe(self._recipe, folder)
 
     def _learned(
         self, trainer: Trainer, module: DiffusionModule, step: int, score: float | None = None

@@ -21,7 +21,7 @@ from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
 from mamoe.errors import ConfigError, NonFiniteLossError
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.machine.transfers import sent, works_ahead
-from mamoe.methods import to_channels_last
+from mamoe.methods.lora import to_channels_last
 from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.unet.block import blocks_of

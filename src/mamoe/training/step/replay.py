@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from mamoe.errors import CheckpointError, NonFiniteLossError
-from mamoe.runs.checkpoint import find_checkpoint
+from mamoe.runs.checkpoint import sound_checkpoint
+from mamoe.runs.recipe import Recipe
 from mamoe.training.loop.continuing import continued
 from mamoe.training.loop.explaining import explained
 from mamoe.training.loop.reporting import reported
@@ -28,7 +29,7 @@ def replay(
     module: DiffusionModule,
     data: LayoutDataModule,
     *,
-    recipe: Mapping[str, Any],
+    recipe: Recipe,
     trainer: Mapping[str, Any],
 ) -> None:
     """Take the step of a ``nonfinite-step-….json`` again, with torch's search for the operation that fails.
@@ -48,7 +49,7 @@ def replay(
     with reported(run_dir / "log.txt", Console()), explained(run_dir):
         callbacks = []
         if before is not None:
-            checkpoint = find_checkpoint(run_dir / before)
+            checkpoint = sound_checkpoint(run_dir / before)
             data.first = continued(checkpoint, module, data, recipe)["samples_seen"]
             callbacks = [Resuming(checkpoint)]
         settings = {**checked(trainer, step), "detect_anomaly": True}

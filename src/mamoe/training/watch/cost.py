@@ -7,9 +7,9 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Callback, Trainer
 
+from mamoe.machine.memory import peak_mib
 from mamoe.storage.staging import write_whole
 from mamoe.training.loop.steps import stepped
 from mamoe.training.step.module import DiffusionModule
@@ -52,14 +52,3 @@ class Cost(Callback):
             "peak_mib": round(peak_mib(pl_module.device), 1),
         }
         write_whole(json.dumps(cost, indent=1) + "\n", self._path)
-
-
-def peak_mib(device: torch.device) -> float:
-    """The most memory held so far, in MiB: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return float("nan")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
