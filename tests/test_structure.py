@@ -46,6 +46,7 @@ HEAVY = {
     "huggingface_hub": "likewise",
     "hydra": "half a second, for commands that compose a configuration",
     "omegaconf": "comes with it",
+    "multiprocessing": "its server, which not every system has",
     "lightning": "of its loggers each wants a package that need not be installed",
     "rich": "a fifth of a second, for those who see a bar",
     "torch_fidelity": "need not be installed",
