@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -53,6 +53,23 @@ class _Found:
     picture: PictureLook | None = None
     map: MapLook | None = None
     new: list[tuple[Path, Stamp, PictureLook | MapLook]] = field(default_factory=list)
+    close: object = None  # what ``Closer.look`` returned
+
+
+class Closer(Protocol):
+    """Somebody who looks at the pixels of sound pairs too, while the files are warm."""
+
+    def look(self, sample: SampleFiles) -> object:
+        """In a thread: look at a pair whose two files can be read and have one size.
+
+        Raises:
+            DatasetError: one of them cannot be read after all.
+        """
+        ...
+
+    def add(self, sample: SampleFiles, look: MapLook, close: object) -> None:
+        """In the order of the split: take in what :meth:`look` returned; None where the pair is not sound."""
+        ...
 
 
 def inspect_split(
@@ -60,6 +77,7 @@ def inspect_split(
     taxonomy: Taxonomy,
     progress: Callable[[int, int], None] | None = None,
     seen: SeenFiles | None = None,
+    closer: Closer | None = None,
 ) -> SplitContents:
     """Read every picture and map of a split, in threads.
 
@@ -69,13 +87,14 @@ def inspect_split(
         progress: called with (files read, files in all) after every pair.
         seen: files that were found sound earlier and need not be opened if they are as they were; the sound ones found
             now are added.
+        closer: looks at every sound pair as well.
     """
     problems = list(files.problems)
     pixels, instances = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
     impression, read = Impression(taxonomy), list[tuple[Path, PictureLook]]()
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        found = in_order(pool, lambda sample: _look(sample, seen), files.samples, ahead=_AHEAD * threads)
+        found = in_order(pool, lambda sample: _look(sample, seen, closer), files.samples, ahead=_AHEAD * threads)
         for done, (sample, look) in enumerate(zip(files.samples, found, strict=True), start=1):
             problems += look.problems
             if look.picture is not None and look.picture.readings:
@@ -86,6 +105,8 @@ def inspect_split(
                 for classes in look.map.segments.values():
                     instances[classes[0]] += 1
                 impression.add(sample.panoptic, look.map)
+                if closer is not None:
+                    closer.add(sample, look.map, look.close)
             if seen is not None:
                 for path, stamp, what in look.new:
                     seen.add(path, stamp, what)
@@ -118,7 +139,7 @@ def in_order(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterab
             future.cancel()
 
 
-def _look(sample: SampleFiles, seen: SeenFiles | None) -> _Found:
+def _look(sample: SampleFiles, seen: SeenFiles | None, closer: Closer | None) -> _Found:
     found = _Found()
     found.picture = _picture(sample.image, seen, found)
     size = None if found.picture is None else found.picture.size
@@ -134,6 +155,11 @@ def _look(sample: SampleFiles, seen: SeenFiles | None) -> _Found:
         found.problems.append(
             f"{sample.panoptic} has (height, width) {found.map.size}, but its picture {sample.image.name} has {size}"
         )
+    elif closer is not None and found.map is not None and size is not None and found.map.colours is not None:
+        try:
+            found.close = closer.look(sample)
+        except DatasetError as error:
+            found.problems.append(str(error))
     return found
 
 
