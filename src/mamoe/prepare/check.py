@@ -34,10 +34,6 @@ class DatasetReport:
     def warnings(self) -> tuple[str, ...]:
         return (*(warning for contents in self.splits.values() for warning in contents.warnings), *self.across)
 
-    @property
-    def all_notes(self) -> tuple[str, ...]:
-        return (*self.notes, *(note for contents in self.splits.values() for note in contents.notes))
-
     def text(self) -> str:
         """The counts per split, the class shares, notes, warnings and problems (fifty of each), as plain lines."""
         return "\n".join([*self.counts(), *self.said()])

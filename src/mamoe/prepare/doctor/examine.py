@@ -157,12 +157,13 @@ def examine(
         needs += checkpoint_needs(model.unet_bytes)
     machine = [Finding(severity=Severity.NOTE, kind="machine", text=text) for text in machine_notes(needs, folder)]
     closely = [*gathered.findings, *map(_of_twins, twins), *texts, *machine]
-    pictures = {sample.image.name: sample.image for files, _ in looks.values() for sample in files.samples}
+    named = {split: {one.image.name: one.image for one in files.samples} for split, (files, _) in looks.items()}
     findings = [
         *located_colours(located(Severity.PROBLEM, report.problems, folder), gathered.wrong_colour),
         *located(Severity.WARNING, report.warnings, folder),
         *(one for one in closely if one.severity is Severity.WARNING),
-        *located(Severity.NOTE, report.all_notes, folder, pictures),
+        *located(Severity.NOTE, report.notes, folder),
+        *(one for split, c in report.splits.items() for one in located(Severity.NOTE, c.notes, folder, named[split])),
         *(one for one in closely if one.severity is Severity.NOTE),
     ]
     more = {severity: tuple(one.text for one in closely if one.severity is severity) for severity in Severity}

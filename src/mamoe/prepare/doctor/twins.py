@@ -15,6 +15,10 @@ _BITS_APART = 6  # of 64, up to which two pictures are compared by their thumbna
 _LEVELS_APART = 2.5  # mean difference of the thumbnails, in grey levels, up to which two pictures are one
 _BLOCK = 256  # pictures of one split that are compared with all of another at once: bounds memory
 
+_BITS_OF = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
+    axis=1, dtype=np.uint8
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Print:
@@ -90,6 +94,5 @@ def _hashes(prints: Sequence[Print]) -> UInt64[np.ndarray, "N"]:
 
 def _bits(values: UInt64[np.ndarray, "A B"]) -> UInt8[np.ndarray, "A B"]:
     """Bits set; numpy's own counting came with its second version."""
-    table = np.array([bin(i).count("1") for i in range(1 << 16)], dtype=np.uint8)
     halves = values.view(np.uint16).reshape(*values.shape, 4)
-    return table[halves].sum(axis=-1, dtype=np.uint8)
+    return _BITS_OF[halves].sum(axis=-1, dtype=np.uint8)
