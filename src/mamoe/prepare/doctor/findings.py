@@ -63,6 +63,7 @@ _KINDS = {
     "but its picture": "sizes differ",
     "are called": "same name twice",
     "Cannot read": "unreadable file",
+    "There is no split": "no split",
     "There is no": "missing",
     "more than 8 bits": "pixels of another kind",
     "has pixels of the kind": "pixels of another kind",
