@@ -13,11 +13,12 @@ from PIL import Image
 from factories import drawn_data, mamoe
 from mamoe.commands.check.run import model_of
 from mamoe.conditioning.experts import route_hard
+from mamoe.data.reading.looks import look_at_map_closely, look_at_picture_closely
 from mamoe.data.reading.pictures import read_picture
 from mamoe.prepare.check import check_folder
 from mamoe.prepare.doctor.cells import CellCounts
 from mamoe.prepare.doctor.examine import examine
-from mamoe.prepare.doctor.pixels import look_closely
+from mamoe.prepare.doctor.pixels import PairLook, look_closely
 from mamoe.prepare.doctor.twins import Print, find_twins
 from mamoe.prepare.importers import IMPORTERS
 from mamoe.vocabulary.panoptic import read_panoptic, read_panoptic_rgb
@@ -76,10 +77,15 @@ def test_real_sets_raise_no_alarm(tmp_path, kind):
 # What is measured
 
 
+def close(image: Path, path: Path) -> PairLook:
+    rgb = look_at_map_closely(path).rgb
+    return look_closely(image, look_at_picture_closely(image), rgb, frozenset(), lambda height, width: (height, width))
+
+
 def test_a_shift_is_measured(data):
     path = panoptic(data)
     Image.fromarray(np.roll(read_panoptic_rgb(path), (6, -12), (0, 1))).save(path)
-    look = look_closely(picture(data), path, frozenset(), lambda height, width: (height, width))
+    look = close(picture(data), path)
     assert look.offset is not None and abs(look.offset.down + 6) <= 1 and abs(look.offset.right - 12) <= 1
     assert "up" in str(look.offset) and "right" in str(look.offset)
 
@@ -91,9 +97,9 @@ def test_experts_get_the_cells_that_routing_gives_them(data):
     rgb = np.stack([np.zeros_like(classes), np.zeros_like(classes), classes], axis=-1)
     Image.fromarray(rgb).save(panoptic(data))
     Image.new("RGB", (128, 64)).save(picture(data))
-    look = look_closely(picture(data), panoptic(data), frozenset(), lambda height, width: (height, width))
+    look = close(picture(data), panoptic(data))
     counts = CellCounts(SCENES)
-    counts.add_cells(look.cells, look.grid, look.classes)
+    counts.add_cells(look.cells, look.classes)
     for load in counts.loads():
         expert = SCENES.grouping(load.name).expert_of_class[classes]
         share = np.stack([(expert == e).reshape(8, 8, 16, 8).mean(axis=(1, 3)) for e in range(len(load.experts))])

@@ -18,13 +18,23 @@ from mamoe.data.check.plausibility import Impression
 from mamoe.data.check.readings import reading_notes
 from mamoe.data.check.seen import SeenFiles, Stamp, stamp_of
 from mamoe.data.folder.split import SampleFiles, SplitFiles
-from mamoe.data.reading.looks import MOST_COLOURS, MapLook, PictureLook, look_at_map, look_at_picture
+from mamoe.data.reading.looks import (
+    MOST_COLOURS,
+    CloseMap,
+    ClosePicture,
+    MapLook,
+    PictureLook,
+    look_at_map,
+    look_at_map_closely,
+    look_at_picture,
+    look_at_picture_closely,
+)
 from mamoe.errors import DatasetError
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 T = TypeVar("T")
 U = TypeVar("U")
-L = TypeVar("L", MapLook, PictureLook)
+L = TypeVar("L", MapLook, PictureLook, CloseMap, ClosePicture)
 
 _MOST_THREADS = 16
 _AHEAD = 4  # samples per thread that wait to be looked at or counted: what bounds memory
@@ -59,12 +69,8 @@ class _Found:
 class Closer(Protocol):
     """Somebody who looks at the pixels of sound pairs too, while the files are warm."""
 
-    def look(self, sample: SampleFiles) -> object:
-        """In a thread: look at a pair whose two files can be read and have one size.
-
-        Raises:
-            DatasetError: one of them cannot be read after all.
-        """
+    def look(self, sample: SampleFiles, picture: ClosePicture, panoptic: CloseMap) -> object:
+        """In a thread: look at a pair whose two files are sound and have one size."""
         ...
 
     def add(self, sample: SampleFiles, look: MapLook, close: object) -> None:
@@ -141,7 +147,11 @@ def in_order(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterab
 
 def _look(sample: SampleFiles, seen: SeenFiles | None, closer: Closer | None) -> _Found:
     found = _Found()
-    found.picture = _picture(sample.image, seen, found)
+    picture = None if closer is None else _opened(sample.image, look_at_picture_closely, found)
+    if closer is None:
+        found.picture = _picture(sample.image, seen, found)
+    elif picture is not None:
+        found.picture = picture.look
     size = None if found.picture is None else found.picture.size
     if sample.condition is not None:
         shown = _picture(sample.condition, seen, found)
@@ -149,17 +159,18 @@ def _look(sample: SampleFiles, seen: SeenFiles | None, closer: Closer | None) ->
             found.problems.append(f"{sample.condition} has (height, width) {shown.size}, but its picture has {size}")
     if sample.panoptic is None:
         return found
-    known = None if seen is None else seen.map(sample.panoptic)
-    found.map = known or _opened(sample.panoptic, look_at_map, found)
+    panoptic = None if closer is None else _opened(sample.panoptic, look_at_map_closely, found)
+    if closer is None:
+        known = None if seen is None else seen.map(sample.panoptic)
+        found.map = known or _opened(sample.panoptic, look_at_map, found)
+    elif panoptic is not None:
+        found.map = panoptic.look
     if found.map is not None and size is not None and size != found.map.size:
         found.problems.append(
             f"{sample.panoptic} has (height, width) {found.map.size}, but its picture {sample.image.name} has {size}"
         )
-    elif closer is not None and found.map is not None and size is not None and found.map.colours is not None:
-        try:
-            found.close = closer.look(sample)
-        except DatasetError as error:
-            found.problems.append(str(error))
+    elif closer is not None and picture is not None and panoptic is not None and panoptic.look.colours is not None:
+        found.close = closer.look(sample, picture, panoptic)
     return found
 
 
@@ -176,7 +187,7 @@ def _opened(path: Path, look: Callable[[Path], L], found: _Found) -> L | None:
         found.problems.append(str(error))
         return None
     if stamp is not None:
-        found.new.append((path, stamp, what))
+        found.new.append((path, stamp, what.look if isinstance(what, ClosePicture | CloseMap) else what))
     return what
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mamoe.data.folder.split import SampleFiles, SplitFiles
-from mamoe.data.reading.looks import MapLook
+from mamoe.data.reading.looks import CloseMap, ClosePicture, MapLook
 from mamoe.errors import DatasetError
 from mamoe.prepare.doctor.cells import CellCounts
 from mamoe.prepare.doctor.findings import Finding, Severity
@@ -46,10 +46,9 @@ class CloserLook:
         self._things = frozenset(row.id for row in taxonomy.classes if row.is_thing)
         self._known = frozenset(row.id for row in taxonomy.classes) | {taxonomy.void_id}
 
-    def look(self, sample: SampleFiles) -> PairLook:
+    def look(self, sample: SampleFiles, picture: ClosePicture, panoptic: CloseMap) -> PairLook:
         """As :func:`look_closely`."""
-        assert sample.panoptic is not None
-        return look_closely(sample.image, sample.panoptic, self._things, self.trained)
+        return look_closely(sample.image, picture, panoptic.rgb, self._things, self.trained)
 
     def add(self, sample: SampleFiles, look: MapLook, close: object) -> None:
         """Take a pair in."""
@@ -61,8 +60,8 @@ class CloserLook:
         self.into.prints.append(
             Print(image=sample.image, split=self.split, digest=close.digest, thumbnail=close.thumbnail)
         )
-        self.into.cells.add_cells(close.cells, close.grid, close.classes)
-        self.into.latent_cells += len(close.cells)
+        self.into.cells.add_cells(close.cells, close.classes)
+        self.into.latent_cells += close.cells[0].size
         self._add_instances(sample, look, close)
 
     def _add_instances(self, sample: SampleFiles, look: MapLook, close: PairLook) -> None:
