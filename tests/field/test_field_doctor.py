@@ -4,6 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import broken_maps  # noqa: F401
+import broken_pictures  # noqa: F401
+import broken_texts  # noqa: F401
 import numpy as np
 import pytest
 import torch

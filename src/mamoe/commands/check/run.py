@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mamoe.bases.sources import parts_of
 from mamoe.commands.check.page import render_page
-from mamoe.console import Bar
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.prepare.check import check_folder
+from mamoe.prepare.check import Progress, check_folder
 from mamoe.prepare.doctor.examine import Diagnosis, Model, examine
 from mamoe.prepare.doctor.mend import mend
 from mamoe.prepare.doctor.texts import LIMIT, TokenCounter
@@ -18,6 +19,7 @@ from mamoe.storage.staging import require_free, write_whole
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 JSON, PAGE = "check.json", "check.html"
+Bar = Callable[[str], AbstractContextManager[Progress]]  # a title -> a progress bar that takes a word beside counts
 
 
 def check_data_set(

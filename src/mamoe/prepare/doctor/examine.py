@@ -74,7 +74,9 @@ class Diagnosis:
                 for split, c in self.report.splits.items()
             },
             "cells": {
-                str(8 << level): {names.get(i, str(i)): float(shares[level, i]) for i in np.flatnonzero(shares[level])}
+                str(8 << level): {
+                    names.get(i, str(i)): float(shares[level, i]) for i in np.flatnonzero(shares[level]).tolist()
+                }
                 for level in range(LEVELS)
             },
             "vanishing_instances": {

@@ -6,6 +6,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows has no such limit to ask for
+    resource = None
+
 _GIB = 2**30
 _LATENT_BYTES = 2 * 4 * 4  # of a cell: mean and deviation of four channels, float32
 _TEXT_BYTES = 77 * 1024 * 4  # of a prompt with the padding of CLIP, at the width of Stable Diffusion 2
@@ -68,9 +73,7 @@ def _size(count: int) -> str:
 
 
 def _most_open_files() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit to ask for
+    if resource is None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
