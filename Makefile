@@ -27,5 +27,8 @@ perf:
 	uv run python perf/attention.py --quick
 	uv run python perf/data.py --quick
 	uv run python perf/step.py --quick
+	uv run python perf/gpu.py --quick
 	uv run python perf/cache.py --quick
 	uv run python perf/scores.py --quick
+	uv run python perf/fuse.py --quick
+	uv run python perf/imports.py --quick

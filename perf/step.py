@@ -67,8 +67,10 @@ def cases(quick: bool) -> tuple[Case, Case]:
     )
 
 
-def drawn_layouts(batch: int, size: tuple[int, int], generator: torch.Generator) -> RegionBatch:
-    """Layout tables of ``batch`` pictures cut into 20 regions, each of one expert drawn with skewed shares."""
+def drawn_layouts(
+    batch: int, size: tuple[int, int], generator: torch.Generator, shares: torch.Tensor = SHARES
+) -> RegionBatch:
+    """Layout tables of ``batch`` pictures cut into 20 regions, each of one expert drawn with its share."""
     height, width = size
     tables = []
     for image in range(batch):
@@ -76,13 +78,13 @@ def drawn_layouts(batch: int, size: tuple[int, int], generator: torch.Generator)
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         cells = torch.stack([rows, columns], dim=2).reshape(-1, 2).float()
         region = torch.cdist(cells, centres).argmin(dim=1)
-        expert = torch.multinomial(SHARES, REGIONS, replacement=True, generator=generator)[region]
+        expert = torch.multinomial(shares, REGIONS, replacement=True, generator=generator)[region]
         tables.append((torch.full_like(region, image), torch.arange(height * width), region + 1, expert))
     image, cell, region, expert = (torch.cat(column) for column in zip(*tables, strict=True))
     return RegionBatch(
         prompts=tuple(tuple(f"prompt {r}" for r in range(REGIONS + 1)) for _ in range(batch)),
         everywhere=1,
-        num_experts=EXPERTS,
+        num_experts=len(shares),
         grid=size,
         cell_pixels=CELL_PIXELS,
         image=image.int(),
@@ -106,9 +108,9 @@ def conditioning_of(regions: RegionBatch, embeds: list[list[Tensor]], num_levels
     return Conditioning(text=text, levels=tuple(levels))
 
 
-def with_experts(stock: UNet2DConditionModel) -> MaMoEUNet2DConditionModel:
+def with_experts(stock: UNet2DConditionModel, num_experts: int = EXPERTS) -> MaMoEUNet2DConditionModel:
     """The converted UNet, its stock part on the stock UNet's own memory, so that both fit."""
-    model = MaMoEUNet2DConditionModel.from_unet(stock, num_experts=EXPERTS)
+    model = MaMoEUNet2DConditionModel.from_unet(stock, num_experts=num_experts)
     model.load_state_dict(stock.state_dict(), strict=False, assign=True)
     return model
 

@@ -41,6 +41,8 @@ def test_commands_parse(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no configs/ folder of one's own
     name, *arguments = words
     command = get_command(app).commands[name]
+    while (inner := getattr(command, "commands", {})) and arguments:  # a group of commands
+        command = inner[arguments.pop(0)]
     context = command.make_context(name, arguments)  # raises on unknown options and missing arguments
     if name == "train":
         sweeps = context.params["multirun"]

@@ -18,6 +18,10 @@ SAYS_NOTHING = {"utils", "util", "helpers", "helper", "misc", "common", "tools",
 WIDE = {
     ("cli.py", "sample"): "the options of a command",
     ("cli.py", "evaluate"): "the options of a command",
+    ("commands/prepare.py", "import_"): "the options of a command",
+    ("commands/prepare.py", "fuse"): "the options of a command",
+    ("commands/captioning/options.py", "captions"): "the options of a command",
+    ("commands/captioning/options.py", "instance_captions"): "the options of a command",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
 }
 # (file, imported module): why it waits for a function to need it.
@@ -28,6 +32,12 @@ LATE = {
     ("commands/train.py", "mamoe.machine.libraries"): "torch, after the configuration was checked",
     ("commands/train.py", "mamoe.training.scale.cluster"): "torch, after the configuration was checked",
     ("commands/benchmark/run.py", "mamoe.scenes"): "numpy and PIL, for benchmarks that draw their data",
+    ("commands/captioning/options.py", "mamoe.commands.captioning.story"): "all of it, so that --help is instant",
+    ("commands/captioning/story.py", "mamoe.bases.sources"): "torch, for a tokenizer that may not be asked for",
+    ("commands/captioning/story.py", "mamoe.runs.source"): "with the line above",
+    ("commands/captioning/story.py", "mamoe.machine.devices"): "torch, for models on this machine",
+    ("commands/captioning/story.py", "mamoe.machine.libraries"): "torch, for models on this machine",
+    ("commands/captioning/story.py", "mamoe.prepare.captioning.local"): "torch, for models on this machine",
     ("machine/failures.py", "mamoe.machine.memory"): "torch, only to name an error",
 }
 # What others wrote and a function may import when it needs it: why it waits.
@@ -36,6 +46,7 @@ HEAVY = {
     "huggingface_hub": "likewise",
     "hydra": "half a second, for commands that compose a configuration",
     "omegaconf": "comes with it",
+    "multiprocessing": "its server, which not every system has",
     "lightning": "of its loggers each wants a package that need not be installed",
     "rich": "a fifth of a second, for those who see a bar",
     "torch_fidelity": "need not be installed",
@@ -43,7 +54,7 @@ HEAVY = {
     "transformers": "its classes load one by one, for scores that need one",
 }
 # Commands: what they need is imported when they run.
-THIN = ("cli.py", "__init__.py", "commands/material.py", "commands/about.py")
+THIN = ("cli.py", "__init__.py", "commands/about.py", "commands/material.py", "commands/prepare.py")
 
 
 def tree_of(name: str) -> ast.Module:

@@ -10,7 +10,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from mamoe.commands.about import env, presets
-from mamoe.commands.material import check, new_base, prepare, scenes
+from mamoe.commands.captioning.options import captions, instance_captions
+from mamoe.commands.material import check, new_base, scenes
+from mamoe.commands.prepare import prepare
 from mamoe.config.shipped import group_names
 from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
@@ -47,6 +49,14 @@ class Weights(StrEnum):
 
     FP16 = "fp16"
     FP32 = "fp32"
+
+
+class Precision(StrEnum):
+    """Number format of the weights that draw."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
 
 
 class ExportFormat(StrEnum):
@@ -134,6 +144,12 @@ def sample(
     guidance_scale: Annotated[float, typer.Option(min=0.0)] = DRAWING.guidance_scale,
     batch_size: Annotated[int, typer.Option(min=1)] = DRAWING.batch_size,
     device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of the weights; default: bf16 on a GPU that has it, else fp32.")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Compile the model first: a minute or so, worth it for many pictures.")
+    ] = False,
 ) -> None:
     """Draw a picture for every panoptic map of a folder, with a JSON record each and a contact sheet.
 
@@ -143,11 +159,14 @@ def sample(
     """
     from mamoe.machine.devices import usable_device
     from mamoe.machine.libraries import quiet_libraries
+    from mamoe.machine.precision import drawing_format
     from mamoe.machine.processes import started_processes
     from mamoe.sampling.folders import LayoutFolder, sample_folder
     from mamoe.sampling.pipeline import LayoutPipeline
 
     quiet_libraries()
+    device = usable_device(device)
+    dtype = drawing_format(device, precision)
     layouts = LayoutFolder(
         panoptic=panoptic,
         prompts=prompts,
@@ -159,8 +178,8 @@ def sample(
     drawing = Drawing(
         mode=mode_of(guidance_scale), steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, seed=seed
     )
-    pipe = LayoutPipeline.from_pretrained(run, checkpoint=checkpoint, base=base)
-    pipe.to(usable_device(device))
+    pipe = LayoutPipeline.from_pretrained(run, checkpoint=checkpoint, base=base, torch_dtype=dtype)
+    pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     kept = stopped_with(f"finished pictures are kept in {out}; the same command goes on from there.")
     with kept, started_processes() as processes, progress("Drawing") as update:
@@ -172,6 +191,7 @@ def sample(
             processes=processes,
             progress=update,
             warn=lambda line: typer.echo(f"Warning: {line}", err=True),
+            fast=fast,
         )
     if processes.first:
         new = f"{len(result.pictures)} pictures in {out}, {result.drawn} of them new"
@@ -299,7 +319,10 @@ def benchmark_cell(
     raise typer.Exit(run_cell(folder, config_dir or []))
 
 
-for command in (prepare, check, scenes, new_base, presets, env):
+prepare.command("captions")(captions)
+prepare.command("instance-captions")(instance_captions)
+app.add_typer(prepare, name="prepare")
+for command in (check, scenes, new_base, presets, env):
     app.command()(command)
 
 

@@ -330,7 +330,7 @@ def test_a_table_without_its_pngs_or_pictures(tmp_path):
 # What to type next.
 
 
-@pytest.mark.parametrize("name", sorted(IMPORTERS))
+@pytest.mark.parametrize("name", ["camvid", "cityscapes", "coco"])
 def test_the_next_commands_run_as_they_stand(tmp_path, name):
     make = {"camvid": camvid, "cityscapes": cityscapes, "coco": lambda root: coco(root, COCO, (187, 149, 3))}[name]
     source = make(tmp_path / "source")
@@ -356,3 +356,13 @@ def test_a_taxonomy_without_things_trains_too(tmp_path):
     source = coco(tmp_path / "source", rows, (1, 2, 3), pictures=("a.jpg", "b.jpg"))
     outcome = mamoe("prepare", "coco", source, tmp_path / "out", "--derive-taxonomy")
     assert [row.name for row in trained_by(outcome)[0].classes] == ["sky", "road", "grass"]
+
+
+def test_a_linked_folder_is_followed_when_that_is_said(tmp_path):
+    source = camvid(tmp_path / "source")
+    (source / "train").rename(tmp_path / "elsewhere")
+    (source / "train").symlink_to(tmp_path / "elsewhere")
+    outcome = mamoe("prepare", "camvid", source, tmp_path / "out")
+    assert outcome.code != 0 and "--follow-links" in outcome.err
+    outcome = mamoe("prepare", "camvid", source, tmp_path / "out", "--follow-links")
+    assert outcome.code == 0, outcome.err

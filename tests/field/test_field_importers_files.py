@@ -81,7 +81,7 @@ def test_annotations_fit_pictures_as_they_are_shown(tmp_path, orientation):
 # What is not data.
 
 
-@pytest.mark.parametrize("name", sorted(IMPORTERS))
+@pytest.mark.parametrize("name", ["camvid", "cityscapes", "coco"])
 def test_what_systems_leave_behind_is_not_data(tmp_path, name):
     make = {"camvid": camvid, "cityscapes": cityscapes, "coco": lambda root: coco(root, COCO, (187, 149, 3))}[name]
     source = make(tmp_path / "source")

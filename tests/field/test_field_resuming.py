@@ -28,7 +28,7 @@ from mamoe.errors import ConfigError
 from mamoe.runs.folder import environment, merged, read_config, read_overrides
 from mamoe.runs.recipe import Recipe, Terms
 from mamoe.runs.source import Source
-from mamoe.runs.weights import load_trainer, save_trainer
+from mamoe.runs.weights import load_trainer, save_trainer, trainer_state
 from mamoe.scenes import Domain, write_scenes
 from mamoe.training.loop.continuing import recipe_changes, terms_changes
 from mamoe.training.optim import cosine_with_warmup, linear_with_warmup, make_adam
@@ -222,7 +222,7 @@ def test_rate_and_decay_are_those_of_now_and_the_rest_goes_on(tmp_path):
         weight.grad = torch.ones(4)
         optimizer.step()
         schedule.step()
-    save_trainer(tmp_path, optimizer, schedule, {})
+    save_trainer(tmp_path, trainer_state(optimizer, schedule, {}))
     _, same, unchanged = parts(1e-3, 0.01)
     load_trainer(tmp_path, same, unchanged)
     assert same.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]

@@ -8,7 +8,7 @@ from training_fakes import tiny_unet
 from mamoe.errors import CheckpointError
 from mamoe.runs.checkpoint import checkpoint_dir, checkpoints_of, link, prune, sound_checkpoint, write_checkpoint
 from mamoe.runs.manifest import problems_of
-from mamoe.runs.weights import load_trainer, read_network, save_network, save_trainer
+from mamoe.runs.weights import load_trainer, read_network, save_network, save_trainer, trainer_state
 from mamoe.training.optim import cosine_with_warmup, make_adam
 
 
@@ -156,7 +156,7 @@ def train(parameters, optimizer, schedule, step):
 def test_optimizer_and_schedule_continue_bit_by_bit(tmp_path):
     values = [torch.randn(3), torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)]
     parameters, optimizer, schedule = optimizer_of(values)
-    save_trainer(tmp_path, optimizer, schedule, {"step": 3})
+    save_trainer(tmp_path, trainer_state(optimizer, schedule, {"step": 3}))
     others, other, other_schedule = optimizer_of([p.detach() for p in parameters], steps=0)
     load_trainer(tmp_path, other, other_schedule)
     assert other.state[others[1]]["exp_avg"].is_contiguous(memory_format=torch.channels_last)
@@ -170,7 +170,7 @@ def test_optimizer_and_schedule_continue_bit_by_bit(tmp_path):
 
 def test_state_of_another_optimizer_is_refused(tmp_path):
     _, optimizer, schedule = optimizer_of([torch.zeros(3)])
-    save_trainer(tmp_path, optimizer, schedule, {})
+    save_trainer(tmp_path, trainer_state(optimizer, schedule, {}))
     _, other, other_schedule = optimizer_of([torch.zeros(3)], name="adam")
     with pytest.raises(CheckpointError, match=r"AdamW over \[1\] weights, this configuration has Adam over \[1\]"):
         load_trainer(tmp_path, other, other_schedule)

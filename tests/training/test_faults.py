@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from mamoe.runs.checkpoint import Storage, checkpoints_of, link, prune, sound_checkpoint, write_checkpoint
-from mamoe.runs.manifest import problems_of
+from mamoe.runs.checkpoint import OPTIMIZER, Storage, checkpoints_of, link, prune, sound_checkpoint, write_checkpoint
+from mamoe.runs.manifest import dropped_from, problems_of
 
 
 class PowerCut(BaseException):
@@ -40,6 +40,9 @@ class Failing(Storage):
     def rename(self, source, target):
         self._act("rename", target, lambda: Storage.rename(self, source, target))
 
+    def drop(self, file):
+        self._act("drop", file, lambda: Storage.drop(self, file))
+
     def remove(self, folder):
         def half():
             next(path for path in folder.rglob("*") if path.is_file()).unlink()
@@ -48,16 +51,18 @@ class Failing(Storage):
 
 
 def save(run, step, storage, text="weights"):
-    """What a training does: three files, the checkpoint, the best link, pruning."""
+    """What a training does: four files, the checkpoint, the best link, pruning and slimming."""
 
     def fill(folder):
         (folder / "unet").mkdir()
         storage.write(folder / "unet/w.bin", f"{text} of {step}")
+        (folder / OPTIMIZER).parent.mkdir()
+        storage.write(folder / OPTIMIZER, "moments")
         storage.write(folder / "trainer.json", "{}")
         storage.write(folder / "recipe.json", f"{step}")
 
     link(write_checkpoint(run, step, fill, storage), "best", storage)
-    prune(run, 3, storage)
+    prune(run, 3, storage, full=2)
 
 
 @pytest.mark.parametrize("step", [4, 2])  # the next one, or one again as after resuming from the first
@@ -68,7 +73,8 @@ def test_every_fault_of_a_save_leaves_a_sound_newest_checkpoint(tmp_path, step, 
         save(before, earlier, Storage())
     dry = Failing()
     save(shutil.copytree(before, tmp_path / "dry", symlinks=True), step, dry)
-    assert {name.split()[0] for name in dry.done} == {"write", "flush", "rename", "remove"} and len(dry.done) > 15
+    assert {name.split()[0] for name in dry.done} >= {"write", "flush", "rename", "remove"} and len(dry.done) > 15
+    assert step != 4 or any(name.startswith("drop") for name in dry.done)
     kinds = [(PowerCut, False), (PowerCut, True), (OSError, False), (OSError, True)]
     for at, name in enumerate(dry.done):
         for error, half in kinds:
@@ -89,6 +95,10 @@ def test_every_fault_of_a_save_leaves_a_sound_newest_checkpoint(tmp_path, step, 
             left = {path.name for path in (run / "checkpoints").iterdir()} - {"abandoned-step-00000003"}
             assert left == {"latest", "best", *(path.name for path in checkpoints_of(run))}, name
             assert len(checkpoints_of(run)) >= 2
+            whole = [path for path in checkpoints_of(run) if not dropped_from(path)]
+            # A branch from an older checkpoint finds those before it slimmed already.
+            assert whole == checkpoints_of(run)[-2 if step == 4 else -1 :], name
+            assert all((path / OPTIMIZER).is_file() != bool(dropped_from(path)) for path in checkpoints_of(run)), name
 
 
 def test_a_branch_that_was_left_is_neither_lost_nor_mixed_up(tmp_path, caplog):

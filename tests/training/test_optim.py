@@ -11,7 +11,7 @@ from training_fakes import CPU, Pictures, collate, fit, make_data, make_module, 
 from mamoe.config.targets import instantiate
 from mamoe.errors import ConfigError
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
-from mamoe.runs.weights import load_trainer, save_trainer
+from mamoe.runs.weights import load_trainer, save_trainer, trainer_state
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.optim import (
     Part,
@@ -68,7 +68,7 @@ def test_it_continues_bit_by_bit(tmp_path, maker):
     optimizer = maker(parameters, lr=0.01)
     schedule = linear_with_warmup(optimizer, total_steps=9, warmup_steps=2)
     train(parameters, optimizer, schedule, range(3))
-    save_trainer(tmp_path, optimizer, schedule, {})
+    save_trainer(tmp_path, trainer_state(optimizer, schedule, {}))
 
     others = [nn.Parameter(p.detach().clone()) for p in parameters]
     other = maker(others, lr=0.01)

@@ -7,6 +7,44 @@ import os
 import torch
 
 from mamoe.config.train import Train
+from mamoe.errors import ConfigError
+from mamoe.machine.memory import gpu_gib, is_as_large, smaller_preset
+
+_EIGHT_BITS = 24  # the largest preset whose moments have 8 bits
+
+
+def check_card(config: Train) -> None:
+    """Refuse a preset that is made for another GPU than there is.
+
+    Raises:
+        ConfigError: says which preset fits.
+    """
+    wanted = config.trainer.gpu_gib
+    if wanted is None:
+        return
+    gib = gpu_gib() if device_of(config).type == "cuda" else None
+    if gib is None:
+        raise ConfigError(
+            f"trainer=gpu_{wanted}gb is made for a GPU of {wanted} GB, and there is none here. Choose trainer=default."
+        )
+    if not is_as_large(gib, wanted):
+        fits = smaller_preset()
+        raise ConfigError(
+            f"trainer=gpu_{wanted}gb is made for a GPU of {wanted} GB, this one has {gib:.1f} GiB. "
+            + (
+                f"Choose {fits}."
+                if fits
+                else "There is no preset so small: train less of the model, see docs/training.md."
+            )
+        )
+
+
+def card_notes(config: Train) -> list[str]:
+    """Where an experiment or the user takes more memory than the preset was sized for."""
+    size, target = config.trainer.gpu_gib, str(config.optimizer.get("_target_"))
+    if size is None or size > _EIGHT_BITS or config.method.name != "full" or target.endswith(".make_adam8bit"):
+        return []
+    return [f"trainer=gpu_{size}gb was sized for optimizer=adamw_8bit; others take up to 6 bytes more a weight"]
 
 
 def device_of(config: Train) -> torch.device:

@@ -90,6 +90,7 @@ def training_module(
         gradient_checkpointing=config.model.gradient_checkpointing,
         channels_last=config.model.channels_last,
         adapter_alone=method.keeps_adapter_alone,
+        compile=config.trainer.compile,
     )
     optimization = Optimization(
         optimizer=partial(instantiate, config.optimizer, "optimizer"),

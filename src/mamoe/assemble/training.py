@@ -19,6 +19,7 @@ from mamoe.assemble.caches import encoded
 from mamoe.assemble.callbacks import PictureSampler, best_by, patience, training_callbacks, training_loggers
 from mamoe.assemble.checking import check_data
 from mamoe.assemble.data import buckets_of, check_batches, layout_settings, splits
+from mamoe.assemble.device import card_notes, check_card
 from mamoe.assemble.loss import class_weights, loss_of
 from mamoe.assemble.model import (
     check_sizes,
@@ -35,10 +36,11 @@ from mamoe.conditioning.collate import Collator
 from mamoe.config.train import Train, seconds_of
 from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
+from mamoe.machine.workers import start_importing
 from mamoe.runs.home import place_now
-from mamoe.runs.lock import held
 from mamoe.runs.recipe import Recipe, Terms, read_recipe
 from mamoe.runs.source import Source
+from mamoe.storage.lock import held
 from mamoe.training.loop.fit import Endurance, FitResult, Keeping, Watching, fit
 from mamoe.training.notes import Notes
 from mamoe.training.optim import check_installed
@@ -61,6 +63,9 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
     """
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
+    check_card(config)
+    if config.data.num_workers:
+        start_importing(["mamoe.data.dataset", "mamoe.conditioning.collate"])
     settings = layout_settings(config)
     trains, validates = splits(config, settings.taxonomy)
     check_data(config, [trains, validates], progress)
@@ -118,10 +123,11 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 keeping=Keeping(
                     every_n_steps=config.callbacks.checkpoints.every or steps,
                     last=config.callbacks.checkpoints.keep_last,
+                    full=config.callbacks.checkpoints.full,
                     best_by=best_by(config),
                 ),
                 watching=Watching(
-                    callbacks=[*callbacks, Notes(settings_without_effect(config, plain))],
+                    callbacks=[*callbacks, Notes([*settings_without_effect(config, plain), *card_notes(config)])],
                     loggers=training_loggers(config, run_dir),
                     patience=patience(config),
                 ),
@@ -193,6 +199,7 @@ def _endurance(config: Train) -> Endurance:
         max_seconds=None if config.trainer.max_time is None else seconds_of(config.trainer.max_time),
         preemption=() if named is None else (signal.Signals[named],),
         auto_microbatch=config.trainer.auto_microbatch,
+        gpu_gib=config.trainer.gpu_gib,
     )
 
 
@@ -220,6 +227,8 @@ def _trainer_settings(config: Train, run_dir: Path) -> dict[str, Any]:
         "max_time",
         "preemption_signal",
         "auto_microbatch",
+        "compile",
+        "gpu_gib",
     }
     settings = config.trainer.model_dump(exclude=ours)
     if config.trainer.profiler is not None:  # by name it would report to Lightning's log, which nobody sees

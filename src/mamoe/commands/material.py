@@ -1,4 +1,4 @@
-"""The commands that make material: data sets imported, checked or drawn, and a new base model. Thin, as the cli."""
+"""The commands that look at and draw material, and make a new base model. Thin, as the cli."""
 
 from __future__ import annotations
 
@@ -13,44 +13,12 @@ from mamoe.console import progress
 from mamoe.errors import DatasetError
 
 
-class Source(StrEnum):
-    """Official formats that can be imported."""
-
-    CITYSCAPES = "cityscapes"
-    CAMVID = "camvid"
-    COCO = "coco"
-
-
 class Drawn(StrEnum):
     """Kinds of drawn scenes."""
 
     BROAD = "broad"
     CLOSE_UPS = "close_ups"
     DUSK_TOWN = "dusk_town"
-
-
-def prepare(
-    source_format: Source,
-    source: Path,
-    out: Path,
-    taxonomy: Annotated[
-        str | None, typer.Option(help="coco: name or YAML file of the classes; default: COCO's own 133.")
-    ] = None,
-    derive_taxonomy: Annotated[
-        bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
-    ] = False,
-) -> None:
-    """Import a data set from its official format into the package's layout.
-
-    Example: mamoe prepare cityscapes /path/to/cityscapes data/cityscapes
-    """
-    from mamoe.prepare.importers import importer_of, next_commands
-
-    import_from = importer_of(source_format.value, taxonomy, derive_taxonomy)
-    with progress("Importing") as update:
-        summary = import_from(source, out, update)
-    typer.echo(summary.text())
-    typer.echo("Next: " + "\n      ".join(next_commands(summary)))
 
 
 def check(

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mamoe.conditioning.experts import concatenate_routings, expert_routings
 from mamoe.conditioning.masks import area_shares, attend_mask, attend_weights, region_coverage, region_masks
 from mamoe.conditioning.text import EncodedPrompt, Prompts
+from mamoe.machine.transfers import sent
 from mamoe.vocabulary.batch import RegionBatch, framing_rows
 from mamoe.vocabulary.conditioning import (
     Conditioning,
@@ -62,7 +63,7 @@ class Conditioner:
         whole = self.encoder.encode_whole([prompts[0] for prompts in regions.prompts])
         embeds = self._lay_out(whole, regions.prompts)
         restricted = _restricts(regions, embeds)
-        text = _move(lay_end_to_end(embeds, TOKEN_MULTIPLE if restricted else 1), device, dtype)
+        text = sent_text(lay_end_to_end(embeds, TOKEN_MULTIPLE if restricted else 1), device, dtype)
         tables = regions.to(device)
         attends: Sequence[Tensor | None] = [None] * self.num_levels
         steered = self.settings.region_attention or self.settings.moe
@@ -118,8 +119,8 @@ def picture_conditioning(
     if not pooled:
         return None
     return PictureConditioning(
-        pooled=torch.stack(pooled).to(device, dtype, non_blocking=True),
-        time_ids=framing.to(device, torch.float32, non_blocking=True),
+        pooled=sent(torch.stack(pooled), device, dtype),
+        time_ids=sent(framing, device, torch.float32),
     )
 
 
@@ -217,11 +218,12 @@ def _restricts(regions: RegionBatch, embeds: Sequence[Sequence[Tensor]]) -> bool
     return own_regions or len({sum(map(len, picture)) for picture in embeds}) > 1
 
 
-def _move(text: TextTokens, device: torch.device | str, dtype: torch.dtype) -> TextTokens:
+def sent_text(text: TextTokens, device: torch.device | str, dtype: torch.dtype) -> TextTokens:
+    """The tokens on their way to a device, embeddings in ``dtype``."""
     return TextTokens(
-        embeds=text.embeds.to(device, dtype, non_blocking=True),
-        valid=text.valid.to(device, non_blocking=True),
-        region=text.region.to(device, non_blocking=True),
+        embeds=sent(text.embeds, device, dtype),
+        valid=sent(text.valid, device),
+        region=sent(text.region, device),
     )
 
 

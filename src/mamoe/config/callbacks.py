@@ -44,6 +44,7 @@ class Best(Section):
 class Checkpoints(Section):
     every: Int | None = Field(ge=1)  # null = at the end only
     keep_last: Int = Field(ge=2)
+    full: Int | None = Field(None, ge=1)
     best: Best | None = None
 
 

@@ -175,6 +175,9 @@ RULES = (
         "trainer.profiler",
         "trainer.detect_anomaly",
         "trainer.auto_microbatch",
+        "trainer.compile",
+        "trainer.deterministic",
+        "trainer.gpu_gib",
     ),
 )
 

@@ -135,6 +135,7 @@ class Train(Section):
             "trainer.precision=16-mixed": self.trainer.precision != "16-mixed",
             "model.train_text_encoder=true": not self.model.train_text_encoder,
             "model.channels_last=true": not self.model.channels_last,
+            f"trainer.compile={self.trainer.compile}": self.trainer.compile == "off",
             f"method={method}": self.method.kind.shards,
             f"optimizer._target_={target}": str(target).endswith((".make_adam", ".Adam", ".AdamW", ".SGD")),
         }

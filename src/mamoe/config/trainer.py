@@ -37,6 +37,14 @@ class Trainer(Section):
     max_time: str | Int | None  # [days-]hours:minutes:seconds, or seconds
     preemption_signal: Literal["SIGUSR1", "SIGUSR2", "SIGHUP"] | None
     auto_microbatch: bool
+    compile: Literal["off", "blocks", "full"] = "off"
+    deterministic: bool = False
+    gpu_gib: Int | None = Field(None, ge=1)  # what a preset was made for
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, given: str | bool) -> str | bool:
+        return "off" if given is False else given  # what YAML makes of it
 
     @model_validator(mode="after")
     def _one_length(self) -> Trainer:

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from mamoe.machine.transfers import sent
+
 
 class Prediction(StrEnum):
     """What the network's output means."""
@@ -52,7 +54,9 @@ def alpha_sigma(
     alphas_cumprod: Float[Tensor, "T"], timesteps: Int64[Tensor, "B"]
 ) -> tuple[Float[Tensor, "B 1 1 1"], Float[Tensor, "B 1 1 1"]]:
     """The share of picture and of noise in x_t, each in [0, 1]."""
-    kept = alphas_cumprod.to(timesteps.device)[timesteps].view(-1, 1, 1, 1)
+    if alphas_cumprod.device != timesteps.device:
+        alphas_cumprod = sent(alphas_cumprod, timesteps.device)
+    kept = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     return kept.sqrt(), (1 - kept).sqrt()
 
 

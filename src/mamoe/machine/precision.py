@@ -15,6 +15,7 @@ from torch import nn
 
 CLEARLY = 0.9  # of float32's time: what is about as fast is not worth the lost digits
 _ROUNDS = 3
+_FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @cache
@@ -43,6 +44,21 @@ def autocast_where_faster(device: str, *, training: bool) -> torch.autocast:
     """Autocast to bfloat16 where that is faster, else nothing; see :func:`bf16_is_faster`."""
     kind = torch.device(device).type
     return torch.autocast(kind, torch.bfloat16, enabled=bf16_is_faster(device, training=training))
+
+
+def drawing_format(device: str, asked: str | None = None) -> torch.dtype:
+    """The type of the weights a model draws with: what is asked for (``fp32``, ``bf16``, ``fp16``), else bfloat16 on a
+    GPU that has it and float32 elsewhere.
+    """
+    if asked is not None:
+        return _FORMATS[asked]
+    on_gpu = torch.device(device).type != "cpu"
+    return torch.bfloat16 if on_gpu and bf16_is_faster(device, training=False) else torch.float32
+
+
+def format_name(dtype: torch.dtype) -> str:
+    """The short name of a type, as :func:`drawing_format` takes it; torch's own where it has none."""
+    return next((name for name, known in _FORMATS.items() if known == dtype), str(dtype).removeprefix("torch."))
 
 
 def _small_work(training: bool) -> Callable[[], None]:

@@ -35,7 +35,9 @@ def read_index_picture(path: Path) -> Int32[np.ndarray, "H W"]:
                 f"{_colour_coding(picture)}."
             )
         spread = _SPREAD.get(raw_mode(picture), 1)
-        values = np.asarray(picture).astype(np.int32) // spread
+        values = np.asarray(picture).astype(np.int32)
+        if spread > 1:
+            values //= spread
         if picture.mode == "P":
             _require_indices(path, values, np.array(picture.getpalette("RGB")).reshape(-1, 3))
         return values

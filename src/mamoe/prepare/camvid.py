@@ -6,23 +6,22 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32
 
 from mamoe.data.folder.listing import some
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.errors import DatasetError
-from mamoe.prepare.annotations import connected_components, counted, read_index_picture
+from mamoe.prepare.annotations import counted, read_index_picture
+from mamoe.prepare.areas import panoptic_from_class_index
+from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.sources import advice, files_of, litter_note
-from mamoe.prepare.writer import ImportSummary, Labelled, Progress, SourcePicture, write_dataset
-from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.prepare.writer import ImportSummary, Progress, write_dataset
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 SPLITS = ("train", "val", "test")
-LEAST_PIXELS = 32  # smaller pieces of a thing keep their class but are no instance
 
 
-def import_camvid(source: Path, out: Path, progress: Progress | None = None) -> ImportSummary:
+def import_camvid(source: Path, out: Path, progress: Progress | None = None, manner: Manner = MANNER) -> ImportSummary:
     """Import the splits found: pictures in ``train``, class indices in ``trainannot``, and so on.
 
     A ``test`` without ``testannot`` is left out.
@@ -49,23 +48,16 @@ def import_camvid(source: Path, out: Path, progress: Progress | None = None) -> 
         )
     raise_problems(problems, f"The CamVid folder {source}")
     return write_dataset(
-        out, splits, taxonomy=taxonomy, place="a street", size=(128, 256), notes=notes, progress=progress
+        out,
+        splits,
+        taxonomy=taxonomy,
+        place="a street",
+        size=(128, 256),
+        notes=notes,
+        progress=progress,
+        manner=manner,
+        roots=(source,),
     )
-
-
-def panoptic_from_class_index(class_index: Int32[np.ndarray, "H W"], taxonomy: Taxonomy) -> PanopticMap:
-    """Connected areas of a thing class become instances, every stuff class one segment; void has segment 0."""
-    class_id = class_index.astype(np.uint8)
-    things = [row.id for row in taxonomy.classes if row.is_thing]
-    area = connected_components(class_id, things)
-    large = np.bincount(area.ravel()) >= LEAST_PIXELS
-    large[0] = False
-    number = np.where(large, np.cumsum(large), 0).astype(np.int32)
-    segment_id = number[area]
-    stuff = [row.id for row in taxonomy.classes if not row.is_thing and (class_id == row.id).any()]
-    for segment, stuff_id in enumerate(stuff, start=int(large.sum()) + 1):
-        segment_id[class_id == stuff_id] = segment
-    return PanopticMap(segment_id=segment_id, class_id=class_id)
 
 
 def _annotated(

@@ -7,7 +7,7 @@ from collections.abc import Set
 
 import numpy as np
 
-from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.panoptic import PanopticMap, class_pixels
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 _MOST_NAMED = 3  # of things, and of stuff
@@ -24,7 +24,7 @@ def describe(panoptic: PanopticMap, taxonomy: Taxonomy, place: str, groups: Set[
         place: how the caption begins.
         groups: segments that hold several of their thing class: "cars", however few segments there are.
     """
-    pixels = np.bincount(panoptic.class_id.ravel(), minlength=256)
+    pixels = class_pixels(panoptic.class_id)
     instances = np.bincount(np.array([*panoptic.classes.values()], dtype=np.int64), minlength=256)
     grouped = {panoptic.classes[segment] for segment in groups}
     present = sorted((row for row in taxonomy.classes if pixels[row.id]), key=lambda row: -pixels[row.id])

@@ -143,7 +143,7 @@ def derive_taxonomy(name: str, tables: Mapping[str, Sequence[Category]], problem
 
 
 def _class_called(name: str, taxonomy: Taxonomy) -> ClassInfo | None:
-    forms: tuple[Callable[[str], str], ...] = (str, _plain, _bare)
+    forms: tuple[Callable[[str], str], ...] = (str, plain_name, _bare)
     for form in forms:
         found = [row for row in taxonomy.classes if form(row.name) == form(name)]
         if found:
@@ -151,12 +151,13 @@ def _class_called(name: str, taxonomy: Taxonomy) -> ClassInfo | None:
     return None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A class name without what people write differently: capitals, ``-``, ``_``, spaces."""
     return re.sub(r"[-_\s]+", " ", name).strip().casefold()
 
 
 def _bare(name: str) -> str:
-    return re.sub(r"( other| merged| stuff)+$", "", _plain(name))
+    return re.sub(r"( other| merged| stuff)+$", "", plain_name(name))
 
 
 def _shown(key: int, name: str, is_thing: bool | None) -> str:

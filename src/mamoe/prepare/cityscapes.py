@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32
 
 from mamoe.data.folder.listing import some
 from mamoe.data.folder.prompts import raise_problems
@@ -15,10 +14,11 @@ from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import counted, is_eight_bit, read_index_picture
 from mamoe.prepare.categories import both_lists, match_categories
+from mamoe.prepare.instance_ids import label_of, panoptic_from_instance_ids
+from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.panoptic_json import read_table, table_pictures
 from mamoe.prepare.sources import advice, files_of, folders_of, litter_note
-from mamoe.prepare.writer import ImportSummary, Labelled, Progress, SourcePicture, write_dataset
-from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.prepare.writer import ImportSummary, Progress, write_dataset
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 SPLITS = ("train", "val")  # the test split's labels are not public
@@ -27,14 +27,15 @@ TRAIN_IDS = {
     **{7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9},
     **{23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
 }
-VOID = 19
 _LAST_LABEL = 33
 _THINGS = range(24, 34)  # labels with instances
 _PICTURE, _INSTANCES = "_leftImg8bit", "_gtFine_instanceIds"
 _OTHER_LABELS = ("_labelIds.png", "_labelTrainIds.png", "_color.png", "_instanceTrainIds.png", "_polygons.json")
 
 
-def import_cityscapes(source: Path, out: Path, progress: Progress | None = None) -> ImportSummary:
+def import_cityscapes(
+    source: Path, out: Path, progress: Progress | None = None, manner: Manner = MANNER
+) -> ImportSummary:
     """Import the train and val pictures with fine annotations.
 
     A split without any ``*_gtFine_instanceIds.png`` is read from ``gtFine/cityscapes_panoptic_SPLIT.json`` and the
@@ -59,30 +60,16 @@ def import_cityscapes(source: Path, out: Path, progress: Progress | None = None)
         notes.append(f"leftImg8bit/{some(left_out)}: left out; train and val have public fine labels.")
     raise_problems(problems, f"The Cityscapes folder {source}")
     return write_dataset(
-        out, splits, taxonomy=taxonomy, place="a street", size=(128, 256), notes=notes, progress=progress
+        out,
+        splits,
+        taxonomy=taxonomy,
+        place="a street",
+        size=(128, 256),
+        notes=notes,
+        progress=progress,
+        manner=manner,
+        roots=(source,),
     )
-
-
-def panoptic_from_instance_ids(instance_id: Int32[np.ndarray, "H W"]) -> Labelled:
-    """The map of a ``gtFine_instanceIds`` picture: label*1000 + number for single things, else the label itself.
-
-    Every single thing becomes a segment, and so does all of a stuff class and every unseparated group of a thing
-    class. Void has segment 0.
-    """
-    present = np.flatnonzero(np.bincount(instance_id.ravel(), minlength=1))
-    class_of = np.full(present[-1] + 1, VOID, dtype=np.uint8)
-    segment_of = np.zeros(present[-1] + 1, dtype=np.int32)
-    known = [i for i in present.tolist() if _label(i) in TRAIN_IDS]
-    class_of[known] = [TRAIN_IDS[_label(i)] for i in known]
-    segment_of[known] = np.arange(1, len(known) + 1)
-    return Labelled(
-        panoptic=PanopticMap(segment_id=segment_of[instance_id], class_id=class_of[instance_id]),
-        groups=frozenset(segment for segment, i in enumerate(known, start=1) if i in _THINGS),
-    )
-
-
-def _label(instance_id: int) -> int:
-    return instance_id if instance_id < 1000 else instance_id // 1000
 
 
 def _pictures(source: Path, split: str, notes: list[str]) -> list[Path]:
@@ -115,7 +102,9 @@ def _annotated(
         annotation = instances.pop(wanted.relative_to(folder).as_posix(), None)
         if annotation is None:
             problems.append(f"{picture} has no annotation {wanted}")
-        found.append(SourcePicture(name=_name(picture), picture=picture, load=partial(_load, annotation or wanted)))
+        found.append(
+            SourcePicture(name=_name(picture), picture=picture, load=partial(_load, annotation or wanted, taxonomy))
+        )
     if instances:
         notes.append(f"{folder}: {len(instances)} annotation(s) without a picture were left out: {some(instances)}.")
     return found
@@ -169,10 +158,10 @@ def _what_is_there(folder: Path) -> list[str]:
     ]
 
 
-def _load(annotation: Path) -> Labelled:
+def _load(annotation: Path, taxonomy: Taxonomy) -> Labelled:
     instance_id = read_index_picture(annotation)
     present = np.unique(instance_id).tolist()
-    strangers = [i for i in present if not 0 <= i <= 0xFFFF or not 0 <= _label(i) <= _LAST_LABEL]
+    strangers = [i for i in present if not 0 <= i <= 0xFFFF or not 0 <= label_of(i) <= _LAST_LABEL]
     if strangers:
         hint = "; 255 is void in *_labelTrainIds.png, which does not serve" if 255 in strangers else ""
         raise DatasetError(
@@ -185,4 +174,4 @@ def _load(annotation: Path) -> Labelled:
             f"{annotation} has 8 bits, which cannot hold the instances of labels {things}: official files have 16. "
             f"Is it a *_labelIds.png? Wanted is *{_INSTANCES}.png."
         )
-    return panoptic_from_instance_ids(instance_id)
+    return panoptic_from_instance_ids(instance_id, TRAIN_IDS, taxonomy)

@@ -10,16 +10,23 @@ from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.errors import DatasetError
 from mamoe.prepare.categories import both_lists, derive_taxonomy, match_categories
+from mamoe.prepare.labelled import MANNER, Manner, SourcePicture
 from mamoe.prepare.panoptic_json import PanopticTable, is_inside, read_table, table_pictures, unlabelled_images
 from mamoe.prepare.sources import advice, litter_note
-from mamoe.prepare.writer import ImportSummary, Progress, SourcePicture, write_dataset
+from mamoe.prepare.writer import ImportSummary, Progress, write_dataset
 from mamoe.vocabulary.taxonomy import Taxonomy, shipped_taxonomies
 
 OFFICIAL = "coco_panoptic"
 
 
 def import_coco(
-    source: Path, out: Path, progress: Progress | None = None, *, taxonomy: str = OFFICIAL, derive: bool = False
+    source: Path,
+    out: Path,
+    progress: Progress | None = None,
+    manner: Manner = MANNER,
+    *,
+    taxonomy: str = OFFICIAL,
+    derive: bool = False,
 ) -> ImportSummary:
     """Import every ``panoptic_NAME.json`` that has a folder ``panoptic_NAME`` beside it.
 
@@ -30,6 +37,7 @@ def import_coco(
         source: the folder.
         out: folder to make.
         progress: called after every picture.
+        manner: how it is written.
         taxonomy: name or YAML file of the classes that the JSON's categories are, by name.
         derive: make a taxonomy of the JSON's categories instead.
 
@@ -64,7 +72,15 @@ def import_coco(
             "folders accordingly (panoptic_train.json, panoptic_train/, train/) and import again."
         )
     return write_dataset(
-        out, splits, taxonomy=classes, place="a photo", size=(256, 256), notes=notes, progress=progress
+        out,
+        splits,
+        taxonomy=classes,
+        place="a photo",
+        size=(256, 256),
+        notes=notes,
+        progress=progress,
+        manner=manner,
+        roots=(source,),
     )
 
 

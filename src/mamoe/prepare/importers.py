@@ -9,18 +9,31 @@ from functools import partial
 from pathlib import Path
 
 from mamoe.errors import ConfigError
+from mamoe.prepare.ade20k import import_ade20k
+from mamoe.prepare.bdd100k import import_bdd100k
 from mamoe.prepare.camvid import import_camvid
 from mamoe.prepare.cityscapes import import_cityscapes
+from mamoe.prepare.classes import read_class_table
 from mamoe.prepare.coco import OFFICIAL, import_coco
-from mamoe.prepare.writer import ImportSummary, Progress
+from mamoe.prepare.folder import import_folder
+from mamoe.prepare.idd import import_idd
+from mamoe.prepare.kitti360 import import_kitti360
+from mamoe.prepare.mapillary import import_mapillary
+from mamoe.prepare.writer import ImportSummary
 
-Importer = Callable[[Path, Path, Progress | None], ImportSummary]
+Importer = Callable[..., ImportSummary]
 
-# Each takes (source folder, folder to make, progress) and raises DatasetError.
+# Each takes (source folder, folder to make, progress, manner), the last two or one of them left out if need be, and
+# raises DatasetError.
 IMPORTERS: Mapping[str, Importer] = {
+    "ade20k": import_ade20k,
+    "bdd100k": import_bdd100k,
     "camvid": import_camvid,
     "cityscapes": import_cityscapes,
     "coco": import_coco,
+    "idd": import_idd,
+    "kitti360": import_kitti360,
+    "mapillary": import_mapillary,
 }
 _CONFIG_OF = {"camvid": "camvid", "cityscapes": "cityscapes", OFFICIAL: "coco"}  # data configuration by taxonomy
 
@@ -44,6 +57,16 @@ def importer_of(source_format: str, taxonomy: str | None, derive: bool) -> Impor
         asked = "--derive-taxonomy" if derive else "--taxonomy"
         raise ConfigError(f"{asked} is for coco, whose files name their categories; {source_format} has its own.")
     return IMPORTERS[source_format]
+
+
+def folder_importer(maps: Path, classes: str | None, *, crowds: bool = True) -> Importer:
+    """The importer of any folder of pictures; see :func:`mamoe.prepare.folder.import_folder`.
+
+    Raises:
+        ConfigError: there is no such class table, or it is wrong.
+    """
+    table = None if classes is None else read_class_table(classes)
+    return partial(import_folder, maps=maps, table=table, crowds=crowds)
 
 
 def next_commands(summary: ImportSummary) -> list[str]:

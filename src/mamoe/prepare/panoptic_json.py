@@ -17,11 +17,12 @@ from mamoe.data.folder.listing import some
 from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import read_colour_ids
 from mamoe.prepare.categories import Category, parse_categories
-from mamoe.prepare.writer import Labelled, SourcePicture
+from mamoe.prepare.labelled import Labelled, SourcePicture
 from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, PanopticMap
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 VOID = 0  # the segment id of unlabelled pixels
+NUMBER = "mamoe_segment"  # key of segments_info in our exports: the segment's number before; 0: pixels without one
 _ABSENT = "has segments in segments_info that no pixel of the PNG belongs to; they were dropped"
 
 
@@ -37,8 +38,9 @@ class PanopticTable:
 
     @property
     def folder(self) -> Path:
-        """Where its PNGs are."""
-        return self.path.with_suffix("")
+        """Where its PNGs are: in the folder of its name, or beside it."""
+        named = self.path.with_suffix("")
+        return named if named.is_dir() else self.path.parent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +48,7 @@ class _Segment:
     id: int
     class_id: int
     is_group: bool
+    number: int | None  # what it was before an export of ours; None: the file does not say
 
 
 def read_table(path: Path, problems: list[str]) -> PanopticTable:
@@ -137,13 +140,19 @@ def _plain(name: Any) -> Any:
     return str(PurePosixPath(name)) if isinstance(name, str) and name else name
 
 
-def panoptic_from_coco(rgb: UInt8[np.ndarray, "H W 3"], category_of: Mapping[int, int], void: int = 0) -> PanopticMap:
+def panoptic_from_coco(
+    rgb: UInt8[np.ndarray, "H W 3"],
+    category_of: Mapping[int, int],
+    void: int = 0,
+    segments: Sequence[int] | None = None,
+) -> PanopticMap:
     """Decode a COCO panoptic PNG (segment id = R + 256*G + 65536*B) and number its segments 1, 2, ... in their order.
 
     Args:
         rgb: the PNG's pixels.
         category_of: category id of every segment id, in the order of ``segments_info``.
         void: class id of the pixels of segment 0.
+        segments: numbers to give them instead, in the same order; 0: none.
 
     Raises:
         ValueError: a pixel's segment is not in ``category_of``.
@@ -159,7 +168,9 @@ def panoptic_from_coco(rgb: UInt8[np.ndarray, "H W 3"], category_of: Mapping[int
             "(id = R + 256*G + 65536*B) that belongs to this JSON?"
         )
     class_of = np.array([void, *category_of.values()], dtype=np.uint8)
-    return PanopticMap(segment_id=position.astype(np.int32), class_id=class_of[position])
+    numbers = np.arange(len(class_of), dtype=np.int32) if segments is None else np.array([0, *segments], dtype=np.int32)
+    numbers[class_of == void] = 0
+    return PanopticMap(segment_id=numbers[position], class_id=class_of[position])
 
 
 def _read_segments(
@@ -180,6 +191,13 @@ def _read_segments(
     odd = [row.get("iscrowd") for row in rows if row.get("iscrowd", 0) not in (0, 1)]
     if odd:
         problems.append(f"{where}: iscrowd must be 0 or 1, got {odd[:8]}")
+    numbers = [row.get(NUMBER) for row in rows if row.get(NUMBER) is not None]
+    if numbers and (
+        len(numbers) < len(rows)
+        or not all(_is_whole(n) and 0 <= n <= MAX_SEGMENT_ID for n in numbers)
+        or len({n for n in numbers if n}) < sum(n != 0 for n in numbers)
+    ):
+        problems.append(f"{where}: {NUMBER} must be a number of its own for each segment, or 0, got {numbers[:8]}")
     if len(rows) > MAX_SEGMENT_ID:
         problems.append(f"{where}: {len(rows)} segments are more than the {MAX_SEGMENT_ID} a map can hold")
     if len(problems) > before:
@@ -189,6 +207,7 @@ def _read_segments(
             id=row["id"],
             class_id=class_of[row["category_id"]],
             is_group=bool(row.get("iscrowd", 0)) and taxonomy.is_thing(class_of[row["category_id"]]),
+            number=row.get(NUMBER),
         )
         for row in rows
     )
@@ -196,16 +215,19 @@ def _read_segments(
 
 def _load(path: Path, segments: Sequence[_Segment], void: int) -> Labelled:
     try:
-        panoptic = panoptic_from_coco(read_colour_ids(path), {s.id: s.class_id for s in segments}, void)
+        numbers = [s.number for s in segments if s.number is not None]
+        given = numbers if segments and len(numbers) == len(segments) else None
+        panoptic = panoptic_from_coco(read_colour_ids(path), {s.id: s.class_id for s in segments}, void, given)
     except DatasetError:
         raise
     except ValueError as error:
         raise DatasetError(f"Cannot import the annotation {path}: {error}") from None
     present = panoptic.classes
+    meant = {(i if s.number is None else s.number): s for i, s in enumerate(segments, start=1) if s.class_id != void}
     return Labelled(
         panoptic=panoptic,
-        groups=frozenset(i for i, s in enumerate(segments, start=1) if s.is_group and i in present),
-        remarks=(_ABSENT,) if len(present) < len(segments) else (),
+        groups=frozenset(i for i, s in meant.items() if s.is_group and i in present),
+        remarks=(_ABSENT,) if meant.keys() - present.keys() - {0} else (),
     )
 
 

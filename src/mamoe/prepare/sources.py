@@ -11,6 +11,10 @@ from mamoe.errors import DatasetError
 
 # What a folder of the format holds; the first pattern that matches will do.
 _SIGNS = {
+    "ade20k": ("annotations_instance", "annotations/training", "ADEChallengeData2016"),
+    "bdd100k": ("labels/pan_seg",),
+    "kitti360": ("data_2d_semantics",),
+    "mapillary": ("training/v2.0", "training/v1.2", "training/panoptic"),
     "cityscapes": ("leftImg8bit/*",),
     "camvid": ("trainannot", "valannot", "testannot"),
     "coco": ("panoptic_*.json", "annotations/panoptic_*.json"),
@@ -51,6 +55,22 @@ def litter_note(source: Path, folders: Collection[Path]) -> list[str]:
     return [f"{source}: ignored {len(names)} entries that systems leave behind: {some(sorted(set(names)))}."]
 
 
+def links_outside(files: Collection[Path], roots: Collection[Path]) -> list[str]:
+    """A problem for every file that is, or lies in, a link out of all of the folders; none where there are no folders.
+
+    What came in an archive could otherwise have any file of this machine copied.
+    """
+    real = [root.resolve() for root in roots]
+    if not real:
+        return []
+    return [
+        f"{path} is a link out of {' and '.join(map(str, roots))}, to {target}: put the file itself there, or say "
+        "--follow-links if that is meant"
+        for path in dict.fromkeys(files)
+        if not any((target := path.resolve()).is_relative_to(root) for root in real)
+    ]
+
+
 def advice(source: Path, asked: str) -> str:
     """Where the data asked for, or else of another format, seem to be instead, as a sentence; empty if nowhere near."""
     if not source.is_dir():
@@ -58,5 +78,12 @@ def advice(source: Path, asked: str) -> str:
     for name in sorted(_SIGNS, key=lambda name: name != asked):
         for place in (source, source.parent, *folders_of(source)):
             if (name, place) != (asked, source) and any(next(place.glob(sign), None) for sign in _SIGNS[name]):
-                return f" {place} looks like {name}: {shlex.join(['mamoe', 'prepare', name, str(place), 'OUT'])}"
+                return (
+                    f" {place} looks like {name}: {shlex.join(['mamoe', 'prepare', *_words(name), str(place), 'OUT'])}"
+                )
     return ""
+
+
+def _words(name: str) -> list[str]:
+    """How the import of a format is typed: some have a short form."""
+    return [name] if name in ("cityscapes", "camvid", "coco") else ["import", name]

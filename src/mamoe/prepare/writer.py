@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
 
 from mamoe.data.folder.description import DATA_YAML, data_yaml
@@ -17,37 +19,24 @@ from mamoe.data.folder.prompts import HEADER, raise_problems
 from mamoe.data.reading.pictures import picture_header
 from mamoe.errors import DatasetError
 from mamoe.prepare.captions import describe, of_a_group
+from mamoe.prepare.job import Progress, Records, file_stamp, made_folder
+from mamoe.prepare.labelled import MANNER, Manner, SourcePicture
 from mamoe.prepare.names import flat_names
-from mamoe.storage.staging import staged_folder
-from mamoe.vocabulary.panoptic import PanopticMap, write_panoptic
+from mamoe.prepare.record import DATASET_JSON, Written, contents_of, dataset_json, json_of
+from mamoe.prepare.sources import links_outside
+from mamoe.prepare.splits import with_validation
+from mamoe.storage.hashing import short_file_hash, short_hash
+from mamoe.vocabulary.panoptic import class_pixels, write_panoptic
 from mamoe.vocabulary.taxonomy import Taxonomy, shipped_taxonomies
 
-Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
+Report = Callable[[Path, Sequence[Written]], Sequence[str]]  # (folder, what is in it) -> notes
 TAXONOMY_FILE = "taxonomy.yaml"  # of a taxonomy that is not shipped
 _TURNED = "has an EXIF orientation; the annotation was taken to fit the picture as it is shown"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Labelled:
-    """What an annotation says about its picture."""
-
-    panoptic: PanopticMap
-    groups: Set[int] = frozenset()  # segments of thing classes that hold several things nobody told apart
-    remarks: tuple[str, ...] = ()  # what was dropped or converted: "has ...", one wording per kind
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourcePicture:
-    """One annotated picture of a foreign data set."""
-
-    name: str  # relative name with "/" between folders and the suffix of ``picture``; written without the folders
-    picture: Path
-    load: Callable[[], Labelled]  # raises DatasetError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ImportSummary:
-    """What an import wrote."""
+    """What an import wrote, or would write."""
 
     folder: Path
     taxonomy: Taxonomy
@@ -56,35 +45,35 @@ class ImportSummary:
     instances: Mapping[str, int]  # segments of single things, by split
     groups: Mapping[str, int]  # segments of several things, by split
     notes: tuple[str, ...] = ()  # what was ignored, left out or converted
+    done: bool = True  # False: nothing was written (a dry run), or other processes have not finished their parts
+    left: int = 0  # pictures of the parts that are not finished
 
     def text(self) -> str:
         """The counts by split, then every note, as plain lines."""
-        counts = [
-            f"{split} {n} pictures with {self.instances[split]} instances and {self.groups[split]} groups"
+        return "\n".join([f"{self.folder}: {self._counts()}.", *(f"- {note}" for note in self.notes)])
+
+    def _counts(self) -> str:
+        counts = "; ".join(
+            f"{split} {n} pictures"
+            + (f" with {self.instances[split]} instances and {self.groups[split]} groups" if self.done else "")
             for split, n in self.pictures.items()
-        ]
-        return "\n".join([f"{self.folder}: {'; '.join(counts)}.", *(f"- {note}" for note in self.notes)])
+        )
+        if self.left:
+            return f"{counts}; this part is done, {self.left} pictures of others are not"
+        return counts if self.done else f"{counts} would be written (dry run)"
 
 
-@dataclass(kw_only=True, slots=True)
-class _Split:
-    """What is known of a split when its pictures are written."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """One picture to write."""
 
-    captions: list[tuple[str, str]] = field(default_factory=list)
-    prompts: dict[str, dict[str, str]] = field(default_factory=dict)
-    instances: int = 0
-    groups: int = 0
+    split: str
+    name: str  # as it is written
+    source: SourcePicture
 
-    def add(self, name: str, labelled: Labelled, taxonomy: Taxonomy, place: str) -> None:
-        prompts = {}
-        for segment, class_id in labelled.panoptic.classes.items():
-            if taxonomy.is_thing(class_id):
-                prompt = taxonomy.prompt_of(class_id)
-                prompts[str(segment)] = of_a_group(prompt) if segment in labelled.groups else prompt
-        self.captions.append((name, describe(labelled.panoptic, taxonomy, place, labelled.groups)))
-        self.prompts[name] = prompts
-        self.groups += len(labelled.groups)
-        self.instances += len(prompts) - len(labelled.groups)
+    @property
+    def key(self) -> str:
+        return f"{self.split}/{self.name}"
 
 
 def write_dataset(
@@ -96,73 +85,150 @@ def write_dataset(
     size: tuple[int, int],
     notes: Sequence[str] = (),
     progress: Progress | None = None,
+    manner: Manner = MANNER,
+    roots: Sequence[Path] = (),
+    report: Report | None = None,
 ) -> ImportSummary:
-    """Write pictures, panoptic maps, prompts and a ``data.yaml`` to ``out``.
+    """Write pictures, panoptic maps, prompts, ``data.yaml`` and ``dataset.json`` to ``out``.
 
     Files: ``images/{split}/NAME``, ``panoptic/{split}/STEM.png``, ``prompts_{split}.csv``,
-    ``instance_prompts_{split}.json``, ``data.yaml``, and ``taxonomy.yaml`` unless the taxonomy is a shipped one.
-    Pictures are copied byte for byte. No file replaces another: see :func:`mamoe.prepare.names.flat_names`.
+    ``instance_prompts_{split}.json``, ``data.yaml``, ``dataset.json``, and ``taxonomy.yaml`` unless the taxonomy is a
+    shipped one. Pictures are copied byte for byte. No file replaces another: see
+    :func:`mamoe.prepare.names.flat_names`. Killed at any moment, ``out`` is as it was or as it should be, and the same
+    call goes on with the pictures that are not written yet. Of several processes the last one makes ``out``.
 
     Args:
-        out: must not exist, or be empty.
+        out: must not exist, or be empty, unless ``manner`` says otherwise.
         splits: what to write.
         taxonomy: ``data.yaml`` names it.
         place: how captions begin, e.g. "a street".
         size: (H, W) that ``data.yaml`` proposes for training.
         notes: what the importer has to say about the whole; what shows in single pictures is added.
         progress: called after every picture.
+        manner: links or copies, how many processes, and so on.
+        roots: folders the user named; a file that is a link out of all of them is refused. None: nothing is.
+        report: adds files of its own to the folder when all pictures are there.
 
     Raises:
         DatasetError: ``out`` is in use, names clash, or a source file is wrong; ``out`` is then left as it was.
     """
-    total, done = sum(map(len, splits.values())), 0
+    splits = with_validation(splits, manner.val)
     problems: list[str] = []
     names, prefixed = flat_names({split: [p.name for p in pictures] for split, pictures in splits.items()}, problems)
     raise_problems(problems, f"The import to {out}")
+    tasks = [
+        _Task(split=split, name=name, source=source)
+        for split, pictures in splits.items()
+        for name, source in zip(names[split], pictures, strict=True)
+    ]
+    if not manner.follow_links:
+        raise_problems(links_outside([p for task in tasks for p in _files(task)], roots), f"The import to {out}")
     shipped = taxonomy.name in shipped_taxonomies() and Taxonomy.load(taxonomy.name) == taxonomy
-    remarks: Counter[str] = Counter()
-    first: dict[str, Path] = {}
-    written = {split: _Split() for split in splits}
-    with staged_folder(out, refusal=DatasetError) as stage:
-        for split, pictures in splits.items():
-            for kind in ("images", "panoptic"):
-                (stage / kind / split).mkdir(parents=True)
-            for name, source in zip(names[split], pictures, strict=True):
-                try:
-                    labelled, turned = _write_picture(stage, split, name, source)
-                except DatasetError as error:
-                    problems.append(str(error))
-                    continue
-                written[split].add(name, labelled, taxonomy, place)
-                for remark in (*labelled.remarks, *((_TURNED,) if turned else ())):
-                    remarks[remark] += 1
-                    first.setdefault(remark, source.picture)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            _write_prompts(stage, split, written[split])
-        raise_problems(problems, f"The import to {out}")
-        _write_description(stage, taxonomy, size, shipped=shipped)
     shared = ["Pictures of several folders have one name: all names begin with their folder's."] if prefixed else []
-    seen = [f"{n} picture(s): {remark} (first: {first[remark]})." for remark, n in remarks.items()]
-    return ImportSummary(
+    summary = partial(
+        ImportSummary,
         folder=out,
         taxonomy=taxonomy,
         is_shipped=shipped,
         pictures={split: len(pictures) for split, pictures in splits.items()},
-        instances={split: part.instances for split, part in written.items()},
-        groups={split: part.groups for split, part in written.items()},
-        notes=(*notes, *shared, *seen),
+    )
+    nothing = dict.fromkeys(splits, 0)
+    if manner.dry_run:
+        return summary(instances=nothing, groups=nothing, notes=(*notes, *shared), done=False)
+    written: list[Written] = []
+    said: list[str] = []
+
+    def finish(stage: Path, records: Records) -> None:
+        written.extend(Written(**records[task.key]) for task in tasks)
+        _write_texts(stage, list(splits), written, taxonomy, size, shipped=shipped)
+        said.extend(report(stage, written) if report is not None else ())
+
+    left = made_folder(
+        out,
+        _identity(tasks, taxonomy, place, size, manner),
+        tasks,
+        partial(_write_picture, taxonomy, place, manner.link),
+        finish,
+        manner=manner,
+        progress=progress,
+    )
+    if not written:
+        return summary(instances=nothing, groups=nothing, notes=tuple(notes), done=False, left=left)
+    return summary(
+        instances={split: sum(w.instances for w in written if w.split == split) for split in splits},
+        groups={split: sum(len(w.groups) for w in written if w.split == split) for split in splits},
+        notes=(*notes, *shared, *_remarks(tasks, written), *said),
     )
 
 
-def _write_picture(stage: Path, split: str, name: str, source: SourcePicture) -> tuple[Labelled, bool]:
-    header = picture_header(source.picture)
-    labelled = source.load()
-    _require_size(source.picture, header.size, labelled.panoptic.size, turned=header.orientation != 1)
-    shutil.copyfile(source.picture, stage / "images" / split / name)
-    write_panoptic(labelled.panoptic, stage / "panoptic" / split / f"{Path(name).stem}.png")
-    return labelled, header.orientation != 1
+def _identity(
+    tasks: Sequence[_Task], taxonomy: Taxonomy, place: str, size: tuple[int, int], manner: Manner
+) -> list[str]:
+    """The same files, unchanged, to be written the same way."""
+    how = repr((taxonomy.to_dict(), place, size, manner.link, manner.val))
+    texts: dict[int, str] = {}  # what many pictures share, such as a class table, is spelled out once
+
+    def spelled(word: Any) -> str:
+        if id(word) not in texts:
+            texts[id(word)] = short_hash(repr(word), 8, errors="surrogateescape")
+        return texts[id(word)]
+
+    return [how, *(f"{t.key} {[*map(file_stamp, _files(t)), *map(spelled, _words(t))]}" for t in tasks)]
+
+
+def _words(task: _Task) -> tuple[Any, ...]:
+    """What a picture's loader was given."""
+    load = task.source.load
+    return (*load.args, *load.keywords.values()) if isinstance(load, partial) else ()
+
+
+def _files(task: _Task) -> list[Path]:
+    return [task.source.picture, *(word for word in _words(task) if isinstance(word, Path))]
+
+
+def _write_picture(taxonomy: Taxonomy, place: str, link: bool, stage: Path, task: _Task) -> dict[str, Any] | str:
+    """Write a picture and its map, and tell what is in it, or what is wrong with it."""
+    try:
+        header = picture_header(task.source.picture)
+        labelled = task.source.load()
+        _require_size(task.source.picture, header.size, labelled.panoptic.size, turned=header.orientation != 1)
+    except DatasetError as error:
+        return str(error)
+    image = stage / "images" / task.split / task.name
+    panoptic = stage / "panoptic" / task.split / f"{Path(task.name).stem}.png"
+    for path in (image, panoptic):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    put_picture(task.source.picture, image, link=link)
+    write_panoptic(labelled.panoptic, panoptic)
+    prompts = {}
+    for segment, class_id in labelled.panoptic.classes.items():
+        if taxonomy.is_thing(class_id):
+            prompt = taxonomy.prompt_of(class_id)
+            prompts[str(segment)] = of_a_group(prompt) if segment in labelled.groups else prompt
+    pixels = class_pixels(labelled.panoptic.class_id)
+    written = Written(
+        split=task.split,
+        name=task.name,
+        caption=describe(labelled.panoptic, taxonomy, place, labelled.groups),
+        prompts=prompts,
+        instances=len(prompts) - len(labelled.groups),
+        groups=sorted(labelled.groups),
+        pixels={str(i): int(pixels[i]) for i in np.flatnonzero(pixels)},
+        remarks=[*labelled.remarks, *((_TURNED,) if header.orientation != 1 else ())],
+        picture_hash=short_file_hash(image),
+        map_hash=short_file_hash(panoptic),
+        details=dict(labelled.details),
+    )
+    return {one.name: getattr(written, one.name) for one in fields(written)}
+
+
+def put_picture(source: Path, target: Path, *, link: bool) -> None:
+    """Copy a picture byte for byte, or link to it; what a killed session left at the place gives way."""
+    target.unlink(missing_ok=True)
+    if link:
+        target.symlink_to(source.resolve())
+    else:
+        shutil.copyfile(source, target)
 
 
 def _require_size(picture: Path, size: tuple[int, int], annotated: tuple[int, int], *, turned: bool) -> None:
@@ -179,18 +245,37 @@ def _require_size(picture: Path, size: tuple[int, int], annotated: tuple[int, in
     raise DatasetError(text)
 
 
-def _write_prompts(stage: Path, split: str, part: _Split) -> None:
-    with (stage / f"prompts_{split}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(HEADER)
-        writer.writerows(part.captions)
-    text = json.dumps(part.prompts, indent=1, ensure_ascii=False)
-    (stage / f"instance_prompts_{split}.json").write_text(text, encoding="utf-8")
+def _remarks(tasks: Sequence[_Task], written: Sequence[Written]) -> list[str]:
+    counts: Counter[str] = Counter()
+    first: dict[str, Path] = {}
+    for task, one in zip(tasks, written, strict=True):
+        for remark in one.remarks:
+            counts[remark] += 1
+            first.setdefault(remark, task.source.picture)
+    return [f"{n} picture(s): {remark} (first: {first[remark]})." for remark, n in counts.items()]
 
 
-def _write_description(stage: Path, taxonomy: Taxonomy, size: tuple[int, int], *, shipped: bool) -> None:
+def _write_texts(
+    stage: Path,
+    splits: Sequence[str],
+    written: Sequence[Written],
+    taxonomy: Taxonomy,
+    size: tuple[int, int],
+    *,
+    shipped: bool,
+) -> None:
+    for split in splits:
+        part = [one for one in written if one.split == split]
+        with (stage / f"prompts_{split}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(HEADER)
+            writer.writerows((one.name, one.caption) for one in part)
+        text = json_of({one.name: one.prompts for one in part})
+        (stage / f"instance_prompts_{split}.json").write_text(text, encoding="utf-8")
     if not shipped:
         text = yaml.safe_dump(taxonomy.to_dict(), sort_keys=False, allow_unicode=True, width=1000)
         (stage / TAXONOMY_FILE).write_text(text, encoding="utf-8")
+    contents: dict[str, Any] = contents_of(splits, written, taxonomy)
+    (stage / DATASET_JSON).write_text(dataset_json(contents), encoding="utf-8")
     text = data_yaml(taxonomy.name if shipped else TAXONOMY_FILE, size)
     (stage / DATA_YAML).write_text(text, encoding="utf-8")

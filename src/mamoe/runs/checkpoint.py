@@ -5,7 +5,8 @@
     <run>/checkpoints/abandoned-step-00003000/   of a branch that was left by resuming from an earlier checkpoint
 
 A folder is written beside its place under a name nobody reads, flushed to disk, closed with the manifest, and then
-renamed; only after that may an older one go. No pickle anywhere: safetensors and JSON.
+renamed; only after that may an older one go, or be slimmed: what only resuming needs is dropped from it, by a new
+manifest first and then from the disk. No pickle anywhere: safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from itertools import count
 from pathlib import Path
 
 from mamoe.errors import CheckpointError
-from mamoe.runs.manifest import MANIFEST, manifest_of, problems_of
+from mamoe.runs.manifest import MANIFEST, dropped_from, manifest_of, problems_of, without
 
 log = logging.getLogger(__name__)
 
+OPTIMIZER = "trainer/optimizer.safetensors"  # what only resuming needs
 _LINKS = ("latest", "best")
 
 
@@ -45,6 +47,9 @@ class Storage:
 
     def remove(self, folder: Path) -> None:
         shutil.rmtree(folder)
+
+    def drop(self, file: Path) -> None:
+        file.unlink()
 
 
 DISK = Storage()
@@ -108,8 +113,11 @@ def link(checkpoint: Path, name: str, storage: Storage = DISK) -> None:
     storage.flush(checkpoint.parent)
 
 
-def prune(run_dir: Path, keep_last: int, storage: Storage = DISK) -> None:
-    """Keep the newest ``keep_last`` checkpoints and those a link points at; remove others and a crash's leftovers."""
+def prune(run_dir: Path, keep_last: int, storage: Storage = DISK, *, full: int | None = None) -> None:
+    """Keep the newest ``keep_last`` checkpoints and those a link points at; remove others and a crash's leftovers.
+
+    Of those kept, all but the newest ``full`` are slimmed: they cannot be resumed from any more. None: all stay whole.
+    """
     root = run_dir / "checkpoints"
     _clear(root, storage)
     linked = {(root / name).resolve() for name in _LINKS if (root / name).exists()}
@@ -117,13 +125,17 @@ def prune(run_dir: Path, keep_last: int, storage: Storage = DISK) -> None:
         if old.resolve() not in linked:
             storage.rename(old, _hidden(old, "removed"))  # gone at once, however long the deletion takes
     _clear(root, storage)
+    for old in [] if full is None else checkpoints_of(run_dir)[:-full]:
+        _slim(old, storage)
 
 
 def sound_checkpoint(path: Path) -> Path:
     """The sound checkpoint a path names: a checkpoint folder (or link) itself, or the newest sound one of a run.
 
+    A slimmed one cannot be resumed from: of a run it is passed over.
+
     Raises:
-        CheckpointError: the checkpoint named is missing or damaged, or the run has no sound one.
+        CheckpointError: the checkpoint named is missing, damaged or slimmed, or the run has no sound one.
     """
     is_run = (path / "checkpoints").is_dir()  # the newest run of an experiment is called latest, too
     if not is_run and (path.name in _LINKS or path.name.startswith("step-")):
@@ -136,15 +148,37 @@ def sound_checkpoint(path: Path) -> Path:
                 f"Checkpoint {path} is damaged: {'; '.join(problems)}. Name another one, or the run folder to take "
                 f"the newest sound one. {_there_are(path.parent.parent)}"
             )
+        if dropped_from(path):
+            raise CheckpointError(
+                f"Checkpoint {path} holds what was learned, but not the optimizer's state any more "
+                f"(callbacks.checkpoints.full): it cannot be resumed from. Start a new run from it with "
+                f"model.init_from={path}, or resume from the run's newest."
+            )
         return path.resolve()
     _restore_replaced(path / "checkpoints", DISK)
     _restore_links(path / "checkpoints", DISK)
     for candidate in checkpoints_of(path)[::-1]:
         problems = problems_of(candidate)
-        if not problems:
+        if not problems and not dropped_from(candidate):
             return candidate.resolve()
+        if not problems:
+            log.warning("Checkpoint %s holds no optimizer's state any more; trying the one before.", candidate)
+            continue
         log.warning("Checkpoint %s is damaged (%s); trying the one before.", candidate, "; ".join(problems))
     raise CheckpointError(f"There is no sound checkpoint to resume from in {path}. {_there_are(path)}")
+
+
+def _slim(checkpoint: Path, storage: Storage) -> None:
+    manifest, partial = checkpoint / MANIFEST, checkpoint / f".{MANIFEST}.partial"
+    if not manifest.is_file():  # damaged; nobody takes it for sound
+        return
+    if not dropped_from(checkpoint):
+        storage.write(partial, without(manifest.read_text(encoding="utf-8"), [OPTIMIZER]))
+        storage.flush(partial)
+        storage.rename(partial, manifest)
+        storage.flush(checkpoint)
+    if (checkpoint / OPTIMIZER).is_file():
+        storage.drop(checkpoint / OPTIMIZER)
 
 
 def _set_aside(run_dir: Path, step: int, storage: Storage) -> None:

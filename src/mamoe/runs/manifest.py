@@ -25,6 +25,21 @@ def manifest_of(folder: Path, step: int) -> str:
     return json.dumps({"format": _FORMAT, "step": step, "files": table}, indent=1)
 
 
+def without(manifest: str, names: Collection[str]) -> str:
+    """The text of a manifest without some files, which it says are no longer there."""
+    content: Any = json.loads(manifest)
+    files = {name: facts for name, facts in content["files"].items() if name not in names}
+    return json.dumps({**content, "dropped": sorted(names), "files": files}, indent=1)
+
+
+def dropped_from(folder: Path) -> list[str]:
+    """The files that a folder's manifest says were dropped later; none where there is no sound manifest."""
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("dropped", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
 def problems_of(folder: Path, parts: Collection[str] | None = None) -> list[str]:
     """What is wrong with a folder that has a manifest, file by file; empty when every byte is as it was written.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mamoe.errors import CheckpointError
+from mamoe.runs.checkpoint import OPTIMIZER
 from mamoe.runs.dealt import class_name, part_of
 from mamoe.storage.tensor_file import read_tensors, write_tensors
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
-_OPTIMIZER = "trainer/optimizer.safetensors"
 _STATE = "trainer/state.json"
 # Of an optimizer, besides its rate: as configured now, not as they were saved. Some schedules of torch's move betas.
 _NEVER_SCHEDULED = ("weight_decay",)
@@ -62,29 +63,42 @@ def read_network(network: nn.Module, folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def save_trainer(
-    folder: Path,
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainerState:
+    """Optimizer, schedule and counters at one moment."""
+
+    moments: Mapping[str, Tensor]  # the optimizer's own tensors: they change with its next step
+    text: str  # everything else, as JSON
+
+
+def trainer_state(
     optimizer: Optimizer,
     schedule: LRScheduler | None,
     counters: Mapping[str, Any],
-    moments: Mapping[str, Any] | None = None,
-) -> None:
-    """Optimizer moments as tensors; everything else as JSON.
+    state: Mapping[str, Any] | None = None,
+) -> TrainerState:
+    """What :func:`save_trainer` writes.
 
     Args:
-        moments: the optimizer's state dict with whole tensors, where each process has only a part of them.
+        state: the optimizer's state dict with whole tensors, where each process has only a part of them.
     """
-    (folder / "trainer").mkdir(parents=True, exist_ok=True)
-    state = moments or optimizer.state_dict()
+    state = state or optimizer.state_dict()
     entries = dict(_flat(state["state"]))
     scalars = {name: value for name, value in entries.items() if not isinstance(value, Tensor)}
-    write_tensors(_unshared({n: v for n, v in entries.items() if isinstance(v, Tensor)}), folder / _OPTIMIZER)
     content = {
         "counters": dict(counters),
         "optimizer": {"kind": type(optimizer).__name__, "groups": state["param_groups"], "scalars": scalars},
         "lr_scheduler": None if schedule is None else _json_state(schedule),
     }
-    (folder / _STATE).write_text(json.dumps(content, indent=1))
+    moments = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    return TrainerState(moments=moments, text=json.dumps(content, indent=1))
+
+
+def save_trainer(folder: Path, state: TrainerState) -> None:
+    """Optimizer moments as tensors; everything else as JSON."""
+    (folder / "trainer").mkdir(parents=True, exist_ok=True)
+    write_tensors(_unshared(state.moments), folder / OPTIMIZER)
+    (folder / _STATE).write_text(state.text)
 
 
 def read_counters(checkpoint: Path) -> dict[str, Any]:
@@ -113,7 +127,7 @@ def load_trainer(checkpoint: Path, optimizer: Optimizer, schedule: LRScheduler |
         raise CheckpointError(f"{checkpoint} was trained {'with' if schedule is None else 'without'} an LR schedule.")
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    for name, value in {**read_tensors(checkpoint / _OPTIMIZER), **saved["scalars"]}.items():
+    for name, value in {**read_tensors(checkpoint / OPTIMIZER), **saved["scalars"]}.items():
         index, *folders, entry = name.split(".")
         place = state.setdefault(int(index), {})
         for folder in folders:

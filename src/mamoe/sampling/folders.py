@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -32,12 +33,14 @@ from mamoe.data.folder.prompts import raise_problems, read_instance_prompts, rea
 from mamoe.data.folder.split import MAP_SUFFIXES, condition_of, namesakes
 from mamoe.data.reading.pictures import CONTACT_SHEET, SUFFIXES, read_picture
 from mamoe.errors import DatasetError
+from mamoe.machine.precision import format_name
 from mamoe.machine.processes import Processes
 from mamoe.models.control.call import control_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import batches_by_size, draw
 from mamoe.sampling.components import load_components
 from mamoe.sampling.effect import WithoutEffect, without_effect
+from mamoe.sampling.fast import speed_up
 from mamoe.sampling.filling import fill
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
@@ -157,6 +160,7 @@ def sample_folder(
     processes: Processes | None = None,
     progress: Callable[[int, int], None] | None = None,
     warn: Callable[[str], None] | None = None,
+    fast: bool = False,
 ) -> FolderResult:
     """Draw a picture for every map of a folder, and a contact sheet of maps and pictures.
 
@@ -171,6 +175,7 @@ def sample_folder(
         processes: those that share the work, batch by batch; None: this one alone. All return when all is done.
         progress: called with (pictures done, pictures in all) of this process, once at the start and after every batch.
         warn: told of what was given and has no effect; None: Python's warnings.
+        fast: compile the model's blocks first.
 
     Raises:
         DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
@@ -189,9 +194,13 @@ def sample_folder(
         ):
             tell(line)
     model = {"scheduler": type(pipe.scheduler).__name__, "model_hash": model_hash(pipe)}
+    if pipe.dtype != torch.float32:  # records from before drew in float32 and do not say so
+        model["precision"] = format_name(pipe.dtype)
     records = [_record_of(job, drawing, model) for job in jobs]
     _check_out(out, jobs, records)
     drawn = sum(not (out / job.name).exists() for job in jobs)
+    if fast and drawn:
+        speed_up(pipe, jobs[0].size, warn or partial(warnings.warn, stacklevel=2))
 
     def make(batch: list[int]) -> list[Image.Image]:
         requests, seeds = [_request(jobs[i]) for i in batch], [records[i]["seed"] for i in batch]

@@ -30,14 +30,17 @@ from mamoe.conditioning.conditioner import (
     concatenate_conditionings,
     lay_end_to_end,
     picture_conditioning,
+    sent_text,
 )
 from mamoe.conditioning.regions import build_layout, layout_without_map
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.diffusion.sampler import ddim_scheduler, is_zero_snr
 from mamoe.errors import ConfigError
+from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import without_overflow
 from mamoe.models.control.call import Control, control_input, control_of, predict
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
+from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
@@ -56,7 +59,7 @@ from mamoe.sampling.requests import (
     picture_size,
 )
 from mamoe.vocabulary.batch import framing_rows
-from mamoe.vocabulary.conditioning import Conditioning, TextTokens
+from mamoe.vocabulary.conditioning import Conditioning
 from mamoe.vocabulary.drawing import DRAWING
 from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.layout import LayoutSettings
@@ -323,9 +326,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         whole = self._prompt_encoder().encode_whole(prompts)
         text = lay_end_to_end([[encoded.tokens] for encoded in whole])
         device, dtype = self._execution_device, self._dtype
-        tokens = TextTokens(
-            embeds=text.embeds.to(device, dtype), valid=text.valid.to(device), region=text.region.to(device)
-        )
+        tokens = sent_text(text, device, dtype)
         return Conditioning(text=tokens, levels=(), picture=picture_conditioning(whole, framing, device, dtype))
 
     def _by_layout(
@@ -355,7 +356,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         factor, channels = self.vae_scale_factor, self._unet_config["out_channels"]
         shape = (channels, size[0] // factor, size[1] // factor)
         noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
-        return torch.stack(noise).to(self._execution_device)
+        return sent(torch.stack(noise), self._execution_device)
 
     def _denoise(
         self,
@@ -367,18 +368,20 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         rescale: float,
         generators: list[torch.Generator],
     ) -> Float[Tensor, "B C h w"]:
-        self.scheduler.set_timesteps(steps, device=latents.device)
+        prepare_experts(self.unet)
+        # A scheduler computes with single numbers, which it reads on the host; only the UNet wants them on the device.
+        self.scheduler.set_timesteps(steps)
         latents = latents * self.scheduler.init_noise_sigma
-        inputs = conditioning.unet_inputs()
-        guided = len(conditioning.text.embeds) > len(latents)
+        inputs, guided = conditioning.unet_inputs(), len(conditioning.text.embeds) > len(latents)
         # Samplers that draw noise in every step take it from each picture's own generator too.
         stochastic = "generator" in inspect.signature(self.scheduler.step).parameters
         extra: dict[str, Any] = {"generator": generators} if stochastic else {}
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:  # pyright: ignore[reportCallIssue]
-            for timestep in self.scheduler.timesteps:
+        timesteps = self.scheduler.timesteps
+        with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
+            for timestep, told in zip(timesteps, sent(timesteps, latents.device), strict=True):
                 noisy = torch.cat([latents, latents]) if guided else latents
                 noisy = self.scheduler.scale_model_input(noisy, timestep).to(self._dtype)
-                output = predict(self.unet, noisy, timestep, inputs, control).float()
+                output = predict(self.unet, noisy, told, inputs, control).float()
                 if guided:
                     output = guide(*output.chunk(2), scale=scale, rescale=rescale)
                 latents = self.scheduler.step(output, timestep, latents, **extra).prev_sample

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -70,14 +70,15 @@ def staged_folder(out: Path, *, refusal: type[MamoeError] = ConfigError, merge: 
         require_free(out, refusal)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
+        for leftover in leftovers_of(out):
+            remove_leftover(leftover, out)
         stage = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
     except OSError as error:
         if is_disk_full(error):
             raise DiskFullError(f"The disk of {out.parent} is full: free some space, then start again.") from error
         raise refusal(f"{out} cannot be made: {error.strerror}. Name a folder that can be made.") from None
     try:
-        with _locked(stage):
+        with locked_folder(stage):
             yield stage
             _put(stage, out, merge)
     except BaseException as error:
@@ -126,37 +127,65 @@ def _put(stage: Path, out: Path, merge: bool) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Show others that somebody is at work in ``folder``; the system lets go of it however this process ends."""
+def locked(handle: int, *, shared: bool = False, wait: bool = False) -> Iterator[bool]:
+    """Show others that somebody is at work on an open file or folder; the system lets go however this process ends.
+
+    Args:
+        handle: of the file or folder.
+        shared: others may be at work too.
+        wait: until others have let go.
+
+    Yields:
+        False: somebody else is at work there alone. True also where the file system has no locks.
+    """
     if fcntl is None:
-        yield
+        yield True
+        return
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        yield False
+        return
+    except OSError:  # a file system without locks
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+@contextmanager
+def locked_folder(folder: Path, *, shared: bool = False) -> Iterator[bool]:
+    """:func:`locked` for a folder."""
+    if fcntl is None:  # Windows opens no folders
+        yield True
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        with locked(handle, shared=shared) as free:
+            yield free
     finally:
         os.close(handle)
 
 
-def _remove_leftovers(out: Path) -> None:
-    for leftover in [path for path in out.parent.iterdir() if path.name.startswith(_prefix(out)) and path.is_dir()]:
-        if _in_use(leftover):
-            log.warning("%s: another process seems to be writing %s; it is left alone.", leftover, out)
-        else:
-            log.warning("Removing %s, which an earlier attempt at %s left when it was killed.", leftover, out)
-            shutil.rmtree(leftover, ignore_errors=True)
+def leftovers_of(out: Path) -> list[Path]:
+    """Folders that were to become ``out``, of whatever process."""
+    return [path for path in out.parent.iterdir() if path.name.startswith(_prefix(out)) and path.is_dir()]
 
 
-def _in_use(folder: Path) -> bool:
+def remove_leftover(leftover: Path, out: Path) -> None:
+    """Remove what an earlier attempt at ``out`` left behind, unless somebody is at work there."""
+    if in_use(leftover):
+        log.warning("%s: another process seems to be writing %s; it is left alone.", leftover, out)
+    else:
+        log.warning("Removing %s, which an earlier attempt at %s left when it was killed.", leftover, out)
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether somebody is at work in a folder."""
     if fcntl is None:
         return True  # nobody can tell
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    with locked_folder(folder) as free:
+        return not free

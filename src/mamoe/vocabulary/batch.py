@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int16, Int32, Int64, UInt8
 from torch import Tensor
 
+from mamoe.machine.transfers import sent
 from mamoe.vocabulary.framing import Framing
 
 
@@ -54,12 +55,13 @@ class RegionBatch:
     def drop(self, mask: Bool[Tensor, "B"]) -> RegionBatch:
         """The same batch with the pictures in ``mask`` unconditional: empty prompt, no region, rest expert.
 
-        Their condition pictures become empty, which is black.
+        Their condition pictures become empty, which is black. ``mask`` is read on the host: one that lies there spares
+        a wait for the device.
         """
         listing: Any = mask  # torch does not say of what the list is
         flags: list[bool] = listing.tolist()
         prompts = tuple(("",) if flag else p for p, flag in zip(self.prompts, flags, strict=True))
-        dropped = mask.to(self.image.device)[self.image.long()]
+        dropped = sent(mask, self.image.device)[self.image.long()]
         return replace(
             self,
             prompts=prompts,
@@ -92,8 +94,9 @@ class Batch:
     moments: Float[Tensor, "B 2 C h w"] | None = None  # in place of ``image``, see :class:`Sample`
 
     def to(self, device: torch.device | str) -> Batch:
+        """Everything but ``index`` and ``epoch``, which only the host reads."""
         moved = _map_tensors(self, lambda t: t.to(device, non_blocking=True))
-        return replace(moved, regions=self.regions.to(device))
+        return replace(moved, index=self.index, epoch=self.epoch, regions=self.regions.to(device))
 
     def pin_memory(self) -> Batch:
         return replace(_map_tensors(self, lambda t: t.pin_memory()), regions=self.regions.pin_memory())
@@ -105,7 +108,7 @@ def framing_rows(framings: Sequence[Framing]) -> Int32[Tensor, "B 6"]:
 
 
 def _emptied(pictures: Tensor | None, mask: Bool[Tensor, "B"]) -> Tensor | None:
-    return None if pictures is None else pictures.masked_fill(mask.to(pictures.device)[:, None, None, None], 0)
+    return None if pictures is None else pictures.masked_fill(sent(mask, pictures.device)[:, None, None, None], 0)
 
 
 _Tensors = TypeVar("_Tensors", RegionBatch, Batch)

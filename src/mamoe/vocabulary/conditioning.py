@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
@@ -38,6 +40,16 @@ class ExpertRouting:
     token: Int64[Tensor, "K"]
     offsets: Int32[Tensor, "E"]  # end of each expert's slice; offsets[-1] = K
     weight: Float[Tensor, "K"] | None
+    # What follows from these, found once instead of in every layer that is routed:
+    back: Int64[Tensor, "M"] | None = field(init=False)  # the row of every cell, with hard routing
+    member: Bool[Tensor, "K E"] = field(init=False)  # whose slice a row is in
+
+    def __post_init__(self) -> None:
+        row = torch.arange(len(self.token), device=self.token.device)
+        back = torch.empty_like(row).index_copy_(0, self.token, row) if self.weight is None else None
+        begin = F.pad(self.offsets[:-1], (1, 0))
+        object.__setattr__(self, "back", back)
+        object.__setattr__(self, "member", (row.unsqueeze(1) < self.offsets) & (row.unsqueeze(1) >= begin))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16, Int32, UInt8
+from jaxtyping import Int16, Int32, Int64, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from mamoe.errors import DatasetError
+from mamoe.storage.png import encode_png
 from mamoe.vocabulary.exif import orientation_of
 from mamoe.vocabulary.map_kinds import why_no_map
 
@@ -107,6 +108,11 @@ def decode_panoptic(rgb: UInt8[np.ndarray, "H W 3"]) -> PanopticMap:
     return PanopticMap(segment_id=segment_id, class_id=np.ascontiguousarray(rgb[..., 2]))
 
 
+def class_pixels(class_id: UInt8[np.ndarray, "H W"]) -> Int64[np.ndarray, "256"]:
+    """How many pixels every class id has; PIL counts bytes several times as fast as numpy."""
+    return np.array(Image.fromarray(class_id).histogram(), dtype=np.int64)
+
+
 def read_panoptic(path: Path) -> PanopticMap:
     """Read a panoptic PNG.
 
@@ -171,7 +177,7 @@ def _decoded(path: Path) -> Generator[Image.Image]:
 
 def write_panoptic(panoptic: PanopticMap, path: Path) -> None:
     """Write the panoptic PNG; the folder must exist."""
-    Image.fromarray(encode_panoptic(panoptic)).save(path, format="PNG")
+    path.write_bytes(encode_png(encode_panoptic(panoptic)))
 
 
 def resized_panoptic(panoptic: PanopticMap, size: tuple[int, int]) -> PanopticMap:

@@ -14,8 +14,8 @@ from mamoe.commands.benchmark.results import Stopped
 from mamoe.commands.benchmark.run import listed, planned, reason, run_benchmark, run_process
 from mamoe.config.benchmark import parted, replaced
 from mamoe.errors import ConfigError
-from mamoe.runs.lock import held
 from mamoe.scenes import Domain, write_scenes
+from mamoe.storage.lock import held
 
 METHODS = {"full": ["layout.moe=false"], "mamoe": []}
 

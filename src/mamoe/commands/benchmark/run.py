@@ -30,7 +30,7 @@ from mamoe.console import note
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.protocol import library_versions
 from mamoe.evaluation.run import check_scores
-from mamoe.runs.lock import held
+from mamoe.storage.lock import held
 
 ROOT = "benchmark"
 _INTERRUPTED = (130, 75)  # Ctrl-C, told to stop

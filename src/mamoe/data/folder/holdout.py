@@ -55,7 +55,7 @@ def held_out(keys: Sequence[str], share: float) -> tuple[int, ...]:
             "split 'val', or set trainer.overfit_images."
         )
     count = max(1, round(share * len(keys)))
-    paths = _without_ending([PurePosixPath(key).with_suffix("") for key in keys])
+    paths = without_ending([PurePosixPath(key).with_suffix("") for key in keys])
     for scene_of in (_place, _sequence):
         if chosen := _whole_scenes([scene_of(path) for path in paths], count):
             return chosen
@@ -77,7 +77,7 @@ def _whole_scenes(scenes: Sequence[str], count: int) -> tuple[int, ...]:
     return tuple(place for place, scene in enumerate(scenes) if scene in chosen)
 
 
-def _without_ending(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+def without_ending(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
     """The names without what all of them end in, such as ``_leftImg8bit``."""
     shared = os.path.commonprefix([path.name[::-1] for path in paths])[::-1]  # noqa: RUF071, characters are meant
     ending = shared[found.start() :] if (found := re.search(r"[_\-.]", shared)) else ""

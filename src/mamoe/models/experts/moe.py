@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import FeedForward
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
+from mamoe.models.experts.stacking import lay_end_to_end, stacked
 from mamoe.vocabulary.conditioning import ExpertRouting
 
 
@@ -85,7 +86,7 @@ class MoEFeedForward(RoutedFeedForward):
         if routing is None:
             return run_layers(self.net, hidden_states)
         cells = hidden_states.flatten(0, 1)
-        rows = run_experts(self.nets, cells.index_select(0, routing.token), routing.offsets)
+        rows = run_experts(self.nets, cells.index_select(0, routing.token), routing)
         return put_back(rows, routing, len(cells)).view_as(hidden_states)
 
 
@@ -129,29 +130,40 @@ class SharedExpertFeedForward(MoEFeedForward):
         if routing is None:
             return shared
         cells = hidden_states.flatten(0, 1)
-        rows = self._added(cells.index_select(0, routing.token), routing.offsets)
+        rows = self._added(cells.index_select(0, routing.token), routing)
         return shared + put_back(rows, routing, len(cells)).view_as(shared)
 
-    def _added(self, rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]) -> Float[Tensor, "K C"]:
+    def _added(self, rows: Float[Tensor, "K C"], routing: ExpertRouting) -> Float[Tensor, "K C"]:
         nets = self.nets[1:]
         if _prefers_grouped(rows, nets):
             # The rest group has to be somebody's: what expert 1 makes of it is taken away again. No wait for the host.
-            added = _run_grouped([nets[0], *nets], rows, offsets)
-            position = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1)
-            return added * (position >= offsets[0])
-        rest, *slices = slices_of(rows, offsets)
+            added = _run_grouped([nets[0], *nets], rows, routing)
+            return added.masked_fill(routing.member[:, :1], 0)
+        rest, *slices = slices_of(rows, routing.offsets)
         added = [run_layers(net, own) for net, own in zip(nets, slices, strict=True)]
         return torch.cat([added[0].new_zeros(rest.shape), *added])
 
 
+def prepare_experts(network: nn.Module) -> None:
+    """Lay out the weights of all experts in ``network``, which have come to the GPU they stay on, for its products."""
+    for layer in network.modules():
+        if isinstance(layer, MoEFeedForward) and grouped_suits(cast(nn.Linear, layer.net[2]).weight):
+            widen = [cast(GEGLU, net[0]).proj for net in layer.nets]
+            narrow = [cast(nn.Linear, net[2]) for net in layer.nets]
+            for linears in (widen, narrow):
+                if all(type(linear) is nn.Linear for linear in linears):
+                    lay_end_to_end([linear.weight for linear in linears])
+                    lay_end_to_end([linear.bias for linear in linears])
+
+
 def run_experts(
-    nets: Sequence[nn.ModuleList], rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]
+    nets: Sequence[nn.ModuleList], rows: Float[Tensor, "K C"], routing: ExpertRouting
 ) -> Float[Tensor, "K C"]:
     """Every expert's layers on its own slice of the sorted rows."""
     if _prefers_grouped(rows, nets):
-        return _run_grouped(nets, rows, offsets)
+        return _run_grouped(nets, rows, routing)
     # An expert without cells still runs, on an empty slice: its gradients are zero, not missing.
-    slices = slices_of(rows, offsets)
+    slices = slices_of(rows, routing.offsets)
     return torch.cat([run_layers(net, own) for net, own in zip(nets, slices, strict=True)])
 
 
@@ -163,9 +175,9 @@ def slices_of(rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]) -> tuple[
 def put_back(rows: Float[Tensor, "K C"], routing: ExpertRouting, count: int) -> Float[Tensor, "M C"]:
     """The rows at the places of their cells, those of one cell blended by weight; ``count`` = M cells in all."""
     if routing.weight is None:
+        assert routing.back is not None, "hard routing knows the way back"
         # Reading through the inverse permutation keeps nothing for the backward pass; writing (index_copy) keeps rows.
-        position = torch.arange(count, device=rows.device)
-        return rows.index_select(0, torch.empty_like(position).index_copy(0, routing.token, position))
+        return rows.index_select(0, routing.back)
     weighted = rows * routing.weight.to(rows.dtype).unsqueeze(1)
     return rows.new_zeros((count, rows.shape[1])).index_add(0, routing.token, weighted)
 
@@ -192,35 +204,25 @@ def grouped_suits(rows: Tensor) -> bool:
 
 
 def _run_grouped(
-    nets: Sequence[nn.ModuleList], rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]
+    nets: Sequence[nn.ModuleList], rows: Float[Tensor, "K C"], routing: ExpertRouting
 ) -> Float[Tensor, "K C"]:
-    member = _membership(rows.shape[0], offsets)
     widen = [cast(GEGLU, net[0]) for net in nets]
     narrow = [cast(nn.Linear, net[2]) for net in nets]
-    value, gate = _grouped_linear([layer.proj for layer in widen], rows, offsets, member).chunk(2, dim=-1)
+    value, gate = _grouped_linear([layer.proj for layer in widen], rows, routing).chunk(2, dim=-1)
     activated = nets[0][1](value * widen[0].gelu(gate))  # GELU and dropout have no weights: any expert's will do
-    out = _grouped_linear(narrow, activated, offsets, member)
+    out = _grouped_linear(narrow, activated, routing)
     return run_layers(nets[0][3:], out)
 
 
 def _grouped_linear(
-    layers: Sequence[nn.Linear],
-    rows: Float[Tensor, "K C"],
-    offsets: Int32[Tensor, "E"],
-    member: Bool[Tensor, "K E"],
+    layers: Sequence[nn.Linear], rows: Float[Tensor, "K C"], routing: ExpertRouting
 ) -> Float[Tensor, "K F"]:
     dtype = compute_dtype(rows)
-    weight_EFC = torch.stack([layer.weight.to(dtype) for layer in layers])
-    bias_EF = torch.stack([layer.bias.to(dtype) for layer in layers])
-    product = F.grouped_mm(rows.to(dtype), weight_EFC.transpose(1, 2), offs=offsets)
+    weight_EFC = stacked([layer.weight for layer in layers], dtype)
+    bias_EF = stacked([layer.bias for layer in layers], dtype)
+    product = F.grouped_mm(rows.to(dtype), weight_EFC.transpose(1, 2), offs=routing.offsets)
     # A product with the membership matrix, because its gradient is a product too; that of a gather is a slow scatter.
-    return product + member.to(dtype) @ bias_EF
-
-
-def _membership(count: int, offsets: Int32[Tensor, "E"]) -> Bool[Tensor, "K E"]:
-    position = torch.arange(count, device=offsets.device).unsqueeze(1)
-    before_end = position < offsets
-    return before_end & (position >= F.pad(offsets[:-1], (1, 0)))
+    return torch.addmm(product, routing.member.to(dtype), bias_EF)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -140,6 +140,11 @@ class MaMoETransformerBlock(BasicTransformerBlock):
             )
 
 
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a UNet, ours or stock ones: what repeats, and is worth compiling alone."""
+    return [module for module in network.modules() if isinstance(module, BasicTransformerBlock)]
+
+
 def _check_kind(stock: BasicTransformerBlock) -> None:
     problems = []
     if stock.norm_type != "layer_norm":

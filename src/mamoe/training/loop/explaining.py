@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mamoe.errors import MamoeError
-from mamoe.machine.memory import is_out_of_memory, memory_facts
+from mamoe.machine.memory import is_out_of_memory, memory_facts, smaller_preset
 from mamoe.storage.staging import DiskFullError, is_disk_full
 
 
@@ -18,8 +18,12 @@ class OutOfMemoryError(MamoeError):
 
 
 @contextmanager
-def explained(run_dir: Path) -> Iterator[None]:
-    """Turns the errors of a full memory or disk, and those data workers wrap, into messages that say what to do."""
+def explained(run_dir: Path, gpu_gib: int | None = None) -> Iterator[None]:
+    """Turns the errors of a full memory or disk, and those data workers wrap, into messages that say what to do.
+
+    Args:
+        gpu_gib: of the GPU that the preset in use is made for; None = it is none of those.
+    """
     try:
         yield
     except MamoeError as error:
@@ -28,10 +32,13 @@ def explained(run_dir: Path) -> Iterator[None]:
         raise type(error)(_message(error)) from None
     except Exception as error:
         if is_out_of_memory(error):
+            preset = smaller_preset(gpu_gib)
+            fits = "" if preset is None else f"What fits this GPU is {preset}. Or set "
             raise OutOfMemoryError(
-                f"Out of memory: {_first_line(error)} {memory_facts()} Set trainer.auto_microbatch=true, which takes a "
-                "batch in smaller pieces with the same result, or model.gradient_checkpointing=true, or "
-                f"trainer.precision=bf16-mixed, or train less of the model; then resume with resume={run_dir}."
+                f"Out of memory: {_first_line(error)} {memory_facts()} {fits or 'Set '}"
+                "trainer.auto_microbatch=true, which takes a batch in smaller pieces with the same result, or "
+                "model.gradient_checkpointing=true, or trainer.precision=bf16-mixed, or train less of the model; then "
+                f"resume with resume={run_dir}."
             ) from error
         if is_disk_full(error):
             raise DiskFullError(

@@ -57,6 +57,7 @@ class Endurance:
     max_seconds: float | None = None  # then it saves and ends; None = no limit
     preemption: Sequence[signal.Signals] = ()  # signals that mean "save and end", besides SIGTERM and SIGINT
     auto_microbatch: bool = False  # halve the micro-batch where memory runs out; the result stays the same
+    gpu_gib: int | None = None  # what the preset in use was made for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +66,7 @@ class Keeping:
 
     every_n_steps: int  # optimizer steps between checkpoints; the last step writes one too
     last: int = 2  # kept besides the best
+    full: int | None = None  # of these, how many can be resumed from; None = all
     best_by: BestBy | None = None  # which value of which metric marks the best
 
 
@@ -111,7 +113,7 @@ def fit(
     settings = checked(trainer or {}, max_steps)
     run_dir.mkdir(parents=True, exist_ok=True)
     console = Console()
-    with reported(run_dir / "log.txt", console), explained(run_dir):
+    with reported(run_dir / "log.txt", console), explained(run_dir, endurance.gpu_gib):
         checkpoint = None if resume is None else sound_checkpoint(resume)
         listening = Listening(endurance.preemption)
         stop = Stopping(listening, endurance.max_seconds)
@@ -128,6 +130,7 @@ def fit(
                 every_n_steps=keeping.every_n_steps,
                 metrics=metrics,
                 keep_last=keeping.last,
+                full=keeping.full,
                 best_by=keeping.best_by,
                 resume=checkpoint,
             )

@@ -129,7 +129,10 @@ class Stopping(Callback):
             return
         late = self._deadline is not None and time.monotonic() >= self._deadline
         mine = self._listening.heard or (Stop.OUT_OF_TIME if late else 0)
-        reason = int(trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="max"))
+        reason = int(mine)
+        if trainer.world_size > 1:
+            told = torch.tensor(reason, device=trainer.strategy.root_device)
+            reason = int(trainer.strategy.reduce(told, reduce_op="max"))
         if reason:
             self.reason = Stop(reason)
             trainer.should_stop = True

@@ -111,6 +111,7 @@ class StepMetrics(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
         if not is_due(trainer, batch_idx, self._every):
             return
+        pl_module.look()
         loss = torch.tensor(pl_module.watch.loss, device=pl_module.device)
         values = {
             "train/loss": float(trainer.strategy.reduce(loss, reduce_op="mean")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -55,7 +56,8 @@ class TrainingProgress(Callback):
             return
         data: LayoutDataModule = trainer.datamodule  # type: ignore[attr-defined]
         now = time.monotonic()
-        self._loss.add(pl_module.watch.loss)
+        if not math.isnan(pl_module.watch.loss):  # on a GPU nobody has looked at the first step yet
+            self._loss.add(pl_module.watch.loss)
         self._seconds.add(now - self._step_began)
         self._waited.add(data.take_waited())
         self._step_began = now

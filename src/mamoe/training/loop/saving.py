@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,16 @@ from mamoe.runs.adapter import read_adapter, save_adapter
 from mamoe.runs.checkpoint import DISK, checkpoint_dir, link, prune, step_of, write_checkpoint
 from mamoe.runs.dealt import part_of
 from mamoe.runs.recipe import Recipe, write_recipe
-from mamoe.runs.weights import load_trainer, read_counters, read_network, save_network, save_trainer
+from mamoe.runs.weights import (
+    TrainerState,
+    load_trainer,
+    read_counters,
+    read_network,
+    save_network,
+    save_trainer,
+    trainer_state,
+)
+from mamoe.training.loop.beside import HostCopies, Writer
 from mamoe.training.loop.metrics import MetricsFile
 from mamoe.training.loop.steps import is_due, stepped
 from mamoe.training.order.loaders import LayoutDataModule
@@ -25,6 +34,8 @@ from mamoe.training.scale.sharding import gathered
 from mamoe.training.step.module import DiffusionModule
 
 log = logging.getLogger(__name__)
+
+_MOMENTS = "trainer"  # of the optimizer, by the folder they lie in
 
 
 class Resuming(Callback):
@@ -70,12 +81,15 @@ class BestBy:
 class Checkpoints(Callback):
     """Writes a checkpoint every n optimizer steps, at the last one, and when the run is about to stop.
 
+    The training goes on while a thread writes a copy of what was learned; the last one it waits for.
+
     Args:
         run_dir: the run's folder.
         recipe: what is needed besides weights to build the model again; see :mod:`mamoe.runs.recipe`.
         every_n_steps: optimizer steps between checkpoints.
         metrics: where ``best_by`` is looked up.
         keep_last: how many to keep, at least 2; ``best`` is kept besides.
+        full: of these, how many can be resumed from; the others keep what was learned. None = all.
         best_by: the metric whose best value makes a checkpoint ``best``, where both fall on one step.
         resume: a sound checkpoint to continue from.
     """
@@ -88,6 +102,7 @@ class Checkpoints(Callback):
         every_n_steps: int,
         metrics: MetricsFile,
         keep_last: int = 2,
+        full: int | None = None,
         best_by: BestBy | None = None,
         resume: Path | None = None,
     ) -> None:
@@ -95,46 +110,72 @@ class Checkpoints(Callback):
             raise ConfigError(
                 f"keep_last must be at least 2, so that a damaged checkpoint has one before, got {keep_last}."
             )
-        if every_n_steps < 1:
-            raise ConfigError(f"Checkpoints need every_n_steps >= 1, got {every_n_steps}.")
+        if every_n_steps < 1 or (full is not None and full < 1):
+            raise ConfigError(f"Checkpoints need every_n_steps and full >= 1, got {every_n_steps} and {full}.")
         self._run_dir, self._recipe, self._every, self._keep = run_dir, recipe, every_n_steps, keep_last
+        self._full = full
         self._metrics, self._best_by, self._resume = metrics, best_by, resume
         self.newest: Path | None = resume
         self._best = None if best_by is None else _best_value(run_dir, best_by)
+        self._copies, self._writer, self._tight = HostCopies(), Writer(), False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
-        stops = trainer.should_stop and stepped(trainer, batch_idx)
-        if stops or is_due(trainer, batch_idx, self._every):
-            self._save(trainer, pl_module)
+        self._writer.raise_failure()
+        last = stepped(trainer, batch_idx) and (trainer.should_stop or trainer.global_step >= trainer.max_steps)
+        if last or is_due(trainer, batch_idx, self._every):
+            self._save(trainer, pl_module, last)
 
-    def save_unfinished(self, trainer: Trainer, module: DiffusionModule) -> None:
-        """Keep the state before a step that failed while nothing of it was in the weights; no older one goes.
+    def on_train_end(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        self._writer.wait()
 
-        Called on every process, or on the only one.
+    def on_exception(self, trainer: Trainer, pl_module: DiffusionModule, exception: BaseException) -> None:  # type: ignore[override]
+        if isinstance(exception, Exception):
+            try:
+                self._writer.wait()
+            except Exception as error:
+                log.warning("The checkpoint that was being written is not there: %s", error)
+
+    def save_unfinished(self, trainer: Trainer, module: DiffusionModule, step: int) -> None:
+        """Keep the state after ``step``, the one before a step that failed: nothing of that is in the weights.
+
+        No older checkpoint goes. Called on every process, or on the only one.
         """
-        step = trainer.global_step
+        self._writer.wait()
         if step > 0 and not checkpoint_dir(self._run_dir, step).is_dir():
-            state = _Learned.of(trainer, module)
-            if trainer.is_global_zero:
-                self.newest = write_checkpoint(
-                    self._run_dir, step, lambda folder: self._write(folder, trainer, module, state)
-                )
+            learned = self._learned(trainer, module, step)
+            if learned is not None:
+                self.newest = write_checkpoint(self._run_dir, step, lambda folder: self._write(folder, module, learned))
 
-    def _save(self, trainer: Trainer, module: DiffusionModule) -> None:
+    def _save(self, trainer: Trainer, module: DiffusionModule, last: bool) -> None:
+        module.look()
         step = trainer.global_step
-        state = _Learned.of(trainer, module)
-        if trainer.is_global_zero:
-            score = None if self._best_by is None else self._metrics.measured_at(self._best_by.metric, step)
+        score = None if self._best_by is None else self._metrics.measured_at(self._best_by.metric, step)
+        learned = self._learned(trainer, module, step, score)
+        if learned is not None:
+            self._writer.wait()
             if self._metrics.path.exists():
                 DISK.flush(self._metrics.path)  # the rows up to here belong to what a resumed run continues
-            self.newest = write_checkpoint(
-                self._run_dir, step, lambda folder: self._write(folder, trainer, module, state, score)
-            )
-            if self._best_by is not None:
-                self._judge(self._best_by, score, step)
-            prune(self._run_dir, self._keep)
-            log.info("Step %d: checkpoint %s", step, self.newest)
-        trainer.strategy.barrier("checkpoint")
+            if last or not self._has_room(learned.tensors):
+                self._finish(module, learned, step, score)
+            else:
+                copy = replace(learned, tensors=self._copies.of(learned.tensors))
+                self._writer.start(lambda: self._finish(module, copy, step, score))
+        if last:
+            trainer.strategy.barrier("checkpoint")
+
+    def _has_room(self, tensors: Mapping[str, Any]) -> bool:
+        room = self._copies.fit(tensors)
+        if not room and not self._tight:
+            log.info("Checkpoints are written while the training waits: there is no memory for a copy of all weights.")
+            self._tight = True
+        return room
+
+    def _finish(self, module: DiffusionModule, learned: _Learned, step: int, score: float | None) -> None:
+        self.newest = write_checkpoint(self._run_dir, step, lambda folder: self._write(folder, module, learned))
+        if self._best_by is not None:
+            self._judge(self._best_by, score, step)
+        prune(self._run_dir, self._keep, full=self._full)
+        log.info("Step %d: checkpoint %s", step, self.newest)
 
     def _judge(self, best_by: BestBy, score: float | None, step: int) -> None:
         assert self.newest is not None
@@ -148,18 +189,37 @@ class Checkpoints(Callback):
             self._best = score
             link(self.newest, "best")
 
-    def _write(
-        self, folder: Path, trainer: Trainer, module: DiffusionModule, state: _Learned, score: float | None = None
-    ) -> None:
+    def _write(self, folder: Path, module: DiffusionModule, learned: _Learned) -> None:
+        """Fill a checkpoint's folder. Of ``module`` only what never changes is looked at."""
         for name, network in module.trained.items():
             save = save_adapter if _is_adapter(module, name) else save_network
-            save(network, state.weights[name], folder / name)
-            if name in state.averages:
-                save(network, state.averages[name], folder / f"{name}_ema")
+            for part in (name, f"{name}_ema"):
+                if part in learned.tensors:
+                    save(network, learned.tensors[part], folder / part)
+        save_trainer(folder, TrainerState(moments=learned.tensors[_MOMENTS], text=learned.trainer))
+        write_recipe(self._recipe, folder)
+
+    def _learned(
+        self, trainer: Trainer, module: DiffusionModule, step: int, score: float | None = None
+    ) -> _Learned | None:
+        """What was learned up to ``step``; None on all processes but the first. Called by every one."""
+        ema, first, optimizer = module.ema, trainer.is_global_zero, trainer.optimizers[0]
+        tensors = {name: gathered(network.state_dict(), first) for name, network in module.trained.items()}
+        if ema is not None:
+            tensors |= {f"{name}_ema": gathered(ema.state_dict(name), first) for name in module.trained}
+        moments = gathered(optimizer.state_dict(), first)
+        if not first:
+            return None
+        counters = self._counters(trainer, module, step, score)
+        state = trainer_state(optimizer, _schedule(trainer), counters, moments)
+        return _Learned(tensors={**tensors, _MOMENTS: state.moments}, trainer=state.text)
+
+    def _counters(self, trainer: Trainer, module: DiffusionModule, step: int, score: float | None) -> dict[str, Any]:
         data: LayoutDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        counters = {
-            "step": trainer.global_step,
-            "samples_seen": data.samples_seen(trainer.global_step - self._start, trainer.accumulate_grad_batches),
+        start = 0 if self._resume is None else step_of(self._resume)
+        return {
+            "step": step,
+            "samples_seen": data.samples_seen(step - start, trainer.accumulate_grad_batches),
             "ema_updates": 0 if module.ema is None else module.ema.updates,
             "seed": module.seed,
             "order_seed": data.seed,
@@ -170,31 +230,14 @@ class Checkpoints(Callback):
             "batch_size": data.batch_size,
             "buckets": data.buckets is not None,
         }
-        save_trainer(folder, trainer.optimizers[0], _schedule(trainer), counters, state.moments)
-        write_recipe(self._recipe, folder)
-
-    @property
-    def _start(self) -> int:
-        return 0 if self._resume is None else step_of(self._resume)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Learned:
-    """What was learned so far, whole on the first process."""
+    """What was learned so far."""
 
-    weights: dict[str, dict[str, Tensor]]  # by network
-    averages: dict[str, dict[str, Tensor]]  # likewise; empty without an average
-    moments: dict[str, Any]  # the optimizer's state dict
-
-    @classmethod
-    def of(cls, trainer: Trainer, module: DiffusionModule) -> _Learned:
-        """Called by every process: each may have a part of it."""
-        ema, first = module.ema, trainer.is_global_zero
-        return cls(
-            weights={name: gathered(network.state_dict(), first) for name, network in module.trained.items()},
-            averages={} if ema is None else {name: gathered(ema.state_dict(name), first) for name in module.trained},
-            moments=gathered(trainer.optimizers[0].state_dict(), first),
-        )
+    tensors: dict[str, Mapping[str, Tensor]]  # by folder: weights and averages of the networks, moments
+    trainer: str  # counters, schedule and the optimizer's settings, as JSON
 
 
 def _is_adapter(module: DiffusionModule, name: str) -> bool:

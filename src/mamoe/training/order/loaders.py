@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from mamoe.machine.workers import leave_signals_to_the_trainer, worker_context
 from mamoe.training.order.buckets import BucketBatches
 from mamoe.training.order.epochs import Key, StreamBatches, piece_starts
 from mamoe.vocabulary.batch import Batch
@@ -44,12 +44,6 @@ class TimedLoader(DataLoader):
         """Seconds waited since the last call."""
         waited, self._waited = self._waited, 0.0
         return waited
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    # Ctrl-C and schedulers signal the whole process group; a worker that died of it would break the last step.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
 
 
 class LayoutDataModule(LightningDataModule):
@@ -116,12 +110,11 @@ class LayoutDataModule(LightningDataModule):
             batches = BucketBatches(self.buckets, **share)
         workers = {}
         if self.num_workers:
-            # A forked worker would inherit locks of the parent's threads and a CUDA context it must not touch.
             workers = {
-                "multiprocessing_context": "spawn",
+                "multiprocessing_context": worker_context(),
                 "persistent_workers": True,
                 "prefetch_factor": self.prefetch_factor,
-                "worker_init_fn": _leave_signals_to_the_trainer,
+                "worker_init_fn": leave_signals_to_the_trainer,
             }
         self._loader = TimedLoader(
             self.train,  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mamoe.machine.transfers import sent
 from mamoe.randomness import derive_seed, generator_for, stacked_randn
 from mamoe.training.step.timesteps import UNIFORM, Places, TimestepSampling, draw_timesteps
 
@@ -27,7 +28,7 @@ class Draws:
     loss_seeds: tuple[int, ...]  # B: for what a loss draws itself
 
     def to(self, device: torch.device | str) -> Draws:
-        timesteps, noise, dropped = (t.to(device) for t in (self.timesteps, self.noise, self.dropped))
+        timesteps, noise, dropped = (sent(t, device) for t in (self.timesteps, self.noise, self.dropped))
         return replace(self, timesteps=timesteps, noise=noise, dropped=dropped)
 
 

@@ -34,16 +34,22 @@ class Failing(Callback):
         self.report: Path | None = None
 
     def on_exception(self, trainer: Trainer, pl_module: DiffusionModule, exception: BaseException) -> None:  # type: ignore[override]
+        lacks_memory = is_out_of_memory(exception) and pl_module.watch.open and trainer.world_size == 1
+        if lacks_memory:
+            try:
+                pl_module.look()
+            except NonFiniteLossError as error:  # the step before the one that memory was lacking for
+                exception, lacks_memory = error, False
         failed = pl_module.watch.failed
         if isinstance(exception, NonFiniteLossError) and failed is not None:
-            self._saving.save_unfinished(trainer, pl_module)
+            self._saving.save_unfinished(trainer, pl_module, failed.step - 1)
             self.report = self._run_dir / f"nonfinite-step-{failed.step:08d}.json"
             if trainer.is_global_zero:
                 content = _report(failed, self._run_dir, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
                 write_whole(json.dumps(content, indent=1), self.report)
-        elif is_out_of_memory(exception) and pl_module.watch.open and trainer.world_size == 1:
+        elif lacks_memory:
             self.out_of_memory = True
-            self._saving.save_unfinished(trainer, pl_module)
+            self._saving.save_unfinished(trainer, pl_module, trainer.global_step)
 
 
 def _report(failed: FailedStep, run_dir: Path, module: DiffusionModule, data: LayoutDataModule) -> dict[str, Any]:

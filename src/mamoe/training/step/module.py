@@ -5,6 +5,7 @@ The flow:  Batch -> Conditioning -> Noise -> Predict -> Loss, then the optimizer
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -12,25 +13,34 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from mamoe.diffusion.losses import Denoised
 from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
-from mamoe.errors import ConfigError
+from mamoe.errors import ConfigError, NonFiniteLossError
+from mamoe.machine.compiling import compiled_if_it_works
+from mamoe.machine.transfers import sent, works_ahead
 from mamoe.methods.lora import to_channels_last
 from mamoe.models.control.call import control_input, control_of, predict
+from mamoe.models.experts.moe import prepare_experts
+from mamoe.models.unet.block import blocks_of
 from mamoe.randomness import derive_seed
 from mamoe.training.optim import apply_lr_factors, parameter_groups
 from mamoe.training.optim.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
+from mamoe.training.optim.rates import Rates
 from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.scale.loss_scale import ScaledPrecision
 from mamoe.training.scale.sharding import shard, whole_of
 from mamoe.training.step.draws import Draws, posterior_noise, training_draws
-from mamoe.training.step.finite import StepWatch
+from mamoe.training.step.finite import StepWatch, leaves_out
 from mamoe.training.step.latents import moments_of
-from mamoe.training.step.parts import Networks, Objective, Optimization
+from mamoe.training.step.parts import Compiled, Networks, Objective, Optimization
 from mamoe.training.step.timesteps import Places, TimestepKind
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning
+
+log = logging.getLogger(__name__)
 
 
 class DiffusionModule(LightningModule):
@@ -67,7 +77,9 @@ class DiffusionModule(LightningModule):
         self.prompt_dropout, self.seed = objective.prompt_dropout, seed
         self.ema: AveragedWeights | None = None
         self.watch = StepWatch()
+        self._before: Rates | None = None  # what the schedule had set before a step that nobody has looked at
         self._optimization = optimization
+        self._to_compile: Compiled = networks.compile
         self._mean_size: float | None = None  # pictures of a micro-batch, on average over those of a step
         _check(self)
 
@@ -83,6 +95,12 @@ class DiffusionModule(LightningModule):
     # The loss of a batch.
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self._losses(batch, batch_idx)
+        self.watch.add(loss, batch)
+        # Lightning averages over the micro-batches; where they are pieces of unequal size, each picture counts alike.
+        return loss.sum() / (self._mean_size or len(loss))
+
+    def _losses(self, batch: Batch, batch_idx: int) -> Float[Tensor, "B"]:
         # Batch.
         epoch, index = batch.epoch.tolist(), batch.index.tolist()
         latents = self.encode(batch)
@@ -97,10 +115,7 @@ class DiffusionModule(LightningModule):
             sampling=self.timesteps,
             places=self._places(batch_idx) if self.timesteps.kind is TimestepKind.STRATIFIED else None,
         )
-        loss = self.loss_per_image(latents, batch.regions, draws, batch.cell_weight, step=self.global_step)
-        self.watch.add(loss, batch)
-        # Lightning averages over the micro-batches; where they are pieces of unequal size, each picture counts alike.
-        return loss.sum() / (self._mean_size or len(loss))
+        return self.loss_per_image(latents, batch.regions, draws, batch.cell_weight, step=self.global_step)
 
     def loss_per_image(
         self,
@@ -110,15 +125,17 @@ class DiffusionModule(LightningModule):
         cell_weight: Float[Tensor, "B h w"] | None = None,
         step: int | None = None,
     ) -> Float[Tensor, "B"]:
-        """The weighted loss of every picture, float32; ``step`` is None for pictures that nothing is learned from."""
-        draws = draws.to(latents.device)
+        """The weighted loss of every picture, float32; ``step`` is None for pictures that nothing is learned from.
 
+        ``draws`` lie on the host, everything else on the device.
+        """
         # Conditioning.
         regions = regions.drop(draws.dropped)
         conditioning, control = self._condition(regions), self._control(regions)
 
         # Noise.
-        alpha, sigma = alpha_sigma(self.alphas_cumprod, draws.timesteps)
+        alpha, sigma = (sent(x, latents.device) for x in alpha_sigma(self.alphas_cumprod, draws.timesteps))
+        draws = draws.to(latents.device)
         noisy = noised(latents, draws.noise, alpha, sigma)
 
         # Predict.
@@ -165,8 +182,8 @@ class DiffusionModule(LightningModule):
             moments = moments_of(self.vae, batch.image)
         mean, std = moments.unbind(1)
         shape = tuple(mean.shape[1:])
-        noise = posterior_noise(self.seed, batch.epoch.tolist(), batch.index.tolist(), shape).to(mean.device)  # type: ignore[arg-type]
-        return self.scaling.scaled(mean + std * noise)
+        noise = posterior_noise(self.seed, batch.epoch.tolist(), batch.index.tolist(), shape)  # type: ignore[arg-type]
+        return self.scaling.scaled(mean + std * sent(noise, mean.device))
 
     @torch.no_grad()
     def _control(self, regions: RegionBatch) -> Tensor | None:
@@ -200,17 +217,52 @@ class DiffusionModule(LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip by the global norm, once per optimizer step; the last look before the weights change."""
-        limit = float("inf") if gradient_clip_val is None else float(gradient_clip_val)
-        norm = nn.utils.clip_grad_norm_([p for p in self.parameters() if p.grad is not None], limit)
-        group = optimizer.param_groups[0]
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if gradient_clip_val is not None:
+            weights = [p for p in self.parameters() if p.grad is not None]
+            nn.utils.clip_grads_with_norm_(weights, float(gradient_clip_val), norm)
+        whole, ours = whole_of(norm), self.trainer.optimizers[0]
+        group = ours.param_groups[0]
         rate = group["lr"] / group.get("lr_factor", 1.0)
-        scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
-        self.watch.check(whole_of(norm), learning_rate=rate, trainer=self.trainer, scaled=scaled)
+        if self._looks_later(ours):
+            self.look()
+            self._before = Rates(ours, self._schedule)
+            ours.found_inf = self.watch.look_later(whole, learning_rate=rate, trainer=self.trainer)  # type: ignore[attr-defined]
+        else:
+            scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
+            self.watch.check(whole, learning_rate=rate, trainer=self.trainer, scaled=scaled)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.ema is not None and self.watch.skipped_in_a_row == 0:
+        if self.ema is not None and self.watch.skipped_in_a_row == 0 and not self.watch.unseen:
             self.ema.update()
+
+    def look(self) -> None:
+        """Look at the last step if nobody has; to be called before what was learned is read. Waits for the device.
+
+        Raises:
+            NonFiniteLossError: it was not finite; weights, average, optimizer and schedule are those before it.
+        """
+        if not self.watch.unseen:
+            return
+        try:
+            self.watch.look(self.trainer)
+        except NonFiniteLossError:
+            assert self._before is not None
+            self._before.put_back()
+            raise
+        if self.ema is not None:
+            self.ema.update()
+
+    def _looks_later(self, optimizer: Optimizer) -> bool:
+        alone = self.trainer.world_size == 1 and not isinstance(self.trainer.precision_plugin, ScaledPrecision)
+        return alone and works_ahead(self.device) and leaves_out(optimizer) and not torch.is_anomaly_enabled()
+
+    @property
+    def _schedule(self) -> LRScheduler | None:
+        configs = self.trainer.lr_scheduler_configs
+        return configs[0].scheduler if configs else None  # type: ignore[return-value]
 
     # Set-up.
 
@@ -221,6 +273,7 @@ class DiffusionModule(LightningModule):
         self.watch = StepWatch()
         for network in self._frozen:
             network.to(self.device)  # type: ignore[arg-type]
+        prepare_experts(self.unet)
         optimizer, decay = self.trainer.optimizers[0], self._optimization.ema_decay
         if is_schedule_free(optimizer):
             self.ema = ScheduleFreeAverage(self.trained, optimizer)
@@ -230,10 +283,29 @@ class DiffusionModule(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout layers know the global stream only. Seeding it per batch makes a resumed run draw the same numbers.
         trainer = self.trainer
+        if self._to_compile != "off":
+            self._compile(batch, batch_idx)
         part = batch_idx % trainer.accumulate_grad_batches
         self.watch.open = True
         self._mean_size = self._data.piece(batch_idx)[1]
         torch.manual_seed(derive_seed(self.seed, "layers", trainer.global_step, part, trainer.global_rank))
+
+    def _compile(self, batch: Batch, batch_idx: int) -> None:
+        """Compile the UNet, or say why not. It is tried on the first batch, whose gradients are dropped."""
+        parts = blocks_of(self.unet) if self._to_compile == "blocks" else [self.unet]
+        weights = [p for p in self.parameters() if p.requires_grad]
+
+        def trial() -> None:
+            with self.trainer.precision_plugin.forward_context():
+                loss = self._losses(batch, batch_idx).sum()
+            torch.autograd.grad(loss, weights, allow_unused=True)
+
+        problem = compiled_if_it_works(parts, trial)
+        if problem is not None:
+            log.warning(
+                "trainer.compile=%s does not work here, the network is not compiled: %s", self._to_compile, problem
+            )
+        self._to_compile = "off"
 
 
 def _check(module: DiffusionModule) -> None:

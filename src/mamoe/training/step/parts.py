@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -18,6 +18,8 @@ from mamoe.models.latents import LatentScaling
 from mamoe.training.step.timesteps import UNIFORM, TimestepSampling
 from mamoe.vocabulary.batch import RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning
+
+Compiled = Literal["off", "blocks", "full"]
 
 
 class Conditioner(Protocol):
@@ -40,6 +42,7 @@ class Networks:
             the prompts have been encoded.
         conditioner: regions -> conditioning on a device; differentiable when the text encoder is trained.
         adapter_alone: whether checkpoints hold the UNet's trained weights only.
+        compile: what of the UNet torch compiles: nothing, its transformer blocks one by one, or all of it at once.
     """
 
     unet: nn.Module
@@ -51,6 +54,7 @@ class Networks:
     gradient_checkpointing: bool = False
     channels_last: bool = False
     adapter_alone: bool = False
+    compile: Compiled = "off"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

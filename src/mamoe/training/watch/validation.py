@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from mamoe.errors import ConfigError
+from mamoe.machine.compiling import uncompiled
 from mamoe.training.loop.interruption import unless_told_to_stop
 from mamoe.training.loop.metrics import MetricsFile, log_metrics
 from mamoe.training.loop.steps import is_due
@@ -147,12 +148,14 @@ class FixedLoss(Callback):
 @contextmanager
 def evaluating(trainer: Trainer, module: DiffusionModule, *, use_ema: bool) -> Iterator[None]:
     """Evaluation mode and the trainer's precision inside the ``with``; on request the averaged weights."""
+    module.look()
     modes = {part: part.training for part in module.modules()}
     with ExitStack() as stack:
         stack.enter_context(trainer.precision_plugin.forward_context())
         if use_ema and module.ema is not None:
             stack.enter_context(module.ema.in_place())
         stack.enter_context(put_together(module.unet))
+        stack.enter_context(uncompiled(module.unet))
         module.eval()
         try:
             yield

@@ -1,0 +1,415 @@
+"""What fine-tuning and drawing cost on a GPU, each against its yardstick in the same process.
+
+    python perf/gpu.py [--quick] [--only step train draw save]
+
+Stable Diffusion 2.1's shape with random weights, 512x512, bfloat16 autocast, 20 regions with prompts of 5 tokens. Every
+time is the median of 9 rounds that take turns, with the smallest and the largest; ``device`` is what the kernels of one
+round add up to, by torch's profiler. The last line is one JSON object. `--quick` runs the same on whatever there is, in
+float32 and with a small UNet: a test of this script, not a measurement.
+
+step    forward and backward of the stock UNet and of ours with 5, 10 and 20 experts; with 5 also compiled
+train   steps of ``mamoe train``'s loop, against forward, backward and optimizer alone; where a step's time goes
+draw    20 steps with guidance, 1 and 4 pictures, LayoutPipeline against StableDiffusionPipeline
+save    how long a checkpoint keeps a training waiting
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from lightning.pytorch import Callback
+from step import GLOBAL_TOKENS, REGION_TOKENS, REGIONS, SD21, conditioning_of, drawn_layouts, with_experts
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from mamoe import LayoutPipeline, PanopticMap
+from mamoe.bases.tiny import new_tokenizer
+from mamoe.diffusion.sampler import ddim_scheduler
+from mamoe.diffusion.schedules import make_scheduler
+from mamoe.machine.compiling import compiled_if_it_works
+from mamoe.models.experts.moe import prepare_experts
+from mamoe.models.latents import LatentScaling
+from mamoe.models.unet.block import blocks_of
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.runs.recipe import Recipe, Terms
+from mamoe.runs.source import Source
+from mamoe.training.loop.beside import HostCopies
+from mamoe.training.loop.fit import Keeping, Watching, fit
+from mamoe.training.optim import make_adam
+from mamoe.training.optim.ema import WeightAverage
+from mamoe.training.order.loaders import LayoutDataModule
+from mamoe.training.step.module import DiffusionModule
+from mamoe.training.step.parts import Networks, Objective, Optimization
+from mamoe.vocabulary.batch import Batch, RegionBatch
+from mamoe.vocabulary.layout import LayoutSettings
+from mamoe.vocabulary.taxonomy import Taxonomy
+
+PARTS = ("step", "train", "draw", "save")
+SMALL = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 2,
+    "norm_num_groups": 8,
+}
+VAE_WIDTHS = (128, 256, 512, 512)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How large everything is."""
+
+    unet: dict[str, Any]
+    batch: int
+    cells: int  # latent cells along a side
+    rounds: int
+    experts: tuple[int, ...]
+    pictures: tuple[int, ...]
+    steps: int
+    vae_widths: tuple[int, ...]
+    device: torch.device
+    autocast: bool
+
+
+FULL = Scale(
+    unet=SD21,
+    batch=10,
+    cells=64,
+    rounds=9,
+    experts=(5, 10, 20),
+    pictures=(1, 4),
+    steps=20,
+    vae_widths=VAE_WIDTHS,
+    device=torch.device("cuda"),
+    autocast=True,
+)
+
+
+def quick_scale() -> Scale:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    small = {"unet": SMALL, "batch": 2, "cells": 8, "rounds": 2, "experts": (3,), "pictures": (1,), "steps": 2}
+    return replace(FULL, **small, vae_widths=(8, 8, 8, 8), device=device, autocast=False)
+
+
+# Measuring.
+
+
+def settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def milliseconds(work: Callable[[], object], device: torch.device) -> float:
+    settle(device)
+    began = time.perf_counter()
+    work()
+    settle(device)
+    return 1000 * (time.perf_counter() - began)
+
+
+def kernels(work: Callable[[], object], device: torch.device) -> float | None:
+    """Milliseconds that the kernels of one round add up to; None where there is no GPU."""
+    if device.type != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        work()
+        settle(device)
+    return sum(event.self_device_time_total for event in profile.key_averages()) / 1000
+
+
+def compared(works: dict[str, Callable[[], object]], scale: Scale) -> dict[str, dict[str, float | None]]:
+    """Every work in turn, round after round, the first round left out; then once under the profiler."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(1 + scale.rounds):
+        for name, work in works.items():
+            times[name].append(milliseconds(work, scale.device))
+    return {name: {**spread(taken[1:]), "device": kernels(works[name], scale.device)} for name, taken in times.items()}
+
+
+def spread(taken: Sequence[float]) -> dict[str, float]:
+    return {"ms": statistics.median(taken), "least": min(taken), "most": max(taken)}
+
+
+def peak_gib(work: Callable[[], object], device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    settle(device)
+    return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+# What is measured.
+
+
+def stock_unet(scale: Scale) -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    with scale.device:
+        return UNet2DConditionModel(**scale.unet).train()
+
+
+def layouts(scale: Scale, experts: int) -> RegionBatch:
+    """The tables of a batch; the shares of the experts halve until every class has 2 %."""
+    shares = torch.tensor([max(0.02, 0.5 ** (i + 1)) for i in range(experts)])
+    return drawn_layouts(scale.batch, (scale.cells, scale.cells), torch.Generator().manual_seed(0), shares)
+
+
+def embeddings(scale: Scale) -> list[list[Tensor]]:
+    lengths = [GLOBAL_TOKENS, *[REGION_TOKENS] * REGIONS]
+    return [[torch.randn(n, scale.unet["cross_attention_dim"]) for n in lengths] for _ in range(scale.batch)]
+
+
+def conditioned(regions: RegionBatch, embeds: list[list[Tensor]], unet: nn.Module, device: torch.device) -> Any:
+    """What `mamoe train` does per step: embeddings from the host, masks and routings on the device."""
+    there = [[one.to(device, non_blocking=True) for one in picture] for picture in embeds]
+    return conditioning_of(regions.to(device), there, len(unet.config["block_out_channels"]))  # type: ignore[index, arg-type]
+
+
+def forward_backward(unet: nn.Module, inputs: dict[str, Any], scale: Scale, noisy: Tensor) -> None:
+    timesteps = torch.full((scale.batch,), 500, device=scale.device)
+    with torch.autocast(scale.device.type, torch.bfloat16, enabled=scale.autocast):
+        output = unet(noisy, timesteps, **inputs).sample
+    F.mse_loss(output.float(), noisy).backward()
+
+
+def step(scale: Scale) -> dict[str, Any]:
+    stock, found = stock_unet(scale), {}
+    noisy = torch.randn((scale.batch, 4, scale.cells, scale.cells), device=scale.device)
+    embeds = embeddings(scale)
+    prompt = torch.stack([picture[0] for picture in embeds]).to(scale.device)
+
+    def stepped(unet: nn.Module, inputs: dict[str, Any]) -> Callable[[], None]:
+        def work() -> None:
+            forward_backward(unet, inputs, scale, noisy)
+            unet.zero_grad(set_to_none=True)
+
+        return work
+
+    stock_step = stepped(stock, {"encoder_hidden_states": prompt})
+    for experts in scale.experts:
+        ours = with_experts(stock, experts).to(scale.device).train()
+        prepare_experts(ours)
+        inputs = conditioned(layouts(scale, experts), embeds, ours, scale.device).unet_inputs()
+        work = stepped(ours, inputs)
+        both = compared({"stock": stock_step, "ours": work}, scale)
+        found[f"experts_{experts}"] = {
+            **ratios(both),
+            **{f"{name}_gib": peak_gib(one, scale.device) for name, one in (("stock", stock_step), ("ours", work))},
+        }
+        if experts == scale.experts[0] and scale.autocast:
+            for how in ("blocks", "full"):
+                problem = compiled_if_it_works(blocks_of(ours) if how == "blocks" else [ours], work)
+                compiled = compared({"stock": stock_step, "ours": work}, scale) if problem is None else {}
+                found[f"compiled_{how}"] = {"problem": problem} if problem else ratios(compiled)
+        del ours, work
+    return found
+
+
+def ratios(both: dict[str, dict[str, float | None]]) -> dict[str, Any]:
+    """Ours against stock, in wall time and on the device."""
+    stock, ours = both["stock"], both["ours"]
+    wall = ours["ms"] / stock["ms"]  # type: ignore[operator]
+    device = None if not stock["device"] else ours["device"] / stock["device"]  # type: ignore[operator]
+    return {"wall_ratio": wall, "device_ratio": device, **both}
+
+
+class Numbers:
+    """A data set of numbers: the batches are made of nothing but their keys."""
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+        return key
+
+
+def encoded_batch(keys: list[tuple[int, int]], regions: RegionBatch, cells: int) -> Batch:
+    return Batch(
+        keys=tuple(map(str, keys)),
+        index=torch.tensor([index for _, index in keys]),
+        epoch=torch.tensor([epoch for epoch, _ in keys]),
+        image=None,
+        regions=regions,
+        moments=torch.ones((len(keys), 2, 4, cells, cells)),
+    )
+
+
+def train(scale: Scale) -> dict[str, Any]:
+    experts = scale.experts[0]
+    unet = with_experts(stock_unet(scale), experts).to(scale.device).train()
+    prepare_experts(unet)
+    regions, embeds = layouts(scale, experts), embeddings(scale)
+    noisy = torch.randn((scale.batch, 4, scale.cells, scale.cells), device=scale.device)
+    inputs = conditioned(regions, embeds, unet, scale.device).unet_inputs()
+    optimizer, average = make_adam(unet.parameters()), WeightAverage({"unet": unet}, 0.999)
+    weights = list(unet.parameters())
+
+    def bare() -> None:
+        forward_backward(unet, inputs, scale, noisy)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    forward_backward(unet, inputs, scale, noisy)  # leaves gradients for the pieces
+    pieces = {
+        "conditioning": lambda: conditioned(regions, embeds, unet, scale.device),
+        "clipping": lambda: nn.utils.clip_grad_norm_(weights, 0.5),
+        "optimizer": optimizer.step,
+        "average": average.update,
+    }
+    found: dict[str, Any] = {"pieces": compared(pieces, scale)}
+    optimizer.zero_grad(set_to_none=True)
+    found["bare"] = compared({"bare": bare}, scale)["bare"]
+    del optimizer, average
+
+    def condition(own: RegionBatch, device: torch.device, dtype: torch.dtype) -> Any:
+        return conditioned(own, embeds, unet, device)
+
+    module = DiffusionModule(
+        Networks(unet=unet, vae=None, scaling=LatentScaling(factor=0.18), text_encoder=None, conditioner=condition),
+        Objective(scheduler=make_scheduler("v", zero_snr=True), prompt_dropout=0.0),
+        Optimization(optimizer=make_adam, ema_decay=0.999),
+    )
+    settings = LayoutSettings(taxonomy=Taxonomy.load("cityscapes"))
+    collate = functools.partial(encoded_batch, regions=regions, cells=scale.cells)
+    data = LayoutDataModule(train=Numbers(), collate=collate, batch_size=scale.batch)  # type: ignore[arg-type]
+    clock = StepClock(scale.device)
+    steps = 12 + 2 * scale.rounds
+    precision = "bf16-mixed" if scale.autocast else "32-true"
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            module,
+            data,
+            Path(folder),
+            max_steps=steps,
+            recipe=Recipe(base=Source(path="random"), scheduler={}, terms=Terms(layout=settings)),
+            keeping=Keeping(every_n_steps=10 * steps),
+            watching=Watching(callbacks=[clock]),
+            trainer={"accelerator": scale.device.type, "devices": 1, "precision": precision, "gradient_clip_val": 0.5},
+        )
+    # The device's pace: from the tenth step to the last but one, over the steps in between.
+    found["loop"] = {"ms": clock.pace(10, steps - 1)}
+    found["pace"] = found["bare"]["ms"] / found["loop"]["ms"]
+    return found
+
+
+class StepClock(Callback):
+    """When steps ended; the device is waited for at two of them alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.ends = device, {}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step in (10, trainer.max_steps - 1):
+            settle(self.device)
+        self.ends[trainer.global_step] = time.perf_counter()
+
+    def pace(self, first: int, last: int) -> float:
+        """Milliseconds of a step between the ends of two."""
+        return 1000 * (self.ends[last] - self.ends[first]) / (last - first)
+
+
+def draw(scale: Scale) -> dict[str, Any]:
+    settings = LayoutSettings(taxonomy=Taxonomy.load("cityscapes"), grouping="things")
+    stock = stock_unet(scale).eval()
+    dtype = torch.bfloat16 if scale.autocast else torch.float32
+    tokenizer = new_tokenizer(row.prompt for row in settings.taxonomy.classes)
+    width = scale.unet["cross_attention_dim"]
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=4,
+            num_attention_heads=width // 16,
+            max_position_embeddings=tokenizer.model_max_length,
+        )
+    )
+    vae = AutoencoderKL(
+        block_out_channels=scale.vae_widths,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        norm_num_groups=min(32, scale.vae_widths[0] // 2),
+    )
+    scheduler = ddim_scheduler(make_scheduler("v", zero_snr=True).config)
+    parts = {"vae": vae, "text_encoder": text, "tokenizer": tokenizer, "scheduler": scheduler}
+    plain = StableDiffusionPipeline(
+        **parts, unet=stock, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    ).to(scale.device, dtype)
+    experts = MaMoEUNet2DConditionModel.from_unet(stock, num_experts=settings.num_experts)
+    ours = LayoutPipeline(**parts, unet=experts.eval(), layout=settings.to_dict()).to(scale.device, dtype)
+    side, found = 8 * scale.cells, {}
+    segment = np.kron(np.arange(16).reshape(4, 4), np.ones((side // 4, side // 4), dtype=np.int64))
+    layout = PanopticMap(segment_id=segment.astype(np.int32), class_id=segment.astype(np.uint8))
+    for pipe in (plain, ours):
+        pipe.set_progress_bar_config(disable=True)
+    given = {"num_inference_steps": scale.steps, "guidance_scale": 4.0}
+    for count in scale.pictures:
+        works = {
+            "stock": functools.partial(plain, ["a street"] * count, height=side, width=side, **given),
+            "ours": functools.partial(ours, ["a street"] * count, [layout] * count, **given),
+        }
+        memory = {f"{name}_gib": peak_gib(work, scale.device) for name, work in works.items()}
+        found[f"pictures_{count}"] = {**ratios(compared(works, scale)), **memory}
+    if scale.autocast:
+        trial = functools.partial(ours, ["a street"], [layout], **{**given, "num_inference_steps": 1})
+        problem = compiled_if_it_works(blocks_of(ours.unet), trial)
+        found["fast"] = {"problem": problem} if problem else ratios(compared(works, scale))
+    return found
+
+
+def save(scale: Scale) -> dict[str, Any]:
+    unet = with_experts(stock_unet(scale), scale.experts[0]).to(scale.device)
+    optimizer = make_adam(unet.parameters())
+    for parameter in unet.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = {"unet": unet.state_dict(), "average": unet.state_dict(), "trainer": optimizer.state_dict()["state"]}
+    copies = HostCopies()
+    taken = [milliseconds(lambda: copies.of(state), scale.device) / 1000 for _ in range(3)]
+    return {"first_s": taken[0], "later_s": taken[-1], "fits": copies.fit(state)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small UNet on whatever there is: a test of the script")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    options = parser.parse_args()
+    if not options.quick and not torch.cuda.is_available():
+        parser.error("there is no GPU here; --quick runs without one")
+    scale = quick_scale() if options.quick else FULL
+    name = torch.cuda.get_device_name() if scale.device.type == "cuda" else "cpu"
+    result: dict[str, Any] = {"device": name, "torch": torch.__version__, "quick": options.quick}
+    for part in options.only:
+        began = time.perf_counter()
+        result[part] = rounded({"step": step, "train": train, "draw": draw, "save": save}[part](scale))
+        print(f"{part}: {time.perf_counter() - began:.0f} s", json.dumps(result[part]))
+        if scale.device.type == "cuda":
+            torch.cuda.empty_cache()
+    print(json.dumps(result))
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

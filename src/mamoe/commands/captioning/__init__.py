@@ -1,0 +1,1 @@
+"""``mamoe prepare captions`` and ``mamoe prepare instance-captions``."""

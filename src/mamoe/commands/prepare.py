@@ -1,0 +1,258 @@
+"""``mamoe prepare``: others' data become data sets of this package's layout, and go out again. Thin, as the cli."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mamoe.console import progress
+from mamoe.errors import ConfigError
+from mamoe.machine.shares import this_share
+from mamoe.machine.stopping import stopped_with
+
+prepare = typer.Typer(
+    no_args_is_help=True,
+    help="Make data sets: import others' formats, fuse maps of classes with masks, write captions, export.",
+)
+
+
+class Source(StrEnum):
+    """Formats that can be imported."""
+
+    ADE20K = "ade20k"
+    BDD100K = "bdd100k"
+    CAMVID = "camvid"
+    CITYSCAPES = "cityscapes"
+    COCO = "coco"
+    FOLDER = "folder"
+    IDD = "idd"
+    KITTI360 = "kitti360"
+    MAPILLARY = "mapillary"
+
+
+class Target(StrEnum):
+    """Formats that can be exported."""
+
+    COCO_PANOPTIC = "coco-panoptic"
+
+
+class Crowd(StrEnum):
+    """What iscrowd in a COCO JSON means."""
+
+    GROUP = "group"
+    SINGLE = "single"
+
+
+class Left(StrEnum):
+    """What becomes of thing pixels that no mask claims."""
+
+    GROUP = "group"
+    CLASS = "class"
+    VOID = "void"
+
+
+TaxonomyOption = Annotated[
+    str | None, typer.Option(help="coco: name or YAML file of the classes; default: COCO's own 133.")
+]
+DeriveOption = Annotated[
+    bool, typer.Option("--derive-taxonomy", help="coco: make a taxonomy of the JSON's categories.")
+]
+CrowdOption = Annotated[Crowd, typer.Option(help="What iscrowd in a COCO JSON of objects means.")]
+LinkOption = Annotated[bool, typer.Option("--link", help="Link to the pictures instead of copying them.")]
+ValOption = Annotated[float | None, typer.Option(help="Share of train that becomes val, by whole scenes.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="OUT may be a data set; it gives way at the end.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Look and say what would be written; write nothing.")]
+FollowOption = Annotated[
+    bool, typer.Option("--follow-links", help="Files of the source may be links that lead out of it.")
+]
+
+
+@prepare.command(name="import")
+def import_(
+    source_format: Source,
+    source: Annotated[Path, typer.Argument(help="Its folder; of format folder that of the pictures.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    maps: Annotated[Path | None, typer.Option(help="folder: label pictures, or a COCO JSON of objects.")] = None,
+    classes: Annotated[str | None, typer.Option(help="folder: class table (YAML), or name of a taxonomy.")] = None,
+    crowd: CrowdOption = Crowd.GROUP,
+    taxonomy: TaxonomyOption = None,
+    derive_taxonomy: DeriveOption = False,
+    link: LinkOption = False,
+    val: ValOption = None,
+    workers: WorkersOption = None,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    follow_links: FollowOption = False,
+) -> None:
+    """Import a data set, or any folder of pictures and maps, into the package's layout.
+
+    Started again it goes on where it stopped; torchrun and SLURM array tasks share the work.
+
+    Example: mamoe prepare import mapillary raw/vistas data/vistas --link
+    """
+    from mamoe.prepare.importers import folder_importer, importer_of, next_commands
+    from mamoe.prepare.labelled import Manner
+    from mamoe.prepare.workers import usable_cores
+
+    if source_format is Source.FOLDER:
+        if maps is None:
+            raise ConfigError(
+                "Which maps belong to the pictures? Give --maps, a folder of label pictures or a COCO JSON."
+            )
+        if taxonomy is not None or derive_taxonomy:
+            raise ConfigError("--taxonomy and --derive-taxonomy are for coco; format folder takes --classes.")
+        importer = folder_importer(maps, classes, crowds=crowd is Crowd.GROUP)
+    else:
+        given = {"--maps": maps, "--classes": classes, "--crowd": None if crowd is Crowd.GROUP else crowd}
+        if named := [option for option, value in given.items() if value is not None]:
+            raise ConfigError(f"{', '.join(named)}: for format folder alone; {source_format.value} has its own.")
+        importer = importer_of(source_format.value, taxonomy, derive_taxonomy)
+    manner = Manner(
+        link=link,
+        val=val,
+        follow_links=follow_links,
+        workers=workers or usable_cores(),
+        overwrite=overwrite,
+        dry_run=dry_run,
+        share=this_share(),
+    )
+    with _stoppable(out), progress("Importing") as update:
+        summary = importer(source, out, update, manner)
+    typer.echo(summary.text())
+    if summary.done:
+        typer.echo("Next: " + "\n      ".join(next_commands(summary)))
+
+
+def _short(name: Source) -> None:
+    """``mamoe prepare NAME``, the way formats were imported before there were so many."""
+
+    def command(
+        source: Path,
+        out: Path,
+        taxonomy: TaxonomyOption = None,
+        derive_taxonomy: DeriveOption = False,
+        link: LinkOption = False,
+        workers: WorkersOption = None,
+        overwrite: OverwriteOption = False,
+        dry_run: DryRunOption = False,
+        follow_links: FollowOption = False,
+    ) -> None:
+        import_(
+            name,
+            source,
+            out,
+            taxonomy=taxonomy,
+            derive_taxonomy=derive_taxonomy,
+            link=link,
+            workers=workers,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            follow_links=follow_links,
+        )
+
+    example = f"Example: mamoe prepare {name.value} raw/{name.value} data/{name.value}"
+    prepare.command(name=name.value, help=f"Short for: import {name.value}.\n\n{example}")(command)
+
+
+for short in (Source.CITYSCAPES, Source.CAMVID, Source.COCO):
+    _short(short)
+
+
+@prepare.command()
+def fuse(
+    images: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    semantic: Annotated[Path, typer.Option(help="Folder of maps of classes, PNG.")],
+    instances: Annotated[
+        Path, typer.Option(help="COCO JSON, or folder of YOLO labels, of stacks of PNGs, or of 16-bit PNGs.")
+    ],
+    classes: Annotated[str, typer.Option(help="Class table (YAML), or name of a taxonomy.")],
+    score: Annotated[float, typer.Option(min=0, max=1, help="Masks below are dropped.")] = 0.5,
+    visible: Annotated[float, typer.Option(min=0, max=1, help="Share that better masks must leave of one.")] = 0.5,
+    agreement: Annotated[float, typer.Option(min=0, max=1, help="Share that must be of its class in the map.")] = 0.5,
+    min_area: Annotated[int, typer.Option(min=0, help="Pixels of the smallest thing.")] = 32,
+    min_stuff: Annotated[int, typer.Option(min=0, help="Pixels of the smallest stuff; less becomes void.")] = 0,
+    rest: Annotated[Left, typer.Option(help="What thing pixels without a mask become.")] = Left.GROUP,
+    crowd: CrowdOption = Crowd.GROUP,
+    link: LinkOption = False,
+    val: ValOption = None,
+    workers: WorkersOption = None,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    follow_links: FollowOption = False,
+) -> None:
+    """Fuse maps of classes and masks of single things into a data set with panoptic maps.
+
+    fuse/ in it tells what was dropped and why, with pictures of the worst. Started again it goes on where it stopped;
+    torchrun and SLURM array tasks share the work.
+
+    Example: mamoe prepare fuse photos data/town --semantic maps --instances masks.json --classes cityscapes
+    """
+    from mamoe.prepare.classes import read_class_table
+    from mamoe.prepare.fuse.folders import FuseSources, fuse_folders
+    from mamoe.prepare.fuse.rules import FuseRules, Rest
+    from mamoe.prepare.importers import next_commands
+    from mamoe.prepare.labelled import Manner
+    from mamoe.prepare.workers import usable_cores
+
+    rules = FuseRules(
+        score=score,
+        visible=visible,
+        agreement=agreement,
+        min_area=min_area,
+        min_stuff=min_stuff,
+        rest=Rest(rest.value),
+    )
+    manner = Manner(
+        link=link,
+        val=val,
+        follow_links=follow_links,
+        workers=workers or usable_cores(),
+        overwrite=overwrite,
+        dry_run=dry_run,
+        share=this_share(),
+    )
+    sources = FuseSources(images=images, semantic=semantic, instances=instances, crowds=crowd is Crowd.GROUP)
+    with _stoppable(out), progress("Fusing") as update:
+        summary = fuse_folders(sources, out, read_class_table(classes), rules, progress=update, manner=manner)
+    typer.echo(summary.text())
+    if summary.done:
+        typer.echo("Next: " + "\n      ".join(next_commands(summary)))
+
+
+@prepare.command()
+def export(
+    target: Target,
+    data: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
+    link: LinkOption = False,
+    workers: WorkersOption = None,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Write a data set in another format: COCO's panoptic one, which panopticapi reads.
+
+    Example: mamoe prepare export coco-panoptic data/town exported
+    """
+    from mamoe.prepare.export import export_coco_panoptic
+    from mamoe.prepare.labelled import Manner
+    from mamoe.prepare.workers import usable_cores
+    from mamoe.vocabulary.taxonomy import Taxonomy
+
+    assert target is Target.COCO_PANOPTIC  # there is no other
+    manner = Manner(
+        link=link, workers=workers or usable_cores(), overwrite=overwrite, dry_run=dry_run, share=this_share()
+    )
+    classes = None if taxonomy is None else Taxonomy.load(taxonomy)
+    with _stoppable(out), progress("Exporting") as update:
+        summary = export_coco_panoptic(data, out, update, manner, taxonomy=classes)
+    typer.echo(summary.text())
+
+
+def _stoppable(out: Path):
+    return stopped_with(f"what is written is kept beside {out}; the same command goes on from there.")

@@ -1,0 +1,68 @@
+"""The weights of all experts as one tensor, as a grouped product takes them.
+
+Every expert keeps parameters of its own, under the names a stock feed-forward gives them. Where these lie end to end in
+memory (:func:`lay_end_to_end`), they are one tensor already, and only the cast to the product's type is left.
+
+E experts, of weights [F C] or biases [F].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+
+def stacked(parts: Sequence[Tensor], dtype: torch.dtype) -> Shaped[Tensor, "E *part"]:
+    """``parts`` of one shape as one tensor of a type; gradients reach each part in its own type."""
+    if torch.compiler.is_compiling():  # makes one kernel of it by itself
+        return torch.stack([part.to(dtype) for part in parts])
+    return _Stacked.apply(dtype, *parts)  # type: ignore[no-any-return]
+
+
+def lay_end_to_end(parts: Sequence[Tensor]) -> None:
+    """Give parameters of one shape a common memory, one after another; their values stay as they are.
+
+    Moving them to another device or type parts them again, and nothing depends on it but speed.
+    """
+    alike = {(part.shape, part.dtype, part.device) for part in parts}
+    if len(alike) > 1 or _together(parts) is not None or any(isinstance(part, DTensor) for part in parts):
+        return
+    with torch.no_grad():
+        memory = torch.stack([part.detach() for part in parts])
+        for part, place in zip(parts, memory.unbind(0), strict=True):
+            part.data = place
+
+
+class _Stacked(torch.autograd.Function):
+    """Stacks and casts with one kernel forward and one backward, where ``torch.stack`` takes one for every part."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *parts: Tensor) -> Tensor:
+        ctx.dtype = parts[0].dtype
+        together = _together(parts)
+        if together is not None:
+            return together.to(dtype)
+        whole = parts[0].new_empty((len(parts), *parts[0].shape), dtype=dtype)
+        torch._foreach_copy_(list(whole.unbind(0)), list(parts))
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return None, *grad.to(ctx.dtype).unbind(0)
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor | None:
+    """The parts as one tensor without a copy, if they lie end to end in one memory."""
+    first = parts[0].detach()
+    length, begin = first.numel(), first.storage_offset()
+    memory = first.untyped_storage().data_ptr()
+    for i, part in enumerate(parts):
+        beside = part.untyped_storage().data_ptr() == memory and part.storage_offset() == begin + i * length
+        if not (beside and part.is_contiguous() and part.dtype == first.dtype):
+            return None
+    return first.as_strided((len(parts), *first.shape), (length, *first.stride()), begin)

@@ -1,0 +1,251 @@
+"""Masks of single things, from whatever holds them: a COCO JSON, YOLO's text files, stacks of PNGs, 16-bit PNGs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Int32
+
+from mamoe.data.folder.listing import bare_name, some
+from mamoe.errors import DatasetError
+from mamoe.prepare.annotations import read_index_picture
+from mamoe.prepare.classes import ClassTable
+from mamoe.prepare.coco_json import CocoInstances, read_coco, things_of, without_upload
+from mamoe.prepare.fuse.masks import cut_out, from_polygons
+from mamoe.prepare.fuse.rules import Thing
+from mamoe.prepare.pairing import files_below, paired
+
+Size = tuple[int, int]
+Masks = Callable[[Size], list[Thing]]  # the masks of one picture of (H, W); raises DatasetError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundInstances:
+    """Where the masks of every picture are."""
+
+    kind: str  # for people
+    of: dict[str, Masks]  # by picture; a picture without any has none
+    notes: tuple[str, ...]
+
+
+def find_instances(source: Path, pictures: Sequence[str], table: ClassTable, *, crowds: bool = True) -> FoundInstances:
+    """The masks of the pictures.
+
+    A ``.json`` file is COCO's. A folder of ``.txt`` files holds YOLO's polygons, or, where a line begins with the name
+    of a PNG, a list of masks as Cityscapes' evaluation takes them. A folder of folders of PNGs holds a stack a picture.
+    A folder of PNGs holds 16-bit ids, class * divisor + number.
+
+    Args:
+        source: file or folder.
+        pictures: relative names.
+        table: what classes mean.
+        crowds: iscrowd means a group.
+
+    Raises:
+        DatasetError: there is nothing of these kinds, or nothing for any of the pictures.
+    """
+    if source.is_file() and source.suffix.lower() == ".json":
+        return _of_json(read_coco(source, table), pictures, crowds=crowds)
+    names, _ = files_below(source, (".txt", ".png"), "masks: a COCO JSON, *.txt of YOLO, stacks of PNGs or 16-bit PNGs")
+    texts = [name for name in names if name.lower().endswith(".txt")]
+    if texts:
+        lists = any(_names_a_png(source / name) for name in texts[:20])
+        load = _load_list if lists else _load_yolo
+        found = _matched(source, pictures, texts, partial(load, table=table, root=source))
+        return FoundInstances(kind="lists of PNGs" if lists else "YOLO's polygons", of=found, notes=())
+    stacks: dict[str, list[str]] = {}
+    for name in names:
+        if "/" in name:
+            stacks.setdefault(str(PurePosixPath(name).parent), []).append(name)
+    by_stack = paired(pictures, [f"{folder}.png" for folder in stacks])
+    by_file = paired(pictures, names)
+    if len(by_stack) > len(by_file):
+        of: dict[str, Masks] = {
+            picture: partial(_load_stack, tuple(source / name for name in stacks[bare_name(folder)]), table)
+            for picture, folder in by_stack.items()
+        }
+        return FoundInstances(kind="stacks of PNGs", of=of, notes=())
+    found = _matched(source, pictures, names, partial(_load_ids, table=table, root=source))
+    return FoundInstances(kind="16-bit ids", of=found, notes=())
+
+
+def _of_json(instances: CocoInstances, pictures: Sequence[str], *, crowds: bool) -> FoundInstances:
+    by_name = {name: image for image, name in instances.names.items()}
+    match = paired(pictures, list(by_name))
+    if len(match) < len(pictures):
+        plain = {without_upload(name): name for name in by_name}
+        match = {picture: plain[name] for picture, name in paired(pictures, list(plain)).items()} | match
+    if len(match) < len(pictures):  # detections name their pictures by number
+        numbers = {int(name): name for name in by_name if name.isdigit()}
+        stems = {picture: PurePosixPath(picture).stem for picture in pictures if picture not in match}
+        match |= {p: numbers[int(s)] for p, s in stems.items() if s.isdigit() and int(s) in numbers}
+    if not match:
+        raise DatasetError(
+            f"{instances.path} is about none of the pictures: it names {some(list(by_name), 3)}, they are called "
+            f"{some(list(pictures), 3)}."
+        )
+    alone = sorted(by_name.keys() - set(match.values()))
+    notes = (
+        [f"{instances.path}: {len(alone)} image(s) without a picture were left out: {some(alone)}."] if alone else []
+    )
+    return FoundInstances(
+        kind="COCO's JSON",
+        of={
+            picture: partial(_load_json, instances.of_image.get(by_name[name], ()), instances.path, crowds)
+            for picture, name in match.items()
+        },
+        notes=(*instances.notes, *notes),
+    )
+
+
+def _load_json(annotations: Sequence, path: Path, crowds: bool, size: Size) -> list[Thing]:
+    return things_of(annotations, size, path, crowds=crowds)
+
+
+def _matched(
+    source: Path, pictures: Sequence[str], names: Sequence[str], load: Callable[..., list[Thing]]
+) -> dict[str, Masks]:
+    match = paired(pictures, names)
+    if not match:
+        raise DatasetError(
+            f"{source} holds masks of none of the pictures: there are {some(list(names), 3)}, they are called "
+            f"{some(list(pictures), 3)}."
+        )
+    return {picture: partial(load, source / name) for picture, name in match.items()}
+
+
+def _load_ids(path: Path, size: Size, *, table: ClassTable, root: Path) -> list[Thing]:
+    values = read_index_picture(path)
+    _require_size(values.shape, size, path)
+    found = []
+    for value, (rows, columns) in _pixels_of(values, table.divisor):
+        class_id = table.numbers.get(value // table.divisor)
+        if class_id is None:
+            raise DatasetError(f"{path} has the id {value}, and the class table no value {value // table.divisor}.")
+        if class_id == table.taxonomy.void_id:
+            continue
+        top, left = int(rows.min()), int(columns.min())
+        inside = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), dtype=bool)
+        inside[rows - top, columns - left] = True
+        found.append(Thing(mask=cut_out(inside, top, left), class_id=class_id, where=f"id {value}"))
+    return found
+
+
+def _pixels_of(values: Int32[np.ndarray, "H W"], least: int) -> list[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    """Every value from ``least`` on with the rows and columns of its pixels, in one sort of these pixels."""
+    flat = values.ravel()
+    places = np.flatnonzero(flat >= least)
+    if not len(places):
+        return []
+    places = places[np.argsort(flat[places], kind="stable")]
+    present, starts = np.unique(flat[places], return_index=True)
+    parts = np.split(places, starts[1:])
+    width = values.shape[1]
+    return [(int(v), (part // width, part % width)) for v, part in zip(present, parts, strict=True)]
+
+
+def _load_yolo(path: Path, size: Size, *, table: ClassTable, root: Path) -> list[Thing]:
+    """Lines of class x1 y1 x2 y2 ... with shares of width and height, and perhaps a score at the end."""
+    height, width = size
+    found = []
+    for number, line in enumerate(_lines(path), start=1):
+        where = f"line {number}"
+        try:
+            klass, *numbers = line.split()
+            label, values = int(klass), [float(word) for word in numbers]
+            if not all(map(math.isfinite, values)):
+                raise ValueError("not all of it are numbers")
+            score = values.pop() if len(values) % 2 else 1.0
+            if len(values) == 4 and max(values) <= 1:
+                raise ValueError("that is a box; a mask needs three corners or more")
+            polygon = [v * (height if i % 2 else width) for i, v in enumerate(values)]
+            mask = from_polygons([polygon], size)
+        except ValueError as error:
+            raise DatasetError(f"{path}, {where}: {error}. Wanted: class x1 y1 x2 y2 x3 y3 ... [score].") from None
+        class_id = table.numbers.get(label)
+        if class_id is None:
+            raise DatasetError(f"{path}, {where}: the class table has no value {label}.")
+        if class_id != table.taxonomy.void_id:
+            found.append(Thing(mask=mask, class_id=class_id, score=score, where=where))
+    return found
+
+
+def _load_list(path: Path, size: Size, *, table: ClassTable, root: Path) -> list[Thing]:
+    """Lines of PNG, label and score."""
+    found = []
+    for number, line in enumerate(_lines(path), start=1):
+        words = line.rsplit(maxsplit=2)
+        try:
+            name, label, score = words[0], int(words[1]), float(words[2])
+            if not math.isfinite(score):
+                raise ValueError
+        except (ValueError, IndexError):
+            raise DatasetError(f"{path}, line {number}: wanted a PNG, its label and its score, got {line!r}.") from None
+        png = path.parent / name
+        if not _within(png, root):
+            raise DatasetError(f"{path}, line {number}: {name!r} leads out of {root}.")
+        class_id = table.numbers.get(label)
+        if class_id is None:
+            raise DatasetError(f"{path}, line {number}: the class table has no value {label}.")
+        if class_id != table.taxonomy.void_id:
+            found.append(_bitmap(png, size, class_id, score))
+    return found
+
+
+def _load_stack(paths: Sequence[Path], table: ClassTable, size: Size) -> list[Thing]:
+    """PNGs called NUMBER_CLASS.png or NUMBER_CLASS_SCORE.png, the class by its name or value."""
+    found = []
+    for path in paths:
+        _, *words = path.stem.split("_")
+        score = 1.0
+        if len(words) > 1 and _is_score(words[-1]):
+            score = float(words.pop())
+        name = "_".join(words)
+        class_id = table.numbers.get(int(name)) if name.isdigit() else table.class_called(name)
+        if class_id is None:
+            raise DatasetError(
+                f"{path}: the class table has no class {name!r}. Masks of a stack are called NUMBER_CLASS.png or "
+                "NUMBER_CLASS_SCORE.png, such as 003_car_0.91.png."
+            )
+        if class_id != table.taxonomy.void_id:
+            found.append(_bitmap(path, size, class_id, score))
+    return found
+
+
+def _bitmap(path: Path, size: Size, class_id: int, score: float) -> Thing:
+    values = read_index_picture(path)
+    _require_size(values.shape, size, path)
+    return Thing(mask=cut_out(values > 0), class_id=class_id, score=score, where=path.name)
+
+
+def _require_size(found: tuple[int, ...], size: Size, path: Path) -> None:
+    if tuple(found) != tuple(size):
+        raise DatasetError(f"{path} has (height, width) {tuple(found)}, but the map of classes has {size}.")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"Cannot read {path}: {error}") from None
+
+
+def _names_a_png(path: Path) -> bool:
+    lines = _lines(path)
+    return bool(lines) and ".png" in lines[0].lower()
+
+
+def _is_score(word: str) -> bool:
+    try:
+        return "." in word and 0 <= float(word) <= 1
+    except ValueError:
+        return False
+
+
+def _within(path: Path, root: Path) -> bool:
+    return "\0" not in str(path) and path.resolve().is_relative_to(root.resolve())

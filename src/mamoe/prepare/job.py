@@ -1,0 +1,130 @@
+"""A folder made picture by picture: shared by processes, gone on with after a kill, there as a whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from mamoe.data.folder.description import DATA_YAML
+from mamoe.data.folder.prompts import raise_problems
+from mamoe.errors import DatasetError
+from mamoe.prepare.labelled import Manner
+from mamoe.prepare.record import DATASET_JSON
+from mamoe.prepare.workers import mapped
+from mamoe.storage.growing import GrowingFolder, growing_folder
+from mamoe.storage.hashing import short_hash
+
+Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all) of this process
+Records = Mapping[str, Mapping[str, Any]]  # what became of every task, by its key
+
+
+class Task(Protocol):
+    """A picture to do; goes to other processes."""
+
+    @property
+    def key(self) -> str:
+        """Names it among all of the job."""
+        ...
+
+
+T = TypeVar("T", bound=Task)
+
+
+def made_folder(
+    out: Path,
+    identity: Sequence[str],
+    tasks: Sequence[T],
+    run: Callable[[Path, T], Mapping[str, Any] | str],
+    finish: Callable[[Path, Records], None],
+    *,
+    manner: Manner,
+    progress: Progress | None = None,
+) -> int:
+    """Do every task in a folder that becomes ``out`` when all are done.
+
+    Args:
+        out: the folder to make.
+        identity: texts that are the same for the same job alone.
+        tasks: of all processes together; this one does its share.
+        run: does one, given the folder as it grows, and returns what is to be known of it, in plain values, or a
+            problem. A function of a module, or a partial of one.
+        finish: adds what is written once, when all is done.
+        manner: how.
+        progress: called after every task.
+
+    Returns:
+        How many tasks other processes have not done yet; 0: the folder is there.
+
+    Raises:
+        DatasetError: ``out`` is in use, or there are problems; ``out`` is as it was.
+    """
+    _require_replaceable(out, manner)
+    key = short_hash("\n".join(identity), 8, errors="surrogateescape")
+    alone = manner.share.alone
+    with growing_folder(out, key, replace=manner.overwrite, alone=alone, refusal=DatasetError) as folder:
+        _do_share(folder, tasks, run, manner, progress)
+        with folder.finishing() as unfinished:
+            if not unfinished:  # another process was as quick
+                return 0
+            records = folder.finished()
+            left = sum(task.key not in records for task in tasks)
+            if left:
+                return left
+            finish(folder.stage, records)
+            folder.put()
+    return 0
+
+
+def file_stamp(path: Path) -> tuple[str, int, int]:
+    """Path, size and time of the last change: other once the file is."""
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path), 0, 0  # what is missing is for its reader to say
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def _do_share(
+    folder: GrowingFolder,
+    tasks: Sequence[T],
+    run: Callable[[Path, T], Mapping[str, Any] | str],
+    manner: Manner,
+    progress: Progress | None,
+) -> None:
+    problems = []
+    share = manner.share
+    with folder.journal(f"part-{share.rank}-of-{share.count}", DatasetError) as journal:
+        finished = folder.finished()
+        mine = share.of(tasks)
+        left = [task for task in mine if task.key not in finished]
+        done = len(mine) - len(left)
+        for key, outcome in mapped(partial(_run, run, folder.stage), left, manner.workers):
+            if isinstance(outcome, str):
+                problems.append(outcome)
+                continue
+            journal.add(key, outcome)
+            done += 1
+            if progress is not None:
+                progress(done, len(mine))
+    raise_problems(sorted(problems), f"The import to {folder.out}")
+
+
+def _run(
+    run: Callable[[Path, T], Mapping[str, Any] | str], stage: Path, task: T
+) -> tuple[str, Mapping[str, Any] | str]:
+    return task.key, run(stage, task)
+
+
+def _require_replaceable(out: Path, manner: Manner) -> None:
+    """``--overwrite`` is for what such a job made, not for whatever a slip of the finger names."""
+    if not manner.overwrite or not out.exists():
+        return
+    if not out.is_dir() or (
+        any(out.iterdir()) and not any((out / name).is_file() for name in (DATA_YAML, DATASET_JSON))
+    ):
+        raise DatasetError(
+            f"{out} is no data set (there is no {DATA_YAML} and no {DATASET_JSON}), so --overwrite leaves it alone: "
+            "name another folder."
+        )

@@ -1,0 +1,71 @@
+"""A function over many pictures in several processes that end with the command, however that ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.connection import wait as wait_for_any
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_LEAST = 16  # pictures a process from which it is worth its start
+_CHUNK = 8  # pictures handed over at a time
+
+
+def usable_cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def mapped(run: Callable[[T], R], work: Sequence[T], workers: int) -> Iterator[R]:
+    """``run`` of everything, as it gets done; little work is done in this process.
+
+    Args:
+        run: a function of a module; what it takes and gives goes from process to process.
+        work: what to run it for.
+        workers: processes at most.
+    """
+    workers = min(workers, len(work) // _LEAST)
+    if workers <= 1:
+        yield from map(run, work)
+        return
+    chunks = [work[i : i + _CHUNK] for i in range(0, len(work), _CHUNK)]
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    try:
+        waiting: set[Future[list[R]]] = set()
+        for chunk in chunks:
+            waiting.add(pool.submit(_run_all, run, chunk))
+            if len(waiting) > 2 * workers:  # no more in memory than keeps everybody busy
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield from future.result()
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield from future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_all(run: Callable[[T], R], chunk: Sequence[T]) -> list[R]:
+    return [run(one) for one in chunk]
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the command, and end when it is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait_for_any([sentinel])
+    os._exit(1)

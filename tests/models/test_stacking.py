@@ -1,0 +1,73 @@
+"""The experts' weights as one tensor: the same values and gradients as a plain stack, without a copy where they may."""
+
+import pytest
+import torch
+from torch import nn
+
+from mamoe.models.experts.moe import prepare_experts
+from mamoe.models.experts.stacking import lay_end_to_end, stacked
+
+
+def parts(count=3, shape=(4, 5)):
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_a_stack_with_the_gradients_of_one(together, dtype):
+    ours, plain = parts(), parts()
+    if together:
+        lay_end_to_end(ours)
+    ours[1].requires_grad_(False)
+    whole, wanted = stacked(ours, dtype), torch.stack([part.to(dtype) for part in plain])
+    assert torch.equal(whole, wanted)
+    weight = torch.linspace(-1, 1, whole.numel()).view_as(whole)
+    (whole * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    assert ours[1].grad is None
+    assert all(torch.equal(ours[i].grad, plain[i].grad) and ours[i].grad.dtype == torch.float32 for i in (0, 2))
+
+
+def test_parts_that_lie_end_to_end_are_not_copied_and_stay_apart():
+    ours = parts()
+    names = [id(part) for part in ours]
+    lay_end_to_end(ours)
+    whole = stacked(ours, torch.float32)
+    assert whole.data_ptr() == ours[0].data_ptr() and [id(part) for part in ours] == names
+    with torch.no_grad():
+        ours[1].fill_(7)  # what an optimizer does is seen at once, whatever it writes through
+        ours[2].data += 1
+    assert torch.equal(stacked(ours, torch.float32), torch.stack(list(ours)))
+    memory = ours[0].data_ptr()
+    lay_end_to_end(ours)
+    assert ours[0].data_ptr() == memory
+    moved = [nn.Parameter(part.detach().double()) for part in ours]
+    assert torch.equal(stacked(moved, torch.float64), torch.stack(moved))
+
+
+def test_unlike_parts_are_left_alone():
+    ours = [*parts(2), *parts(1, (5, 4))]
+    lay_end_to_end(ours)
+    assert ours[0].untyped_storage().data_ptr() != ours[1].untyped_storage().data_ptr()
+
+
+def test_a_model_laid_out_for_grouped_products_computes_and_saves_the_same(models, monkeypatch, tmp_path):
+    monkeypatch.setattr("mamoe.models.experts.moe.grouped_suits", lambda rows: True)
+    model = models.mamoe()
+    given = {**models.inputs(), "cross_attention_kwargs": {"regions": models.levels(2, (9, 14), 7)}}
+
+    def outcome():
+        out = model(**given).sample
+        return [out, *torch.autograd.grad(out.square().mean(), list(model.parameters()))]
+
+    before, keys = outcome(), list(model.state_dict())
+    prepare_experts(model)
+    experts = [module for module in model.modules() if hasattr(module, "nets")]
+    pointers = [{net[2].weight.untyped_storage().data_ptr() for net in layer.nets} for layer in experts]
+    assert experts and all(len(memories) == 1 for memories in pointers)
+    assert all(torch.equal(a, b) for a, b in zip(before, outcome(), strict=True))
+    assert list(model.state_dict()) == keys
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path, use_safetensors=True)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())

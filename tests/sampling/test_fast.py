@@ -1,0 +1,84 @@
+"""Number formats and compiled blocks of `mamoe sample`."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from factories import mamoe
+from mamoe.machine.precision import drawing_format, format_name
+from mamoe.sampling.fast import speed_up
+
+
+def pixels(picture):
+    return np.asarray(picture, dtype=np.float32)
+
+
+def test_the_format_is_what_is_asked_for_or_what_the_device_has(monkeypatch):
+    assert drawing_format("cpu") == torch.float32 and drawing_format("cpu", "bf16") == torch.bfloat16
+    for has, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("mamoe.machine.precision.bf16_is_faster", lambda device, training, has=has: has)
+        assert drawing_format("cuda") == wanted
+    assert [format_name(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float64)] == [
+        "fp32",
+        "bf16",
+        "float64",
+    ]
+
+
+def test_pictures_in_bfloat16_say_so_and_are_never_mixed_with_others(finished_run, scenes, tmp_path):
+    words = ["sample", finished_run, "--panoptic", scenes / "panoptic/test", "--steps", 2, "--out"]
+    for precision in ("fp32", "bf16"):
+        outcome = mamoe(*words, tmp_path / precision, "--precision", precision)
+        assert outcome.code == 0, outcome.err
+    names = sorted(path.name for path in (tmp_path / "fp32").glob("*.json"))
+    assert names
+    for name in names:
+        full, half = (json.loads((tmp_path / kind / name).read_text()) for kind in ("fp32", "bf16"))
+        assert half["precision"] == "bf16" and "precision" not in full
+        a, b = (pixels(Image.open(tmp_path / kind / name.replace(".json", ".png"))) for kind in ("fp32", "bf16"))
+        assert 0 < np.abs(a - b).mean() < 8
+    again = mamoe(*words, tmp_path / "fp32", "--precision", "bf16")
+    assert again.code == 3 and "precision" in again.err
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.slow
+def test_compiled_blocks_draw_the_same(pipe, make_map):
+    torch.compiler.reset()
+    layout, told = make_map(), []
+
+    def draw():
+        return pipe(
+            "a", layout, num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt"
+        ).images
+
+    plain = draw()
+    try:
+        speed_up(pipe, layout.size, told.append)
+        assert told == []
+        assert any(module._compiled_call_impl is not None for module in pipe.unet.modules())
+        torch.testing.assert_close(draw(), plain, atol=1e-4, rtol=1e-3)
+    finally:
+        uncompile(pipe.unet)
+
+
+def test_blocks_that_cannot_be_compiled_draw_all_the_same(pipe, make_map, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        self._compiled_call_impl = fails
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("no compiler\nmore of it")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", refuse)
+    told, layout = [], make_map()
+    speed_up(pipe, layout.size, told.append)
+    assert told == ["--fast does not work here, the pictures are drawn as without it: no compiler"]
+    assert len(pipe("a", layout, num_inference_steps=1).images) == 1
+
+
+def uncompile(network):
+    for module in network.modules():
+        module._compiled_call_impl = None

@@ -1,0 +1,137 @@
+"""Steps on a device that works ahead of the host: no waits, and what is not finite ends the run all the same."""
+
+import functools
+import json
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from test_failing_steps import Unlucky, seen_in_step
+from training_fakes import CPU, fit, make_data, make_module, weights
+
+from factories import short_run
+from fakedevice import FakeDevice
+from mamoe.errors import NonFiniteLossError
+from mamoe.training.loop.metrics import read_rows
+from mamoe.training.optim import make_adam
+from mamoe.training.step.module import DiffusionModule
+from wholeruns import SMALL, assert_equal, tensors, trained
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """The CPU counts as a device that works ahead."""
+    monkeypatch.setattr("mamoe.training.step.module.works_ahead", lambda device: True)
+
+
+class Waits(Callback):
+    """Waits of every whole step between the ends of two steps."""
+
+    def __init__(self, device):
+        self.device, self.of_steps = device, []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.of_steps.append(self.device.tick())
+
+
+def train(run, module, **changes):
+    settings = {"max_steps": 6, "checkpoint_every_n_steps": 100, "trainer": CPU, "log_every_n_steps": 100}
+    return fit(module, changes.pop("data", None) or make_data(batch_size=5), run, **{**settings, **changes})
+
+
+def waits_per_step(tmp_path, module):
+    with FakeDevice() as device:
+        device.put(module, module.vae, module.conditioner.args[0])
+        counted = Waits(device)
+        train(tmp_path, module, callbacks=[counted])
+    return counted.of_steps[1:-1]  # the first makes the optimizer's state, the last one saves
+
+
+def test_no_step_waits_for_the_device(tmp_path, ahead):
+    assert waits_per_step(tmp_path, make_module()) == [[]] * 4
+
+
+def test_the_fake_device_sees_waits(tmp_path):
+    # The plain path looks at every step before the weights change.
+    assert all("just sent for" in " ".join(waits) for waits in waits_per_step(tmp_path, make_module()))
+    with FakeDevice() as device:
+        there = torch.zeros(3, device=torch.device("cpu"))
+        float(there.sum())
+        assert [wait.split()[0] for wait in device.waits] == ["__float__"]
+        torch.ones(3) + there
+        assert "host and device" in device.waits[-1]
+        torch.ones(3).to(torch.device("cpu"))
+        assert "blocking copy" in device.waits[-1] and len(device.waits) == 3
+        torch.ones(3).to(torch.device("cpu"), non_blocking=True) + there
+        assert len(device.waits) == 3
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_working_ahead_gives_the_same_weights_and_average(tmp_path, monkeypatch, name):
+    def learned(run):
+        module = make_module(optimizer=functools.partial(make_adam, name=name, lr=1e-3))
+        train(run, module, log_every_n_steps=2, checkpoint_every_n_steps=4)
+        return run
+
+    plain = learned(tmp_path / "plain")
+    monkeypatch.setattr("mamoe.training.step.module.works_ahead", lambda device: True)
+    later = learned(tmp_path / "later")
+    for step in (4, 6):
+        assert_equal(tensors(plain, step), tensors(later, step))
+        states = [
+            json.loads((run / f"checkpoints/step-{step:08d}/trainer/state.json").read_text()) for run in (plain, later)
+        ]
+        assert states[0] == states[1]
+    assert read_rows(plain / "metrics.csv") == read_rows(later / "metrics.csv")
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_step_that_is_not_finite_ends_the_run_as_on_a_cpu(tmp_path, monkeypatch, log_every):
+    def failed(run):
+        module = make_module(kind=Unlucky)
+        module.unlucky = seen_in_step(3)[7]
+        twice = {**CPU, "accumulate_grad_batches": 2}
+        with pytest.raises(NonFiniteLossError) as caught:
+            train(run, module, trainer=twice, log_every_n_steps=log_every)
+        return str(caught.value).replace(str(run), "run"), weights(module.unet)
+
+    said, kept = failed(tmp_path / "plain")
+    monkeypatch.setattr("mamoe.training.step.module.works_ahead", lambda device: True)
+    later, kept_later = failed(tmp_path / "later")
+    assert said == later and "Step 3: loss nan" in said and "resume=run/nonfinite-step-00000003.json" in said
+    assert_equal(kept, kept_later)
+    assert_equal(tensors(tmp_path / "plain", 2), tensors(tmp_path / "later", 2))
+    for name in ("nonfinite-step-00000003.json", "checkpoints/step-00000002/trainer/state.json"):
+        assert (tmp_path / "plain" / name).read_text() == (tmp_path / "later" / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "waits_for"),
+    [
+        (["cache.latents=true"], None),
+        (["cache.latents=false"], None),
+        (["layout.expert_resize=avg_pool"], "nonzero"),  # how many rows there are, only the device knows
+    ],
+)
+def test_no_step_of_a_whole_run_waits(tmp_path, base_model, scenes, monkeypatch, ahead, words, waits_for):
+    # Regions, experts in grouped products, prompts and pictures from the caches or through the autoencoder.
+    monkeypatch.setattr("mamoe.models.experts.moe.grouped_suits", lambda rows: True)
+    device, of_steps = FakeDevice(), []
+    fit_start, batch_start = DiffusionModule.on_fit_start, DiffusionModule.on_train_batch_start
+
+    def on_fit_start(module):
+        device.put(module, *module._frozen)
+        fit_start(module)
+
+    def on_train_batch_start(module, batch, batch_idx):
+        of_steps.append(device.tick())
+        batch_start(module, batch, batch_idx)
+
+    monkeypatch.setattr(DiffusionModule, "on_fit_start", on_fit_start)
+    monkeypatch.setattr(DiffusionModule, "on_train_batch_start", on_train_batch_start)
+    with device:
+        trained(*short_run(base_model, scenes, tmp_path), "trainer.max_steps=6", *SMALL, *words)
+    if waits_for is None:
+        assert of_steps[2:] == [[]] * 4
+    else:
+        assert all(wait.startswith(waits_for) for waits in of_steps[2:] for wait in waits) and all(of_steps[2:])
