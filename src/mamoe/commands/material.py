@@ -24,19 +24,24 @@ class Drawn(StrEnum):
 def check(
     folder: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
     taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base model, or a folder with CLIP's vocabulary: counts the prompts' tokens.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.json and check.html.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="New folder for a copy with what can be mended safely.")] = None,
 ) -> None:
-    """Open every file of a data set and list everything that is wrong with it.
+    """Open every file of a data set, list everything that is wrong or odd; --fix OUT writes a mended copy.
 
-    Example: mamoe check data/cityscapes
+    Example: mamoe check data/cityscapes --out check
     """
-    from mamoe.prepare.check import check_folder
+    from mamoe.commands.check.run import check_data_set
     from mamoe.vocabulary.taxonomy import Taxonomy
 
-    with progress("Checking") as update:
-        report = check_folder(folder, None if taxonomy is None else Taxonomy.load(taxonomy), update)
-    typer.echo(report.text())
-    if report.problems:
-        raise DatasetError(f"{folder} has {len(report.problems)} problems, listed above.")
+    known = None if taxonomy is None else Taxonomy.load(taxonomy)
+    text, problems = check_data_set(folder, progress, taxonomy=known, model=model, out=out, fix=fix)
+    typer.echo(text)
+    if problems:
+        raise DatasetError(f"{folder if fix is None else fix} has {problems} problems, listed above.")
 
 
 def scenes(

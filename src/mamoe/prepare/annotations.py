@@ -100,8 +100,9 @@ def _touching_runs(class_id: np.ndarray, wanted: np.ndarray, run: np.ndarray) ->
         upper = (slice(None, -1), slice(max(0, -shift), width - max(0, shift)))
         lower = (slice(1, None), slice(max(0, shift), width - max(0, -shift)))
         touch = wanted[upper] & wanted[lower] & (class_id[upper] == class_id[lower])
-        pairs.append(np.stack([run[upper][touch], run[lower][touch]], axis=1))
-    return np.unique(np.concatenate(pairs), axis=0).tolist()
+        pairs.append(run[upper][touch] * np.int64(class_id.size) + run[lower][touch])
+    # A pair as one number: whole rows of a table would be compared byte by byte.
+    return np.stack(np.divmod(np.unique(np.concatenate(pairs)), class_id.size), axis=1).tolist()
 
 
 def _root(parent: list[int], i: int) -> int:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mamoe.data.check.split import SplitContents, inspect_split
+from mamoe.data.check.split import Closer, SplitContents, inspect_split
 from mamoe.data.folder.description import data_folder
 from mamoe.data.folder.holdout import SHARE, holds_files
 from mamoe.data.folder.listing import some
 from mamoe.data.folder.prompts import in_lines
-from mamoe.data.folder.split import index_split, list_splits
+from mamoe.data.folder.split import SplitFiles, index_split, list_splits
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 Progress = Callable[[int, int, str], None]  # called with (files read, files of the split, split)
@@ -24,6 +24,7 @@ class DatasetReport:
     taxonomy: Taxonomy
     splits: Mapping[str, SplitContents]
     notes: tuple[str, ...] = ()  # what was guessed or looks odd, and is no problem
+    across: tuple[str, ...] = ()  # warnings about more than one split, or found by a closer look
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -31,10 +32,14 @@ class DatasetReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(warning for contents in self.splits.values() for warning in contents.warnings)
+        return (*(warning for contents in self.splits.values() for warning in contents.warnings), *self.across)
 
     def text(self) -> str:
         """The counts per split, the class shares, notes, warnings and problems (fifty of each), as plain lines."""
+        return "\n".join([*self.counts(), *self.said()])
+
+    def counts(self) -> list[str]:
+        """Notes on the whole, the counts of every split, and the share of every class."""
         lines = [*(f"Note: {note}" for note in self.notes)]
         lines += [f"{'split':<12}{'pictures':>10}{'prompts':>10}{'instances':>11}{'with prompt':>13}"]
         for split, c in self.splits.items():
@@ -46,11 +51,16 @@ class DatasetReport:
             shares = [c.pixels[class_id] / max(1, c.pixels.sum()) for c in self.splits.values()]
             if any(shares):
                 lines.append(f"{name:<24}" + "".join(f"{share:>12.2%}" for share in shares))
+        return lines
+
+    def said(self) -> list[str]:
+        """Notes on splits, warnings and problems; the first fifty of each."""
+        lines = []
         notes = [note for contents in self.splits.values() for note in contents.notes]
         for texts, title in ((notes, "note(s)"), (self.warnings, "warning(s)"), (self.problems, "problem(s)")):
             if texts:
                 lines += ["", f"{len(texts)} {title}:", *in_lines(texts)]
-        return "\n".join(lines)
+        return lines
 
 
 def check_dataset(
@@ -63,10 +73,12 @@ def check_dataset(
     splits: Sequence[str] | None = None,
     recursive: bool = False,
     progress: Progress | None = None,
+    closer: Callable[[str, SplitFiles], Closer] | None = None,
 ) -> DatasetReport:
     """Open every file of the splits (by default all folders inside ``images``, but for empty ones beside ``train``).
 
-    ``{split}`` in the paths of the two text files stands for the split.
+    ``{split}`` in the paths of the two text files stands for the split. ``closer`` makes somebody for every split who
+    looks at the pixels too.
 
     Raises:
         DatasetError: there are no splits to look at. Problems inside a split are reported, not raised.
@@ -81,11 +93,17 @@ def check_dataset(
             instance_prompts=instance_prompts,
             recursive=recursive,
         )
-        found[split] = inspect_split(files, taxonomy, _for_split(progress, split))
+        looks = None if closer is None else closer(split, files)
+        found[split] = inspect_split(files, taxonomy, _for_split(progress, split), closer=looks)
     return DatasetReport(taxonomy=taxonomy, splits=found)
 
 
-def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progress | None = None) -> DatasetReport:
+def check_folder(
+    folder: Path,
+    taxonomy: Taxonomy | None = None,
+    progress: Progress | None = None,
+    closer: Callable[[str, SplitFiles], Closer] | None = None,
+) -> DatasetReport:
     """Check a folder in the package's own layout; see :func:`mamoe.data.folder.description.data_folder`.
 
     Raises:
@@ -100,6 +118,7 @@ def check_folder(folder: Path, taxonomy: Taxonomy | None = None, progress: Progr
         taxonomy=found.taxonomy,
         recursive=found.recursive,
         progress=progress,
+        closer=closer,
     )
     empty = [found.images / split for split in list_splits(found.images) if split not in report.splits]
     aside = [f"There is nothing in {some([str(folder) for folder in empty])}: left aside."] if empty else []

@@ -147,6 +147,18 @@ def panoptic_colours(path: Path, most: int) -> tuple[tuple[int, int], list[tuple
         return (picture.height, picture.width), picture.getcolors(most)  # pyright: ignore[reportReturnType]
 
 
+def panoptic_colours_and_pixels(
+    path: Path, most: int
+) -> tuple[list[tuple[int, tuple[int, int, int]]] | None, UInt8[np.ndarray, "H W 3"]]:
+    """What :func:`panoptic_colours` and :func:`read_panoptic_rgb` say, of a file that is decoded once.
+
+    Raises:
+        DatasetError: as :func:`read_panoptic_rgb`.
+    """
+    with _decoded(path) as picture:
+        return picture.getcolors(most), np.array(picture)  # pyright: ignore[reportReturnType]
+
+
 @contextmanager
 def _decoded(path: Path) -> Generator[Image.Image]:
     try:

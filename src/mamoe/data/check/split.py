@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -18,13 +18,23 @@ from mamoe.data.check.plausibility import Impression
 from mamoe.data.check.readings import reading_notes
 from mamoe.data.check.seen import SeenFiles, Stamp, stamp_of
 from mamoe.data.folder.split import SampleFiles, SplitFiles
-from mamoe.data.reading.looks import MOST_COLOURS, MapLook, PictureLook, look_at_map, look_at_picture
+from mamoe.data.reading.looks import (
+    MOST_COLOURS,
+    CloseMap,
+    ClosePicture,
+    MapLook,
+    PictureLook,
+    look_at_map,
+    look_at_map_closely,
+    look_at_picture,
+    look_at_picture_closely,
+)
 from mamoe.errors import DatasetError
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 T = TypeVar("T")
 U = TypeVar("U")
-L = TypeVar("L", MapLook, PictureLook)
+L = TypeVar("L", MapLook, PictureLook, CloseMap, ClosePicture)
 
 _MOST_THREADS = 16
 _AHEAD = 4  # samples per thread that wait to be looked at or counted: what bounds memory
@@ -53,6 +63,19 @@ class _Found:
     picture: PictureLook | None = None
     map: MapLook | None = None
     new: list[tuple[Path, Stamp, PictureLook | MapLook]] = field(default_factory=list)
+    close: object = None  # what ``Closer.look`` returned
+
+
+class Closer(Protocol):
+    """Somebody who looks at the pixels of sound pairs too, while the files are warm."""
+
+    def look(self, sample: SampleFiles, picture: ClosePicture, panoptic: CloseMap) -> object:
+        """In a thread: look at a pair whose two files are sound and have one size."""
+        ...
+
+    def add(self, sample: SampleFiles, look: MapLook, close: object) -> None:
+        """In the order of the split: take in what :meth:`look` returned; None where the pair is not sound."""
+        ...
 
 
 def inspect_split(
@@ -60,6 +83,7 @@ def inspect_split(
     taxonomy: Taxonomy,
     progress: Callable[[int, int], None] | None = None,
     seen: SeenFiles | None = None,
+    closer: Closer | None = None,
 ) -> SplitContents:
     """Read every picture and map of a split, in threads.
 
@@ -69,13 +93,14 @@ def inspect_split(
         progress: called with (files read, files in all) after every pair.
         seen: files that were found sound earlier and need not be opened if they are as they were; the sound ones found
             now are added.
+        closer: looks at every sound pair as well.
     """
     problems = list(files.problems)
     pixels, instances = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
     impression, read = Impression(taxonomy), list[tuple[Path, PictureLook]]()
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        found = in_order(pool, lambda sample: _look(sample, seen), files.samples, ahead=_AHEAD * threads)
+        found = in_order(pool, lambda sample: _look(sample, seen, closer), files.samples, ahead=_AHEAD * threads)
         for done, (sample, look) in enumerate(zip(files.samples, found, strict=True), start=1):
             problems += look.problems
             if look.picture is not None and look.picture.readings:
@@ -86,6 +111,8 @@ def inspect_split(
                 for classes in look.map.segments.values():
                     instances[classes[0]] += 1
                 impression.add(sample.panoptic, look.map)
+                if closer is not None:
+                    closer.add(sample, look.map, look.close)
             if seen is not None:
                 for path, stamp, what in look.new:
                     seen.add(path, stamp, what)
@@ -118,9 +145,13 @@ def in_order(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterab
             future.cancel()
 
 
-def _look(sample: SampleFiles, seen: SeenFiles | None) -> _Found:
+def _look(sample: SampleFiles, seen: SeenFiles | None, closer: Closer | None) -> _Found:
     found = _Found()
-    found.picture = _picture(sample.image, seen, found)
+    picture = None if closer is None else _opened(sample.image, look_at_picture_closely, found)
+    if closer is None:
+        found.picture = _picture(sample.image, seen, found)
+    elif picture is not None:
+        found.picture = picture.look
     size = None if found.picture is None else found.picture.size
     if sample.condition is not None:
         shown = _picture(sample.condition, seen, found)
@@ -128,12 +159,18 @@ def _look(sample: SampleFiles, seen: SeenFiles | None) -> _Found:
             found.problems.append(f"{sample.condition} has (height, width) {shown.size}, but its picture has {size}")
     if sample.panoptic is None:
         return found
-    known = None if seen is None else seen.map(sample.panoptic)
-    found.map = known or _opened(sample.panoptic, look_at_map, found)
+    panoptic = None if closer is None else _opened(sample.panoptic, look_at_map_closely, found)
+    if closer is None:
+        known = None if seen is None else seen.map(sample.panoptic)
+        found.map = known or _opened(sample.panoptic, look_at_map, found)
+    elif panoptic is not None:
+        found.map = panoptic.look
     if found.map is not None and size is not None and size != found.map.size:
         found.problems.append(
             f"{sample.panoptic} has (height, width) {found.map.size}, but its picture {sample.image.name} has {size}"
         )
+    elif closer is not None and picture is not None and panoptic is not None and panoptic.look.colours is not None:
+        found.close = closer.look(sample, picture, panoptic)
     return found
 
 
@@ -150,7 +187,7 @@ def _opened(path: Path, look: Callable[[Path], L], found: _Found) -> L | None:
         found.problems.append(str(error))
         return None
     if stamp is not None:
-        found.new.append((path, stamp, what))
+        found.new.append((path, stamp, what.look if isinstance(what, ClosePicture | CloseMap) else what))
     return what
 
 

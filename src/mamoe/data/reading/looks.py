@@ -8,11 +8,12 @@ from enum import Flag, auto
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt32
+from jaxtyping import Int64, UInt8, UInt32
 
-from mamoe.data.reading.pictures import check_picture, is_transparent, picture_header
-from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, panoptic_colours
+from mamoe.data.reading.pictures import check_picture, is_transparent, picture_header, shrunk_grey
+from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, panoptic_colours, panoptic_colours_and_pixels
 
+SIDE = 256  # of a picture that is looked at closely: enough for edges
 MOST_COLOURS = MAX_SEGMENT_ID + 256  # of a panoptic map: every segment, and every class outside of segments
 
 
@@ -58,6 +59,23 @@ class MapLook:
         return dict(found)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ClosePicture:
+    """A picture whose file is sound, small and grey."""
+
+    look: PictureLook
+    grey: UInt8[np.ndarray, "h w"]
+    mode: str  # PIL's word for how the file stores its pixels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CloseMap:
+    """A map with its pixels."""
+
+    look: MapLook
+    rgb: UInt8[np.ndarray, "H W 3"]
+
+
 def look_at_picture(path: Path) -> PictureLook:
     """Read a picture's file to its end.
 
@@ -65,6 +83,20 @@ def look_at_picture(path: Path) -> PictureLook:
         DatasetError: as :func:`mamoe.data.reading.pictures.read_picture`.
     """
     check_picture(path)
+    return _picture_look(path)
+
+
+def look_at_picture_closely(path: Path) -> ClosePicture:
+    """The same, and what the picture shows, at :data:`SIDE` pixels or somewhat more.
+
+    Raises:
+        DatasetError: as :func:`look_at_picture`.
+    """
+    grey, mode = shrunk_grey(path, SIDE)
+    return ClosePicture(look=_picture_look(path), grey=grey, mode=mode)
+
+
+def _picture_look(path: Path) -> PictureLook:
     header = picture_header(path)
     readings = Reading(0)
     if header.orientation != 1:
@@ -82,7 +114,20 @@ def look_at_map(path: Path) -> MapLook:
     Raises:
         DatasetError: the file is missing, damaged, or not an 8-bit RGB PNG. What its colours mean is not looked at.
     """
-    size, found = panoptic_colours(path, MOST_COLOURS)
+    return _map_look(*panoptic_colours(path, MOST_COLOURS))
+
+
+def look_at_map_closely(path: Path) -> CloseMap:
+    """The same, with the pixels.
+
+    Raises:
+        DatasetError: as :func:`look_at_map`.
+    """
+    colours, rgb = panoptic_colours_and_pixels(path, MOST_COLOURS)
+    return CloseMap(look=_map_look((rgb.shape[0], rgb.shape[1]), colours), rgb=rgb)
+
+
+def _map_look(size: tuple[int, int], found: list[tuple[int, tuple[int, int, int]]] | None) -> MapLook:
     if found is None:
         return MapLook(size=size, colours=None, counts=np.zeros(0, dtype=np.int64))
     coded = sorted((r << 16 | g << 8 | b, count) for count, (r, g, b) in found)

@@ -140,6 +140,24 @@ def check_picture(path: Path) -> None:
             picture.load()
 
 
+def shrunk_grey(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w"], str]:
+    """A picture in grey as it is shown, at least ``side`` pixels along its longer side where it has so many, and PIL's
+    word for how its pixels are stored. All of the file is read, as by :func:`check_picture`; a JPEG in less time.
+
+    Raises:
+        DatasetError: as :func:`read_picture`.
+    """
+    with _opened(path) as picture:
+        if isinstance(picture, PngImagePlugin.PngImageFile):
+            picture.verify()  # which leaves it closed
+    with _opened(path) as picture:
+        mode, factor = picture.mode, max(1, max(picture.size) // side)
+        picture.draft("L", (picture.width // factor, picture.height // factor))
+        if orientation_of(picture) != 1 or picture.has_transparency_data or picture.mode not in ("L", "RGB"):
+            return np.asarray(Image.fromarray(as_rgb(picture)).convert("L")), mode
+        return np.asarray(picture.reduce(max(1, max(picture.size) // side)).convert("L")), mode
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:

@@ -1,0 +1,1 @@
+"""`mamoe check`: a data set looked through, as a table, as JSON and as a page."""

@@ -1,0 +1,163 @@
+"""A copy of a data set in which is mended what can be mended without asking anybody."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from mamoe.data.folder.description import DATA_YAML, USUAL, DataFolder, data_folder
+from mamoe.data.folder.prompts import HEADER
+from mamoe.data.folder.split import SampleFiles
+from mamoe.data.reading.pictures import is_transparent, picture_header, read_picture
+from mamoe.errors import DatasetError
+from mamoe.prepare.doctor.examine import Diagnosis
+from mamoe.prepare.doctor.twins import Twins
+from mamoe.storage.staging import staged_folder
+from mamoe.vocabulary.exif import orientation_of
+from mamoe.vocabulary.panoptic import UNREADABLE
+from mamoe.vocabulary.taxonomy import Taxonomy, shipped_taxonomies
+
+Progress = Callable[[int, int, str], None]
+
+
+def mend(diagnosis: Diagnosis, out: Path, taxonomy: Taxonomy | None = None, progress: Progress | None = None) -> str:
+    """Write the data set anew; returns what was done, in lines.
+
+    Pictures that EXIF turns are stored upright, transparent ones on black, both as PNG; maps of class indices (palette
+    or grey) and maps with an opaque alpha channel become panoptic PNGs, where all their classes are known; of a
+    picture in two splits the one to train on goes, of one file twice in a split the second. Rows for pictures that are
+    not there go. Everything else is copied as it is, faults included.
+
+    Args:
+        diagnosis: of the folder as it is.
+        out: new or empty.
+        taxonomy: as for the diagnosis.
+
+    Raises:
+        ConfigError: ``out`` is in use. DiskFullError: nothing of it is kept.
+    """
+    found = data_folder(diagnosis.folder, taxonomy)
+    gone = _superfluous(diagnosis.twins)
+    done: Counter[str] = Counter()
+    with staged_folder(out) as stage:
+        for split, samples in diagnosis.samples.items():
+            kept = [sample for sample in samples if sample.image not in gone]
+            done["pictures left out that were there twice"] += len(samples) - len(kept)
+            names: dict[str, SampleFiles] = {}
+            for number, sample in enumerate(kept, start=1):
+                names[_copied(sample, split, stage, found.taxonomy, done)] = sample
+                if progress is not None:
+                    progress(number, len(kept), split)
+            _write_texts(stage, split, names, found)
+        _write_description(stage, found)
+    lines = [f"{count} {what}" for what, count in done.items() if count]
+    return "\n".join([f"{out}: a mended copy; {diagnosis.folder} is as it was.", *(f"- {line}" for line in lines)])
+
+
+def _superfluous(twins: tuple[Twins, ...]) -> set[Path]:
+    """Of two the one in ``train`` where the other is not; else the second."""
+    gone: set[Path] = set()
+    for pair in twins:
+        first_goes = pair.split == "train" and pair.other_split != "train"
+        if not {pair.image, pair.other} & gone:
+            gone.add(pair.image if first_goes else pair.other)
+    return gone
+
+
+def _copied(sample: SampleFiles, split: str, stage: Path, taxonomy: Taxonomy, done: Counter[str]) -> str:
+    """Write one picture and its map; returns the picture's new key."""
+    name, why = sample.key, _why_redrawn(sample.image)
+    if why is not None:
+        name = str(PurePosixPath(name).with_suffix(".png"))
+        Image.fromarray(read_picture(sample.image)).save(_place(stage, "images", split, name))
+        done[why] += 1
+    else:
+        shutil.copyfile(sample.image, _place(stage, "images", split, name))
+    if sample.panoptic is not None:
+        target = _place(stage, "panoptic", split, str(PurePosixPath(name).with_suffix(".png")))
+        converted = _panoptic_of(sample.panoptic, taxonomy)
+        if converted is None:
+            shutil.copyfile(sample.panoptic, target)
+        else:
+            done["maps became panoptic PNGs"] += 1
+            Image.fromarray(converted).save(target)
+    return name
+
+
+def _place(stage: Path, kind: str, split: str, name: str) -> Path:
+    path = stage / kind / split / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _why_redrawn(image: Path) -> str | None:
+    try:
+        header = picture_header(image)
+        if header.orientation != 1:
+            return "pictures stored upright"
+        return "transparent pictures put on black" if header.alpha and is_transparent(image) else None
+    except DatasetError:
+        return None
+
+
+def _panoptic_of(path: Path, taxonomy: Taxonomy) -> np.ndarray | None:
+    """The pixels of a panoptic PNG where a map is none and can be turned into one for sure; else None."""
+    known = [row.id for row in taxonomy.classes] + [taxonomy.void_id]
+    try:
+        with Image.open(path) as picture:
+            if picture.format != "PNG" or orientation_of(picture) != 1:
+                return None
+            if picture.mode in ("P", "L"):
+                classes = np.array(picture)
+                if not np.isin(classes, known).all():
+                    return None
+                return np.stack([np.zeros_like(classes), np.zeros_like(classes), classes], axis=-1)
+            if picture.mode == "RGBA":
+                pixels = np.array(picture)
+                opaque = bool((pixels[..., 3] == 255).all()) and bool(np.isin(pixels[..., 2], known).all())
+                return np.ascontiguousarray(pixels[..., :3]) if opaque else None
+            return None
+    except UNREADABLE:
+        return None
+
+
+def _write_texts(stage: Path, split: str, names: Mapping[str, SampleFiles], found: DataFolder) -> None:
+    if found.prompts is not None:
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(HEADER)
+        rows.writerows((name, sample.prompts.global_prompt) for name, sample in names.items())
+        (stage / USUAL["prompts"].format(split=split)).write_text(text.getvalue(), encoding="utf-8")
+    if found.instance_prompts is not None:
+        entries = {
+            name: {str(segment): prompt for segment, prompt in sample.prompts.by_segment.items()}
+            for name, sample in names.items()
+            if sample.prompts.by_segment
+        }
+        file = stage / USUAL["instance_prompts"].format(split=split)
+        file.write_text(json.dumps(entries, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _write_description(stage: Path, found: DataFolder) -> None:
+    taxonomy = found.taxonomy
+    name = taxonomy.name
+    if name not in shipped_taxonomies() or Taxonomy.load(name).to_dict() != taxonomy.to_dict():
+        name = "taxonomy.yaml"
+        (stage / name).write_text(yaml.safe_dump(taxonomy.to_dict(), sort_keys=False), encoding="utf-8")
+    entries: dict[str, object] = {"images": USUAL["images"], "panoptic_maps": USUAL["panoptic_maps"]}
+    entries |= {key: USUAL[key] for key in ("prompts", "instance_prompts") if getattr(found, key) is not None}
+    entries["taxonomy"] = name
+    if found.size is not None:
+        entries["size"] = list(found.size) if isinstance(found.size, tuple) else found.size
+    if found.recursive:
+        entries["recursive"] = True
+    (stage / DATA_YAML).write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
