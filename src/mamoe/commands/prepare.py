@@ -15,7 +15,7 @@ from mamoe.machine.stopping import stopped_with
 
 prepare = typer.Typer(
     no_args_is_help=True,
-    help="Make data sets: import others' formats, fuse maps of classes with masks, write captions, export.",
+    help="Make data sets: import others' formats, segment photographs, fuse maps with masks, write captions, export.",
 )
 
 
@@ -265,6 +265,7 @@ def segment(
     from mamoe.prepare.segment.folders import Segmenting, segment_folder, segment_parts
     from mamoe.prepare.segment.labels import meaning_of, read_said
     from mamoe.prepare.segment.networks import describe
+    from mamoe.prepare.writer import ImportSummary
 
     if parts and (link or val is not None):
         raise ConfigError("--parts writes no pictures and no splits: leave out --link and --val.")
@@ -291,12 +292,9 @@ def segment(
         share=this_share(),
     )
     with _stoppable(out), progress("Segmenting") as update:
-        if parts:
-            summary = segment_parts(images, out, how, update, manner)
-        else:
-            summary = segment_folder(images, out, how, update, manner)
+        summary = (segment_parts if parts else segment_folder)(images, out, how, update, manner)
     typer.echo(summary.text())
-    if summary.done and not parts:
+    if isinstance(summary, ImportSummary) and summary.done:
         typer.echo("Next: " + "\n      ".join(next_commands(summary)))
 
 

@@ -291,5 +291,5 @@ def _row(name: str, thing: Thing, size: tuple[int, ...]) -> dict[str, Any]:
 def _counts(mask: Mask, size: tuple[int, ...]) -> dict[str, Any]:
     whole = np.zeros(size, dtype=np.uint8, order="F")
     whole[mask.box] = mask.inside
-    packed = coco_mask.encode(whole)
-    return {"size": list(size), "counts": packed["counts"].decode("ascii")}
+    packed: Any = coco_mask.encode(whole)["counts"]  # bytes, whatever its stub says
+    return {"size": list(size), "counts": packed.decode("ascii")}

@@ -97,7 +97,8 @@ class Loaded:
             return [Answer(scores=scores, queries=None) for scores in output.logits.float()]
         found = []
         for logits, masks in zip(output.class_queries_logits.float(), output.masks_queries_logits.float(), strict=True):
-            inside = masks[:, : round(masks.shape[1] * part[0]), : round(masks.shape[2] * part[1])]
+            height, width = (max(1, round(n * share)) for n, share in zip(masks.shape[1:], part, strict=True))
+            inside = masks[:, :height, :width]
             queries = Queries(probabilities=logits.softmax(-1), masks=inside)
             scores = torch.einsum("ql,qhw->lhw", queries.probabilities[:, :-1], inside.sigmoid())
             found.append(Answer(scores=scores, queries=queries))

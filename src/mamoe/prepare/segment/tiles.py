@@ -140,7 +140,7 @@ def _common(one: Tile, other: Tile) -> tuple[int, int, int, int] | None:
 def _agree(one: Mask, other: Mask, common: tuple[int, int, int, int]) -> bool:
     a, b = _seen(one, common), _seen(other, common)
     union = np.count_nonzero(a | b)
-    return bool(union) and np.count_nonzero(a & b) > _SAME * union
+    return bool(union and np.count_nonzero(a & b) > _SAME * union)
 
 
 def _seen(mask: Mask, window: tuple[int, int, int, int]) -> np.ndarray:
