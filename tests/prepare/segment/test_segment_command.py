@@ -2,8 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from factories import mamoe
@@ -11,6 +15,7 @@ from mamoe.prepare.check import check_folder
 from mamoe.prepare.segment import networks
 from mamoe.vocabulary.panoptic import read_panoptic
 from mamoe.vocabulary.taxonomy import Taxonomy
+from tiny_segmenters import segformer, tiny_segmenter
 
 TAXONOMY = Taxonomy.load("cityscapes")
 
@@ -131,3 +136,32 @@ def test_a_picture_that_cannot_be_read_is_named(photos, network, tmp_path):
         outcome = segment(photos, tmp_path / "out", network, *words)
         assert outcome.code == 3 and "street2.png" in outcome.err, outcome
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on(tmp_path):
+    folder = tiny_segmenter(segformer, tmp_path / "segformer")
+    rng = np.random.default_rng(5)
+    (tmp_path / "photos").mkdir()
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (48, 80, 3), dtype=np.uint8)).save(tmp_path / f"photos/{i:02}.png")
+    assert segment(tmp_path / "photos", tmp_path / "whole", folder, "--batch", "2").code == 0
+    words = ["prepare", "segment", tmp_path / "photos", tmp_path / "out", "--model", folder, "--classes", "cityscapes"]
+    words += ["--score", "0.1", "--min-area", "4", "--device", "cpu", "--batch", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "mamoe", *map(str, words)], stdout=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and finished(tmp_path) < 7:
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.wait()
+    done = finished(tmp_path)
+    assert 7 <= done < 40 and not (tmp_path / "out").exists()
+    outcome = mamoe(*words)
+    assert outcome.code == 0, outcome.err
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def finished(folder):
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob(".out.partial-*/.journal/*.jsonl"))
