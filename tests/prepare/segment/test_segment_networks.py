@@ -1,5 +1,8 @@
 """What networks answer, against transformers' own post-processing; in half precision; the domain segmenter."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +100,18 @@ def test_the_domain_segmenter_is_a_network(tmp_path):
     for look in (describe, lambda name: load_network(name, "cpu")):
         with pytest.raises(ConfigError, match="damaged"):
             look(str(tmp_path))
+
+
+def test_pickles_and_foreign_code_are_refused(network, tmp_path):
+    folder = tmp_path / "net"
+    shutil.copytree(network, folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="safetensors"):
+        load_network(str(folder), "cpu")
+    told = json.loads((folder / "config.json").read_text())
+    told |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ConfigError, match="Cannot load the segmenter"):
+        describe(str(folder))
+    assert not (tmp_path / "ran").exists()
