@@ -16,6 +16,8 @@ from mamoe.config.compose import compose
 from mamoe.config.resuming import changed_on_resume
 from mamoe.config.train import validated
 from mamoe.errors import ConfigError
+from mamoe.runs.recipe import Recipe, Terms
+from mamoe.runs.source import Source
 from mamoe.sampling.pipeline import LayoutPipeline
 
 
@@ -64,11 +66,12 @@ def plain(scenes) -> dict:
 @pytest.mark.parametrize(("section", "key", "what"), [("data", "root", "pictures"), ("model", "path", "base model")])
 def test_what_an_old_checkpoint_cannot_tell_is_said(plain, section, key, what):
     changes = changed_on_resume(plain, {**plain, section: {**plain[section], key: "elsewhere"}})
-    (said,) = [line for line in notes_on(changes, {"layout": {}}) if "not compared" in line]
+    old = Recipe(base=Source(path="a/base"), scheduler={}, terms=Terms(layout=layout_settings(validated(plain))))
+    (said,) = [line for line in notes_on(changes, old) if "not compared" in line]
     assert what in said and f"({section}.{key})" in said
-    whole = {"data": {}, "weights": ""}
+    whole = replace(old, terms=replace(old.terms, data={}), weights={})
     assert [line for line in notes_on(changes, whole) if "not compared" in line] == []
-    assert len(notes_on(changed_on_resume(plain, {**plain, "ema_decay": 0.5}), {})) == 1
+    assert len(notes_on(changed_on_resume(plain, {**plain, "ema_decay": 0.5}), old)) == 1
 
 
 def test_an_adapter_and_other_experts_are_both_named(base_model, plain):
