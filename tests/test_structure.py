@@ -20,6 +20,7 @@ WIDE = {
     ("cli.py", "evaluate"): "the options of a command",
     ("commands/prepare.py", "import_"): "the options of a command",
     ("commands/prepare.py", "fuse"): "the options of a command",
+    ("commands/prepare.py", "segment"): "the options of a command",
     ("commands/captioning/options.py", "captions"): "the options of a command",
     ("commands/captioning/options.py", "instance_captions"): "the options of a command",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",

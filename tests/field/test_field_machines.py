@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from mamoe.evaluation.layout.segmenter import train_segmenter
 from mamoe.machine import precision
 from mamoe.machine.precision import autocast_where_faster, bf16_is_faster
 from mamoe.machine.threads import CHOICES, SPINS, wait_politely
+from mamoe.models.segmenter import train_segmenter
 from mamoe.training.autoencoder import AutoencoderRecipe, train_autoencoder
 
 

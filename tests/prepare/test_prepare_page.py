@@ -1,4 +1,4 @@
-"""Every command of docs/prepare.md's sections Import, Fuse and Export, run on drawn trees."""
+"""Every command of docs/prepare.md's sections Import, Segment, Fuse and Export, run on drawn trees."""
 
 import json
 import re
@@ -10,7 +10,10 @@ import pytest
 from foreign import ade20k, bdd100k, idd, kitti360, mapillary, photo, save
 
 from factories import mamoe
+from mamoe.models.segmenter import Segmenter
+from mamoe.models.segmenter_files import write_segmenter
 from mamoe.prepare.check import check_folder
+from tiny_segmenters import mask2former, tiny_segmenter
 
 PAGE = (Path(__file__).parents[2] / "docs" / "prepare.md").read_text(encoding="utf-8")
 
@@ -60,16 +63,19 @@ def material(tmp_path_factory):
         (raw / f"yolo/{name}.txt").write_text("2 0 0.7 0.5 0.7 0.5 1 0 1 0.9\n")
         masks.append({"image_id": name, "category_id": 2, "segmentation": [[0, 20, 32, 20, 32, 32, 0, 32]]})
     (raw / "masks.json").write_text(json.dumps(masks))
+    tiny_segmenter(mask2former, raw / "mask2former")
+    write_segmenter(raw / "segmenter", Segmenter(2), {"classes": ["road", "car"]})
     return root
 
 
 def test_the_page_has_commands():
-    assert len(commands("Import")) == 9 and len(commands("Fuse")) == 2 and len(commands("Export")) == 2
+    assert len(commands("Import")) == 9 and len(commands("Segment")) == 5
+    assert len(commands("Fuse")) == 2 and len(commands("Export")) == 2
 
 
 def test_every_command_works(material, monkeypatch):
     monkeypatch.chdir(material)
-    for words in [*commands("Import"), *commands("Fuse"), *commands("Export")]:
+    for words in [*commands("Import"), *commands("Segment"), *commands("Fuse"), *commands("Export")]:
         outcome = mamoe(*words)
         assert outcome.code == 0, (words, outcome.err)
     for folder in sorted((material / "data").iterdir()):

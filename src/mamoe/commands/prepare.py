@@ -15,7 +15,7 @@ from mamoe.machine.stopping import stopped_with
 
 prepare = typer.Typer(
     no_args_is_help=True,
-    help="Make data sets: import others' formats, fuse maps of classes with masks, write captions, export.",
+    help="Make data sets: import others' formats, segment photographs, fuse maps with masks, write captions, export.",
 )
 
 
@@ -221,6 +221,80 @@ def fuse(
         summary = fuse_folders(sources, out, read_class_table(classes), rules, progress=update, manner=manner)
     typer.echo(summary.text())
     if summary.done:
+        typer.echo("Next: " + "\n      ".join(next_commands(summary)))
+
+
+@prepare.command()
+def segment(
+    images: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    model: Annotated[
+        str, typer.Option(help="Hub name or folder: Mask2Former, OneFormer, EoMT, SegFormer; or a domain segmenter.")
+    ],
+    classes: Annotated[str, typer.Option(help="Name or YAML file of the taxonomy (a class table is one too).")],
+    map_: Annotated[
+        str | None, typer.Option("--map", help="LABEL=CLASS,LABEL=CLASS, or a YAML file of such pairs.")
+    ] = None,
+    parts: Annotated[bool, typer.Option("--parts", help="Maps of classes and masks, for `fuse`; no data set.")] = False,
+    tile: Annotated[int, typer.Option(min=0, help="Larger pictures are cut into tiles of that side; 0: never.")] = 2048,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures or tiles at once.")] = 4,
+    score: Annotated[float, typer.Option(min=0, max=1, help="Things below are dropped.")] = 0.5,
+    min_area: Annotated[int, typer.Option(min=0, help="Pixels of the smallest thing.")] = 32,
+    rest: Annotated[Left, typer.Option(help="What thing pixels without a mask become.")] = Left.GROUP,
+    device: Annotated[str | None, typer.Option(help="For example cuda; default: what there is.")] = None,
+    link: LinkOption = False,
+    val: ValOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each loads the network.")] = 1,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    follow_links: FollowOption = False,
+) -> None:
+    """Make panoptic maps of photographs with a segmentation network: a data set, or with --parts what `fuse` takes.
+
+    Which label of the network is which class is printed first. scores/ in OUT says how sure the network was. Started
+    again it goes on where it stopped; torchrun and SLURM array tasks share the work.
+
+    Example: mamoe prepare segment photos data/town --model networks/mask2former --classes cityscapes
+    """
+    from mamoe.machine.devices import usable_device
+    from mamoe.machine.libraries import quiet_libraries
+    from mamoe.prepare.classes import read_class_table
+    from mamoe.prepare.fuse.rules import FuseRules, Rest
+    from mamoe.prepare.importers import next_commands
+    from mamoe.prepare.labelled import Manner
+    from mamoe.prepare.segment.folders import Segmenting, segment_folder, segment_parts
+    from mamoe.prepare.segment.labels import meaning_of, read_said
+    from mamoe.prepare.segment.networks import describe
+    from mamoe.prepare.writer import ImportSummary
+
+    if parts and (link or val is not None):
+        raise ConfigError("--parts writes no pictures and no splits: leave out --link and --val.")
+    quiet_libraries()
+    network = describe(model)
+    meaning = meaning_of(network.labels, read_class_table(classes).taxonomy, read_said(map_), model)
+    typer.echo(meaning.text())
+    how = Segmenting(
+        model=model,
+        version=network.version,
+        meaning=meaning,
+        rules=FuseRules(score=score, min_area=min_area, rest=Rest(rest.value)),
+        tile=tile,
+        device=usable_device(device),
+        batch=batch,
+    )
+    manner = Manner(
+        link=link,
+        val=val,
+        follow_links=follow_links,
+        workers=workers,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        share=this_share(),
+    )
+    with _stoppable(out), progress("Segmenting") as update:
+        summary = (segment_parts if parts else segment_folder)(images, out, how, update, manner)
+    typer.echo(summary.text())
+    if isinstance(summary, ImportSummary) and summary.done:
         typer.echo("Next: " + "\n      ".join(next_commands(summary)))
 
 

@@ -133,7 +133,7 @@ def export_coco_panoptic(
 
     identity = [repr((found.taxonomy.to_dict(), manner.link))]
     identity += [f"{t.key} {file_stamp(t.picture)} {file_stamp(t.panoptic)} {sorted(t.groups)}" for t in tasks]
-    run = partial(_export, found.taxonomy, manner.link)
+    run = partial(_export_all, found.taxonomy, manner.link)
     left = made_folder(out, identity, tasks, run, finish, manner=manner, progress=progress)
     return ExportSummary(
         folder=out, pictures=counts, segments=segments, done=not left and any(segments.values()), left=left
@@ -185,6 +185,10 @@ def _seen(place: np.ndarray, count: int) -> np.ndarray:
     seen = np.zeros((count, place.shape[0]), dtype=bool)
     seen[place, np.arange(place.shape[0])[:, None]] = True
     return seen
+
+
+def _export_all(taxonomy: Taxonomy, link: bool, stage: Path, tasks: Sequence[_Task]) -> list[Mapping[str, Any] | str]:
+    return [_export(taxonomy, link, stage, task) for task in tasks]
 
 
 def _export(taxonomy: Taxonomy, link: bool, stage: Path, task: _Task) -> dict[str, Any] | str:

@@ -30,13 +30,14 @@ class Task(Protocol):
 
 
 T = TypeVar("T", bound=Task)
+Run = Callable[[Path, Sequence[T]], Sequence[Mapping[str, Any] | str]]
 
 
 def made_folder(
     out: Path,
     identity: Sequence[str],
     tasks: Sequence[T],
-    run: Callable[[Path, T], Mapping[str, Any] | str],
+    run: Run[T],
     finish: Callable[[Path, Records], None],
     *,
     manner: Manner,
@@ -48,8 +49,8 @@ def made_folder(
         out: the folder to make.
         identity: texts that are the same for the same job alone.
         tasks: of all processes together; this one does its share.
-        run: does one, given the folder as it grows, and returns what is to be known of it, in plain values, or a
-            problem. A function of a module, or a partial of one.
+        run: does ``manner.together`` of them or fewer, given the folder as it grows, and returns what is to be known of
+            each, in plain values, or a problem. A function of a module, or a partial of one.
         finish: adds what is written once, when all is done.
         manner: how.
         progress: called after every task.
@@ -89,7 +90,7 @@ def file_stamp(path: Path) -> tuple[str, int, int]:
 def _do_share(
     folder: GrowingFolder,
     tasks: Sequence[T],
-    run: Callable[[Path, T], Mapping[str, Any] | str],
+    run: Run[T],
     manner: Manner,
     progress: Progress | None,
 ) -> None:
@@ -100,21 +101,21 @@ def _do_share(
         mine = share.of(tasks)
         left = [task for task in mine if task.key not in finished]
         done = len(mine) - len(left)
-        for key, outcome in mapped(partial(_run, run, folder.stage), left, manner.workers):
-            if isinstance(outcome, str):
-                problems.append(outcome)
-                continue
-            journal.add(key, outcome)
-            done += 1
-            if progress is not None:
-                progress(done, len(mine))
+        groups = [left[i : i + manner.together] for i in range(0, len(left), manner.together)]
+        for outcomes in mapped(partial(_run, run, folder.stage), groups, manner.workers):
+            for key, outcome in outcomes:
+                if isinstance(outcome, str):
+                    problems.append(outcome)
+                    continue
+                journal.add(key, outcome)
+                done += 1
+                if progress is not None:
+                    progress(done, len(mine))
     raise_problems(sorted(problems), f"The import to {folder.out}")
 
 
-def _run(
-    run: Callable[[Path, T], Mapping[str, Any] | str], stage: Path, task: T
-) -> tuple[str, Mapping[str, Any] | str]:
-    return task.key, run(stage, task)
+def _run(run: Run[T], stage: Path, tasks: Sequence[T]) -> list[tuple[str, Mapping[str, Any] | str]]:
+    return [(task.key, outcome) for task, outcome in zip(tasks, run(stage, tasks), strict=True)]
 
 
 def _require_replaceable(out: Path, manner: Manner) -> None:

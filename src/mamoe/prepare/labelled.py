@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mamoe.errors import DatasetError
 from mamoe.machine.shares import Share
 from mamoe.vocabulary.panoptic import PanopticMap
 
@@ -21,6 +22,9 @@ class Labelled:
     details: Mapping[str, Any] = field(default_factory=dict)  # of the picture, for a report; plain values alone
 
 
+LoadAll = Callable[[Sequence[Path]], Sequence[Labelled | DatasetError]]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourcePicture:
     """One annotated picture of a foreign data set."""
@@ -28,6 +32,7 @@ class SourcePicture:
     name: str  # relative name with "/" between folders and the suffix of ``picture``; written without the folders
     picture: Path
     load: Callable[[], Labelled]  # raises DatasetError; fit for another process
+    load_all: LoadAll | None = None  # does so for several pictures at once, and is then called instead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +43,7 @@ class Manner:
     val: float | None = None  # share of the pictures of ``train`` that become ``val``, in (0, 0.5]
     follow_links: bool = False  # files of the source may be links that lead out of it
     workers: int = 1  # processes of this command
+    together: int = 1  # pictures that are done at once, by what can
     overwrite: bool = False  # a data set that is there already gives way at the end
     dry_run: bool = False  # look, say what would be done, write nothing
     share: Share = field(default_factory=Share)  # the part of the pictures that is done here

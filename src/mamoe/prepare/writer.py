@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mamoe.data.reading.pictures import picture_header
 from mamoe.errors import DatasetError
 from mamoe.prepare.captions import describe, of_a_group
 from mamoe.prepare.job import Progress, Records, file_stamp, made_folder
-from mamoe.prepare.labelled import MANNER, Manner, SourcePicture
+from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.names import flat_names
 from mamoe.prepare.record import DATASET_JSON, Written, contents_of, dataset_json, json_of
 from mamoe.prepare.sources import links_outside
@@ -147,7 +148,7 @@ def write_dataset(
         out,
         _identity(tasks, taxonomy, place, size, manner),
         tasks,
-        partial(_write_picture, taxonomy, place, manner.link),
+        partial(_write_pictures, taxonomy, place, manner.link),
         finish,
         manner=manner,
         progress=progress,
@@ -186,11 +187,23 @@ def _files(task: _Task) -> list[Path]:
     return [task.source.picture, *(word for word in _words(task) if isinstance(word, Path))]
 
 
-def _write_picture(taxonomy: Taxonomy, place: str, link: bool, stage: Path, task: _Task) -> dict[str, Any] | str:
+def _write_pictures(
+    taxonomy: Taxonomy, place: str, link: bool, stage: Path, tasks: Sequence[_Task]
+) -> list[dict[str, Any] | str]:
+    load_all = tasks[0].source.load_all  # what can load several is the same for all
+    found = repeat(None) if load_all is None else load_all([task.source.picture for task in tasks])
+    return [_write_picture(taxonomy, place, link, stage, task, one) for task, one in zip(tasks, found, strict=False)]
+
+
+def _write_picture(
+    taxonomy: Taxonomy, place: str, link: bool, stage: Path, task: _Task, found: Labelled | DatasetError | None
+) -> dict[str, Any] | str:
     """Write a picture and its map, and tell what is in it, or what is wrong with it."""
     try:
+        if isinstance(found, DatasetError):
+            raise found
         header = picture_header(task.source.picture)
-        labelled = task.source.load()
+        labelled = task.source.load() if found is None else found
         _require_size(task.source.picture, header.size, labelled.panoptic.size, turned=header.orientation != 1)
     except DatasetError as error:
         return str(error)

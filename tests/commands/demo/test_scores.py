@@ -13,7 +13,7 @@ from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.description import data_folder
 from mamoe.data.geometry.joint import Geometry
 from mamoe.evaluation.layout.attributes import colour_hits, fit_vocabulary, named_colours, swap_colours
-from mamoe.evaluation.layout.segmenter import train_segmenter
+from mamoe.models.segmenter import train_segmenter
 from mamoe.scenes import COLOURS
 
 WORDS = tuple(COLOURS)

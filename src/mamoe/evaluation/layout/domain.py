@@ -1,39 +1,32 @@
 """The `domain` segmenter: learned once from a data set's own training split and kept beside the data.
 
-    <store>/segmenter.safetensors  weights
-    <store>/manifest.json          what they were learned from (hash of pictures, maps and settings), colours of words
-
-A manifest of other data, or weights that do not match it, and the network is learned again. Nobody can read a store
+Beside the weights stands what they were learned from (hash of pictures, maps and settings), and the colours of words. A
+manifest of other data, or weights that do not match it, and the network is learned again. Nobody can read a store
 half-written: weights and manifest are replaced whole, the manifest last and with the weights' hash.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.evaluation.layout.asked import Classes, Layout
 from mamoe.evaluation.layout.attributes import fit_vocabulary, named_colours
 from mamoe.evaluation.layout.panoptic_quality import Reading
-from mamoe.evaluation.layout.segmenter import MULTIPLE, Segmenter, train_segmenter
 from mamoe.evaluation.protocol import picture_hash
+from mamoe.models.segmenter import MULTIPLE, Segmenter, train_segmenter
+from mamoe.models.segmenter_files import read_segmenter, write_segmenter
 from mamoe.prepare.annotations import connected_components
 from mamoe.storage.hashing import file_hash
-from mamoe.storage.staging import replaced_file, write_whole
 
 MOST_PICTURES = 1000  # of the training split, spread evenly; more make it slower, hardly better
-_WEIGHTS, _MANIFEST = "segmenter.safetensors", "manifest.json"
 _VERSION = 1  # of what is learned from the same data
 
 
@@ -89,7 +82,7 @@ def domain_of(
         OSError: the store cannot be written.
     """
     about = {"version": _VERSION, "learned_from": learned_from, "seed": seed, "classes": list(classes.names)}
-    kept = _read(store, about)
+    kept = _kept(store, about)
     if kept is None:
         images, layouts = _stacked(list(examples()))
         network = train_segmenter(
@@ -99,14 +92,12 @@ def domain_of(
             seed=seed,
             progress=progress,
         )
-        _write(store, about, network, _vocabulary(list(images), layouts, words))
-        kept = _read(store, about)
+        write_segmenter(store, network, {**about, "vocabulary": _vocabulary(list(images), layouts, words)})
+        kept = _kept(store, about)
         assert kept is not None, f"{store} was written and cannot be read"
-    manifest, weights = kept
-    network = Segmenter(len(classes)).to(memory_format=torch.channels_last)
-    network.load_state_dict(weights)
+    network, manifest = kept
     vocabulary = {word: np.array(colour) for word, colour in manifest["vocabulary"].items()}
-    return Domain(segmenter=network.eval(), classes=classes, vocabulary=vocabulary, learned_from=learned_from)
+    return Domain(segmenter=network, classes=classes, vocabulary=vocabulary, learned_from=learned_from)
 
 
 def data_hash(files: Iterable[Path], *how: str) -> str:
@@ -148,21 +139,9 @@ def _stacked(examples: Sequence[tuple[np.ndarray, Layout]]) -> tuple[np.ndarray,
     return np.stack(images), layouts
 
 
-def _read(store: Path, about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
-    try:
-        manifest = json.loads((store / _MANIFEST).read_text(encoding="utf-8"))
-        if any(manifest.get(key) != value for key, value in about.items()):
-            return None
-        if manifest["weights"] != file_hash(store / _WEIGHTS):
-            return None
-        return manifest, load_file(store / _WEIGHTS)
-    except (OSError, ValueError, KeyError, SafetensorError):  # not there, or damaged: learned again
+def _kept(store: Path, about: Mapping[str, Any]) -> tuple[Segmenter, dict[str, Any]] | None:
+    """What was learned from the same data; None: it is to be learned."""
+    kept = read_segmenter(store)
+    if kept is None or any(kept[1].get(key) != value for key, value in about.items()) or "vocabulary" not in kept[1]:
         return None
-
-
-def _write(store: Path, about: Mapping[str, Any], network: Segmenter, vocabulary: Mapping[str, list[float]]) -> None:
-    store.mkdir(parents=True, exist_ok=True)
-    with replaced_file(store / _WEIGHTS) as weights:
-        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, weights)
-        content = {**about, "weights": file_hash(weights), "vocabulary": vocabulary}
-    write_whole(json.dumps(content, indent=1) + "\n", store / _MANIFEST)
+    return kept

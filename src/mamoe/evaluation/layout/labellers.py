@@ -6,7 +6,6 @@ known to the network, and its scores say so; a label that is none of our classes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,21 +19,26 @@ from mamoe.errors import ConfigError
 from mamoe.evaluation.layout.asked import Classes
 from mamoe.evaluation.layout.panoptic_quality import VOID, Reading
 from mamoe.prepare.annotations import connected_components
+from mamoe.prepare.segment.labels import matched
+from mamoe.prepare.segment.networks import MASK2FORMER, ONEFORMER, SEGFORMER, Loaded, describe, load_transformers
 from mamoe.storage.fingerprints import weights_hash
 
-KINDS = ("Mask2FormerForUniversalSegmentation", "OneFormerForUniversalSegmentation", "SegformerForSemanticSegmentation")
+KINDS = (MASK2FORMER, ONEFORMER, SEGFORMER)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Labeller:
     """A network from transformers."""
 
-    network: Any
-    processor: Any
+    loaded: Loaded
     number_of_label: UInt8[np.ndarray, "L"]  # the network's label -> our class number, or VOID
     classes: Classes
-    panoptic: bool  # it tells instances apart itself
     identity: str
+
+    @property
+    def panoptic(self) -> bool:
+        """It tells instances apart itself."""
+        return self.loaded.finds_things
 
     @property
     def unknown(self) -> frozenset[int]:
@@ -47,13 +51,9 @@ class Labeller:
         return [self._read(image) for image in images]
 
     def _read(self, image: np.ndarray) -> Reading:
-        task = {"task_inputs": ["panoptic"]} if "OneFormer" in type(self.network).__name__ else {}
-        inputs = self.processor(images=Image.fromarray(image), return_tensors="pt", **task)
-        wanted = ("pixel_values", "pixel_mask", "task_inputs")
-        given = {name: inputs[name].to(self.network.device) for name in wanted if name in inputs}
-        outputs = self.network(**given)
+        outputs = self.loaded.outputs([Image.fromarray(image)])
         size = [image.shape[:2]]
-        tools = getattr(self.processor, "image_processor", self.processor)
+        tools = getattr(self.loaded.processor, "image_processor", self.loaded.processor)
         labels = tools.post_process_semantic_segmentation(outputs, target_sizes=size)[0].cpu().numpy()
         numbers = self.number_of_label[labels]
         if not self.panoptic:
@@ -81,57 +81,20 @@ def load_labeller(source: str, classes: Classes, device: str = "cpu") -> Labelle
     Raises:
         ConfigError: it cannot be loaded, is of another kind, or none of its labels is a class of the taxonomy.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
-    from transformers.models.auto.modeling_auto import AutoModelForSemanticSegmentation
-    from transformers.models.auto.modeling_auto import AutoModelForUniversalSegmentation as Universal
-
-    try:
-        config = AutoConfig.from_pretrained(source)
-        kind = next(iter(config.architectures or ()), None)
-        if kind not in KINDS:
-            raise ConfigError(f"The segmenter {source} is a {kind}; wanted one of {', '.join(KINDS)}.")
-        family = AutoModelForSemanticSegmentation if kind == KINDS[2] else Universal
-        network = family.from_pretrained(source, use_safetensors=True).to(device).eval()
-        processor = (AutoProcessor if kind == KINDS[1] else AutoImageProcessor).from_pretrained(source)
-    except ConfigError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"Cannot load the segmenter {source}: {str(error).splitlines()[0]} Give a local folder, or `domain` for a "
-            "small one learned from the data set."
-        ) from None
-    labels: dict[int, str] = config.id2label  # type: ignore[assignment]
-    names = [str(labels[i]) for i in range(len(labels))]
-    numbers = matched(names, classes.names)
+    described = describe(source)
+    if described.kind not in KINDS:
+        raise ConfigError(f"The segmenter {source} is a {described.kind}; wanted one of {', '.join(KINDS)}.")
+    names = described.labels
+    numbers = np.array([VOID if i is None else i for i in matched(names, classes.names)], dtype=np.uint8)
     if (numbers == VOID).all():
         raise ConfigError(
             f"None of the labels of the segmenter {source} is a class of this data set. Labels: "
             f"{', '.join(names[:12])}; classes: {', '.join(classes.names[:12])}."
         )
+    loaded = load_transformers(source, device)
     return Labeller(
-        network=network,
-        processor=processor,
+        loaded=loaded,
         number_of_label=numbers,
         classes=classes,
-        panoptic=kind != KINDS[2],
-        identity=f"{kind.partition('For')[0]} {weights_hash(network)}",
+        identity=f"{loaded.kind.partition('For')[0]} {weights_hash(loaded.network)}",
     )
-
-
-def matched(labels: Sequence[str], names: Sequence[str]) -> UInt8[np.ndarray, "L"]:
-    """The class number of every label, ``VOID`` for those of no class: equal names, or one of a label's synonyms.
-
-    Case, spaces, hyphens, plural and COCO's endings "-merged", "-other" and "-stuff" do not matter.
-    """
-    ours = {_plain(name): number for number, name in enumerate(names)}
-    found = []
-    for label in labels:
-        synonyms = [_plain(label), *(_plain(part) for part in re.split(r"[,;/]", label))]
-        found.append(next((ours[word] for word in synonyms if word in ours), VOID))
-    return np.array(found, dtype=np.uint8)
-
-
-def _plain(name: str) -> str:
-    word = re.sub(r"-(merged|other|stuff)\b", "", name.lower())
-    word = re.sub(r"[^a-z0-9]", "", word)
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word

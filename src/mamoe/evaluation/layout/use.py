@@ -18,9 +18,9 @@ from mamoe.evaluation.distances.family import Measured
 from mamoe.evaluation.layout.asked import Layout
 from mamoe.evaluation.layout.family import Asked
 from mamoe.evaluation.layout.fidelity import class_ious, mean_iou, pixel_counts
-from mamoe.evaluation.layout.segmenter import MULTIPLE, train_segmenter
 from mamoe.evaluation.protocol import Family, PictureSet, Score
 from mamoe.evaluation.ratios import measured_of_sums
+from mamoe.models.segmenter import MULTIPLE, train_segmenter
 
 STEPS = 240
 LEAST = 4  # pictures

@@ -84,7 +84,7 @@ def _of_json(instances: CocoInstances, pictures: Sequence[str], *, crowds: bool)
         numbers = {int(name): name for name in by_name if name.isdigit()}
         stems = {picture: PurePosixPath(picture).stem for picture in pictures if picture not in match}
         match |= {p: numbers[int(s)] for p, s in stems.items() if s.isdigit() and int(s) in numbers}
-    if not match:
+    if by_name and not match:  # one that names none was written by a network that found nothing
         raise DatasetError(
             f"{instances.path} is about none of the pictures: it names {some(list(by_name), 3)}, they are called "
             f"{some(list(pictures), 3)}."

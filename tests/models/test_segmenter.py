@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mamoe.evaluation.layout.fidelity import iou, pixel_counts
-from mamoe.evaluation.layout.segmenter import Segmenter, train_segmenter
+from mamoe.models.segmenter import Segmenter, train_segmenter
 from mamoe.scenes import draw_scene
 from mamoe.scenes.writer import scene_seed
 

@@ -66,12 +66,16 @@ class Segmenter(nn.Module):
         self.train(training)
         return labels
 
+    @torch.no_grad()
+    def scores(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B K H W"]:
+        """Class scores (logits) of every pixel of pictures of one size, where the network lies."""
+        height, width = images.shape[1:3]
+        pixels = F.pad(_to_input(images), (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
+        scores = self(pixels.to(self.head.weight.device))
+        return F.interpolate(scores, scale_factor=2, mode="bilinear")[..., :height, :width]
+
     def _label(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
-        height, width = image.shape[:2]
-        device = self.head.weight.device
-        pixels = F.pad(_to_input(image[None]), (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
-        scores = F.interpolate(self(pixels.to(device)), scale_factor=2, mode="bilinear")
-        return scores.argmax(1)[0, :height, :width].to("cpu", torch.uint8).numpy()
+        return self.scores(image[None]).argmax(1)[0].to("cpu", torch.uint8).numpy()
 
 
 def train_segmenter(

@@ -1,0 +1,1 @@
+"""Maps of photographs by networks that read them."""
