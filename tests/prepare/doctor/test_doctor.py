@@ -28,7 +28,7 @@ from mamoe.vocabulary.panoptic import read_panoptic, read_panoptic_rgb
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 SCENES = Taxonomy.load("scenes")
-SHARED = Path(__file__).resolve().parents[3] / "shared/data"
+SHARED = Path(__file__).resolve().parents[4] / "shared/data"
 NEEDS_REAL = pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="the photographs are not here")
 
 
