@@ -29,10 +29,10 @@ def test_one_graph_for_all_layouts(models):
 
 @pytest.mark.usefixtures("compilable")
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled_gradients_are_the_eager_ones(models, backend):
+def test_compiled_gradients_are_the_eager_ones(models):
+    """Of the traced graphs; what inductor makes of them is trained with in ``tests/training/test_compiling.py``."""
     model = models.mamoe()
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     given = models.inputs(size=SIZE)
     for layout in layouts(models, 2):
         wanted = torch.autograd.grad(model(**given, **layout).sample.square().mean(), list(model.parameters()))
