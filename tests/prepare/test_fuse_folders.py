@@ -245,3 +245,13 @@ def test_cityscapes_parts_make_the_imported_maps(tmp_path):
 
 def _name(train_id):
     return next(row.name for row in Taxonomy.load("cityscapes").classes if row.id == train_id)
+
+
+def test_names_that_fit_no_picture_are_said_once(parts, tmp_path):
+    (parts / "other").mkdir()
+    shutil.copy(next((parts / "semantic").rglob("*.png")), parts / "other/elsewhere.png")
+    sources = FuseSources(images=parts / "images", semantic=parts / "other", instances=coco_runs(parts))
+    with pytest.raises(DatasetError) as caught:
+        fuse_folders(sources, tmp_path / "out", table_of(Taxonomy.load("cityscapes")), FuseRules())
+    assert "no map in" in str(caught.value) and "maps elsewhere.png: give folders that fit" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 3

@@ -21,7 +21,7 @@ from mamoe.prepare.fuse.rules import AS_ANNOTATED, fuse
 from mamoe.prepare.job import Progress
 from mamoe.prepare.label_maps import read_label_map
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
-from mamoe.prepare.pairing import files_below, paired, pictures_by_split, split_of
+from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, split_of
 from mamoe.prepare.writer import ImportSummary, write_dataset
 
 _UNTOUCHED = "has no annotation in the JSON; all of it is void"
@@ -64,10 +64,8 @@ def import_folder(
     load = (
         _objects(images, maps, pictures, table, notes, crowds=crowds)
         if is_json
-        else _maps(maps, pictures, table, notes)
+        else _maps(images, maps, pictures, table, notes)
     )
-    problems = [f"{images / name} has no map in {maps}" for name in pictures if name not in load]
-    raise_problems(problems, f"The folder {images}")
     return write_dataset(
         out,
         {
@@ -98,9 +96,12 @@ def _derived(path: Path, out: Path, notes: list[str]) -> ClassTable:
     return table_of(taxonomy)
 
 
-def _maps(folder: Path, pictures: Sequence[str], table: ClassTable, notes: list[str]) -> dict[str, partial[Labelled]]:
+def _maps(
+    images: Path, folder: Path, pictures: Sequence[str], table: ClassTable, notes: list[str]
+) -> dict[str, partial[Labelled]]:
     names, others = files_below(folder, (".png",), "label pictures, or give a COCO JSON")
     match = paired(pictures, names)
+    raise_problems(lacking(images, pictures, match, folder, names), f"The folder {images}")
     if others:
         notes.append(f"{folder}: {len(others)} file(s) of other kinds were left out: {some(others)}.")
     if alone := sorted(set(names) - set(match.values())):

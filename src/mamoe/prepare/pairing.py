@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from mamoe.data.folder.holdout import without_ending
@@ -93,3 +93,15 @@ def _flat(names: Sequence[str]) -> list[str]:
 
 def _without_ending(names: Sequence[str]) -> list[str]:
     return [str(path) for path in without_ending([PurePosixPath(stem) for stem in _flat(names)])]
+
+
+def lacking(
+    images: Path, pictures: Sequence[str], match: Mapping[str, str], maps: Path, names: Sequence[str]
+) -> list[str]:
+    """A problem for every picture without a map, and what the files are called; one alone where no picture has one."""
+    problems = [f"{images / name} has no map in {maps}" for name in pictures if name not in match]
+    if not match:
+        problems = [f"no map in {maps} belongs to one picture of {images} alone"]
+    if problems:
+        problems.append(f"pictures are called {some(pictures, 3)}, maps {some(names, 3)}: give folders that fit")
+    return problems

@@ -115,3 +115,8 @@ def test_pickles_and_foreign_code_are_refused(network, tmp_path):
     with pytest.raises(ConfigError, match="Cannot load the segmenter"):
         describe(str(folder))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_that_is_not_there_is_no_hub_name(tmp_path):
+    with pytest.raises(ConfigError, match="nothing: there is no such folder"):
+        load_network(str(tmp_path / "nothing"), "cpu")

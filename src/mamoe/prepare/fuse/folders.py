@@ -16,7 +16,7 @@ from mamoe.prepare.fuse.report import Example, write_report
 from mamoe.prepare.fuse.rules import Fused, FuseRules, Thing, fuse
 from mamoe.prepare.label_maps import read_classes
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
-from mamoe.prepare.pairing import files_below, paired, pictures_by_split, split_of
+from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, split_of
 from mamoe.prepare.writer import ImportSummary, Progress, write_dataset
 
 
@@ -62,11 +62,7 @@ def fuse_folders(
     pictures = [name for names in splits.values() for name in names]
     maps, _ = files_below(sources.semantic, (".png",), "maps of classes")
     match = paired(pictures, maps)
-    problems = [
-        f"{sources.images / name} has no map of classes in {sources.semantic}" for name in pictures if name not in match
-    ]
-    if len(match) < len(pictures) and match:
-        problems.append(f"maps there are called {some(maps, 3)}")
+    problems = lacking(sources.images, pictures, match, sources.semantic, maps)
     raise_problems(problems, "The fusing")
     found = find_instances(sources.instances, pictures, table, crowds=sources.crowds)
     notes += [f"{sources.instances}: read as {found.kind}.", *found.notes]

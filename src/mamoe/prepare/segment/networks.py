@@ -155,6 +155,8 @@ def load_network(source: str, device: str) -> Network:
         if read is None:
             raise ConfigError(f"The segmenter in {source} is damaged: {WEIGHTS} and {MANIFEST} do not fit.")
         return Learned(segmenter=read[0].to(device))
+    if Path(source).is_absolute() and not Path(source).is_dir():  # no hub name: the hub's library speaks of its form
+        raise _unloadable(source, FileNotFoundError("there is no such folder."))
     return load_transformers(source, device)
 
 
