@@ -80,7 +80,7 @@ def test_grouped_and_stacked_products_are_the_plain_ones(models, monkeypatch):
     prepare_experts(model)  # end to end in memory: no copy
     assert_near(outcome(model, models, DEVICE), apart, 1e-6)
     assert_near(outcome(model, models, DEVICE, torch.bfloat16), half_apart, 1e-6)
-    monkeypatch.setattr("mamoe.models.experts.moe.grouped_suits", lambda rows: False)
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: False)
     assert_near(outcome(model, models, DEVICE), apart, 1e-5)
     assert_near(outcome(model, models, DEVICE, torch.bfloat16), half_apart, 3e-2)
 
