@@ -1,6 +1,6 @@
 """What fine-tuning and drawing cost on a GPU, each against its yardstick in the same process.
 
-    python perf/gpu.py [--quick] [--only step train draw save] [--profile FOLDER]
+    python perf/gpu.py [--quick] [--only step train draw save compiled] [--profile FOLDER]
 
 Stable Diffusion 2.1's shape with random weights, 512x512, bfloat16 autocast, 20 regions with prompts of 5 tokens. Every
 time is the median of 9 rounds that take turns, with the smallest and the largest; ``host`` is when the host had given
@@ -8,15 +8,17 @@ its orders, ``device`` what the kernels of one round add up to, by torch's profi
 `--profile` lists the kernels of every work by name. `--quick` runs the same on whatever there is, in float32 and with a
 small UNet: a test of this script, not a measurement.
 
-step    forward and backward of the stock UNet and of ours with 5, 10 and 20 experts; with 5 also compiled
-train   steps of ``mamoe train``'s loop, against forward, backward and optimizer alone; where a step's time goes
-draw    20 steps with guidance, 1 and 4 pictures, LayoutPipeline against StableDiffusionPipeline
-save    how long a checkpoint keeps a training waiting
+step      forward and backward of the stock UNet and of ours with 5, 10 and 20 experts
+train     steps of ``mamoe train``'s loop, against forward, backward and optimizer alone; where a step's time goes
+draw      20 steps with guidance, 1 and 4 pictures, LayoutPipeline against StableDiffusionPipeline; then with --fast
+save      how long a checkpoint keeps a training waiting
+compiled  a step of ours with 5 experts, trainer.compile=full, against the stock one as written
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import statistics
@@ -58,7 +60,6 @@ from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.taxonomy import Taxonomy
 
-PARTS = ("step", "train", "draw", "save")
 SMALL = {
     "sample_size": 16,
     "block_out_channels": (32, 64),
@@ -191,8 +192,7 @@ def embeddings(scale: Scale) -> list[list[Tensor]]:
 
 def conditioned(regions: RegionBatch, embeds: list[list[Tensor]], unet: nn.Module, device: torch.device) -> Any:
     """What `mamoe train` does per step: embeddings from the host, masks and routings on the device."""
-    there = [[one.to(device, non_blocking=True) for one in picture] for picture in embeds]
-    return conditioning_of(regions.to(device), there, len(unet.config["block_out_channels"]))  # type: ignore[index, arg-type]
+    return conditioning_of(regions.to(device), embeds, len(unet.config["block_out_channels"]))  # type: ignore[index, arg-type]
 
 
 def forward_backward(unet: nn.Module, inputs: dict[str, Any], scale: Scale, noisy: Tensor) -> None:
@@ -202,48 +202,46 @@ def forward_backward(unet: nn.Module, inputs: dict[str, Any], scale: Scale, nois
     F.mse_loss(output.float(), noisy).backward()
 
 
-def step(scale: Scale) -> dict[str, Any]:
-    stock, found = stock_unet(scale), {}
+def steps_of(scale: Scale, experts: int, stock: nn.Module) -> tuple[nn.Module, dict[str, Callable[[], object]]]:
+    """Our UNet, and a step of it beside one of the stock UNet."""
     noisy = torch.randn((scale.batch, 4, scale.cells, scale.cells), device=scale.device)
     embeds = embeddings(scale)
     prompt = torch.stack([picture[0] for picture in embeds]).to(scale.device)
 
-    def stepped(unet: nn.Module, inputs: dict[str, Any]) -> Callable[[], None]:
-        def work() -> None:
-            forward_backward(unet, inputs, scale, noisy)
-            unet.zero_grad(set_to_none=True)
+    def work(unet: nn.Module, inputs: dict[str, Any]) -> None:
+        forward_backward(unet, inputs, scale, noisy)
+        unet.zero_grad(set_to_none=True)
 
-        return work
+    ours = with_experts(stock, experts).to(scale.device).train()  # type: ignore[arg-type]
+    prepare_experts(ours)
+    inputs = conditioned(layouts(scale, experts), embeds, ours, scale.device).unet_inputs()
+    stock_step = functools.partial(work, stock, {"encoder_hidden_states": prompt})
+    return ours, {"stock": stock_step, "ours": functools.partial(work, ours, inputs)}
 
-    stock_step = stepped(stock, {"encoder_hidden_states": prompt})
+
+def step(scale: Scale) -> dict[str, Any]:
+    stock, found = stock_unet(scale), {}
     for experts in scale.experts:
-        ours = with_experts(stock, experts).to(scale.device).train()
-        prepare_experts(ours)
-        inputs = conditioned(layouts(scale, experts), embeds, ours, scale.device).unet_inputs()
-        work = stepped(ours, inputs)
-        both = compared({"stock": stock_step, "ours": work}, scale, f"step-{experts}")
-        found[f"experts_{experts}"] = {
-            **ratios(both),
-            **{f"{name}_gib": peak_gib(one, scale.device) for name, one in (("stock", stock_step), ("ours", work))},
-        }
-        if experts == scale.experts[0] and scale.autocast:
-            found["compiled"] = compiled_step(ours, work, stock_step, scale)
-        del ours, work
+        _, works = steps_of(scale, experts, stock)
+        both = compared(works, scale, f"step-{experts}")
+        memory = {f"{name}_gib": peak_gib(work, scale.device) for name, work in works.items()}
+        found[f"experts_{experts}"] = {**ratios(both), **memory}
     return found
 
 
-def compiled_step(
-    ours: nn.Module, work: Callable[[], None], stock_step: Callable[[], None], scale: Scale
-) -> dict[str, Any]:
-    """A step of the whole UNet compiled, against the stock one as written."""
+def compiled(scale: Scale) -> dict[str, Any]:
+    """The whole UNet compiled, against the stock one as written."""
+    ours, works = steps_of(scale, scale.experts[0], stock_unet(scale))
     began = time.perf_counter()
-    problem = compiled_if_it_works([ours], work)
+    problem = compiled_if_it_works([ours], works["ours"]) if scale.autocast else "not tried here"
     if problem is not None:
         return {"problem": problem}
     took = time.perf_counter() - began
-    found = ratios(compared({"stock": stock_step, "ours": work}, scale, "compiled"))
-    ours._compiled_call_impl = None
-    return {"compiling_s": took, "gib": peak_gib(work, scale.device), **found}
+    return {
+        **ratios(compared(works, scale, "compiled")),
+        "gib": peak_gib(works["ours"], scale.device),
+        "compiling_s": took,
+    }
 
 
 def ratios(both: dict[str, dict[str, float | None]]) -> dict[str, Any]:
@@ -316,7 +314,7 @@ def train(scale: Scale) -> dict[str, Any]:
     clock = StepClock(scale.device)
     steps = 12 + 2 * scale.rounds
     precision = "bf16-mixed" if scale.autocast else "32-true"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
         fit(
             module,
             data,
@@ -333,6 +331,10 @@ def train(scale: Scale) -> dict[str, Any]:
     return found
 
 
+class Enough(Exception):
+    """All steps are timed: what follows would write 23 GB."""
+
+
 class StepClock(Callback):
     """When steps ended; the device is waited for at two of them alone."""
 
@@ -343,6 +345,8 @@ class StepClock(Callback):
         if trainer.global_step in (10, trainer.max_steps - 1):
             settle(self.device)
         self.ends[trainer.global_step] = time.perf_counter()
+        if trainer.global_step == trainer.max_steps - 1:
+            raise Enough
 
     def pace(self, first: int, last: int) -> float:
         """Milliseconds of a step between the ends of two."""
@@ -414,10 +418,13 @@ def save(scale: Scale) -> dict[str, Any]:
     return {"first_s": taken[0], "later_s": taken[-1], "fits": copies.fit(state)}
 
 
+PARTS = {"step": step, "train": train, "draw": draw, "save": save, "compiled": compiled}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small UNet on whatever there is: a test of the script")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="where the kernels of every work are listed")
     options = parser.parse_args()
     if not options.quick and not torch.cuda.is_available():
@@ -427,7 +434,7 @@ def main() -> None:
     result: dict[str, Any] = {"device": name, "torch": torch.__version__, "quick": options.quick}
     for part in options.only:
         began = time.perf_counter()
-        result[part] = rounded({"step": step, "train": train, "draw": draw, "save": save}[part](scale))
+        result[part] = rounded(PARTS[part](scale))
         print(f"{part}: {time.perf_counter() - began:.0f} s", json.dumps(result[part]))
         if scale.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -50,10 +50,10 @@ class ExpertRouting:
     def __post_init__(self) -> None:
         row = torch.arange(len(self.token), device=self.token.device)
         back = torch.empty_like(row).index_copy_(0, self.token, row) if self.weight is None else None
-        ends = F.pad(self.offsets, (1, -len(self.offsets) % _ROW), value=len(self.token))
-        ends[0] = 0
+        ends = F.pad(self.offsets, (0, -len(self.offsets) % _ROW), value=len(self.token))
+        begin = F.pad(ends[:-1], (1, 0))
         object.__setattr__(self, "back", back)
-        object.__setattr__(self, "member", (row.unsqueeze(1) < ends[1:]) & (row.unsqueeze(1) >= ends[:-1]))
+        object.__setattr__(self, "member", (row.unsqueeze(1) < ends) & (row.unsqueeze(1) >= begin))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
