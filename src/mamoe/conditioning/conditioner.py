@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isqrt
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int32, Shaped
@@ -149,20 +148,20 @@ def text_tokens(
             begins[id(embed)] = total
             pieces.append(embed)
             total += len(embed)
-    lengths = [np.array([len(embed) for embed in picture], dtype=np.int64) for picture in embeds]
+    lengths = [torch.tensor([len(embed) for embed in picture]) for picture in embeds]
     longest = max(int(n.sum()) for n in lengths)
     shape = (len(embeds), longest + -longest % multiple)
-    place, region = np.full(shape, total), np.zeros(shape, dtype=np.int64)
+    place, region = torch.full(shape, total), torch.zeros(shape, dtype=torch.int64)
     for i, (picture, n) in enumerate(zip(embeds, lengths, strict=True)):
-        begin = np.array([begins[id(embed)] for embed in picture], dtype=np.int64)
-        inside = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
-        place[i, : len(inside)] = np.repeat(begin, n) + inside
-        region[i, : len(inside)] = np.repeat(np.arange(len(n)), n)
+        count = int(n.sum())
+        moved = torch.tensor([begins[id(embed)] for embed in picture]) - (n.cumsum(0) - n)
+        place[i, :count] = torch.arange(count) + moved.repeat_interleave(n)
+        region[i, :count] = torch.arange(len(n)).repeat_interleave(n)
     table = sent(torch.cat([*pieces, pieces[0].new_zeros(1, pieces[0].shape[1])]), device, dtype)  # last is padding
     return TextTokens(
-        embeds=F.embedding(sent(torch.from_numpy(place), device), table),
-        valid=sent(torch.from_numpy(place < total), device),
-        region=sent(torch.from_numpy(region), device),
+        embeds=F.embedding(sent(place, device), table),
+        valid=sent(place < total, device),
+        region=sent(region, device),
     )
 
 
