@@ -3,6 +3,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False  # compiling every library anew takes each process longer than all else it does
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for every processor: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports a hub client: tests need no network
