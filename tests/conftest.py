@@ -11,9 +11,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports a hub cl
 sys.path.insert(0, str(Path(__file__).parent))  # for `import factories` in every folder below
 
 import pytest
-from jaxtyping import config, install_import_hook
+from jaxtyping import config
 
-install_import_hook("mamoe", "shapes.checked")  # before anything of the package is imported: see shapes.py
+import shapes
+
+shapes.enforce("mamoe")  # before anything of the package is imported
 
 from mamoe.machine.threads import wait_politely  # noqa: E402
 
