@@ -14,8 +14,10 @@ import pytest
 from jaxtyping import config
 
 import shapes
+import yaml_once
 
 shapes.enforce("mamoe")  # before anything of the package is imported
+yaml_once.parse_once()
 
 from mamoe.machine.threads import wait_politely  # noqa: E402
 
