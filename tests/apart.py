@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
 import mamoe.assemble.training  # this and what follows: before the fork
 import mamoe.commands.captioning.story
 import mamoe.commands.evaluate
@@ -48,6 +51,8 @@ class _Server:
 def _here(environment: dict[str, str], folder: str, target: Callable[..., None], *args: Any) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    if "OMP_NUM_THREADS" in environment:
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the server has read its own
     os.chdir(folder)
     target(*args)
 
@@ -115,8 +120,7 @@ def _command(words: list[str], rank: int, count: int, port: int, said: list[str]
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if count > 1:
-        from lightning.pytorch.utilities import rank_zero_only
-
+        torch.set_num_threads(1)  # as torchrun does
         rank_zero_only.rank = rank  # Lightning read it when it was imported
         facts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
         facts |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
