@@ -54,9 +54,8 @@ def test_weights_dealt_out_over_two_processes_learn_what_whole_ones_do(base_mode
     unet = two / "checkpoints/step-00000004/unet"
     assert json.loads((unet / "config.json").read_text())["_class_name"] == MaMoEUNet2DConditionModel.__name__
     loaded: ModelMixin = MaMoEUNet2DConditionModel.from_pretrained(unet)
-    assert all(
-        torch.equal(value, tensors(two, 4)[f"{place(unet)}:{name}"]) for name, value in loaded.state_dict().items()
-    )
+    saved = tensors(two, 4)
+    assert all(torch.equal(value, saved[f"{place(unet)}:{name}"]) for name, value in loaded.state_dict().items())
 
     again = cut_back(two, tmp_path / "again", 2)
     trained_by_two(tmp_path / "again.txt", f"resume={again}")
