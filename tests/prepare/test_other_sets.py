@@ -176,14 +176,12 @@ def test_missing_annotations_are_named(tmp_path, name, tree, path):
 
 def test_a_picture_bomb_is_refused_from_its_header(tmp_path):
     source = bdd100k(tmp_path / "source")
-    bomb = Image.new("1", (50_000, 50_000))
-    bomb.save(source / "images/10k/train/0a.png")
+    Image.new("1", (20_000, 20_000)).save(source / "images/10k/train/0a.png")
     assert (source / "images/10k/train/0a.png").stat().st_size < 1_000_000
     (source / "images/10k/train/0a.jpg").unlink()
     with pytest.raises(DatasetError, match=r"0a\.png"):
         IMPORTERS["bdd100k"](source, tmp_path / "out", None)
     photo(source / "images/10k/train/0a.jpg")
-    (source / "images/10k/train/0a.png").unlink()
-    bomb.save(source / "labels/pan_seg/bitmasks/train/0a.png")
+    (source / "images/10k/train/0a.png").replace(source / "labels/pan_seg/bitmasks/train/0a.png")
     with pytest.raises(DatasetError, match=r"0a\.png"):
         IMPORTERS["bdd100k"](source, tmp_path / "out", None)
