@@ -31,7 +31,7 @@ from PIL import Image
 from mamoe.data.check.split import inspect_split
 from mamoe.data.folder.split import SampleFiles, SplitFiles, index_split
 from mamoe.data.reading.pictures import read_picture
-from mamoe.prepare.doctor.cells import CellCounts
+from mamoe.prepare.doctor.cells import CellCounter
 from mamoe.prepare.doctor.closer import CloserLook, Gathered
 from mamoe.scenes.scene import draw_scene
 from mamoe.vocabulary.panoptic import read_panoptic
@@ -94,8 +94,10 @@ def as_now(files: SplitFiles) -> np.ndarray:
 
 
 def closely(files: SplitFiles) -> np.ndarray:
-    gathered = Gathered(cells=CellCounts(TAXONOMY))
-    closer = CloserLook("train", files, TAXONOMY, lambda height, width: (height, width), gathered)
+    gathered = Gathered()
+    closer = CloserLook(
+        "train", files, TAXONOMY, CellCounter(TAXONOMY), lambda height, width: (height, width), gathered
+    )
     contents = inspect_split(files, TAXONOMY, closer=closer)
     assert not contents.problems and not gathered.findings
     return contents.pixels

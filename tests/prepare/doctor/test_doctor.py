@@ -19,7 +19,7 @@ from mamoe.conditioning.experts import route_hard
 from mamoe.data.reading.looks import look_at_map_closely, look_at_picture_closely
 from mamoe.data.reading.pictures import read_picture
 from mamoe.prepare.check import check_folder
-from mamoe.prepare.doctor.cells import CellCounts
+from mamoe.prepare.doctor.cells import CellCounter, CellCounts
 from mamoe.prepare.doctor.examine import examine
 from mamoe.prepare.doctor.pixels import PairLook, look_closely
 from mamoe.prepare.doctor.twins import Print, find_twins
@@ -81,8 +81,8 @@ def test_real_sets_raise_no_alarm(tmp_path, kind):
 
 
 def close(image: Path, path: Path) -> PairLook:
-    rgb = look_at_map_closely(path).rgb
-    return look_closely(image, look_at_picture_closely(image), rgb, frozenset(), lambda height, width: (height, width))
+    picture_, map_ = look_at_picture_closely(image), look_at_map_closely(path)
+    return look_closely(picture_, map_, frozenset(), CellCounter(SCENES), lambda height, width: (height, width))
 
 
 def test_a_shift_is_measured(data):
@@ -101,9 +101,9 @@ def test_experts_get_the_cells_that_routing_gives_them(data):
     Image.fromarray(rgb).save(panoptic(data))
     Image.new("RGB", (128, 64)).save(picture(data))
     look = close(picture(data), panoptic(data))
-    counts = CellCounts(SCENES)
-    counts.add_cells(look.cells, look.classes)
-    for load in counts.loads():
+    counts = CellCounts()
+    counts.add_cells(look.cells)
+    for load in counts.loads(CellCounter(SCENES).groupings):
         expert = SCENES.grouping(load.name).expert_of_class[classes]
         share = np.stack([(expert == e).reshape(8, 8, 16, 8).mean(axis=(1, 3)) for e in range(len(load.experts))])
         offsets = route_hard(torch.from_numpy(share.astype(np.float32))[None]).offsets
@@ -112,7 +112,7 @@ def test_experts_get_the_cells_that_routing_gives_them(data):
 
 
 def test_instances_below_half_a_cell_vanish():
-    counts = CellCounts(SCENES)
+    counts = CellCounts()
     counts.add_instances({1: (13, 31.0), 2: (13, 32.0), 3: (11, 127.0), 4: (11, 5000.0)})
     assert counts.vanishing[:, 13].tolist() == [1, 2, 2, 2] and counts.vanishing[:, 11].tolist() == [0, 1, 1, 1]
 
@@ -121,8 +121,8 @@ def test_twins_survive_a_small_change_and_strangers_are_none():
     generator = np.random.default_rng(0)
     thumbnails = generator.integers(0, 256, (40, 32, 32), dtype=np.uint8)
     noisy = np.clip(thumbnails.astype(int) + generator.integers(-2, 3, thumbnails.shape), 0, 255).astype(np.uint8)
-    train = [Print(image=Path(f"a{i}"), split="train", digest=f"a{i}", thumbnail=t) for i, t in enumerate(thumbnails)]
-    val = [Print(image=Path(f"b{i}"), split="val", digest=f"b{i}", thumbnail=noisy[i]) for i in (3, 17)]
+    train = [Print(image=Path(f"a{i}"), split="train", thumbnail=t) for i, t in enumerate(thumbnails)]
+    val = [Print(image=Path(f"b{i}"), split="val", thumbnail=noisy[i]) for i in (3, 17)]
     assert [(str(t.image), str(t.other), t.same_bytes) for t in find_twins([*train, *val])] == [
         ("a3", "b3", False),
         ("a17", "b17", False),

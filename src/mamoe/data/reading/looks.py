@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt32
 
 from mamoe.data.reading.pictures import check_picture, is_transparent, picture_header, shrunk_grey
-from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, panoptic_colours, panoptic_colours_and_pixels
+from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, read_panoptic_colours
 
 SIDE = 256  # of a picture that is looked at closely: enough for edges
 MOST_COLOURS = MAX_SEGMENT_ID + 256  # of a panoptic map: every segment, and every class outside of segments
@@ -73,7 +73,7 @@ class CloseMap:
     """A map with its pixels."""
 
     look: MapLook
-    rgb: UInt8[np.ndarray, "H W 3"]
+    colours: UInt32[np.ndarray, "H W"]  # R << 16 | G << 8 | B
 
 
 def look_at_picture(path: Path) -> PictureLook:
@@ -114,7 +114,7 @@ def look_at_map(path: Path) -> MapLook:
     Raises:
         DatasetError: the file is missing, damaged, or not an 8-bit RGB PNG. What its colours mean is not looked at.
     """
-    return _map_look(*panoptic_colours(path, MOST_COLOURS))
+    return look_at_map_closely(path).look
 
 
 def look_at_map_closely(path: Path) -> CloseMap:
@@ -123,13 +123,31 @@ def look_at_map_closely(path: Path) -> CloseMap:
     Raises:
         DatasetError: as :func:`look_at_map`.
     """
-    colours, rgb = panoptic_colours_and_pixels(path, MOST_COLOURS)
-    return CloseMap(look=_map_look((rgb.shape[0], rgb.shape[1]), colours), rgb=rgb)
+    colours = read_panoptic_colours(path)
+    different, counts = _counted(colours)
+    known = len(different) <= MOST_COLOURS
+    look = MapLook(
+        size=(colours.shape[0], colours.shape[1]),
+        colours=different if known else None,
+        counts=counts if known else np.zeros(0, dtype=np.int64),
+    )
+    return CloseMap(look=look, colours=colours)
 
 
-def _map_look(size: tuple[int, int], found: list[tuple[int, tuple[int, int, int]]] | None) -> MapLook:
-    if found is None:
-        return MapLook(size=size, colours=None, counts=np.zeros(0, dtype=np.int64))
-    coded = sorted((r << 16 | g << 8 | b, count) for count, (r, g, b) in found)
-    colours, counts = zip(*coded, strict=True)
-    return MapLook(size=size, colours=np.array(colours, dtype=np.uint32), counts=np.array(counts, dtype=np.int64))
+def _counted(colours: UInt32[np.ndarray, "H W"]) -> tuple[UInt32[np.ndarray, "K"], Int64[np.ndarray, "K"]]:
+    """The different colours in ascending order, and the pixels of each.
+
+    Runs of one colour are counted, of which a map has a hundredth of its pixels: colour and length make one number of
+    64 bits, so that one sort brings together what belongs together.
+    """
+    flat = colours.ravel()
+    starts = _with_zero(np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+    runs = flat[starts].astype(np.uint64) << 32 | np.diff(starts, append=flat.size).astype(np.uint64)
+    runs.sort()
+    sorted_colours = (runs >> 32).astype(np.uint32)
+    firsts = _with_zero(np.flatnonzero(sorted_colours[1:] != sorted_colours[:-1]) + 1)
+    return sorted_colours[firsts], np.add.reduceat((runs & 0xFFFFFFFF).astype(np.int64), firsts)
+
+
+def _with_zero(places: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n+1"]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), places])

@@ -14,7 +14,7 @@ from mamoe.data.folder.listing import some
 from mamoe.data.folder.split import SampleFiles, SplitFiles
 from mamoe.data.geometry.joint import MULTIPLE, Geometry
 from mamoe.prepare.check import DatasetReport, Progress, check_folder
-from mamoe.prepare.doctor.cells import LEVELS, CellCounts, GroupingLoad
+from mamoe.prepare.doctor.cells import LEVELS, CellCounter, CellCounts, GroupingLoad
 from mamoe.prepare.doctor.closer import CloserLook, Gathered, located_colours
 from mamoe.prepare.doctor.findings import Finding, Severity, located
 from mamoe.prepare.doctor.needs import Need, cache_needs, checkpoint_needs, machine_notes
@@ -135,11 +135,11 @@ def examine(
         DatasetError, ConfigError: what the folder says about itself is wrong, or is not what ``taxonomy`` says.
     """
     found = data_folder(folder, taxonomy)
-    gathered = Gathered(cells=CellCounts(found.taxonomy))
+    gathered, counter = Gathered(), CellCounter(found.taxonomy)
     looks: dict[str, tuple[SplitFiles, CloserLook]] = {}
 
     def closer(split: str, files: SplitFiles) -> CloserLook:
-        look = CloserLook(split, files, found.taxonomy, _trained(found), gathered)
+        look = CloserLook(split, files, found.taxonomy, counter, _trained(found), gathered)
         looks[split] = files, look
         return look
 
@@ -176,7 +176,7 @@ def examine(
         twins=tuple(twins),
         samples={split: files.samples for split, (files, _) in looks.items()},
         cells=gathered.cells,
-        loads=tuple(gathered.cells.loads()),
+        loads=tuple(gathered.cells.loads(counter.groupings)),
         needs=tuple(needs),
         instances=gathered.instances,
         vanishing=gathered.vanishing,
