@@ -10,6 +10,7 @@ from pathlib import Path
 from mamoe.bases.sources import parts_of
 from mamoe.commands.check.page import render_page
 from mamoe.errors import ConfigError, DatasetError
+from mamoe.machine.allocation import keep_freed_memory
 from mamoe.prepare.check import Progress, check_folder
 from mamoe.prepare.doctor.examine import Diagnosis, Model, examine
 from mamoe.prepare.doctor.mend import mend
@@ -46,6 +47,7 @@ def check_data_set(
     """
     if fix is not None:
         require_free(fix)
+    keep_freed_memory()
     known = None if model is None else model_of(model)
     with bar("Checking") as update:
         diagnosis = examine(folder, taxonomy, known, update)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt32
 
-from mamoe.data.reading.pictures import check_picture, is_transparent, picture_header, shrunk_grey
+from mamoe.data.reading.pictures import PictureHeader, check_picture, is_transparent, shrunk_grey
 from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, read_panoptic_colours
 
 SIDE = 256  # of a picture that is looked at closely: enough for edges
@@ -82,8 +82,7 @@ def look_at_picture(path: Path) -> PictureLook:
     Raises:
         DatasetError: as :func:`mamoe.data.reading.pictures.read_picture`.
     """
-    check_picture(path)
-    return _picture_look(path)
+    return _picture_look(path, check_picture(path))
 
 
 def look_at_picture_closely(path: Path) -> ClosePicture:
@@ -92,12 +91,11 @@ def look_at_picture_closely(path: Path) -> ClosePicture:
     Raises:
         DatasetError: as :func:`look_at_picture`.
     """
-    grey, mode = shrunk_grey(path, SIDE)
-    return ClosePicture(look=_picture_look(path), grey=grey, mode=mode)
+    grey, header, mode = shrunk_grey(path, SIDE)
+    return ClosePicture(look=_picture_look(path, header), grey=grey, mode=mode)
 
 
-def _picture_look(path: Path) -> PictureLook:
-    header = picture_header(path)
+def _picture_look(path: Path, header: PictureHeader) -> PictureLook:
     readings = Reading(0)
     if header.orientation != 1:
         readings |= Reading.TURNED

@@ -65,7 +65,7 @@ def look_closely(
         blended=blended_share(colours),
         fragments=_fragments(colours, grid, things),
         offset=offset_of(grey, borders_of(grid), step),
-        cells=counter.count(colours.astype(np.uint8), np.unique(different.astype(np.uint8)), trained(*colours.shape)),
+        cells=counter.count(colours, np.unique(different.astype(np.uint8)), trained(*colours.shape)),
     )
 
 
