@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import broken_maps  # noqa: F401
@@ -11,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from broken_sets import FAULTS, panoptic, picture, prompt_of_line, table, with_entries, with_line
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from factories import drawn_data, mamoe
+from factories import drawn_data, mamoe, tiny_base
 from mamoe.commands.check.run import model_of
 from mamoe.conditioning.experts import route_hard
 from mamoe.data.reading.looks import look_at_map_closely, look_at_picture_closely
 from mamoe.data.reading.pictures import read_picture
+from mamoe.methods.registry import method_of
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.prepare.check import check_folder
 from mamoe.prepare.doctor.cells import CellCounter, CellCounts
 from mamoe.prepare.doctor.examine import examine
@@ -198,3 +203,29 @@ def test_a_mended_copy(data, tmp_path):
     assert [one.kind for one in examine(out).findings if "splits" in one.text or "twice" in one.text] == []
     again = mamoe("check", data, "--fix", out)
     assert again.code == 2 and "not empty" in again.err
+
+
+def test_a_check_loads_no_torch(clean):
+    run = f"import sys; from mamoe.cli import app; app({['check', str(clean)]!r}, standalone_mode=False)"
+    asked = f"{run}; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_room_for_checkpoints_is_that_of_the_method(clean, tmp_path, method):
+    base = tiny_base(tmp_path / "base")
+    network = UNet2DConditionModel.from_pretrained(base, subfolder="unet", low_cpu_mem_usage=False)
+    unet = MaMoEUNet2DConditionModel.from_unet(network, num_experts=2)
+    trained = method_of({"name": method}).prepare(unet, seed=0)
+    whole = sum(weight.numel() for weight in trained.parameters())
+    learns = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
+    (need,) = [one for one in examine(clean, model=model_of(str(base), method)).needs if one.what == "checkpoints"]
+    assert need.bytes == 4 * 4 * (2 * (learns if method == "lora" else whole) + 2 * learns)
+    assert f"method={method} with 2 experts" in need.how
+    assert (learns == whole) == (method == "full")
+
+
+def test_an_unknown_method_is_refused(clean, tmp_path):
+    outcome = mamoe("check", clean, "--model", tiny_base(tmp_path / "base"), "--method", "ful")
+    assert outcome.code == 2 and "no method 'ful'" in outcome.err and "lora_experts" in outcome.err
