@@ -124,7 +124,7 @@ def import_(
         summary = importer(source, out, update, manner)
     typer.echo(summary.text())
     if summary.done:
-        typer.echo("Next: " + "\n      ".join(next_commands(summary)))
+        typer.echo("Next: " + "\n      ".join(next_commands(summary, source_format.value)))
 
 
 def _short(name: Source) -> None:
