@@ -38,8 +38,13 @@ def check(
     from mamoe.commands.check.run import check_data_set
     from mamoe.vocabulary.taxonomy import Taxonomy
 
+    base = None
+    if model is not None:
+        from mamoe.commands.check.model import model_of
+
+        base = model_of(model, method)
     known = None if taxonomy is None else Taxonomy.load(taxonomy)
-    text, problems = check_data_set(folder, progress, taxonomy=known, model=model, method=method, out=out, fix=fix)
+    text, problems = check_data_set(folder, progress, taxonomy=known, model=base, out=out, fix=fix)
     typer.echo(text)
     if problems:
         raise DatasetError(f"{folder if fix is None else fix} has {problems} problems, listed above.")

@@ -17,7 +17,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from factories import drawn_data, mamoe, tiny_base
-from mamoe.commands.check.run import model_of
+from mamoe.commands.check.model import model_of
 from mamoe.conditioning.experts import route_hard
 from mamoe.data.reading.looks import look_at_map_closely, look_at_picture_closely
 from mamoe.data.reading.pictures import read_picture
