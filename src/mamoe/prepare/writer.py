@@ -252,7 +252,7 @@ def _write_picture(
     written = Written(
         split=task.split,
         name=task.name,
-        caption=describe(labelled.panoptic, taxonomy, place, labelled.groups),
+        caption=describe(labelled.panoptic, taxonomy, place, labelled.groups, pixels),
         prompts=prompts,
         instances=len(prompts) - len(labelled.groups),
         groups=sorted(labelled.groups),

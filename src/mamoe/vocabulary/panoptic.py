@@ -49,9 +49,10 @@ class PanopticMap:
             )
         if segment.size == 0:
             raise ValueError("A panoptic map needs at least one pixel, got an empty one.")
-        if segment.min() < 0 or segment.max() > MAX_SEGMENT_ID:
-            raise ValueError(f"Segment ids must lie in [0, {MAX_SEGMENT_ID}], got {segment.min()} to {segment.max()}.")
-        table = np.full(int(segment.max()) + 1, -1, dtype=np.int16)
+        least, most = int(segment.min()), int(segment.max())
+        if least < 0 or most > MAX_SEGMENT_ID:
+            raise ValueError(f"Segment ids must lie in [0, {MAX_SEGMENT_ID}], got {least} to {most}.")
+        table = np.full(most + 1, -1, dtype=np.int16)
         table[segment] = klass  # one pass over the pixels, where sorting them would take a hundred times as long
         object.__setattr__(self, "class_of_segment", table)
         odd = np.take(table, segment) != klass  # the last pixel of a segment decided; in a good map all agree

@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8, UInt32
 
 from mamoe.data.reading.pictures import PictureHeader, check_picture, is_transparent, shrunk_grey
 from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, read_panoptic_colours
+from mamoe.vocabulary.runs import run_starts
 
 SIDE = 256  # of a picture that is looked at closely: enough for edges
 MOST_COLOURS = MAX_SEGMENT_ID + 256  # of a panoptic map: every segment, and every class outside of segments
@@ -135,17 +136,13 @@ def look_at_map_closely(path: Path) -> CloseMap:
 def _counted(colours: UInt32[np.ndarray, "H W"]) -> tuple[UInt32[np.ndarray, "K"], Int64[np.ndarray, "K"]]:
     """The different colours in ascending order, and the pixels of each.
 
-    Runs of one colour are counted, of which a map has a hundredth of its pixels: colour and length make one number of
-    64 bits, so that one sort brings together what belongs together.
+    Runs are counted: colour and length make one number of 64 bits, so that one sort brings together what belongs
+    together.
     """
     flat = colours.ravel()
-    starts = _with_zero(np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+    starts = run_starts(flat)
     runs = flat[starts].astype(np.uint64) << 32 | np.diff(starts, append=flat.size).astype(np.uint64)
     runs.sort()
     sorted_colours = (runs >> 32).astype(np.uint32)
-    firsts = _with_zero(np.flatnonzero(sorted_colours[1:] != sorted_colours[:-1]) + 1)
+    firsts = run_starts(sorted_colours)
     return sorted_colours[firsts], np.add.reduceat((runs & 0xFFFFFFFF).astype(np.int64), firsts)
-
-
-def _with_zero(places: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n+1"]:
-    return np.concatenate([np.zeros(1, dtype=np.int64), places])
