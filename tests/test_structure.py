@@ -18,11 +18,9 @@ SAYS_NOTHING = {"utils", "util", "helpers", "helper", "misc", "common", "tools",
 WIDE = {
     ("cli.py", "sample"): "the options of a command",
     ("cli.py", "evaluate"): "the options of a command",
-    ("commands/prepare.py", "import_"): "the options of a command",
     ("commands/prepare.py", "fuse"): "the options of a command",
     ("commands/prepare.py", "segment"): "the options of a command",
-    ("commands/captioning/options.py", "captions"): "the options of a command",
-    ("commands/captioning/options.py", "instance_captions"): "the options of a command",
+    ("commands/captioning/options.py", "asking"): "the options of two commands",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
 }
 # (file, imported module): why it waits for a function to need it.

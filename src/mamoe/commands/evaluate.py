@@ -22,7 +22,8 @@ from mamoe.data.folder.description import DataFolder, data_folder
 from mamoe.data.folder.listing import bare_name
 from mamoe.data.folder.matching import same_name
 from mamoe.data.folder.prompts import raise_problems
-from mamoe.data.geometry.joint import MULTIPLE, Crop, Geometry
+from mamoe.data.geometry.joint import Crop, Geometry
+from mamoe.data.geometry.sizes import MULTIPLE
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.features.extractors import Extractor, load_extractor
 from mamoe.evaluation.features.store import common_size, list_pictures

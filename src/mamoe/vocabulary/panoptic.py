@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16, Int32, Int64, UInt8
+from jaxtyping import Int16, Int32, Int64, UInt8, UInt32
 from PIL import Image, UnidentifiedImageError
 
 from mamoe.errors import DatasetError
@@ -49,9 +49,10 @@ class PanopticMap:
             )
         if segment.size == 0:
             raise ValueError("A panoptic map needs at least one pixel, got an empty one.")
-        if segment.min() < 0 or segment.max() > MAX_SEGMENT_ID:
-            raise ValueError(f"Segment ids must lie in [0, {MAX_SEGMENT_ID}], got {segment.min()} to {segment.max()}.")
-        table = np.full(int(segment.max()) + 1, -1, dtype=np.int16)
+        least, most = int(segment.min()), int(segment.max())
+        if least < 0 or most > MAX_SEGMENT_ID:
+            raise ValueError(f"Segment ids must lie in [0, {MAX_SEGMENT_ID}], got {least} to {most}.")
+        table = np.full(most + 1, -1, dtype=np.int16)
         table[segment] = klass  # one pass over the pixels, where sorting them would take a hundred times as long
         object.__setattr__(self, "class_of_segment", table)
         odd = np.take(table, segment) != klass  # the last pixel of a segment decided; in a good map all agree
@@ -137,26 +138,15 @@ def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         return np.array(picture)
 
 
-def panoptic_colours(path: Path, most: int) -> tuple[tuple[int, int], list[tuple[int, tuple[int, int, int]]] | None]:
-    """(H, W) of a panoptic PNG, and every (R, G, B) in it after its count of pixels; None if there are over ``most``.
+def read_panoptic_colours(path: Path) -> UInt32[np.ndarray, "H W"]:
+    """Every pixel of a panoptic PNG as one number, R << 16 | G << 8 | B = segment id << 8 | class id, not yet decoded.
 
     Raises:
         DatasetError: as :func:`read_panoptic_rgb`.
     """
-    with _decoded(path) as picture:  # PIL counts several times as fast as numpy, and without copies
-        return (picture.height, picture.width), picture.getcolors(most)  # pyright: ignore[reportReturnType]
-
-
-def panoptic_colours_and_pixels(
-    path: Path, most: int
-) -> tuple[list[tuple[int, tuple[int, int, int]]] | None, UInt8[np.ndarray, "H W 3"]]:
-    """What :func:`panoptic_colours` and :func:`read_panoptic_rgb` say, of a file that is decoded once.
-
-    Raises:
-        DatasetError: as :func:`read_panoptic_rgb`.
-    """
-    with _decoded(path) as picture:
-        return picture.getcolors(most), np.array(picture)  # pyright: ignore[reportReturnType]
+    with _decoded(path) as picture:  # as PIL holds it, four bytes a pixel, which is copied as it is
+        pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), dtype=">u4")
+        return (pixels >> 8).reshape(picture.height, picture.width)
 
 
 @contextmanager
