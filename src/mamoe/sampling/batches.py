@@ -11,6 +11,7 @@ from PIL import Image
 
 from mamoe.models.control.call import control_of
 from mamoe.sampling.effect import WithoutEffect
+from mamoe.sampling.padding import Padded
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.requests import Request
 from mamoe.vocabulary.drawing import DRAWING, Drawing
@@ -65,7 +66,7 @@ def draw(
 ) -> list[Image.Image]:
     """One call of the pipeline for requests with maps of one size, each with a generator of its own seed.
 
-    What has no effect is not said here: the prompts are those of a data set, and whoever chose them says it once.
+    What has no effect, or is padded, is not said here: the requests are many, and whoever chose them says it once.
     """
     maps = [request.panoptic for request in requests if request.panoptic is not None]
     given = [request.condition for request in requests if request.condition is not None]
@@ -77,6 +78,7 @@ def draw(
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", WithoutEffect)
+        warnings.simplefilter("ignore", Padded)
         if not layout and control_of(pipe.unet) is None:
             height, width = maps[0].size
             output = pipe(text, height=height, width=width, **options)

@@ -7,6 +7,7 @@ from functools import partial
 
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.models.unet.block import blocks_of
+from mamoe.sampling.padding import padded_size
 from mamoe.sampling.pipeline import LayoutPipeline
 
 
@@ -18,6 +19,7 @@ def speed_up(pipe: LayoutPipeline, size: tuple[int, int], say: Callable[[str], N
     Args:
         size: (H, W) of the pictures to come, in pixels.
     """
+    size = padded_size(size, pipe.side_multiple)
     trial = partial(pipe, "", height=size[0], width=size[1], num_inference_steps=1, output_type="latent")
     problem = compiled_if_it_works(blocks_of(pipe.unet), trial)
     if problem is not None:
