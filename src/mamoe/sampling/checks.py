@@ -48,6 +48,22 @@ def check_parts(
         )
 
 
+def check_plain(networks: Mapping[str, torch.nn.Module]) -> None:
+    """Refuse to save networks with LoRA layers around their weights.
+
+    Raises:
+        ConfigError: names the networks.
+    """
+    wrapped = [
+        name for name, network in networks.items() if any(".lora_A." in key for key, _ in network.named_parameters())
+    ]
+    if wrapped:
+        raise ConfigError(
+            f"LoRA layers are loaded into {', '.join(wrapped)}, and a saved pipeline has no place for them. Call "
+            "fuse_lora() and then unload_lora_weights() to save what they make of the weights, or the latter alone."
+        )
+
+
 def check_folder(folder: Path) -> None:
     """Refuse what cannot be a saved pipeline, a run or a hub name.
 

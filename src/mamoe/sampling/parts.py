@@ -26,7 +26,7 @@ from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_bran
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
-from mamoe.sampling.checks import check_folder, check_parts, without_run_options
+from mamoe.sampling.checks import check_folder, check_parts, check_plain, without_run_options
 from mamoe.sampling.components import load_components, load_single_file
 from mamoe.vocabulary.layout import LayoutSettings
 
@@ -156,19 +156,24 @@ class PipelineParts(DiffusionPipeline):
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | PathLike[str], **options: Any
     ) -> None:
-        """Write every component as safetensors, readable by :meth:`from_pretrained`; options as in diffusers."""
+        """Write every component as safetensors, readable by :meth:`from_pretrained`; options as in diffusers.
+
+        Raises:
+            ConfigError: LoRA layers of others stand around the weights, which nothing could read back.
+        """
         unet = unwrapped(self.unet)
+        check_plain({name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)})
         if isinstance(unet, ControlledUNet):
             unet.branch.save_pretrained(Path(save_directory) / BRANCH)
             unet = unet.base
         if unet is not self.unet:
-            self.with_unet(unet).save_pretrained(save_directory, **options)
+            self.with_unet(unet).save_pretrained(str(save_directory), **options)
             return
         if isinstance(unet, MaMoEUNet2DConditionModel):
             # Without a layout nothing would tell on reading that this is more than the stock UNet.
             own = [type(self).__module__, MaMoEUNet2DConditionModel.__name__]
             self.register_to_config(unet=tuple(own if self.config["layout"] is None else _STOCK_UNET))
-        super().save_pretrained(save_directory, **options)
+        super().save_pretrained(str(save_directory), **options)  # which makes a name for the hub of the text
 
     @classmethod
     def extract_init_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> Any:
