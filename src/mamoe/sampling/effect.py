@@ -31,12 +31,22 @@ def call_without_effect(
     maps = [one.panoptic for one in requests]
     lines = without_effect(settings, [one.prompts for one in requests], maps, shown=shown)
     lines += empty_said(sum(one is not None and is_empty(one, settings) for one in maps), len(maps))
-    negatives = [one.negative for one in requests]
-    if not any(one.global_prompt or one.by_segment for one in negatives):
-        return lines
+    return lines + negative_without_effect(settings, [one.negative for one in requests], maps, guided=guided)
+
+
+def negative_without_effect(
+    settings: LayoutSettings | None,
+    prompts: Sequence[RegionPrompts],
+    maps: Sequence[PanopticMap | None],
+    *,
+    guided: bool,
+) -> list[str]:
+    """What of negative prompts changes nothing; arguments as of the functions beside this one."""
+    if not any(one.global_prompt or one.by_segment for one in prompts):
+        return []
     if not guided:
-        return [*lines, "Negative prompts have no effect: without guidance (guidance_scale 1) nobody looks at them."]
-    return lines + [f"Negative prompts: {line}" for line in without_effect(settings, negatives, maps, shown=True)]
+        return ["Negative prompts have no effect: without guidance (a scale of 1) nobody looks at them."]
+    return [f"Negative prompts: {line}" for line in without_effect(settings, prompts, maps, shown=True)]
 
 
 def is_empty(panoptic: PanopticMap, settings: LayoutSettings | None) -> bool:

@@ -30,15 +30,11 @@ def padding_said(size: tuple[int, int], drawn: tuple[int, int], factor: int) -> 
 
 
 def padded_request(request: Request, size: tuple[int, int]) -> Request:
-    """The request with its map and its condition picture continued at the right and lower edge to ``size`` (H, W)."""
-    panoptic, shown = request.panoptic, request.condition
-    return replace(
-        request,
-        panoptic=None
-        if panoptic is None
-        else PanopticMap(segment_id=continued(panoptic.segment_id, size), class_id=continued(panoptic.class_id, size)),
-        condition=None if shown is None else continued(shown, size),
-    )
+    """The request with its map continued at the right and lower edge to ``size`` (H, W)."""
+    if request.panoptic is None:
+        return request
+    segment, klass = (continued(ids, size) for ids in (request.panoptic.segment_id, request.panoptic.class_id))
+    return replace(request, panoptic=PanopticMap(segment_id=segment, class_id=klass))
 
 
 def continued(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import diffusers
 import torch
+import torch.nn.functional as F
 from diffusers import ImagePipelineOutput, ModelMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from jaxtyping import Float
@@ -267,17 +268,21 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             asked=size,
             size=drawn,
             phases=encoder(each, drawn, framing, apart=apart and self.settings is not None),
-            control=self._control(each, drawn),
+            control=self._control(requests, size, drawn, copies),
         )
 
-    def _control(self, requests: list[Request], size: tuple[int, int]) -> Tensor | None:
-        """The condition pictures as the UNet takes them."""
+    def _control(
+        self, requests: list[Request], size: tuple[int, int], drawn: tuple[int, int], copies: int
+    ) -> Tensor | None:
+        """The condition pictures as the UNet takes them, those of ``size`` continued to the size ``drawn``."""
         form = control_of(self.unet)
         taxonomy = None if self.settings is None else self.settings.taxonomy
         pictures = condition_pictures(requests, size, form, self.config["condition"], taxonomy)
         if form is None or pictures is None:
             return None
-        return control_input(form, pictures.to(self._execution_device), self.vae)
+        whole = F.pad(pictures.float(), (0, drawn[1] - size[1], 0, drawn[0] - size[0]), mode="replicate").byte()
+        control = control_input(form, whole.to(self._execution_device), self.vae)
+        return control.repeat_interleave(copies, dim=0)
 
     def _prompt_encoder(self) -> PromptEncoder:
         return PromptEncoder(
