@@ -137,7 +137,6 @@ def list_jobs(layouts: LayoutFolder, pipe: LayoutPipeline) -> list[Job]:
             for variant, added in variants.items()
             for place in range(layouts.count)
         ]
-    problems += _twice(jobs)
     raise_problems(problems, f"The sampling job of {layouts.panoptic}")
     return jobs
 
@@ -158,17 +157,9 @@ def _maps(layouts: LayoutFolder) -> tuple[Path, Sequence[str]]:
 
 
 def _name_of(layout: str, variant: str, place: int | None, jpeg: bool) -> str:
+    # Neither a variant nor a number has a "_" in it, so different maps never meet in one name.
     further = [part for part in (variant, None if place is None else str(place)) if part]
     return "_".join([bare_name(layout), *further]) + (JPEG if jpeg else ".png")
-
-
-def _twice(jobs: Sequence[Job]) -> list[str]:
-    first: dict[str, str] = {}
-    return [
-        f"{job.name} would be a picture of both {first[job.name]} and {job.layout}; rename a map or a variant"
-        for job in jobs
-        if first.setdefault(job.name, job.layout) != job.layout
-    ]
 
 
 def _pictures_of(images: Path, names: Sequence[str], recursive: bool) -> dict[str, Path]:
