@@ -188,7 +188,8 @@ def test_default_attention_is_ours(make):
 @of_kind
 def test_what_else_diffusers_offers(make, plain, kind):
     pipe = make(**KINDS[kind])
-    pipe.vae.enable_slicing()
+    pipe.enable_vae_slicing()
+    pipe.enable_vae_tiling()  # of pictures as small as these there is one tile
     pipe.unet.to(memory_format=torch.channels_last)
     assert np.abs(draw(pipe) - plain[kind]).max() < SAME
     pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
