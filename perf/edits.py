@@ -64,7 +64,8 @@ def main() -> None:
             generator=[torch.Generator().manual_seed(start + i) for i in range(len(batch))],
             num_inference_steps=STEPS,
             guidance_scale=SCALE,
-        ).images
+            return_dict=False,
+        )[0]
         for picture, source, (_, panoptic, segment, _) in zip(pictures, sources, batch, strict=True):
             images.append(np.asarray(picture))
             within = weights_of(torch.from_numpy(panoptic.segment_id == segment)[None], BORDER)[0, 0].numpy() > 0

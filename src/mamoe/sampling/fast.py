@@ -43,7 +43,7 @@ def replayed_if_it_works(unet: nn.Module, trial: Callable[[], object]) -> str | 
         None, or in a line why it computes as before.
     """
     before = unet._compiled_call_impl
-    call = before or unet._call_impl
+    call: Callable[..., Any] = before or unet._call_impl
     record = partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
     replayed = Replayed(lambda *args, **inputs: call(*args, **inputs).sample, record)
 
