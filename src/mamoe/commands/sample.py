@@ -75,7 +75,8 @@ def sample(
         Precision | None, typer.Option(help="Of the weights; default: bf16 on a GPU that has it, else fp32.")
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Compile the model first: a minute or so, worth it for many pictures.")
+        bool,
+        typer.Option("--fast", help="For many pictures: record the model's work on a GPU, compile it elsewhere."),
     ] = False,
 ) -> None:
     """Draw pictures for every panoptic map of a folder, with a JSON record each and a contact sheet.

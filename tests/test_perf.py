@@ -1,0 +1,22 @@
+"""The scripts that measure run: their logic on a small scale, not their figures."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+PERF = Path(__file__).parents[1] / "perf"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_gpu_script_measures_each_part_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(PERF))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick"])
+    runpy.run_path(str(PERF / "gpu.py"), run_name="__main__")
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert found["quick"] and set(found) >= {"step", "train", "draw", "save", "compiled"}
+    assert found["train"]["loop"]["ms"] > 0 and found["draw"]["pictures_1"]["wall_ratio"] > 0
+    assert set(found["train"]["pieces"]) == {"conditioning", "clipping", "optimizer", "average"}
