@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from mamoe.commands.about import env, presets
+from mamoe.commands.app.options import Precision
+from mamoe.commands.app.options import app as paint
 from mamoe.commands.captioning.options import captions, instance_captions
 from mamoe.commands.material import check, new_base, scenes
 from mamoe.commands.prepare import prepare
@@ -49,14 +51,6 @@ class Weights(StrEnum):
 
     FP16 = "fp16"
     FP32 = "fp32"
-
-
-class Precision(StrEnum):
-    """Number format of the weights that draw."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
 
 
 class ExportFormat(StrEnum):
@@ -322,6 +316,7 @@ def benchmark_cell(
 prepare.command("captions")(captions)
 prepare.command("instance-captions")(instance_captions)
 app.add_typer(prepare, name="prepare")
+app.command("app")(paint)
 for command in (check, scenes, new_base, presets, env):
     app.command()(command)
 

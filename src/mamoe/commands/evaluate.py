@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mamoe.assemble.data import TRAIN, dataset, layout_settings
 from mamoe.assemble.layout_scores import layout_families
-from mamoe.config.train import Train, recorded
+from mamoe.assemble.record import config_of
+from mamoe.config.train import Train
 from mamoe.console import note
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.encoded import content_of
@@ -42,7 +41,6 @@ from mamoe.evaluation.run import (
 from mamoe.evaluation.table import Table
 from mamoe.machine.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
-from mamoe.runs.home import Home, relocated
 from mamoe.runs.lookup import find_checkpoint
 from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.filling import fill
@@ -157,7 +155,7 @@ def evaluate_run(
     scores = asked.scores or (*SCORES, LAYOUT)
     check_scores(scores)
     checkpoint = find_checkpoint(run, asked.checkpoint)
-    home, config = _config_of(checkpoint)
+    home, config = config_of(checkpoint)
     settings = layout_settings(config)
     if asked.data is not None:
         config = _with_data(config, asked.data, settings.taxonomy)
@@ -306,19 +304,6 @@ def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
             f"{strange[0]}. Maps and pictures belong together by their names without endings; see --split."
         )
     return tuple(places[name] for name in drawn.names)
-
-
-def _config_of(checkpoint: Path) -> tuple[Path, Train]:
-    home = checkpoint.parent.parent
-    path = home / "config.yaml"
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
-            "`mamoe sample` and evaluate the folder."
-        ) from None
-    return home, recorded(relocated(plain, Home.of(home)))
 
 
 def _with_data(config: Train, folder: Path, taxonomy: Taxonomy) -> Train:
