@@ -1,0 +1,453 @@
+"""The page in a real browser: headless Chromium; skips where there is none."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import Served
+
+from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+expect = playwright.expect
+
+pytestmark = pytest.mark.browser
+
+VOID, ROAD, SKY, PERSON, CAR = 19, 0, 10, 11, 13
+HOSTILE = "<img src=x onerror=alert(1)>\"'`&</textarea><script>alert(2)</script>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with playwright.sync_playwright() as started:
+        names = ("chromium", "chromium-browser", "google-chrome")
+        path = next((found for name in names if (found := shutil.which(name))), None)
+        own = Path(started.chromium.executable_path)
+        if path is None and not own.is_file():
+            pytest.skip("no Chromium")
+        chromium = started.chromium.launch(executable_path=path or own)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def served(studio) -> Iterator[Served]:
+    one = Served(studio)
+    yield one
+    one.stop()
+
+
+class Tab:
+    """A tab with the page, and what people do in it. Pixels are those of the map."""
+
+    def __init__(self, context, address: str) -> None:
+        self.page = context.new_page()
+        self.faults: list[str] = []
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.faults.append(dialog.message), dialog.dismiss()))
+        self.open(address)
+
+    def open(self, address: str) -> None:
+        self.page.goto(address)
+        self.ready()
+
+    def ready(self) -> None:
+        self.page.wait_for_selector("html[data-ready]", timeout=10_000)
+
+    def reload(self) -> None:
+        self.page.wait_for_timeout(500)  # what was painted is kept a moment later
+        self.page.reload()
+        self.ready()
+
+    def at(self, x: int, y: int) -> tuple[float, float]:
+        box = self.page.locator("#map").bounding_box()
+        width, height = self.page.evaluate(
+            "[document.getElementById('map').width, document.getElementById('map').height]"
+        )
+        return box["x"] + (x + 0.5) * box["width"] / width, box["y"] + (y + 0.5) * box["height"] / height
+
+    def drag(self, *points: tuple[int, int]) -> None:
+        self.page.mouse.move(*self.at(*points[0]))
+        self.page.mouse.down()
+        for point in points[1:]:
+            self.page.mouse.move(*self.at(*point))
+        self.page.mouse.up()
+
+    def take(self, tool: str) -> None:
+        self.page.check(f"input[name=tool][value={tool}]")
+
+    def choose(self, name: str) -> None:
+        self.page.get_by_role("radio", name=name, exact=True).check()
+
+    def rectangle(self, name: str, left: int, top: int, right: int, bottom: int) -> None:
+        """A new instance of a class."""
+        self.choose(name)
+        self.page.click("#new-instance")
+        self.take("rectangle")
+        self.drag((left, top), (right, bottom))
+
+    def prompt_of(self, segment: int):
+        return self.page.get_by_label(f"Prompt of number {segment},")
+
+    def draw(self, steps: int = 2) -> None:
+        self.page.fill("#steps", str(steps))
+        self.page.click("#draw")
+        expect(self.page.locator("#said")).to_have_text(re.compile("^Drawn in"), timeout=20_000)
+
+    def saved(self, button: str, folder: Path) -> Path:
+        with self.page.expect_download() as given:
+            self.page.click(button)
+        path = folder / f"{button[1:]}-{given.value.suggested_filename}"
+        given.value.save_as(path)
+        return path
+
+    def map(self, folder: Path) -> PanopticMap:
+        """What is painted, as it is saved."""
+        return read_panoptic(self.saved("#save-map", folder))
+
+    def give(self, *files: Path) -> None:
+        self.page.set_input_files("#files", files)
+
+    def complaint(self):
+        return self.page.get_by_role("alert")
+
+
+@pytest.fixture
+def context(browser) -> Iterator:
+    made = browser.new_context(viewport={"width": 1300, "height": 900}, accept_downloads=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tab(context, served) -> Iterator[Tab]:
+    opened = Tab(context, served.address)
+    yield opened
+    assert not opened.faults
+
+
+def boxed(*boxes: tuple[int, int, int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Segment and class of boxes (segment, class, left, top, right, bottom; all inclusive) on void."""
+    segment, klass = np.zeros((64, 64), np.int32), np.full((64, 64), VOID, np.uint8)
+    for number, class_id, left, top, right, bottom in boxes:
+        segment[top : bottom + 1, left : right + 1] = number
+        klass[top : bottom + 1, left : right + 1] = class_id
+    return segment, klass
+
+
+def assert_painted(panoptic: PanopticMap, *boxes: tuple[int, int, int, int, int, int]) -> None:
+    segment, klass = boxed(*boxes)
+    assert (panoptic.segment_id == segment).all() and (panoptic.class_id == klass).all()
+
+
+def test_paint_prompt_draw_save_reload_and_open_again(tab, context, served, tmp_path):
+    boxes = (1, SKY, 0, 0, 63, 20), (2, ROAD, 0, 40, 63, 63), (3, CAR, 8, 30, 30, 50), (4, CAR, 36, 30, 60, 50)
+    for (_, _, *box), name in zip(boxes, ("sky", "road", "car", "car"), strict=True):
+        tab.rectangle(name, *box)
+    tab.prompt_of(3).fill("a red car")
+    tab.prompt_of(4).fill("a yellow car")
+    tab.page.fill("#seed", "7")
+    assert_painted(tab.map(tmp_path), *boxes)
+
+    tab.draw()
+    size = tab.page.evaluate(
+        "[document.getElementById('picture').naturalWidth, document.getElementById('picture').naturalHeight]"
+    )
+    assert size == [64, 64]
+    expect(tab.page.locator("#history li")).to_have_count(1)
+    words = json.loads(tab.saved("#save-words", tmp_path).read_text())
+    assert words["instance_prompts"] == {"3": "a red car", "4": "a yellow car"} and words["seed"] == 7
+    with tab.page.expect_download() as given:
+        tab.page.get_by_label("Save picture: picture 1").click()
+    first = np.array(Image.open(given.value.path()))
+
+    tab.reload()
+    assert_painted(tab.map(tmp_path), *boxes)
+    expect(tab.prompt_of(3)).to_have_value("a red car")
+    expect(tab.page.locator("#history li")).to_have_count(1)
+    expect(tab.page.locator("#seed")).to_have_value("7")
+
+    other = Tab(context, served.address)  # the files, in a tab that knows nothing of it
+    other.give(tmp_path / "save-map-layout.png", tmp_path / "save-words-layout.json")
+    expect(other.prompt_of(4)).to_have_value("a yellow car")
+    assert_painted(other.map(tmp_path), *boxes)
+    other.draw()
+    with other.page.expect_download() as given:
+        other.page.get_by_label("Save picture: picture 1").click()
+    assert (np.array(Image.open(given.value.path())) == first).all() and not other.faults
+
+
+def test_tools_paint_whole_numbers(tab, tmp_path):
+    y, x = np.mgrid[:64, :64]
+    tab.choose("car")
+    tab.page.fill("#brush", "9")
+    tab.take("brush")
+    tab.drag((20, 20), (20, 20))
+    disc = np.hypot(x - 20, y - 20) <= 4.5
+    painted = tab.map(tmp_path)
+    assert ((painted.segment_id == 1) == disc).all() and (painted.class_id[disc] == CAR).all()
+    assert (painted.class_id[~disc] == VOID).all()
+
+    tab.drag((20, 20), (44, 20))  # on with the same car
+    line = (np.abs(y - 20) <= 4.5) & (x >= 20) & (x <= 44) | disc | (np.hypot(x - 44, y - 20) <= 4.5)
+    assert ((tab.map(tmp_path).segment_id == 1) == line).all()
+
+    tab.choose("sky")
+    tab.take("fill")
+    tab.drag((60, 60))
+    filled = tab.map(tmp_path)
+    assert ((filled.class_id == SKY) == ~line).all() and filled.classes == {1: CAR, 2: SKY}
+
+    tab.choose("person")
+    tab.take("lasso")
+    tab.drag((10, 40), (30, 40), (30, 60), (10, 60))
+    inside = (x >= 10) & (x <= 30) & (y >= 40) & (y <= 60)
+    assert ((tab.map(tmp_path).class_id == PERSON) == inside).all()
+
+    tab.take("eraser")
+    tab.drag((20, 50), (20, 50))
+    erased = tab.map(tmp_path)
+    assert ((erased.class_id == VOID) == (np.hypot(x - 20, y - 50) <= 4.5)).all()
+    assert (erased.segment_id[erased.class_id == VOID] == 0).all()
+
+    for _ in range(5):
+        tab.page.keyboard.press("Control+z")
+    assert (tab.map(tmp_path).class_id == VOID).all()
+    for _ in range(5):
+        tab.page.keyboard.press("Control+Shift+Z")
+    again = tab.map(tmp_path)
+    assert (again.class_id == erased.class_id).all() and (again.segment_id == erased.segment_id).all()
+
+
+def test_colours_are_found_both_ways(tab):
+    tab.rectangle("car", 5, 5, 30, 30)
+    tab.rectangle("person", 40, 40, 60, 60)
+    tab.take("pick")
+    tab.drag((10, 10))
+    expect(tab.page.get_by_role("radio", name="car", exact=True)).to_be_checked()
+    expect(tab.page.locator("#current")).to_have_text("car, number 1")
+    tab.page.keyboard.down("Alt")
+    tab.drag((50, 50))
+    tab.page.keyboard.up("Alt")
+    expect(tab.page.locator("#current")).to_have_text("person, number 2")
+    tab.page.get_by_role("radio", name="car", exact=True).hover()
+    dimmed = "([x, y]) => document.getElementById('above').getContext('2d').getImageData(x, y, 1, 1).data[3]"
+    assert tab.page.evaluate(dimmed, [10, 10]) == 0 and tab.page.evaluate(dimmed, [50, 50]) > 100
+
+
+def test_what_vanishes_is_said_before_drawing(tab):
+    tab.rectangle("car", 0, 0, 31, 31)
+    tab.rectangle("person", 40, 40, 42, 42)
+    warning = tab.page.locator("#vanishing")
+    expect(warning).to_contain_text("person, number 2")
+    expect(warning).not_to_contain_text("car")
+    expect(tab.page.locator("#instances tbody tr").nth(0)).to_contain_text("16.0")
+    expect(tab.page.locator("#instances tbody tr").nth(1)).to_contain_text("0.1 – vanishes")
+    tab.take("rectangle")
+    tab.drag((40, 40), (60, 60))
+    expect(warning).to_be_hidden()
+
+
+def test_starts(tab, scenes, tmp_path):
+    page = tab.page
+    page.click("#new")
+    page.click("#start-template")
+    expect(page.locator("#instances tbody tr").first).to_be_visible()
+    template = tab.map(tmp_path)
+    assert SKY in template.classes.values() and CAR not in template.classes.values()
+
+    page.click("#new")
+    page.select_option("#split", "test")
+    name = sorted(path.name for path in (scenes / "panoptic" / "test").glob("*.png"))[1]
+    page.fill("#map-name", name)
+    page.click("#start-map")
+    wanted = read_panoptic(scenes / "panoptic" / "test" / name)
+    segment = next(iter(json.loads((scenes / "instance_prompts_test.json").read_text())[name]))
+    expect(tab.prompt_of(int(segment))).not_to_have_value("")
+    assert (tab.map(tmp_path).segment_id == wanted.segment_id).all()
+
+    page.click("#new")
+    page.fill("#new-width", "96")
+    page.click("#start-empty")
+    expect(page.locator("#map-size")).to_have_text("96 × 64 pixels, 12 × 8 latent cells")
+    page.click("#undo")
+    assert (tab.map(tmp_path).class_id == wanted.class_id).all()
+
+
+def test_a_drawing_is_cancelled(tab):
+    tab.rectangle("car", 5, 5, 30, 30)
+    tab.page.fill("#steps", "1000")
+    tab.page.click("#draw")
+    expect(tab.page.locator("#said")).to_have_text(re.compile(r"Step \d+ of 1000"), timeout=10_000)
+    tab.page.keyboard.press("Escape")
+    expect(tab.page.locator("#said")).to_have_text("Cancelled.")
+    expect(tab.page.locator("#cancel")).to_be_hidden()
+    tab.draw()
+    expect(tab.complaint()).to_be_hidden()
+
+
+def test_two_tabs_do_not_mix(tab, context, served, tmp_path):
+    other = Tab(context, served.address)
+    other.rectangle("sky", 30, 30, 63, 63)
+    tab.page.bring_to_front()
+    tab.rectangle("car", 0, 0, 20, 20)
+    for one in (tab, other):  # at once: one waits for the other
+        one.page.bring_to_front()
+        one.page.fill("#steps", "8")
+        one.page.click("#draw")
+    for one in (tab, other):
+        expect(one.page.locator("#said")).to_have_text(re.compile("^Drawn in"), timeout=20_000)
+    for one in (tab, other):
+        one.page.bring_to_front()
+        one.reload()
+        expect(one.page.locator("#history li")).to_have_count(1)
+    assert_painted(tab.map(tmp_path), (1, CAR, 0, 0, 20, 20))
+    assert_painted(other.map(tmp_path), (1, SKY, 30, 30, 63, 63))
+    other.page.close()
+
+    tab.page.click("#new")
+    tab.page.click("#start-again")  # the closed tab's work
+    assert_painted(tab.map(tmp_path), (1, SKY, 30, 30, 63, 63))
+
+
+def test_hostile_text_stays_text(tab, tmp_path):
+    tab.rectangle("car", 5, 5, 40, 40)
+    tab.prompt_of(1).fill(HOSTILE)
+    tab.page.fill("#prompt", HOSTILE)
+    tab.draw()
+    expect(tab.page.locator("#history li p")).to_contain_text(HOSTILE)
+    assert tab.page.locator("#history script, #history [onerror]").count() == 0
+    assert json.loads(tab.saved("#save-words", tmp_path).read_text())["instance_prompts"] == {"1": HOSTILE}
+    tab.reload()
+    expect(tab.prompt_of(1)).to_have_value(HOSTILE)
+
+    odd = tmp_path / "<img src=x onerror=alert(3)>.json"
+    odd.write_text(json.dumps({"prompt": "x", "instance_prompts": {HOSTILE: "x"}}))
+    tab.give(odd)
+    expect(tab.complaint()).to_contain_text("is no number of a segment")
+    assert tab.page.locator("[role=alert] img").count() == 0
+
+
+def test_wrong_files_change_nothing(tab, tmp_path):
+    tab.rectangle("car", 5, 5, 40, 40)
+    picture = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(picture, format="JPEG")
+    foreign, large = tmp_path / "foreign.png", tmp_path / "large.png"
+    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(foreign)
+    large.write_bytes(bytes(25 * 2**20))
+    words, broken, none = tmp_path / "list.json", tmp_path / "broken.json", tmp_path / "none.json"
+    words.write_text('["a"]')
+    broken.write_text("{")
+    none.write_text('{"seed": 1}')
+    for file, said in [
+        (picture, "Lossy formats change ids"),
+        (foreign, "of other classes"),
+        (large, "larger than any map"),
+        (words, "it holds no prompts"),
+        (broken, "broken.json is no JSON"),
+        (none, "neither prompt nor instance_prompts"),
+    ]:
+        tab.give(file)
+        expect(tab.complaint()).to_contain_text(said)
+        tab.page.get_by_label("Close this message").click()
+    assert_painted(tab.map(tmp_path), (1, CAR, 5, 5, 40, 40))
+
+    more = tmp_path / "more.json"
+    more.write_text(json.dumps({"prompt": "x", "instance_prompts": {"1": "a red car", "77": "a cat"}}))
+    tab.give(more)
+    expect(tab.complaint()).to_contain_text("1 prompts are for segments that this map does not have: 77")
+    expect(tab.prompt_of(1)).to_have_value("a red car")
+
+
+def test_nothing_is_lost_when_the_server_is_started_again(tab, served, tmp_path):
+    tab.rectangle("car", 5, 5, 40, 40)
+    served.stop()
+    try:
+        tab.rectangle("person", 50, 50, 60, 60)
+        tab.page.fill("#steps", "2")
+        tab.page.click("#draw")
+        expect(tab.complaint()).to_contain_text("The server does not answer")
+        assert_painted(tab.map(tmp_path), (1, CAR, 5, 5, 40, 40), (2, PERSON, 50, 50, 60, 60))
+    finally:
+        served.start()
+    tab.draw()
+    expect(tab.complaint()).to_be_hidden()
+    tab.reload()
+    assert_painted(tab.map(tmp_path), (1, CAR, 5, 5, 40, 40), (2, PERSON, 50, 50, 60, 60))
+
+
+def test_all_of_it_by_keyboard(tab, tmp_path):
+    page = tab.page
+    page.get_by_role("radio", name="road", exact=True).focus()
+    page.keyboard.press("ArrowDown")  # sidewalk
+    page.keyboard.press("n")
+    page.keyboard.press("r")
+    page.locator("#map").focus()
+    page.keyboard.press("ArrowRight")  # (40, 32): the cursor begins in the middle, and moves by cells
+    page.keyboard.press(" ")
+    for key in ("ArrowRight", "ArrowDown", "Shift+ArrowDown"):
+        page.keyboard.press(key)
+    page.keyboard.press(" ")
+    expect(page.locator("#status")).to_have_text("48, 41: sidewalk, number 1")
+    assert_painted(tab.map(tmp_path), (1, 1, 40, 32, 48, 41))
+    page.fill("#steps", "2")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#said")).to_have_text(re.compile("^Drawn in"), timeout=20_000)
+
+
+def test_everything_has_a_name(tab):
+    tab.rectangle("car", 5, 5, 40, 40)
+    tab.draw()
+    tab.page.click("#new")
+    nameless = """[...document.querySelectorAll('button, input, select, textarea, img[src], [tabindex], progress')]
+        .filter((one) => !(one.ariaLabel || one.labels?.length || one.textContent.trim() || one.alt))
+        .map((one) => one.outerHTML)"""
+    (over,) = tab.page.evaluate(nameless)  # the picture over the map, which is beside it too
+    assert 'id="over-picture"' in over
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(browser, served, scheme):
+    """Contrast of at least 4.5, as WCAG asks for."""
+    context = browser.new_context(color_scheme=scheme)
+    tab = Tab(context, served.address)
+    tab.rectangle("person", 5, 5, 6, 6)
+    expect(tab.page.locator("#vanishing")).to_be_visible()
+    for selector in ("body", ".soft", "#vanishing", "#draw", ".lost", "#undo"):
+        ink, ground = tab.page.evaluate(
+            """(selector) => {
+                let one = document.querySelector(selector);
+                const ink = getComputedStyle(one).color;
+                while (getComputedStyle(one).backgroundColor === 'rgba(0, 0, 0, 0)') one = one.parentElement;
+                return [ink, getComputedStyle(one).backgroundColor].map((text) => text.match(/[\\d.]+/g).map(Number));
+            }""",
+            selector,
+        )
+        light, dark = sorted((luminance(ink[:3]), luminance(ground[:3])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (selector, ink, ground)
+    context.close()
+
+
+def luminance(rgb: list[float]) -> float:
+    linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_token_opens_the_page_and_leaves_the_address(studio, context):
+    served = Served(studio, token="open-sesame")
+    try:
+        page = context.new_page()
+        page.goto(served.address)
+        expect(page.get_by_role("alert")).to_contain_text("needs the token")
+        tab = Tab(context, f"{served.address}#token=open-sesame")
+        assert tab.page.url == served.address
+        tab.reload()
+        tab.rectangle("car", 5, 5, 40, 40)
+        tab.draw()
+    finally:
+        served.stop()
