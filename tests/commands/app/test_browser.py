@@ -1,148 +1,19 @@
-"""The page in a real browser: headless Chromium; skips where there is none."""
+"""The page in a real browser, painted in and drawn with: headless Chromium; skips where there is none."""
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Served
 
-from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
+from mamoe.vocabulary.panoptic import read_panoptic
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-expect = playwright.expect
+pytest.importorskip("playwright.sync_api", reason="needs playwright")
+
+from browsing import CAR, PERSON, ROAD, SKY, VOID, Tab, assert_painted, expect
 
 pytestmark = pytest.mark.browser
-
-VOID, ROAD, SKY, PERSON, CAR = 19, 0, 10, 11, 13
-HOSTILE = "<img src=x onerror=alert(1)>\"'`&</textarea><script>alert(2)</script>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as started:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        path = next((found for name in names if (found := shutil.which(name))), None)
-        own = Path(started.chromium.executable_path)
-        if path is None and not own.is_file():
-            pytest.skip("no Chromium")
-        chromium = started.chromium.launch(executable_path=path or own)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def served(studio) -> Iterator[Served]:
-    one = Served(studio)
-    yield one
-    one.stop()
-
-
-class Tab:
-    """A tab with the page, and what people do in it. Pixels are those of the map."""
-
-    def __init__(self, context, address: str) -> None:
-        self.page = context.new_page()
-        self.faults: list[str] = []
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.faults.append(dialog.message), dialog.dismiss()))
-        self.open(address)
-
-    def open(self, address: str) -> None:
-        self.page.goto(address)
-        self.ready()
-
-    def ready(self) -> None:
-        self.page.wait_for_selector("html[data-ready]", timeout=10_000)
-
-    def reload(self) -> None:
-        self.page.wait_for_timeout(500)  # what was painted is kept a moment later
-        self.page.reload()
-        self.ready()
-
-    def at(self, x: int, y: int) -> tuple[float, float]:
-        box = self.page.locator("#map").bounding_box()
-        width, height = self.page.evaluate(
-            "[document.getElementById('map').width, document.getElementById('map').height]"
-        )
-        return box["x"] + (x + 0.5) * box["width"] / width, box["y"] + (y + 0.5) * box["height"] / height
-
-    def drag(self, *points: tuple[int, int]) -> None:
-        self.page.mouse.move(*self.at(*points[0]))
-        self.page.mouse.down()
-        for point in points[1:]:
-            self.page.mouse.move(*self.at(*point))
-        self.page.mouse.up()
-
-    def take(self, tool: str) -> None:
-        self.page.check(f"input[name=tool][value={tool}]")
-
-    def choose(self, name: str) -> None:
-        self.page.get_by_role("radio", name=name, exact=True).check()
-
-    def rectangle(self, name: str, left: int, top: int, right: int, bottom: int) -> None:
-        """A new instance of a class."""
-        self.choose(name)
-        self.page.click("#new-instance")
-        self.take("rectangle")
-        self.drag((left, top), (right, bottom))
-
-    def prompt_of(self, segment: int):
-        return self.page.get_by_label(f"Prompt of number {segment},")
-
-    def draw(self, steps: int = 2) -> None:
-        self.page.fill("#steps", str(steps))
-        self.page.click("#draw")
-        expect(self.page.locator("#said")).to_have_text(re.compile("^Drawn in"), timeout=20_000)
-
-    def saved(self, button: str, folder: Path) -> Path:
-        with self.page.expect_download() as given:
-            self.page.click(button)
-        path = folder / f"{button[1:]}-{given.value.suggested_filename}"
-        given.value.save_as(path)
-        return path
-
-    def map(self, folder: Path) -> PanopticMap:
-        """What is painted, as it is saved."""
-        return read_panoptic(self.saved("#save-map", folder))
-
-    def give(self, *files: Path) -> None:
-        self.page.set_input_files("#files", files)
-
-    def complaint(self):
-        return self.page.get_by_role("alert")
-
-
-@pytest.fixture
-def context(browser) -> Iterator:
-    made = browser.new_context(viewport={"width": 1300, "height": 900}, accept_downloads=True)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def tab(context, served) -> Iterator[Tab]:
-    opened = Tab(context, served.address)
-    yield opened
-    assert not opened.faults
-
-
-def boxed(*boxes: tuple[int, int, int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Segment and class of boxes (segment, class, left, top, right, bottom; all inclusive) on void."""
-    segment, klass = np.zeros((64, 64), np.int32), np.full((64, 64), VOID, np.uint8)
-    for number, class_id, left, top, right, bottom in boxes:
-        segment[top : bottom + 1, left : right + 1] = number
-        klass[top : bottom + 1, left : right + 1] = class_id
-    return segment, klass
-
-
-def assert_painted(panoptic: PanopticMap, *boxes: tuple[int, int, int, int, int, int]) -> None:
-    segment, klass = boxed(*boxes)
-    assert (panoptic.segment_id == segment).all() and (panoptic.class_id == klass).all()
 
 
 def test_paint_prompt_draw_save_reload_and_open_again(tab, context, served, tmp_path):
@@ -279,108 +150,6 @@ def test_starts(tab, scenes, tmp_path):
     assert (tab.map(tmp_path).class_id == wanted.class_id).all()
 
 
-def test_a_drawing_is_cancelled(tab):
-    tab.rectangle("car", 5, 5, 30, 30)
-    tab.page.fill("#steps", "1000")
-    tab.page.click("#draw")
-    expect(tab.page.locator("#said")).to_have_text(re.compile(r"Step \d+ of 1000"), timeout=10_000)
-    tab.page.keyboard.press("Escape")
-    expect(tab.page.locator("#said")).to_have_text("Cancelled.")
-    expect(tab.page.locator("#cancel")).to_be_hidden()
-    tab.draw()
-    expect(tab.complaint()).to_be_hidden()
-
-
-def test_two_tabs_do_not_mix(tab, context, served, tmp_path):
-    other = Tab(context, served.address)
-    other.rectangle("sky", 30, 30, 63, 63)
-    tab.page.bring_to_front()
-    tab.rectangle("car", 0, 0, 20, 20)
-    for one in (tab, other):  # at once: one waits for the other
-        one.page.bring_to_front()
-        one.page.fill("#steps", "8")
-        one.page.click("#draw")
-    for one in (tab, other):
-        expect(one.page.locator("#said")).to_have_text(re.compile("^Drawn in"), timeout=20_000)
-    for one in (tab, other):
-        one.page.bring_to_front()
-        one.reload()
-        expect(one.page.locator("#history li")).to_have_count(1)
-    assert_painted(tab.map(tmp_path), (1, CAR, 0, 0, 20, 20))
-    assert_painted(other.map(tmp_path), (1, SKY, 30, 30, 63, 63))
-    other.page.close()
-
-    tab.page.click("#new")
-    tab.page.click("#start-again")  # the closed tab's work
-    assert_painted(tab.map(tmp_path), (1, SKY, 30, 30, 63, 63))
-
-
-def test_hostile_text_stays_text(tab, tmp_path):
-    tab.rectangle("car", 5, 5, 40, 40)
-    tab.prompt_of(1).fill(HOSTILE)
-    tab.page.fill("#prompt", HOSTILE)
-    tab.draw()
-    expect(tab.page.locator("#history li p")).to_contain_text(HOSTILE)
-    assert tab.page.locator("#history script, #history [onerror]").count() == 0
-    assert json.loads(tab.saved("#save-words", tmp_path).read_text())["instance_prompts"] == {"1": HOSTILE}
-    tab.reload()
-    expect(tab.prompt_of(1)).to_have_value(HOSTILE)
-
-    odd = tmp_path / "<img src=x onerror=alert(3)>.json"
-    odd.write_text(json.dumps({"prompt": "x", "instance_prompts": {HOSTILE: "x"}}))
-    tab.give(odd)
-    expect(tab.complaint()).to_contain_text("is no number of a segment")
-    assert tab.page.locator("[role=alert] img").count() == 0
-
-
-def test_wrong_files_change_nothing(tab, tmp_path):
-    tab.rectangle("car", 5, 5, 40, 40)
-    picture = tmp_path / "photo.png"
-    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(picture, format="JPEG")
-    foreign, large = tmp_path / "foreign.png", tmp_path / "large.png"
-    Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(foreign)
-    large.write_bytes(bytes(25 * 2**20))
-    words, broken, none = tmp_path / "list.json", tmp_path / "broken.json", tmp_path / "none.json"
-    words.write_text('["a"]')
-    broken.write_text("{")
-    none.write_text('{"seed": 1}')
-    for file, said in [
-        (picture, "Lossy formats change ids"),
-        (foreign, "of other classes"),
-        (large, "larger than any map"),
-        (words, "it holds no prompts"),
-        (broken, "broken.json is no JSON"),
-        (none, "neither prompt nor instance_prompts"),
-    ]:
-        tab.give(file)
-        expect(tab.complaint()).to_contain_text(said)
-        tab.page.get_by_label("Close this message").click()
-    assert_painted(tab.map(tmp_path), (1, CAR, 5, 5, 40, 40))
-
-    more = tmp_path / "more.json"
-    more.write_text(json.dumps({"prompt": "x", "instance_prompts": {"1": "a red car", "77": "a cat"}}))
-    tab.give(more)
-    expect(tab.complaint()).to_contain_text("1 prompts are for segments that this map does not have: 77")
-    expect(tab.prompt_of(1)).to_have_value("a red car")
-
-
-def test_nothing_is_lost_when_the_server_is_started_again(tab, served, tmp_path):
-    tab.rectangle("car", 5, 5, 40, 40)
-    served.stop()
-    try:
-        tab.rectangle("person", 50, 50, 60, 60)
-        tab.page.fill("#steps", "2")
-        tab.page.click("#draw")
-        expect(tab.complaint()).to_contain_text("The server does not answer")
-        assert_painted(tab.map(tmp_path), (1, CAR, 5, 5, 40, 40), (2, PERSON, 50, 50, 60, 60))
-    finally:
-        served.start()
-    tab.draw()
-    expect(tab.complaint()).to_be_hidden()
-    tab.reload()
-    assert_painted(tab.map(tmp_path), (1, CAR, 5, 5, 40, 40), (2, PERSON, 50, 50, 60, 60))
-
-
 def test_all_of_it_by_keyboard(tab, tmp_path):
     page = tab.page
     page.get_by_role("radio", name="road", exact=True).focus()
@@ -436,18 +205,3 @@ def test_text_stands_out_from_its_ground(browser, served, scheme):
 def luminance(rgb: list[float]) -> float:
     linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def test_a_token_opens_the_page_and_leaves_the_address(studio, context):
-    served = Served(studio, token="open-sesame")
-    try:
-        page = context.new_page()
-        page.goto(served.address)
-        expect(page.get_by_role("alert")).to_contain_text("needs the token")
-        tab = Tab(context, f"{served.address}#token=open-sesame")
-        assert tab.page.url == served.address
-        tab.reload()
-        tab.rectangle("car", 5, 5, 40, 40)
-        tab.draw()
-    finally:
-        served.stop()
