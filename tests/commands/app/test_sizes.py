@@ -31,13 +31,30 @@ def a_map(*boxes: tuple[int, int, int, int, int, int], size=(32, 64)) -> Panopti
 
 
 def test_area_in_cells_and_cells_held():
-    found = sizes_of(a_map((3, CAR, 0, 0, 16, 16), (9, CAR, 16, 20, 8, 8), (11, ROAD, 31, 0, 1, 64)), SETTINGS, 8)
+    found = sizes_of(
+        a_map((3, CAR, 0, 0, 16, 16), (9, CAR, 16, 20, 8, 8), (11, ROAD, 31, 0, 1, 64), (12, CAR, 0, 60, 4, 4)),
+        SETTINGS,
+        8,
+    )
     assert [(one.segment, one.class_id, one.pixels, one.cells, one.held) for one in found] == [
         (3, CAR, 256, 4.0, 4),
         (9, CAR, 64, 1.0, 0),  # half of one cell, half of the next: a share of exactly one half is no more than a half
         (11, ROAD, 64, 1.0, 0),  # a line through eight cells
+        (12, CAR, 16, 0.25, 0),
     ]
-    assert [one.vanishes for one in found] == [False, True, True]
+
+
+def test_what_vanishes_depends_on_the_rule():
+    thin = a_map((1, ROAD, 31, 0, 1, 64), (2, CAR, 1, 60, 4, 4), (3, CAR, 8, 8, 8, 8))
+    vanishing = {
+        rule: [one.vanishes for one in sizes_of(thin, replace(SETTINGS, region_resize=rule), 8)]
+        for rule in RegionResize
+    }
+    assert vanishing == {
+        RegionResize.AREA: [False, True, False],  # the line keeps every cell it touches, as the model is told
+        RegionResize.AVG_POOL: [True, True, False],
+        RegionResize.NEAREST: [True, False, False],  # (4, 60) decides for its cell, and is the car's
+    }
 
 
 def test_equal_prompts_are_told_apart_and_the_empty_map_has_none():

@@ -11,6 +11,8 @@ from mamoe.vocabulary.layout import LayoutSettings, RegionPolicy, RegionResize, 
 from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.prompts import RegionPrompts
 
+HARDLY_SEEN = 0.5  # latent cells
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentSize:
@@ -22,11 +24,7 @@ class SegmentSize:
     cells: float  # its area in latent cells
     held: int  # latent cells that its prompt reaches as their own
     own_prompt: bool  # the model reads a prompt of its own there
-
-    @property
-    def vanishes(self) -> bool:
-        """No latent cell is its own, though it has a prompt that wants one."""
-        return self.own_prompt and self.held == 0
+    vanishes: bool  # the model hardly sees it, though it has a prompt
 
 
 def sizes_of(panoptic: PanopticMap, settings: LayoutSettings, factor: int) -> list[SegmentSize]:
@@ -34,8 +32,8 @@ def sizes_of(panoptic: PanopticMap, settings: LayoutSettings, factor: int) -> li
 
     A cell is held by the segments that the model's rule gives it to (see
     :class:`~mamoe.vocabulary.layout.RegionResize`): that at its centre pixel, or those with a share above
-    ``pool_threshold``. What the rule ``area`` lets a vanishing region keep is not held: it shares those cells with
-    what is around it.
+    ``pool_threshold``. A segment that holds none vanishes; under the rule ``area``, which then lets it share every cell
+    that it touches, only if it is smaller than half a cell.
 
     Args:
         panoptic: map [H W]; where a side is not divisible by ``factor`` the last cells count as half empty.
@@ -59,17 +57,23 @@ def sizes_of(panoptic: PanopticMap, settings: LayoutSettings, factor: int) -> li
     held = np.bincount(region[count > enough], minlength=len(layout.prompts))
     place = {name: number for number, name in enumerate(layout.prompts)}
     pixels = np.bincount(panoptic.segment_id.ravel(), minlength=max(classes, default=0) + 1)
-    return [
-        SegmentSize(
-            segment=segment,
-            class_id=class_id,
-            pixels=int(pixels[segment]),
-            cells=int(pixels[segment]) / layout.cell_pixels,
-            held=int(held[place[names[segment]]]),
-            own_prompt=settings.region_attention and has_own_prompt(class_id, settings),
+    found = []
+    for segment, class_id in classes.items():
+        cells, holds = int(pixels[segment]) / layout.cell_pixels, int(held[place[names[segment]]])
+        own_prompt = settings.region_attention and has_own_prompt(class_id, settings)
+        shares = settings.region_resize is RegionResize.AREA and cells >= HARDLY_SEEN
+        found.append(
+            SegmentSize(
+                segment=segment,
+                class_id=class_id,
+                pixels=int(pixels[segment]),
+                cells=cells,
+                held=holds,
+                own_prompt=own_prompt,
+                vanishes=own_prompt and not holds and not shares,
+            )
         )
-        for segment, class_id in classes.items()
-    ]
+    return found
 
 
 def _padded(panoptic: PanopticMap, factor: int) -> PanopticMap:

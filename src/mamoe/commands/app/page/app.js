@@ -236,7 +236,7 @@ class Page {
       if (layout !== this.layout) return;
       this.instances.lost(found.map((one) => one.id));
       const names = found.slice(0, 6).map(({ id }) => this.describe(valueOf(id, this.segments.get(id)?.classId ?? this.about.void_id)));
-      byId("vanishing").textContent = `Vanishing at latent size: ${names.join("; ")}${found.length > 6 ? ` and ${found.length - 6} more` : ""}. No latent cell is mostly ${found.length === 1 ? "its" : "their"} own, so the model hardly sees ${found.length === 1 ? "it" : "them"}: paint larger.`;
+      byId("vanishing").textContent = `Vanishing at latent size: ${names.join("; ")}${found.length > 6 ? ` and ${found.length - 6} more` : ""}. No latent cell is ${found.length === 1 ? "its" : "their"} own, so the model hardly sees ${found.length === 1 ? "it" : "them"}: paint larger.`;
       byId("vanishing").hidden = !found.length;
       this.listInstances();
     } catch (error) {
