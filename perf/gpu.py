@@ -1,21 +1,24 @@
 """What fine-tuning and drawing cost on a GPU, each against its yardstick in the same process.
 
-    python perf/gpu.py [--quick] [--only step train draw save]
+    python perf/gpu.py [--quick] [--only step train draw save compiled] [--profile FOLDER]
 
 Stable Diffusion 2.1's shape with random weights, 512x512, bfloat16 autocast, 20 regions with prompts of 5 tokens. Every
-time is the median of 9 rounds that take turns, with the smallest and the largest; ``device`` is what the kernels of one
-round add up to, by torch's profiler. The last line is one JSON object. `--quick` runs the same on whatever there is, in
-float32 and with a small UNet: a test of this script, not a measurement.
+time is the median of 9 rounds that take turns, with the smallest and the largest; ``host`` is when the host had given
+its orders, ``device`` what the kernels of one round add up to, by torch's profiler. The last line is one JSON object.
+`--profile` lists the kernels of every work by name. `--quick` runs the same on whatever there is, in float32 and with a
+small UNet: a test of this script, not a measurement.
 
-step    forward and backward of the stock UNet and of ours with 5, 10 and 20 experts; with 5 also compiled
-train   steps of ``mamoe train``'s loop, against forward, backward and optimizer alone; where a step's time goes
-draw    20 steps with guidance, 1 and 4 pictures, LayoutPipeline against StableDiffusionPipeline
-save    how long a checkpoint keeps a training waiting
+step      forward and backward of the stock UNet and of ours with 5, 10 and 20 experts
+train     steps of ``mamoe train``'s loop, against forward, backward and optimizer alone; where a step's time goes
+draw      20 steps with guidance, 1 and 4 pictures, LayoutPipeline against StableDiffusionPipeline; then with --fast
+save      how long a checkpoint keeps a training waiting
+compiled  a step of ours with 5 experts, trainer.compile=full, against the stock one as written
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import statistics
@@ -42,10 +45,10 @@ from mamoe.diffusion.schedules import make_scheduler
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
-from mamoe.models.unet.block import blocks_of
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.recipe import Recipe, Terms
 from mamoe.runs.source import Source
+from mamoe.sampling.fast import speed_up
 from mamoe.training.loop.beside import HostCopies
 from mamoe.training.loop.fit import Keeping, Watching, fit
 from mamoe.training.optim import make_adam
@@ -57,7 +60,6 @@ from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.taxonomy import Taxonomy
 
-PARTS = ("step", "train", "draw", "save")
 SMALL = {
     "sample_size": 16,
     "block_out_channels": (32, 64),
@@ -85,6 +87,7 @@ class Scale:
     vae_widths: tuple[int, ...]
     device: torch.device
     autocast: bool
+    profile: Path | None = None
 
 
 FULL = Scale(
@@ -115,31 +118,43 @@ def settle(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def milliseconds(work: Callable[[], object], device: torch.device) -> float:
+def milliseconds(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Until the device was done, and until the host had given its orders."""
     settle(device)
     began = time.perf_counter()
     work()
+    ordered = time.perf_counter()
     settle(device)
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (time.perf_counter() - began), 1000 * (ordered - began)
 
 
-def kernels(work: Callable[[], object], device: torch.device) -> float | None:
-    """Milliseconds that the kernels of one round add up to; None where there is no GPU."""
+def kernels(work: Callable[[], object], device: torch.device, report: Path | None = None) -> float | None:
+    """Milliseconds that the kernels of one round add up to; None where there is no GPU. ``report`` gets their names."""
     if device.type != "cuda":
         return None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         work()
         settle(device)
-    return sum(event.self_device_time_total for event in profile.key_averages()) / 1000
+    events = profile.key_averages()
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(events.table(sort_by="self_device_time_total", row_limit=80, max_name_column_width=90))
+    return sum(event.self_device_time_total for event in events) / 1000
 
 
-def compared(works: dict[str, Callable[[], object]], scale: Scale) -> dict[str, dict[str, float | None]]:
+def compared(works: dict[str, Callable[[], object]], scale: Scale, what: str) -> dict[str, dict[str, float | None]]:
     """Every work in turn, round after round, the first round left out; then once under the profiler."""
-    times: dict[str, list[float]] = {name: [] for name in works}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for _ in range(1 + scale.rounds):
         for name, work in works.items():
             times[name].append(milliseconds(work, scale.device))
-    return {name: {**spread(taken[1:]), "device": kernels(works[name], scale.device)} for name, taken in times.items()}
+    found: dict[str, dict[str, float | None]] = {}
+    for name, taken in times.items():
+        report = None if scale.profile is None else scale.profile / f"{what}-{name}.txt"
+        whole, host = zip(*taken[1:], strict=True)
+        device = kernels(works[name], scale.device, report)
+        found[name] = {**spread(whole), "host": statistics.median(host), "device": device}
+    return found
 
 
 def spread(taken: Sequence[float]) -> dict[str, float]:
@@ -177,8 +192,7 @@ def embeddings(scale: Scale) -> list[list[Tensor]]:
 
 def conditioned(regions: RegionBatch, embeds: list[list[Tensor]], unet: nn.Module, device: torch.device) -> Any:
     """What `mamoe train` does per step: embeddings from the host, masks and routings on the device."""
-    there = [[one.to(device, non_blocking=True) for one in picture] for picture in embeds]
-    return conditioning_of(regions.to(device), there, len(unet.config["block_out_channels"]))  # type: ignore[index, arg-type]
+    return conditioning_of(regions.to(device), embeds, len(unet.config["block_out_channels"]))  # type: ignore[index, arg-type]
 
 
 def forward_backward(unet: nn.Module, inputs: dict[str, Any], scale: Scale, noisy: Tensor) -> None:
@@ -188,37 +202,46 @@ def forward_backward(unet: nn.Module, inputs: dict[str, Any], scale: Scale, nois
     F.mse_loss(output.float(), noisy).backward()
 
 
-def step(scale: Scale) -> dict[str, Any]:
-    stock, found = stock_unet(scale), {}
+def steps_of(scale: Scale, experts: int, stock: nn.Module) -> tuple[nn.Module, dict[str, Callable[[], object]]]:
+    """Our UNet, and a step of it beside one of the stock UNet."""
     noisy = torch.randn((scale.batch, 4, scale.cells, scale.cells), device=scale.device)
     embeds = embeddings(scale)
     prompt = torch.stack([picture[0] for picture in embeds]).to(scale.device)
 
-    def stepped(unet: nn.Module, inputs: dict[str, Any]) -> Callable[[], None]:
-        def work() -> None:
-            forward_backward(unet, inputs, scale, noisy)
-            unet.zero_grad(set_to_none=True)
+    def work(unet: nn.Module, inputs: dict[str, Any]) -> None:
+        forward_backward(unet, inputs, scale, noisy)
+        unet.zero_grad(set_to_none=True)
 
-        return work
+    ours = with_experts(stock, experts).to(scale.device).train()  # type: ignore[arg-type]
+    prepare_experts(ours)
+    inputs = conditioned(layouts(scale, experts), embeds, ours, scale.device).unet_inputs()
+    stock_step = functools.partial(work, stock, {"encoder_hidden_states": prompt})
+    return ours, {"stock": stock_step, "ours": functools.partial(work, ours, inputs)}
 
-    stock_step = stepped(stock, {"encoder_hidden_states": prompt})
+
+def step(scale: Scale) -> dict[str, Any]:
+    stock, found = stock_unet(scale), {}
     for experts in scale.experts:
-        ours = with_experts(stock, experts).to(scale.device).train()
-        prepare_experts(ours)
-        inputs = conditioned(layouts(scale, experts), embeds, ours, scale.device).unet_inputs()
-        work = stepped(ours, inputs)
-        both = compared({"stock": stock_step, "ours": work}, scale)
-        found[f"experts_{experts}"] = {
-            **ratios(both),
-            **{f"{name}_gib": peak_gib(one, scale.device) for name, one in (("stock", stock_step), ("ours", work))},
-        }
-        if experts == scale.experts[0] and scale.autocast:
-            for how in ("blocks", "full"):
-                problem = compiled_if_it_works(blocks_of(ours) if how == "blocks" else [ours], work)
-                compiled = compared({"stock": stock_step, "ours": work}, scale) if problem is None else {}
-                found[f"compiled_{how}"] = {"problem": problem} if problem else ratios(compiled)
-        del ours, work
+        _, works = steps_of(scale, experts, stock)
+        both = compared(works, scale, f"step-{experts}")
+        memory = {f"{name}_gib": peak_gib(work, scale.device) for name, work in works.items()}
+        found[f"experts_{experts}"] = {**ratios(both), **memory}
     return found
+
+
+def compiled(scale: Scale) -> dict[str, Any]:
+    """The whole UNet compiled, against the stock one as written."""
+    ours, works = steps_of(scale, scale.experts[0], stock_unet(scale))
+    began = time.perf_counter()
+    problem = compiled_if_it_works([ours], works["ours"]) if scale.autocast else "not tried here"
+    if problem is not None:
+        return {"problem": problem}
+    took = time.perf_counter() - began
+    return {
+        **ratios(compared(works, scale, "compiled")),
+        "gib": peak_gib(works["ours"], scale.device),
+        "compiling_s": took,
+    }
 
 
 def ratios(both: dict[str, dict[str, float | None]]) -> dict[str, Any]:
@@ -272,9 +295,9 @@ def train(scale: Scale) -> dict[str, Any]:
         "optimizer": optimizer.step,
         "average": average.update,
     }
-    found: dict[str, Any] = {"pieces": compared(pieces, scale)}
+    found: dict[str, Any] = {"pieces": compared(pieces, scale, "train")}
     optimizer.zero_grad(set_to_none=True)
-    found["bare"] = compared({"bare": bare}, scale)["bare"]
+    found["bare"] = compared({"bare": bare}, scale, "train")["bare"]
     del optimizer, average
 
     def condition(own: RegionBatch, device: torch.device, dtype: torch.dtype) -> Any:
@@ -291,7 +314,7 @@ def train(scale: Scale) -> dict[str, Any]:
     clock = StepClock(scale.device)
     steps = 12 + 2 * scale.rounds
     precision = "bf16-mixed" if scale.autocast else "32-true"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
         fit(
             module,
             data,
@@ -308,6 +331,10 @@ def train(scale: Scale) -> dict[str, Any]:
     return found
 
 
+class Enough(Exception):
+    """All steps are timed: what follows would write 23 GB."""
+
+
 class StepClock(Callback):
     """When steps ended; the device is waited for at two of them alone."""
 
@@ -318,6 +345,8 @@ class StepClock(Callback):
         if trainer.global_step in (10, trainer.max_steps - 1):
             settle(self.device)
         self.ends[trainer.global_step] = time.perf_counter()
+        if trainer.global_step == trainer.max_steps - 1:
+            raise Enough
 
     def pace(self, first: int, last: int) -> float:
         """Milliseconds of a step between the ends of two."""
@@ -360,17 +389,20 @@ def draw(scale: Scale) -> dict[str, Any]:
     for pipe in (plain, ours):
         pipe.set_progress_bar_config(disable=True)
     given = {"num_inference_steps": scale.steps, "guidance_scale": 4.0}
+    works_of: dict[int, dict[str, Callable[[], object]]] = {}
     for count in scale.pictures:
-        works = {
+        works = works_of[count] = {
             "stock": functools.partial(plain, ["a street"] * count, height=side, width=side, **given),
             "ours": functools.partial(ours, ["a street"] * count, [layout] * count, **given),
         }
         memory = {f"{name}_gib": peak_gib(work, scale.device) for name, work in works.items()}
-        found[f"pictures_{count}"] = {**ratios(compared(works, scale)), **memory}
-    if scale.autocast:
-        trial = functools.partial(ours, ["a street"], [layout], **{**given, "num_inference_steps": 1})
-        problem = compiled_if_it_works(blocks_of(ours.unet), trial)
-        found["fast"] = {"problem": problem} if problem else ratios(compared(works, scale))
+        found[f"pictures_{count}"] = {**ratios(compared(works, scale, f"draw-{count}")), **memory}
+    if scale.device.type == "cuda":
+        problems: list[str] = []
+        speed_up(ours, (side, side), problems.append)
+        for count, works in works_of.items():
+            fast = ratios(compared(works, scale, f"fast-{count}"))
+            found[f"fast_{count}"] = {**fast, "gib": peak_gib(works["ours"], scale.device), "problems": problems}
     return found
 
 
@@ -382,23 +414,27 @@ def save(scale: Scale) -> dict[str, Any]:
     optimizer.step()
     state = {"unet": unet.state_dict(), "average": unet.state_dict(), "trainer": optimizer.state_dict()["state"]}
     copies = HostCopies()
-    taken = [milliseconds(lambda: copies.of(state), scale.device) / 1000 for _ in range(3)]
+    taken = [milliseconds(lambda: copies.of(state), scale.device)[0] / 1000 for _ in range(3)]
     return {"first_s": taken[0], "later_s": taken[-1], "fits": copies.fit(state)}
+
+
+PARTS = {"step": step, "train": train, "draw": draw, "save": save, "compiled": compiled}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small UNet on whatever there is: a test of the script")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="where the kernels of every work are listed")
     options = parser.parse_args()
     if not options.quick and not torch.cuda.is_available():
         parser.error("there is no GPU here; --quick runs without one")
-    scale = quick_scale() if options.quick else FULL
+    scale = replace(quick_scale() if options.quick else FULL, profile=options.profile)
     name = torch.cuda.get_device_name() if scale.device.type == "cuda" else "cpu"
     result: dict[str, Any] = {"device": name, "torch": torch.__version__, "quick": options.quick}
     for part in options.only:
         began = time.perf_counter()
-        result[part] = rounded({"step": step, "train": train, "draw": draw, "save": save}[part](scale))
+        result[part] = rounded(PARTS[part](scale))
         print(f"{part}: {time.perf_counter() - began:.0f} s", json.dumps(result[part]))
         if scale.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -106,7 +106,7 @@ def test_sequential_offloading_draws_the_same(make, plain, kind):
 
 def test_offloaded_experts_are_fetched_by_their_layers(make, plain, monkeypatch):
     """The grouped product reads weights directly: not those that a hook would have to fetch."""
-    monkeypatch.setattr("mamoe.models.experts.moe.grouped_suits", lambda rows: True)
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
     pipe = make()
     cpu_offload(pipe.unet, "cpu")
     assert np.abs(draw(pipe) - plain["layout"]).max() < SAME

@@ -60,11 +60,13 @@ def gradients(moe, x, out):
 
 
 @pytest.mark.usefixtures("compilable")
-@pytest.mark.parametrize("compiled", [False, True], ids=["in turn", "grouped"])
+@pytest.mark.parametrize("way", ["in turn", "grouped", "compiled"])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_every_expert_on_every_cell(models, moe, x, case, compiled):
+def test_equals_every_expert_on_every_cell(models, moe, x, case, way, monkeypatch):
     x.requires_grad_()
-    run = torch.compile(moe, backend="eager", fullgraph=True) if compiled else moe
+    if way == "grouped":
+        monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
+    run = torch.compile(moe, backend="eager", fullgraph=True) if way == "compiled" else moe
     got = run(x, routing_of(models, case))
     wanted = every_expert_on_every_cell(moe, x, shares(case))
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
@@ -170,3 +172,34 @@ def test_hard_routing_keeps_no_more_for_the_backward_pass_than_one_dense_layer(m
 def test_other_activations_are_refused():
     with pytest.raises(ConfigError, match=r"GEGLU.*GELU"):
         MoEFeedForward(FeedForward(CHANNELS, activation_fn="gelu-approximate"), 2)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_frozen_weights_and_dropout_go_with_grouped_products(models, moe, x, dropout, monkeypatch):
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
+    for module in moe.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    moe.requires_grad_(False)
+    x.requires_grad_()
+    torch.manual_seed(0)
+    moe(x, routing_of(models, "hard")).sum().backward()
+    wanted = x.grad.clone()
+    assert all(parameter.grad is None for parameter in moe.parameters())
+    moe.requires_grad_(True)
+    x.grad = None
+    torch.manual_seed(0)
+    moe(x, routing_of(models, "hard")).sum().backward()
+    torch.testing.assert_close(x.grad, wanted)
+    assert all(parameter.grad is not None for parameter in moe.parameters())
+
+
+def test_grouped_products_under_autocast_answer_in_its_format(models, moe, x, monkeypatch):
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
+    wanted = moe(x, routing_of(models, "hard"))
+    with torch.autocast("cpu", torch.bfloat16):
+        got = moe(x.requires_grad_(), routing_of(models, "hard"))
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), wanted, atol=3e-2, rtol=3e-2)
+    got.float().sum().backward()
+    assert x.grad.dtype == torch.float32 and moe.net[2].weight.grad.dtype == torch.float32

@@ -53,7 +53,7 @@ def test_unlike_parts_are_left_alone():
 
 
 def test_a_model_laid_out_for_grouped_products_computes_and_saves_the_same(models, monkeypatch, tmp_path):
-    monkeypatch.setattr("mamoe.models.experts.moe.grouped_suits", lambda rows: True)
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
     model = models.mamoe()
     given = {**models.inputs(), "cross_attention_kwargs": {"regions": models.levels(2, (9, 14), 7)}}
 

@@ -9,7 +9,7 @@ from fakedevice import FakeDevice
 
 @pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler])
 def test_no_denoising_step_waits_for_the_device(make_pipe, make_map, monkeypatch, kind):
-    monkeypatch.setattr("mamoe.models.experts.moe.grouped_suits", lambda rows: True)
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
     pipe = make_pipe()
     pipe.scheduler = kind.from_config(pipe.scheduler.config)
     between = []

@@ -115,7 +115,7 @@ def test_a_step_that_is_not_finite_ends_the_run_as_on_a_cpu(tmp_path, monkeypatc
 )
 def test_no_step_of_a_whole_run_waits(tmp_path, base_model, scenes, monkeypatch, ahead, words, waits_for):
     # Regions, experts in grouped products, prompts and pictures from the caches or through the autoencoder.
-    monkeypatch.setattr("mamoe.models.experts.moe.grouped_suits", lambda rows: True)
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
     device, of_steps = FakeDevice(), []
     fit_start, batch_start = DiffusionModule.on_fit_start, DiffusionModule.on_train_batch_start
 

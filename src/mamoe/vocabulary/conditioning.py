@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
+_ROW = 8  # columns of a matrix whose rows are 16 bytes in half precision
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TextTokens:
@@ -42,14 +44,16 @@ class ExpertRouting:
     weight: Float[Tensor, "K"] | None
     # What follows from these, found once instead of in every layer that is routed:
     back: Int64[Tensor, "M"] | None = field(init=False)  # the row of every cell, with hard routing
-    member: Bool[Tensor, "K E"] = field(init=False)  # whose slice a row is in
+    # Whose slice a row is in. The columns past E are empty: products take rows of whole 16 bytes.
+    member: Bool[Tensor, "K E8"] = field(init=False)
 
     def __post_init__(self) -> None:
         row = torch.arange(len(self.token), device=self.token.device)
         back = torch.empty_like(row).index_copy_(0, self.token, row) if self.weight is None else None
-        begin = F.pad(self.offsets[:-1], (1, 0))
+        ends = F.pad(self.offsets, (0, -len(self.offsets) % _ROW), value=len(self.token))
+        begin = F.pad(ends[:-1], (1, 0))
         object.__setattr__(self, "back", back)
-        object.__setattr__(self, "member", (row.unsqueeze(1) < self.offsets) & (row.unsqueeze(1) >= begin))
+        object.__setattr__(self, "member", (row.unsqueeze(1) < ends) & (row.unsqueeze(1) >= begin))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

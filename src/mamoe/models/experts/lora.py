@@ -18,12 +18,11 @@ from diffusers.models.attention import FeedForward
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
+from mamoe.models.experts.grouped import compute_dtype, grouped_suits
 from mamoe.models.experts.moe import (
     MoEFeedForward,
     RoutedFeedForward,
-    compute_dtype,
     dense_of,
-    grouped_suits,
     put_back,
     run_layers,
     slices_of,

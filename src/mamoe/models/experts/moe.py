@@ -15,14 +15,14 @@ from itertools import pairwise
 from typing import Self, cast
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import FeedForward
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
-from mamoe.models.experts.stacking import lay_end_to_end, stacked
+from mamoe.models.experts.grouped import grouped_experts, grouped_layers, plain_weights
+from mamoe.models.experts.stacking import lay_end_to_end
 from mamoe.vocabulary.conditioning import ExpertRouting
 
 
@@ -85,8 +85,15 @@ class MoEFeedForward(RoutedFeedForward):
         """Send every cell through its experts; without a routing, through expert 0."""
         if routing is None:
             return run_layers(self.net, hidden_states)
-        cells = hidden_states.flatten(0, 1)
-        rows = run_experts(self.nets, cells.index_select(0, routing.token), routing)
+        nets, cells = self.nets, hidden_states.flatten(0, 1)
+        weights = plain_weights(cells, nets)
+        if weights is not None and routing.weight is None and _knows_gradient(nets[0]):
+            return grouped_experts(cells, weights, routing).view_as(hidden_states)
+        rows = cells.index_select(0, routing.token)
+        if weights is not None:
+            rows = run_layers(nets[0][3:], grouped_layers(rows, weights, nets[0][1], routing))
+        else:
+            rows = run_experts(nets, rows, routing)
         return put_back(rows, routing, len(cells)).view_as(hidden_states)
 
 
@@ -135,9 +142,10 @@ class SharedExpertFeedForward(MoEFeedForward):
 
     def _added(self, rows: Float[Tensor, "K C"], routing: ExpertRouting) -> Float[Tensor, "K C"]:
         nets = self.nets[1:]
-        if _prefers_grouped(rows, nets):
-            # The rest group has to be somebody's: what expert 1 makes of it is taken away again. No wait for the host.
-            added = _run_grouped([nets[0], *nets], rows, routing)
+        # The rest group has to be somebody's: what expert 1 makes of it is taken away again. No wait for the host.
+        weights = plain_weights(rows, [nets[0], *nets])
+        if weights is not None:
+            added = run_layers(nets[0][3:], grouped_layers(rows, weights, nets[0][1], routing))
             return added.masked_fill(routing.member[:, :1], 0)
         rest, *slices = slices_of(rows, routing.offsets)
         added = [run_layers(net, own) for net, own in zip(nets, slices, strict=True)]
@@ -147,21 +155,15 @@ class SharedExpertFeedForward(MoEFeedForward):
 def prepare_experts(network: nn.Module) -> None:
     """Lay out the weights of all experts in ``network``, which have come to the GPU they stay on, for its products."""
     for layer in network.modules():
-        if isinstance(layer, MoEFeedForward) and grouped_suits(cast(nn.Linear, layer.net[2]).weight):
-            widen = [cast(GEGLU, net[0]).proj for net in layer.nets]
-            narrow = [cast(nn.Linear, net[2]) for net in layer.nets]
-            for linears in (widen, narrow):
-                if all(type(linear) is nn.Linear for linear in linears):
-                    lay_end_to_end([linear.weight for linear in linears])
-                    lay_end_to_end([linear.bias for linear in linears])
+        if isinstance(layer, MoEFeedForward):
+            for parts in plain_weights(cast(nn.Linear, layer.net[2]).weight, layer.nets) or ():
+                lay_end_to_end(parts)
 
 
 def run_experts(
     nets: Sequence[nn.ModuleList], rows: Float[Tensor, "K C"], routing: ExpertRouting
 ) -> Float[Tensor, "K C"]:
-    """Every expert's layers on its own slice of the sorted rows."""
-    if _prefers_grouped(rows, nets):
-        return _run_grouped(nets, rows, routing)
+    """Every expert's layers on its own slice of the sorted rows, one after another."""
     # An expert without cells still runs, on an empty slice: its gradients are zero, not missing.
     slices = slices_of(rows, routing.offsets)
     return torch.cat([run_layers(net, own) for net, own in zip(nets, slices, strict=True)])
@@ -189,44 +191,7 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-def _prefers_grouped(rows: Tensor, nets: Sequence[nn.ModuleList]) -> bool:
-    # A loop over slices reads the slice ends on the host: free on a CPU, a wait on a GPU, a graph break when compiled.
-    # The grouped way reads the weights directly, so it must not bypass adapters wrapped around a projection, nor the
-    # hooks that fetch weights which are kept elsewhere (offloading).
-    layers = [layer for net in nets for layer in (cast(GEGLU, net[0]).proj, net[2])]
-    plain = all(type(layer) is nn.Linear and layer.weight.device == rows.device for layer in layers)
-    return plain and grouped_suits(rows)
-
-
-def grouped_suits(rows: Tensor) -> bool:
-    """Whether to multiply all experts' slices at once rather than in turn."""
-    return rows.is_cuda or torch.compiler.is_compiling()
-
-
-def _run_grouped(
-    nets: Sequence[nn.ModuleList], rows: Float[Tensor, "K C"], routing: ExpertRouting
-) -> Float[Tensor, "K C"]:
-    widen = [cast(GEGLU, net[0]) for net in nets]
-    narrow = [cast(nn.Linear, net[2]) for net in nets]
-    value, gate = _grouped_linear([layer.proj for layer in widen], rows, routing).chunk(2, dim=-1)
-    activated = nets[0][1](value * widen[0].gelu(gate))  # GELU and dropout have no weights: any expert's will do
-    out = _grouped_linear(narrow, activated, routing)
-    return run_layers(nets[0][3:], out)
-
-
-def _grouped_linear(
-    layers: Sequence[nn.Linear], rows: Float[Tensor, "K C"], routing: ExpertRouting
-) -> Float[Tensor, "K F"]:
-    dtype = compute_dtype(rows)
-    weight_EFC = stacked([layer.weight for layer in layers], dtype)
-    bias_EF = stacked([layer.bias for layer in layers], dtype)
-    product = F.grouped_mm(rows.to(dtype), weight_EFC.transpose(1, 2), offs=routing.offsets)
-    # A product with the membership matrix, because its gradient is a product too; that of a gather is a slow scatter.
-    return torch.addmm(product, routing.member.to(dtype), bias_EF)
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type in which a product with ``x`` is to be computed."""
-    # grouped_mm takes no part in autocast: the cast nn.Linear gets for free is made here.
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+def _knows_gradient(layers: nn.ModuleList) -> bool:
+    """Whether the backward pass that is written out holds: torch's compiler writes its own, and nothing is dropped."""
+    idle = all(not layer.training or layer.p == 0 for layer in layers if isinstance(layer, nn.Dropout))
+    return idle and not torch.compiler.is_compiling()

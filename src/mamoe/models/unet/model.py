@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mamoe.errors import ConfigError
 from mamoe.models.experts.moe import MoEFeedForward, RoutedFeedForward
 from mamoe.models.unet.block import MaMoETransformerBlock
+from mamoe.models.unet.norms import keep_format
 from mamoe.models.unet.strength import RegionStrength
 from mamoe.models.wrapped import unwrapped
 from mamoe.vocabulary.conditioning import LevelConditioning, level_grids
@@ -93,6 +94,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
                 )
                 for block in transformer.transformer_blocks
             )
+        keep_format(self)
 
     @classmethod
     def from_unet(

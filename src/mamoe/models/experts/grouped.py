@@ -1,0 +1,129 @@
+"""All experts of a routed layer in two grouped products, with the backward pass written out.
+
+    rows = cells[token]
+    h    = rows W1_e + b1_e
+    a    = value(h) * gelu(gate(h))
+    out  = (a W2_e + b2_e)[back]
+
+Every product works on all slices at once, so no host needs to know where they end. Written out, the two permutations
+are read both ways, where the gradient of a gather would be a scatter with atomic sums; the activation is computed again
+instead of kept; and the host starts some thirty kernels instead of a hundred.
+
+Shapes: M = B*N cells, K = M rows · E experts · C channels in and out · F channels inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.activations import GEGLU
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mamoe.models.experts.stacking import stacked, whole
+from mamoe.vocabulary.conditioning import ExpertRouting
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type in which a product with ``x`` is to be computed."""
+    # grouped_mm takes no part in autocast: the cast nn.Linear gets for free is made here.
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def grouped_suits(rows: Tensor) -> bool:
+    """Whether to multiply all experts' slices at once rather than in turn."""
+    return rows.is_cuda or torch.compiler.is_compiling()
+
+
+def plain_weights(rows: Tensor, nets: Sequence[nn.ModuleList]) -> tuple[list[Tensor], ...] | None:
+    """W1 [2F C], b1 [2F], W2 [C F] and b2 [C] of every expert, if grouped products suit; else None.
+
+    A loop over slices reads the slice ends on the host: free on a CPU, a wait on a GPU, a graph break when compiled.
+    The grouped way reads the weights directly, so it must not bypass adapters wrapped around a projection, nor the
+    hooks that fetch weights which are kept elsewhere (offloading).
+    """
+    if not grouped_suits(rows):
+        return None
+    weights: tuple[list[Tensor], ...] = ([], [], [], [])
+    for net in nets:
+        geglu, _, narrow, *_ = net
+        wide = cast(GEGLU, geglu).proj
+        if type(wide) is not nn.Linear or type(narrow) is not nn.Linear or wide.weight.device != rows.device:
+            return None
+        for found, one in zip(weights, (wide.weight, wide.bias, narrow.weight, narrow.bias), strict=True):
+            found.append(one)
+    return weights
+
+
+def grouped_layers(
+    rows: Float[Tensor, "K C"], weights: Sequence[Sequence[Tensor]], dropout: nn.Module, routing: ExpertRouting
+) -> Float[Tensor, "K C"]:
+    """Sorted rows through the layers of their experts; any routing, any dropout, gradients by torch."""
+    dtype = compute_dtype(rows)
+    wide, wide_bias, narrow, narrow_bias = (stacked(parts, dtype) for parts in weights)
+    hidden = _add_bias(F.grouped_mm(rows.to(dtype), wide.mT, offs=routing.offsets), routing, wide_bias)
+    value, gate = hidden.chunk(2, dim=-1)
+    activated = dropout(value * F.gelu(gate))
+    return _add_bias(F.grouped_mm(activated, narrow.mT, offs=routing.offsets), routing, narrow_bias)
+
+
+def grouped_experts(
+    cells: Float[Tensor, "M C"], weights: Sequence[Sequence[Tensor]], routing: ExpertRouting
+) -> Float[Tensor, "M C"]:
+    """Every cell through its one expert: hard routing, no dropout."""
+    return _Experts.apply(cells, compute_dtype(cells), routing, *(one for parts in weights for one in parts))  # type: ignore[no-any-return]
+
+
+def _add_bias(
+    product: Float[Tensor, "K F"], routing: ExpertRouting, bias_EF: Float[Tensor, "E F"]
+) -> Float[Tensor, "K F"]:
+    # A product with the membership matrix, because its gradient is a product too; that of a gather is a slow scatter.
+    member = routing.member.to(product.dtype)
+    return product.addmm_(member, F.pad(bias_EF, (0, 0, 0, member.shape[1] - len(bias_EF))))
+
+
+class _Experts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor, dtype: torch.dtype, routing: ExpertRouting, *weights: Tensor) -> Tensor:
+        count = len(weights) // 4
+        wide, wide_bias, narrow, narrow_bias = (whole(weights[i * count : (i + 1) * count], dtype) for i in range(4))
+        rows = cells.to(dtype).index_select(0, routing.token)
+        hidden = _add_bias(F.grouped_mm(rows, wide.mT, offs=routing.offsets), routing, wide_bias)
+        value, gate = hidden.chunk(2, dim=-1)
+        activated = F.gelu(gate).mul_(value)
+        out = _add_bias(F.grouped_mm(activated, narrow.mT, offs=routing.offsets), routing, narrow_bias)
+        assert routing.back is not None, "hard routing knows the way back"
+        ctx.save_for_backward(rows, hidden, wide, narrow)
+        ctx.routing, ctx.dtypes = routing, (cells.dtype, weights[0].dtype)
+        return out.index_select(0, routing.back)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, hidden, wide, narrow = ctx.saved_tensors
+        routing, (cells_dtype, weights_dtype) = ctx.routing, ctx.dtypes
+        offsets, learns = routing.offsets, any(ctx.needs_input_grad[3:])
+        out_grad = grad.to(rows.dtype).index_select(0, routing.token)
+        value, gate = hidden.chunk(2, dim=-1)
+        gelu = F.gelu(gate)
+        inner = F.grouped_mm(out_grad, narrow, offs=offsets)
+        hidden_grad = torch.empty_like(hidden)
+        value_grad, gate_grad = hidden_grad.chunk(2, dim=-1)
+        torch.mul(inner, gelu, out=value_grad)
+        torch.ops.aten.gelu_backward.grad_input(inner.mul_(value), gate, grad_input=gate_grad)
+        cells_grad = None
+        if ctx.needs_input_grad[0]:
+            cells_grad = F.grouped_mm(hidden_grad, wide, offs=offsets).index_select(0, routing.back).to(cells_dtype)
+        if not learns:
+            return cells_grad, *[None] * (len(ctx.needs_input_grad) - 1)
+        member, count = routing.member.to(rows.dtype).t(), len(wide)
+        grads = (
+            F.grouped_mm(hidden_grad.t(), rows, offs=offsets),
+            (member @ hidden_grad)[:count],
+            F.grouped_mm(out_grad.t(), gelu.mul_(value), offs=offsets),
+            (member @ out_grad)[:count],
+        )
+        return cells_grad, None, None, *(one for every in grads for one in every.to(weights_dtype).unbind(0))

@@ -1,0 +1,44 @@
+"""Norms that answer in the format they are given.
+
+Autocast on a GPU computes norms in float32 and hands on float32, which the layer behind casts back: three copies of
+every tensor forward and backward, a fifth of a training step. The kernels sum in float32 whatever they are given, so
+what is lost is one rounding, which the next layer would have made.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm(nn.LayerNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        if not _would_be_widened(input):
+            return super().forward(input)
+        with torch.autocast(input.device.type, enabled=False):
+            weight, bias = (None if one is None else one.to(input.dtype) for one in (self.weight, self.bias))
+            return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+
+
+class GroupNorm(nn.GroupNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        if not _would_be_widened(input):
+            return super().forward(input)
+        with torch.autocast(input.device.type, enabled=False):
+            weight, bias = (None if one is None else one.to(input.dtype) for one in (self.weight, self.bias))
+            return F.group_norm(input, self.num_groups, weight, bias, self.eps)
+
+
+def keep_format(network: nn.Module) -> None:
+    """Let every norm of ``network`` answer in the format it is given; weights and names stay."""
+    for module in network.modules():
+        if type(module) is nn.LayerNorm:
+            module.__class__ = LayerNorm
+        elif type(module) is nn.GroupNorm:
+            module.__class__ = GroupNorm
+
+
+def _would_be_widened(x: Tensor) -> bool:
+    # Autocast on a CPU leaves norms alone.
+    return x.dtype in (torch.bfloat16, torch.float16) and x.is_cuda and torch.is_autocast_enabled("cuda")
