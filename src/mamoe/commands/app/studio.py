@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from diffusers import ImagePipelineOutput
 from PIL import Image
 
 from mamoe.commands.app.layouts import Layouts
 from mamoe.data.condition import drawn_kind
-from mamoe.errors import ConfigError, MamoeError
+from mamoe.errors import ConfigError
 from mamoe.models.control.call import control_of
 from mamoe.models.wrapped import unwrapped
-from mamoe.sampling.batches import draw
-from mamoe.sampling.effect import without_effect
+from mamoe.sampling.effect import WithoutEffect
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import record_of
-from mamoe.sampling.requests import Request, segment_problems
 from mamoe.vocabulary.drawing import Drawing
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.panoptic import PanopticMap
@@ -79,34 +80,24 @@ class Studio:
             MamoeError: the pipeline refuses the wish.
             Cancelled: ``wanted`` said no.
         """
-        problems = [
-            *self.settings.taxonomy.check(wish.panoptic),
-            *segment_problems(wish.panoptic, wish.prompts.by_segment),
-        ]
-        if problems:
-            raise MamoeError(f"This cannot be drawn: {'; '.join(problems)}.")
-        notes = self._notes(wish)
-        request = Request(prompts=wish.prompts, panoptic=wish.panoptic)
         drawing = wish.drawing
-        with self._turn(wanted), _watched(self.pipe, step, wanted):
-            picture = draw(
-                self.pipe, [request], [drawing.seed], steps=drawing.steps, guidance_scale=drawing.guidance_scale
-            )[0]
-        record = record_of(
-            wish.prompts,
-            wish.panoptic.size,
-            drawing.seed,
-            drawing,
-            scheduler=type(self.pipe.scheduler).__name__,
-        )
-        return Drawn(picture=picture, record=record, notes=notes)
-
-    def _notes(self, wish: Wish) -> tuple[str, ...]:
-        shown = control_of(self.pipe.unet) is not None
-        lines = without_effect(self.settings, [wish.prompts], [wish.panoptic], shown=shown)
+        with self._turn(wanted), _watched(self.pipe, step, wanted), warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            output = self.pipe(
+                wish.prompts.global_prompt,
+                wish.panoptic,
+                wish.prompts.by_segment,
+                num_inference_steps=drawing.steps,
+                guidance_scale=drawing.scale,
+                generator=torch.Generator().manual_seed(drawing.seed),
+            )
+        assert isinstance(output, ImagePipelineOutput) and isinstance(output.images, list)
+        notes = [str(one.message) for one in said if issubclass(one.category, WithoutEffect)]
         if (wish.panoptic.class_id == self.settings.taxonomy.void_id).all():
-            lines.append("Nothing is painted: the prompt of the whole picture alone was followed.")
-        return tuple(lines)
+            notes.append("Nothing is painted: the prompt of the whole picture alone was followed.")
+        scheduler = type(self.pipe.scheduler).__name__
+        record = record_of(wish.prompts, wish.panoptic.size, drawing.seed, drawing, scheduler=scheduler)
+        return Drawn(picture=output.images[0], record=record, notes=tuple(notes))
 
     @contextmanager
     def _turn(self, wanted: Callable[[], bool]) -> Iterator[None]:
