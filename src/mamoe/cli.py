@@ -10,7 +10,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from mamoe.commands.about import env, presets
-from mamoe.commands.app.options import Precision
 from mamoe.commands.app.options import app as paint
 from mamoe.commands.captioning.options import captions, instance_captions
 from mamoe.commands.material import check, new_base, scenes

@@ -124,6 +124,26 @@ def test_what_vanishes_is_said_before_drawing(tab):
     expect(warning).to_be_hidden()
 
 
+def test_one_instance_is_redrawn(tab):
+    tab.rectangle("road", 0, 0, 63, 63)
+    tab.rectangle("car", 20, 20, 40, 40)
+    tab.page.get_by_label("Redraw number 2, car, alone").click()
+    expect(tab.complaint()).to_contain_text("There is no picture yet")
+    tab.draw()
+    tab.prompt_of(2).fill("a red car")
+    tab.page.fill("#seed", "9")
+    tab.page.get_by_label("Redraw number 2, car, alone").click()
+    expect(tab.page.locator("#picture-words")).to_contain_text("number 2 redrawn", timeout=20_000)
+    expect(tab.page.locator("#history li")).to_have_count(2)
+    pictures = []
+    for number in (1, 2):
+        with tab.page.expect_download() as given:
+            tab.page.get_by_label(f"Save picture: picture {number}").click()
+        pictures.append(np.array(Image.open(given.value.path())))
+    changed = (pictures[0] != pictures[1]).any(axis=2)
+    assert changed[20:41, 20:41].any() and not changed[:12].any() and not changed[:, 49:].any()
+
+
 def test_starts(tab, scenes, tmp_path):
     page = tab.page
     page.click("#new")

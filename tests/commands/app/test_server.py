@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from mamoe.commands.app.messages import MOST_BYTES, MOST_SIDE
 from mamoe.commands.app.server import make_app
 from mamoe.data.folder.prompts import read_instance_prompts
+from mamoe.sampling.editing import BORDER
 from mamoe.vocabulary.panoptic import PanopticMap, panoptic_bytes, read_panoptic
 
 HERE = "http://127.0.0.1:7860"
@@ -72,7 +73,7 @@ def test_about_says_what_can_be_painted(client, studio):
 def test_a_picture_is_that_of_the_pipeline(client, studio, a_map):
     segment = next(iter(a_map.classes))
     events = drawn(client, wish(a_map, instance_prompts={str(segment): "a red car"}))
-    assert events[0] == {"waiting": True} and events[1:3] == [{"step": 0, "of": 2}, {"step": 1, "of": 2}]
+    assert events[0] == {"waiting": True} and events[1:-1] == [{"step": done, "of": 2} for done in (0, 1, 2)]
     wanted = studio.pipe(
         "", a_map, {segment: "a red car"}, num_inference_steps=2, guidance_scale=3.0,
         generator=torch.Generator().manual_seed(3),
@@ -88,7 +89,40 @@ def test_what_changes_nothing_is_said(client, a_map):
     (note,) = drawn(client, wish(a_map, prompt="a street"))[-1]["notes"]
     assert "prompt of the whole picture has no effect" in note
     empty = PanopticMap(segment_id=np.zeros((64, 64), np.int32), class_id=np.full((64, 64), VOID, np.uint8))
-    assert any("Nothing is painted" in line for line in drawn(client, wish(empty))[-1]["notes"])
+    assert any("without a segment" in line for line in drawn(client, wish(empty))[-1]["notes"])
+
+
+def test_a_size_of_no_whole_cells_is_padded_and_said(client):
+    odd = PanopticMap(segment_id=np.ones((50, 61), np.int32), class_id=np.full((50, 61), CAR, np.uint8))
+    last = drawn(client, wish(odd))[-1]
+    assert pixels(last).shape == (50, 61, 3) and "cropped back" in last["notes"][0]
+    assert client.post("/api/sizes", content=panoptic_bytes(odd)).status_code == 200
+
+
+def test_one_instance_is_drawn_anew_and_all_else_stays(client, a_map):
+    inside = np.zeros((64, 64), bool)
+    inside[16:40, 16:40] = True
+    segment, klass = np.where(inside, 7, 1).astype(np.int32), np.where(inside, CAR, 0).astype(np.uint8)
+    two = PanopticMap(segment_id=segment, class_id=klass)
+    before = drawn(client, wish(two))[-1]
+    anew = wish(two, picture=before["picture"], only=7, instance_prompts={"7": "a red car"}, seed=5)
+    after = drawn(client, anew)[-1]
+    near = np.zeros((64, 64), bool)
+    near[16 - BORDER : 40 + BORDER, 16 - BORDER : 40 + BORDER] = True
+    assert (pixels(after)[~near] == pixels(before)[~near]).all()
+    assert (pixels(after)[inside] != pixels(before)[inside]).any()
+    assert after["record"]["only_instances"] == [7]
+    for changes, words in [
+        ({"only": 99}, "only_instances names segments [99]"),
+        ({"only": "7"}, "only must be the number of a segment"),
+        ({"picture": "x"}, "picture must be a PNG in base64"),
+        ({"picture": base64.b64encode(b"x").decode()}, "what is to be changed must be one"),
+        ({"picture": base64.b64encode(as_file(np.zeros((8, 8, 3), np.uint8), format="PNG")).decode()}, "must have"),
+    ]:
+        answer = client.post("/api/draw", json={**anew, **changes})
+        assert words in json.loads(answer.text.splitlines()[-1])["error"]
+    alone = {key: value for key, value in anew.items() if key != "picture"}
+    assert client.post("/api/draw", json=alone).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -115,11 +149,11 @@ def test_wrong_wishes_are_explained(client, a_map, changes, words):
 
 
 def test_what_the_pipeline_refuses_is_told(client, a_map):
-    (_, told) = drawn(client, wish(a_map, steps=5000))
+    told = drawn(client, wish(a_map, steps=5000))[-1]
     assert "num_inference_steps must lie in 1..1000" in told["error"]
-    (_, told) = drawn(client, wish(a_map, instance_prompts={"9999": "a cat"}))
+    told = drawn(client, wish(a_map, instance_prompts={"9999": "a cat"}))[-1]
     assert "instance prompts for segments [9999]" in told["error"]
-    assert len(drawn(client, wish(a_map))) == 4  # and it draws on
+    assert len(drawn(client, wish(a_map))) == 5  # and it draws on
 
 
 def test_a_body_that_is_no_json(client):
@@ -242,7 +276,7 @@ def test_elsewhere_a_token_is_asked_for(studio):
 
 
 def test_nobody_listening_ends_the_drawing(studio, a_map):
-    """The same hook that a closed tab pulls: the drawing ends at its next step, and the next one may begin."""
+    """As when a tab is closed: the drawing ends with its step, and the next one may begin."""
     from mamoe.commands.app.messages import wish_of
     from mamoe.commands.app.studio import Cancelled
 
@@ -250,7 +284,6 @@ def test_nobody_listening_ends_the_drawing(studio, a_map):
     with pytest.raises(Cancelled):
         studio.draw(asked, seen.append, lambda: len(seen) < 3)
     assert seen == [0, 1, 2]
-    assert not studio.pipe.unet._forward_pre_hooks
     studio.draw(wish_of(json.dumps(wish(a_map)).encode()), seen.append, lambda: True)
 
 

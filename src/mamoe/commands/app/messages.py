@@ -8,11 +8,14 @@ import json
 from io import BytesIO
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from mamoe.commands.app.sizes import SegmentSize
-from mamoe.commands.app.studio import Drawn, Studio, Wish
+from mamoe.commands.app.studio import Drawn, Part, Studio, Wish
 from mamoe.conditioning.regions import has_own_prompt
+from mamoe.data.reading.pictures import as_rgb
 from mamoe.errors import DatasetError, MamoeError
 from mamoe.vocabulary.drawing import DRAWING, Drawing, mode_of
 from mamoe.vocabulary.panoptic import UNREADABLE, PanopticMap, encode_panoptic, panoptic_of_bytes
@@ -21,7 +24,8 @@ from mamoe.vocabulary.prompts import RegionPrompts
 MOST_BYTES = 24 * 2**20  # of a request
 MOST_SIDE = 2048  # pixels of a map
 _LARGEST_SEED = 2**53 - 1  # the largest whole number that JavaScript keeps exact
-_PAGE_KEYS = ("map", "prompt", "instance_prompts", "seed", "steps", "guidance_scale")
+_KEYS = ("map", "prompt", "instance_prompts", "seed", "steps", "guidance_scale")
+_PART_KEYS = ("picture", "only")  # of an instance that is drawn anew
 
 
 def map_of(data: bytes) -> PanopticMap:
@@ -30,21 +34,25 @@ def map_of(data: bytes) -> PanopticMap:
     Raises:
         DatasetError: it is none, or larger than the page can paint.
     """
-    try:
-        with Image.open(BytesIO(data)) as picture:
-            size = picture.size
-    except UNREADABLE:
-        raise DatasetError(
-            f"This file is no picture ({len(data)} bytes): a panoptic map is an RGB PNG (segment id = R*256 + G, "
-            "class id = B)."
-        ) from None
-    if max(size) > MOST_SIDE:
-        raise DatasetError(f"This map is {size[0]} x {size[1]} pixels; the page paints up to {MOST_SIDE} a side.")
+    _opened(data, "a panoptic map is an RGB PNG (segment id = R*256 + G, class id = B)").close()
     return panoptic_of_bytes(data, "that was sent")
 
 
+def _opened(data: bytes, wanted: str) -> Image.Image:
+    """A picture of which the header was read; not yet its pixels, which may be many."""
+    try:
+        picture = Image.open(BytesIO(data))
+    except UNREADABLE:
+        raise DatasetError(f"This file is no picture ({len(data)} bytes): {wanted}.") from None
+    if max(picture.size) > MOST_SIDE:
+        width, height = picture.size
+        raise DatasetError(f"This picture is {width} x {height} pixels; the page takes up to {MOST_SIDE} a side.")
+    return picture
+
+
 def wish_of(body: bytes) -> Wish:
-    """A picture that is asked for: JSON with the map as PNG in base64, prompts and numbers.
+    """A picture that is asked for: JSON with the map as PNG in base64, prompts and numbers; and where one instance is
+    to be drawn anew, the picture as PNG in base64, and its number.
 
     Raises:
         MamoeError: all that is wrong, in one error.
@@ -53,8 +61,8 @@ def wish_of(body: bytes) -> Wish:
         sent: Any = json.loads(body)
     except (ValueError, RecursionError):
         sent = None
-    if not isinstance(sent, dict) or set(sent) != set(_PAGE_KEYS):
-        raise MamoeError(f"A drawing is JSON with {', '.join(_PAGE_KEYS)}.")
+    if not isinstance(sent, dict) or set(sent) not in ({*_KEYS}, {*_KEYS, *_PART_KEYS}):
+        raise MamoeError(f"A drawing is JSON with {', '.join(_KEYS)}, and of a part {' and '.join(_PART_KEYS)}.")
     problems = []
     prompt, by_segment = sent["prompt"], sent["instance_prompts"]
     if not isinstance(prompt, str):
@@ -69,15 +77,19 @@ def wish_of(body: bytes) -> Wish:
         problems.append(f"steps must be a whole number, got {sent['steps']!r:.40}")
     if not isinstance(sent["guidance_scale"], int | float) or isinstance(sent["guidance_scale"], bool):
         problems.append(f"guidance_scale must be a number, got {sent['guidance_scale']!r:.40}")
+    if not _is_whole(sent.get("only", 1)):
+        problems.append(f"only must be the number of a segment, got {sent['only']!r:.40}")
     if problems:
         raise MamoeError(f"This cannot be drawn: {'; '.join(problems)}.")
+    part = Part(picture=_picture_of(_bytes_of(sent, "picture")), segment=sent["only"]) if "only" in sent else None
     scale = float(sent["guidance_scale"])
     return Wish(
-        panoptic=map_of(_bytes_of(sent["map"])),
+        panoptic=map_of(_bytes_of(sent, "map")),
         prompts=RegionPrompts(
             global_prompt=prompt, by_segment={int(key): text for key, text in by_segment.items() if text.strip()}
         ),
         drawing=Drawing(mode=mode_of(scale), steps=sent["steps"], guidance_scale=scale, seed=sent["seed"]),
+        part=part,
     )
 
 
@@ -147,11 +159,19 @@ def drawn_sent(drawn: Drawn, seconds: float) -> dict[str, Any]:
     }
 
 
-def _bytes_of(text: Any) -> bytes:
+def _picture_of(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    with _opened(data, "what is to be changed must be one") as picture:
+        try:
+            return as_rgb(picture)
+        except UNREADABLE as error:
+            raise DatasetError(f"The picture to change cannot be read: {error}") from None
+
+
+def _bytes_of(sent: dict[str, Any], key: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(sent[key], validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise MamoeError("This cannot be drawn: map must be a PNG in base64.") from None
+        raise MamoeError(f"This cannot be drawn: {key} must be a PNG in base64.") from None
 
 
 def _is_whole(value: Any) -> bool:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mamoe.commands.sample import BaseOption, Precision
 from mamoe.machine.stopping import stopped_with
-
-
-class Precision(StrEnum):
-    """Number format of the weights that draw."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
 
 
 def app(
@@ -29,9 +21,7 @@ def app(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
-    base: Annotated[
-        str | None, typer.Option(help="Place of the run's base model, if it is not where it was during training.")
-    ] = None,
+    base: BaseOption = None,
     device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
     precision: Annotated[
         Precision | None, typer.Option(help="Of the weights; default: bf16 on a GPU that has it, else fp32.")

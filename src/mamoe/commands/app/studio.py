@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import ImagePipelineOutput
+from jaxtyping import UInt8
 from PIL import Image
 
 from mamoe.commands.app.layouts import Layouts
@@ -19,6 +21,7 @@ from mamoe.errors import ConfigError
 from mamoe.models.control.call import control_of
 from mamoe.models.wrapped import unwrapped
 from mamoe.sampling.effect import WithoutEffect
+from mamoe.sampling.padding import Padded
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import record_of
 from mamoe.vocabulary.drawing import Drawing
@@ -34,12 +37,21 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Part:
+    """One instance that is drawn anew in a picture that is there."""
+
+    picture: UInt8[np.ndarray, "H W 3"]
+    segment: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Wish:
     """A picture somebody painted the layout of."""
 
     panoptic: PanopticMap
     prompts: RegionPrompts
     drawing: Drawing  # its seed is this picture's
+    part: Part | None = None  # None: all of it is drawn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -74,15 +86,24 @@ class Studio:
         Args:
             wish: what to draw.
             step: called with the number of steps done, once before the first.
-            wanted: asked before every step, and while another drawing is at work.
+            wanted: asked after every step, and while another drawing is at work.
 
         Raises:
             MamoeError: the pipeline refuses the wish.
             Cancelled: ``wanted`` said no.
         """
         drawing = wish.drawing
-        with self._turn(wanted), _watched(self.pipe, step, wanted), warnings.catch_warnings(record=True) as said:
+        part = wish.part
+
+        def step_end(pipe: Any, number: int, *_: Any) -> dict[str, Any]:
+            if not wanted():
+                raise Cancelled
+            step(number + 1)
+            return {}
+
+        with self._turn(wanted), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
+            step(0)
             output = self.pipe(
                 wish.prompts.global_prompt,
                 wish.panoptic,
@@ -90,13 +111,15 @@ class Studio:
                 num_inference_steps=drawing.steps,
                 guidance_scale=drawing.scale,
                 generator=torch.Generator().manual_seed(drawing.seed),
+                image=None if part is None else part.picture,
+                only_instances=None if part is None else part.segment,
+                callback_on_step_end=step_end,
             )
         assert isinstance(output, ImagePipelineOutput) and isinstance(output.images, list)
-        notes = [str(one.message) for one in said if issubclass(one.category, WithoutEffect)]
-        if (wish.panoptic.class_id == self.settings.taxonomy.void_id).all():
-            notes.append("Nothing is painted: the prompt of the whole picture alone was followed.")
+        notes = [str(one.message) for one in said if issubclass(one.category, WithoutEffect | Padded)]
+        further = {} if part is None else {"only_instances": [part.segment]}
         scheduler = type(self.pipe.scheduler).__name__
-        record = record_of(wish.prompts, wish.panoptic.size, drawing.seed, drawing, scheduler=scheduler)
+        record = record_of(wish.prompts, wish.panoptic.size, drawing.seed, drawing, scheduler=scheduler, **further)
         return Drawn(picture=output.images[0], record=record, notes=tuple(notes))
 
     @contextmanager
@@ -134,22 +157,3 @@ def usual_size(pipe: LayoutPipeline) -> tuple[int, int]:
     cells = unwrapped(pipe.unet).config["sample_size"]
     height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
     return height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
-
-
-@contextmanager
-def _watched(pipe: LayoutPipeline, step: Callable[[int], None], wanted: Callable[[], bool]) -> Iterator[None]:
-    """Count the steps of one call of the pipeline, and end it where it is not wanted any more."""
-    begun = 0
-
-    def count(*_: Any) -> None:
-        nonlocal begun
-        if not wanted():
-            raise Cancelled
-        step(begun)
-        begun += 1
-
-    handle = pipe.unet.register_forward_pre_hook(count)  # the pipeline calls it once a step
-    try:
-        yield
-    finally:
-        handle.remove()

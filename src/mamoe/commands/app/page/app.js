@@ -6,7 +6,7 @@ import { Instances } from "./instances.js";
 import * as keep from "./keep.js";
 import { Layout, MOST_SEGMENTS, classOf, segmentOf, valueOf } from "./layout.js";
 import { Palette } from "./palette.js";
-import { Pictures } from "./pictures.js";
+import { Pictures, pictureWords } from "./pictures.js";
 import { encodePng, fromBase64 } from "./png.js";
 import * as server from "./server.js";
 import { Start } from "./start.js";
@@ -47,6 +47,7 @@ class Page {
         this.prompts.set(segment, text);
         this.keepSoon();
       },
+      redrawn: (segment) => this.drawing.draw(segment),
     });
     this.pictures = new Pictures({
       shown: (one, url) => this.showPicture(one, url),
@@ -246,7 +247,7 @@ class Page {
   }
 
   showPicture({ number, record, seconds }, url) {
-    const words = `Picture ${number}, seed ${record.seed}, ${record.steps} steps, guidance ${record.guidance_scale}, ${seconds} s`;
+    const words = `${pictureWords(number, record)}, ${seconds} s`;
     Object.assign(byId("picture"), { src: url, alt: words, hidden: false });
     Object.assign(byId("over-picture"), { src: url, hidden: false });
     byId("no-picture").hidden = true;

@@ -7,11 +7,12 @@ import * as server from "./server.js";
 export class Drawing {
   constructor(page) {
     this.page = page;
-    byId("draw").addEventListener("click", () => this.draw());
+    byId("draw").addEventListener("click", () => this.draw(null));
     byId("cancel").addEventListener("click", () => this.stop?.abort());
   }
 
-  async draw() {
+  // All of the map, or one segment anew in the picture that is shown.
+  async draw(only) {
     const numbers = ["seed", "steps", "guidance"].map(byId);
     if (this.stop || !numbers.every((field) => field.reportValidity())) return;
     const { page } = this;
@@ -23,7 +24,8 @@ export class Drawing {
       await page.measure();
       const map = await new Promise((resolve) => byId("map").toBlob(resolve));
       const { taxonomy, ...asked } = words;
-      const wish = { ...asked, map: toBase64(png) };
+      const part = only === null ? {} : { only, picture: await this.shown() };
+      const wish = { ...asked, ...part, map: toBase64(png) };
       const drawn = await server.draw(wish, this.stop.signal, (event) => this.heard(event));
       const picture = new Blob([fromBase64(drawn.picture)], { type: "image/png" });
       page.pictures.add({ picture, map, png, words: readable(words), record: drawn.record, seconds: drawn.seconds });
@@ -39,10 +41,16 @@ export class Drawing {
     }
   }
 
+  async shown() {
+    const { chosen } = this.page.pictures;
+    if (!chosen) throw new Error("There is no picture yet to redraw a part of: draw all of it first.");
+    return toBase64(new Uint8Array(await chosen.picture.arrayBuffer()));
+  }
+
   heard(event) {
     if (event.waiting) this.say("Waiting for the model …");
     if (event.of === undefined) return;
-    this.say(`Step ${event.step + 1} of ${event.of}`);
+    this.say(`Step ${event.step} of ${event.of}`);
     Object.assign(byId("progress"), { max: event.of, value: event.step });
   }
 

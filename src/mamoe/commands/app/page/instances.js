@@ -3,8 +3,8 @@
 import { byId, element, swatch } from "./elements.js";
 
 export class Instances {
-  constructor(classes, cellPixels, { chosen, pointed, prompted }) {
-    Object.assign(this, { classes, cellPixels, chosen, pointed, prompted });
+  constructor(classes, cellPixels, { chosen, pointed, prompted, redrawn }) {
+    Object.assign(this, { classes, cellPixels, chosen, pointed, prompted, redrawn });
     this.body = byId("instances").tBodies[0];
     this.rows = new Map();
     this.vanishing = new Set();
@@ -43,15 +43,17 @@ export class Instances {
     const input = element("input", { type: "text", placeholder: known.prompt, disabled: !known.own_prompt });
     input.setAttribute("aria-label", `Prompt of number ${segment}, ${known.name}`);
     if (!known.own_prompt) input.title = "This model reads no prompt for this class.";
-    const actions = element("td");
-    const line = element(
-      "tr", {}, element("td", {}, button), element("td", {}, name), cells, element("td", {}, input), actions,
-    );
+    const redraw = element("button", { type: "button", textContent: "Redraw", className: "redraw" });
+    redraw.setAttribute("aria-label", `Redraw number ${segment}, ${known.name}, alone`);
+    redraw.title = "Draw this one anew in the picture shown; all else of it stays";
+    const cellsOfRow = [button, name].map((inside) => element("td", {}, inside));
+    const line = element("tr", {}, ...cellsOfRow, cells, element("td", {}, input), element("td", {}, redraw));
+    redraw.addEventListener("click", () => this.redrawn(segment));
     button.addEventListener("click", () => this.chosen(segment));
     input.addEventListener("input", () => this.prompted(segment, input.value));
     line.addEventListener("pointerenter", () => this.pointed(segment));
     line.addEventListener("pointerleave", () => this.pointed(null));
-    const row = { classId, line, button, cells, input, actions };
+    const row = { classId, line, button, cells, input };
     this.rows.set(segment, row);
     return row;
   }

@@ -35,7 +35,7 @@ export class Pictures {
 
   item(one) {
     const { number, record } = one;
-    const words = `Picture ${number}: seed ${record.seed}, ${record.steps} steps, guidance ${record.guidance_scale}`;
+    const words = pictureWords(number, record);
     const pair = element(
       "div", { className: "pair" },
       element("img", { src: urlOf(one.map), alt: `Map of picture ${number}` }),
@@ -67,4 +67,9 @@ const urls = new WeakMap();
 function urlOf(blob) {
   if (!urls.has(blob)) urls.set(blob, URL.createObjectURL(blob));
   return urls.get(blob);
+}
+
+export function pictureWords(number, record) {
+  const part = record.only_instances ? `, number ${record.only_instances} redrawn` : "";
+  return `Picture ${number}${part}: seed ${record.seed}, ${record.steps} steps, guidance ${record.guidance_scale}`;
 }
