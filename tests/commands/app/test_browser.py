@@ -111,6 +111,25 @@ def test_colours_are_found_both_ways(tab):
     assert tab.page.evaluate(dimmed, [10, 10]) == 0 and tab.page.evaluate(dimmed, [50, 50]) > 100
 
 
+def test_zoom_and_the_picture_over_the_map(tab, tmp_path):
+    page = tab.page
+    zoom = float(page.locator("#zoom").text_content().split()[0])
+    page.locator("#map").focus()
+    page.keyboard.press("-")
+    assert float(page.locator("#zoom").text_content().split()[0]) < zoom
+    page.keyboard.press("0")
+    assert float(page.locator("#zoom").text_content().split()[0]) == zoom
+    page.keyboard.press("-")
+    tab.rectangle("car", 3, 7, 50, 60)
+    assert_painted(tab.map(tmp_path), (1, CAR, 3, 7, 50, 60))
+    tab.draw()
+    over = page.locator("#over-picture")
+    expect(over).to_have_css("opacity", "0")
+    page.fill("#over", "50")
+    expect(over).to_have_css("opacity", "0.5")
+    assert over.bounding_box() == page.locator("#map").bounding_box()
+
+
 def test_what_vanishes_is_said_before_drawing(tab):
     tab.rectangle("car", 0, 0, 31, 31)
     tab.rectangle("person", 40, 40, 42, 42)

@@ -1,20 +1,29 @@
 """`mamoe app` from its words: where it listens, what it opens, what it refuses."""
 
+import base64
+import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import threading
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from serving import Served
 
 from factories import mamoe
 from mamoe.commands.app.guard import is_loopback
 from mamoe.commands.app.layouts import layouts_of
 from mamoe.commands.app.serve import address_of, load_studio
+from mamoe.commands.app.studio import Cancelled
 from mamoe.errors import DatasetError
+from mamoe.vocabulary.panoptic import PanopticMap, panoptic_bytes
 from mamoe.vocabulary.taxonomy import Taxonomy
 from wholeruns import COMMAND
 
@@ -46,6 +55,43 @@ def test_without_data_the_page_works_and_says_so(saved_pipeline, capsys):
     assert studio.layouts.names == {} and "--data FOLDER" in capsys.readouterr().err
     with pytest.raises(DatasetError, match="--data FOLDER"):
         studio.layouts.template((64, 64), Taxonomy.load("scenes"))
+
+
+def test_a_run_whose_data_is_gone_works_and_says_so(finished_run, tmp_path, capsys):
+    moved = tmp_path / "run"
+    shutil.copytree(finished_run, moved, symlinks=True)
+    told = yaml.safe_load((moved / "config.yaml").read_text())
+    told["data"]["images"] = str(tmp_path / "nowhere")
+    (moved / "config.yaml").write_text(yaml.safe_dump(told))
+    layouts = layouts_of(moved, "latest", None, Taxonomy.load("scenes"), (64, 64))
+    assert layouts.names == {} and layouts.size is None
+    assert "--data FOLDER" in capsys.readouterr().err
+
+
+def test_a_closed_connection_ends_its_drawing(studio):
+    blank = PanopticMap(segment_id=np.ones((64, 64), np.int32), class_id=np.zeros((64, 64), np.uint8))
+    plain = {"prompt": "", "instance_prompts": {}, "seed": 0, "steps": 1000, "guidance_scale": 3.0}
+    body = json.dumps({"map": base64.b64encode(panoptic_bytes(blank)).decode(), **plain})
+    served, ended = Served(studio), threading.Event()
+    draw = studio.draw
+
+    def watched(*given):
+        try:
+            return draw(*given)
+        except Cancelled:
+            ended.set()
+            raise
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studio, "draw", watched)
+        connection = http.client.HTTPConnection("127.0.0.1", served.port)
+        connection.request("POST", "/api/draw", body)
+        answer = connection.getresponse()
+        assert json.loads(answer.readline()) == {"waiting": True} and json.loads(answer.readline())["of"] == 1000
+        answer.close()
+        connection.close()
+        assert ended.wait(5)
+    served.stop()
 
 
 def test_a_data_set_of_other_classes_is_refused(saved_pipeline, scenes):

@@ -27,6 +27,7 @@ class Layouts:
 
     def __init__(self, splits: Mapping[str, LayoutDataset]) -> None:
         self._splits = splits
+        self._templates: dict[tuple[int, int], PanopticMap] = {}  # by size: a data set is read once
 
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
@@ -59,14 +60,16 @@ class Layouts:
         source = next(iter(self._splits.values()), None)
         if source is None:
             raise DatasetError("There is no data set here to take the mean layout of: start with --data FOLDER.")
-        chosen = spread(range(len(source)), MOST_MAPS)
-        return mean_layout((source[i].panoptic for i in chosen), size, taxonomy)
+        if size not in self._templates:
+            chosen = spread(range(len(source)), MOST_MAPS)
+            self._templates[size] = mean_layout((source[i].panoptic for i in chosen), size, taxonomy)
+        return self._templates[size]
 
     @property
     def size(self) -> tuple[int, int] | None:
         """(H, W) of the first map; None: there is none."""
         source = next(iter(self._splits.values()), None)
-        return None if source is None else source.sizes()[0]
+        return None if source is None else source.first(1).sizes()[0]
 
 
 def layouts_of(

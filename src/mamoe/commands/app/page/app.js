@@ -298,6 +298,7 @@ class Page {
     byId("brush").addEventListener("input", () => (byId("brush").nextElementSibling.value = byId("brush").value));
     for (const id of ["prompt", "seed", "steps", "guidance"]) byId(id).addEventListener("input", () => this.keepSoon());
     document.addEventListener("keydown", (event) => this.key(event));
+    document.addEventListener("visibilitychange", () => document.hidden && this.keep());
   }
 
   fade() {
@@ -329,6 +330,19 @@ class Page {
   }
 }
 
+// What this tab had before it was loaded again, or the tab that it is a copy of.
+async function takeUpEarlier(page, before) {
+  const work = before && (await keep.get(before));
+  if (work?.kind === page.kind) {
+    page.putWork(work);
+    page.undo.past = [];
+    page.changed();
+    page.pictures.restore(await keep.pictures(before));
+    if (page.tab !== before) await page.keepPictures();
+  }
+  await page.start.offer();
+}
+
 async function open() {
   server.takeToken();
   const { tab, before } = keep.tabOf();
@@ -345,15 +359,7 @@ async function open() {
   page.fade();
   page.show(page.layout);
   page.choose(page.current);
-  const work = before && (await keep.get(before));
-  if (work?.kind === page.kind) {
-    page.putWork(work);
-    page.undo.past = [];
-    page.changed();
-    page.pictures.restore(await keep.pictures(before));
-    if (tab !== before) await page.keepPictures();
-  }
-  await page.start.offer();
+  await page.tried(() => takeUpEarlier(page, before));
   document.documentElement.dataset.ready = "yes"; // for whoever waits for the page
 }
 

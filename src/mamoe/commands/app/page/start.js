@@ -33,7 +33,10 @@ export class Start {
       const [width, height] = this.size();
       page.replace({ layout: Layout.empty(width, height, page.about.void_id), prompt: "", prompts: new Map() });
     });
-    on("start-template", async () => page.putSent(await server.template(...this.size())));
+    on("start-template", async () => {
+      page.drawing.say("Reading the maps of the data set …");
+      page.putSent(await server.template(...this.size()).finally(() => page.drawing.say("")));
+    });
     on("start-map", async () => page.putSent(await server.openMap(byId("split").value, byId("map-name").value)));
     on("start-again", () => page.putWork(this.kept[byId("earlier").selectedIndex]));
     byId("files").addEventListener("change", () => {
