@@ -188,11 +188,17 @@ def test_default_attention_is_ours(make):
 @of_kind
 def test_what_else_diffusers_offers(make, plain, kind):
     pipe = make(**KINDS[kind])
-    pipe.vae.enable_slicing()
+    pipe.enable_vae_slicing()
     pipe.unet.to(memory_format=torch.channels_last)
     assert np.abs(draw(pipe) - plain[kind]).max() < SAME
     pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
     pipe.disable_freeu()
+    pipe.enable_vae_tiling()
+    tiled = draw(pipe)
+    pipe.disable_vae_tiling()
+    assert tiled.shape == plain[kind].shape and np.abs(tiled - plain[kind]).max() > SAME  # two tiles that overlap
+    pipe.disable_vae_slicing()
+    assert np.abs(draw(pipe) - plain[kind]).max() < SAME
     pipe.to(torch.bfloat16)
     assert np.isfinite(draw(pipe)).all()
 

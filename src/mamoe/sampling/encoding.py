@@ -12,7 +12,7 @@ from jaxtyping import Int32
 from torch import Tensor
 
 from mamoe.conditioning.collate import collate_layouts
-from mamoe.conditioning.conditioner import Conditioner, lay_end_to_end, picture_conditioning, sent_text
+from mamoe.conditioning.conditioner import Conditioner, picture_conditioning, text_tokens
 from mamoe.conditioning.regions import build_layout, layout_without_map
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.sampling.binding import phase_starts, without_segments
@@ -104,7 +104,7 @@ class RequestEncoder:
 
     def _by_text(self, prompts: list[str], framing: Int32[Tensor, "B 6"]) -> Conditioning:
         whole = self.encoder.encode_whole(prompts)
-        tokens = sent_text(lay_end_to_end([[encoded.tokens] for encoded in whole]), self.device, self.dtype)
+        tokens = text_tokens([[encoded.tokens] for encoded in whole], self.device, self.dtype)
         picture = picture_conditioning(whole, framing, self.device, self.dtype)
         return Conditioning(text=tokens, levels=(), picture=picture)
 

@@ -113,6 +113,24 @@ class PipelineParts(DiffusionPipeline):
     def _dtype(self) -> torch.dtype:
         return unwrapped(self.unet).dtype
 
+    # Names that diffusers' pipelines have had, and that many scripts call.
+
+    def enable_vae_slicing(self) -> None:
+        """Let the autoencoder decode pictures one by one."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Let it decode them together again."""
+        self.vae.disable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Let the autoencoder work on large pictures in tiles, which may show a little where they meet."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Let it work on whole pictures again."""
+        self.vae.disable_tiling()
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **options: Any) -> Self:
         """Read a saved pipeline, a run or one of its checkpoints, or a Stable Diffusion model.
