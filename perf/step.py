@@ -28,7 +28,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from mamoe.bases.tiny import new_unet
-from mamoe.conditioning.conditioner import TOKEN_MULTIPLE, lay_end_to_end, sent_text
+from mamoe.conditioning.conditioner import TOKEN_MULTIPLE, text_tokens
 from mamoe.conditioning.experts import expert_routings
 from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
@@ -97,7 +97,7 @@ def drawn_layouts(
 
 def conditioning_of(regions: RegionBatch, embeds: list[list[Tensor]], num_levels: int) -> Conditioning:
     """What ``Conditioner`` does once the prompts are encoded."""
-    text = sent_text(lay_end_to_end(embeds, TOKEN_MULTIPLE), regions.cell.device, torch.float32)
+    text = text_tokens(embeds, regions.cell.device, multiple=TOKEN_MULTIPLE)
     masks = region_masks(region_coverage(regions), RegionResize.AREA, 0.5, num_levels)
     routings = expert_routings(regions, ExpertResize.NEAREST, num_levels)
     grids = level_grids(regions.grid, num_levels)

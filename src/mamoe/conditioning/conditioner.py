@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isqrt
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mamoe.conditioning.experts import concatenate_routings, expert_routings
 from mamoe.conditioning.masks import area_shares, attend_mask, attend_weights, region_coverage, region_masks
@@ -63,7 +63,7 @@ class Conditioner:
         whole = self.encoder.encode_whole([prompts[0] for prompts in regions.prompts])
         embeds = self._lay_out(whole, regions.prompts)
         restricted = _restricts(regions, embeds)
-        text = sent_text(lay_end_to_end(embeds, TOKEN_MULTIPLE if restricted else 1), device, dtype)
+        text = text_tokens(embeds, device, dtype, TOKEN_MULTIPLE if restricted else 1)
         tables = regions.to(device)
         attends: Sequence[Tensor | None] = [None] * self.num_levels
         steered = self.settings.region_attention or self.settings.moe
@@ -130,20 +130,39 @@ def _whole_framings(regions: RegionBatch) -> Int32[Tensor, "B 6"]:
     return framing_rows([Framing.whole(size)] * len(regions))
 
 
-def lay_end_to_end(embeds: Sequence[Sequence[Float[Tensor, "_ D"]]], multiple: int = 1) -> TextTokens:
+def text_tokens(
+    embeds: Sequence[Sequence[Float[Tensor, "_ D"]]],
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    multiple: int = 1,
+) -> TextTokens:
     """Each picture's prompts one after another, padded at the end to the longest one; S is a multiple of ``multiple``.
 
-    Region r's tokens are those of the picture's r-th embedding. These stay on their device, the rest is on the CPU.
+    Region r's tokens are those of the picture's r-th embedding. An embedding that occurs again travels to the device
+    once: pictures have many prompts, most of them in common.
     """
-    lengths = [torch.tensor([len(embed) for embed in picture]) for picture in embeds]
-    region = pad_sequence([torch.arange(len(n)).repeat_interleave(n) for n in lengths], batch_first=True)
-    missing = -region.shape[1] % multiple
-    totals = torch.stack([n.sum() for n in lengths])
-    tokens = pad_sequence([torch.cat(list(picture)) for picture in embeds], batch_first=True)
+    begins: dict[int, int] = {}
+    pieces: list[Tensor] = []
+    total = 0
+    for embed in (embed for picture in embeds for embed in picture):
+        if id(embed) not in begins:
+            begins[id(embed)] = total
+            pieces.append(embed)
+            total += len(embed)
+    lengths = [np.array([len(embed) for embed in picture], dtype=np.int64) for picture in embeds]
+    longest = max(int(n.sum()) for n in lengths)
+    shape = (len(embeds), longest + -longest % multiple)
+    place, region = np.full(shape, total), np.zeros(shape, dtype=np.int64)
+    for i, (picture, n) in enumerate(zip(embeds, lengths, strict=True)):
+        begin = np.array([begins[id(embed)] for embed in picture], dtype=np.int64)
+        inside = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
+        place[i, : len(inside)] = np.repeat(begin, n) + inside
+        region[i, : len(inside)] = np.repeat(np.arange(len(n)), n)
+    table = sent(torch.cat([*pieces, pieces[0].new_zeros(1, pieces[0].shape[1])]), device, dtype)  # last is padding
     return TextTokens(
-        embeds=F.pad(tokens, (0, 0, 0, missing)),
-        valid=torch.arange(region.shape[1] + missing) < totals.unsqueeze(1),
-        region=F.pad(region, (0, missing)),
+        embeds=F.embedding(sent(torch.from_numpy(place), device), table),
+        valid=sent(torch.from_numpy(place < total), device),
+        region=sent(torch.from_numpy(region), device),
     )
 
 
@@ -216,15 +235,6 @@ def _restricts(regions: RegionBatch, embeds: Sequence[Sequence[Tensor]]) -> bool
     """Whether a cell may have to leave out a token. Asks the prompts alone: the host awaits no device."""
     own_regions = any(len(prompts) > regions.everywhere for prompts in regions.prompts)
     return own_regions or len({sum(map(len, picture)) for picture in embeds}) > 1
-
-
-def sent_text(text: TextTokens, device: torch.device | str, dtype: torch.dtype) -> TextTokens:
-    """The tokens on their way to a device, embeddings in ``dtype``."""
-    return TextTokens(
-        embeds=sent(text.embeds, device, dtype),
-        valid=sent(text.valid, device),
-        region=sent(text.region, device),
-    )
 
 
 def _pad_text(text: TextTokens, length: int) -> TextTokens:

@@ -28,9 +28,8 @@ from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import (
     Conditioner,
     concatenate_conditionings,
-    lay_end_to_end,
     picture_conditioning,
-    sent_text,
+    text_tokens,
 )
 from mamoe.conditioning.regions import build_layout, layout_without_map
 from mamoe.conditioning.text import PromptEncoder
@@ -324,9 +323,8 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     def _by_text(self, prompts: list[str], framing: Int32[Tensor, "B 6"]) -> Conditioning:
         whole = self._prompt_encoder().encode_whole(prompts)
-        text = lay_end_to_end([[encoded.tokens] for encoded in whole])
         device, dtype = self._execution_device, self._dtype
-        tokens = sent_text(text, device, dtype)
+        tokens = text_tokens([[encoded.tokens] for encoded in whole], device, dtype)
         return Conditioning(text=tokens, levels=(), picture=picture_conditioning(whole, framing, device, dtype))
 
     def _by_layout(

@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.activations import GEGLU
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -49,13 +48,19 @@ def plain_weights(rows: Tensor, nets: Sequence[nn.ModuleList]) -> tuple[list[Ten
     if not grouped_suits(rows):
         return None
     weights: tuple[list[Tensor], ...] = ([], [], [], [])
+    device = rows.device
     for net in nets:
-        geglu, _, narrow, *_ = net
-        wide = cast(GEGLU, geglu).proj
-        if type(wide) is not nn.Linear or type(narrow) is not nn.Linear or wide.weight.device != rows.device:
+        # Asked of every expert in every call. Attributes of modules are found by a search that takes ten times as long.
+        geglu, _, narrow, *_ = net._modules.values()
+        wide = cast(nn.Module, geglu)._modules["proj"]
+        if type(wide) is not nn.Linear or type(narrow) is not nn.Linear:
             return None
-        for found, one in zip(weights, (wide.weight, wide.bias, narrow.weight, narrow.bias), strict=True):
-            found.append(one)
+        for linear, own in ((wide._parameters, weights[:2]), (narrow._parameters, weights[2:])):
+            weight, bias = linear["weight"], linear["bias"]
+            if weight is None or bias is None or weight.device != device:
+                return None
+            own[0].append(weight)
+            own[1].append(bias)
     return weights
 
 
@@ -65,10 +70,14 @@ def grouped_layers(
     """Sorted rows through the layers of their experts; any routing, any dropout, gradients by torch."""
     dtype = compute_dtype(rows)
     wide, wide_bias, narrow, narrow_bias = (stacked(parts, dtype) for parts in weights)
-    hidden = _add_bias(F.grouped_mm(rows.to(dtype), wide.mT, offs=routing.offsets), routing, wide_bias)
+    member = routing.member.to(dtype)
+    # A bias is added by a product, because its gradient is a product then too; that of a gather is a slow scatter.
+    hidden = F.grouped_mm(rows.to(dtype), wide.mT, offs=routing.offsets)
+    hidden = hidden.addmm_(member, _for_members(wide_bias, member))
     value, gate = hidden.chunk(2, dim=-1)
     activated = dropout(value * F.gelu(gate))
-    return _add_bias(F.grouped_mm(activated, narrow.mT, offs=routing.offsets), routing, narrow_bias)
+    out = F.grouped_mm(activated, narrow.mT, offs=routing.offsets)
+    return out.addmm_(member, _for_members(narrow_bias, member))
 
 
 def grouped_experts(
@@ -78,12 +87,9 @@ def grouped_experts(
     return _Experts.apply(cells, compute_dtype(cells), routing, *(one for parts in weights for one in parts))  # type: ignore[no-any-return]
 
 
-def _add_bias(
-    product: Float[Tensor, "K F"], routing: ExpertRouting, bias_EF: Float[Tensor, "E F"]
-) -> Float[Tensor, "K F"]:
-    # A product with the membership matrix, because its gradient is a product too; that of a gather is a slow scatter.
-    member = routing.member.to(product.dtype)
-    return product.addmm_(member, F.pad(bias_EF, (0, 0, 0, member.shape[1] - len(bias_EF))))
+def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -> Float[Tensor, "E8 F"]:
+    """A row for each column of the membership matrix, which has whole 16 bytes: products of 5 experts are slower."""
+    return F.pad(bias_EF, (0, 0, 0, member.shape[1] - len(bias_EF)))
 
 
 class _Experts(torch.autograd.Function):
@@ -91,19 +97,22 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, cells: Tensor, dtype: torch.dtype, routing: ExpertRouting, *weights: Tensor) -> Tensor:
         count = len(weights) // 4
         wide, wide_bias, narrow, narrow_bias = (whole(weights[i * count : (i + 1) * count], dtype) for i in range(4))
+        member = routing.member.to(dtype)
         rows = cells.to(dtype).index_select(0, routing.token)
-        hidden = _add_bias(F.grouped_mm(rows, wide.mT, offs=routing.offsets), routing, wide_bias)
+        hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets)
+        hidden.addmm_(member, _for_members(wide_bias, member))
         value, gate = hidden.chunk(2, dim=-1)
         activated = F.gelu(gate).mul_(value)
-        out = _add_bias(F.grouped_mm(activated, narrow.mT, offs=routing.offsets), routing, narrow_bias)
+        out = F.grouped_mm(activated, narrow.mT, offs=routing.offsets)
+        out.addmm_(member, _for_members(narrow_bias, member))
         assert routing.back is not None, "hard routing knows the way back"
-        ctx.save_for_backward(rows, hidden, wide, narrow)
+        ctx.save_for_backward(rows, hidden, wide, narrow, member)
         ctx.routing, ctx.dtypes = routing, (cells.dtype, weights[0].dtype)
         return out.index_select(0, routing.back)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, hidden, wide, narrow = ctx.saved_tensors
+        rows, hidden, wide, narrow, member = ctx.saved_tensors
         routing, (cells_dtype, weights_dtype) = ctx.routing, ctx.dtypes
         offsets, learns = routing.offsets, any(ctx.needs_input_grad[3:])
         out_grad = grad.to(rows.dtype).index_select(0, routing.token)
@@ -119,11 +128,10 @@ class _Experts(torch.autograd.Function):
             cells_grad = F.grouped_mm(hidden_grad, wide, offs=offsets).index_select(0, routing.back).to(cells_dtype)
         if not learns:
             return cells_grad, *[None] * (len(ctx.needs_input_grad) - 1)
-        member, count = routing.member.to(rows.dtype).t(), len(wide)
         grads = (
             F.grouped_mm(hidden_grad.t(), rows, offs=offsets),
-            (member @ hidden_grad)[:count],
+            (member.t() @ hidden_grad)[: len(wide)],
             F.grouped_mm(out_grad.t(), gelu.mul_(value), offs=offsets),
-            (member @ out_grad)[:count],
+            (member.t() @ out_grad)[: len(wide)],
         )
         return cells_grad, None, None, *(one for every in grads for one in every.to(weights_dtype).unbind(0))

@@ -77,7 +77,7 @@ class MoEFeedForward(RoutedFeedForward):
     @property
     def nets(self) -> list[nn.ModuleList]:
         """The layers of every expert, E of them."""
-        return [self.net, *(cast(FeedForward, expert).net for expert in self.experts.values())]
+        return [self.net, *(cast(nn.ModuleList, expert._modules["net"]) for expert in self.experts.children())]
 
     def forward(
         self, hidden_states: Float[Tensor, "B N C"], routing: ExpertRouting | None = None
