@@ -28,6 +28,7 @@ from mamoe.bases.pretrained import load_base
 from mamoe.bases.shipped import resolved
 from mamoe.commands.new_base import read_pictures
 from mamoe.data.folder.prompts import read_prompts_csv
+from mamoe.machine.precision import autocast_where_faster
 from mamoe.models.autoencoder import decoded, posterior_of
 from mamoe.models.latents import LatentScaling
 from mamoe.training.autoencoder import reconstruction_psnr
@@ -83,10 +84,6 @@ def train_for(
     print(f"{step} steps")
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
 def finish_decoder(model: nn.Module, pictures: list[Tensor], seconds: float, batch: int) -> None:
     device = pictures[0].device
     vae = model.vae.to(device, memory_format=torch.channels_last).train()
@@ -111,7 +108,7 @@ def finish_decoder(model: nn.Module, pictures: list[Tensor], seconds: float, bat
     def loss_of(own: Tensor) -> Callable[[], Tensor]:
         def loss() -> Tensor:
             x = crops(own).contiguous(memory_format=torch.channels_last)
-            with autocast(device):
+            with autocast_where_faster(device.type, training=True):
                 with torch.no_grad():
                     latents = posterior_of(vae, x).sample()
                 error = decoded(vae, latents).float() - x
@@ -153,7 +150,7 @@ def finish_unet(
             a, b = (root[:, None, None, None] for root in (signal[timestep].sqrt(), (1 - signal[timestep]).sqrt()))
             dropped = torch.rand(batch, device=device) < PROMPT_DROPOUT
             tokens = ids[torch.where(dropped, len(ids) - 1, which)]
-            with autocast(device):
+            with autocast_where_faster(device.type, training=True):
                 told = text(input_ids=tokens).last_hidden_state
                 output = unet(a * clean + b * noise, timestep, told).sample.float()
             return F.mse_loss(output, a * noise - b * clean)

@@ -142,8 +142,10 @@ def kernels(work: Callable[[], object], device: torch.device, report: Path | Non
     return sum(event.self_device_time_total for event in events) / 1000
 
 
-def compared(works: dict[str, Callable[[], object]], scale: Scale, what: str) -> dict[str, dict[str, float | None]]:
-    """Every work in turn, round after round, the first round left out; then once under the profiler."""
+def compared(
+    works: dict[str, Callable[[], object]], scale: Scale, what: str, *, profiled: bool = True
+) -> dict[str, dict[str, float | None]]:
+    """Every work in turn, round after round, the first round left out; then, on request, once under the profiler."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for _ in range(1 + scale.rounds):
         for name, work in works.items():
@@ -152,7 +154,7 @@ def compared(works: dict[str, Callable[[], object]], scale: Scale, what: str) ->
     for name, taken in times.items():
         report = None if scale.profile is None else scale.profile / f"{what}-{name}.txt"
         whole, host = zip(*taken[1:], strict=True)
-        device = kernels(works[name], scale.device, report)
+        device = kernels(works[name], scale.device, report) if profiled else None
         found[name] = {**spread(whole), "host": statistics.median(host), "device": device}
     return found
 
@@ -396,12 +398,12 @@ def draw(scale: Scale) -> dict[str, Any]:
             "ours": functools.partial(ours, ["a street"] * count, [layout] * count, **given),
         }
         memory = {f"{name}_gib": peak_gib(work, scale.device) for name, work in works.items()}
-        found[f"pictures_{count}"] = {**ratios(compared(works, scale, f"draw-{count}")), **memory}
+        found[f"pictures_{count}"] = {**ratios(compared(works, scale, f"draw-{count}", profiled=False)), **memory}
     if scale.device.type == "cuda":
         problems: list[str] = []
         speed_up(ours, (side, side), problems.append)
         for count, works in works_of.items():
-            fast = ratios(compared(works, scale, f"fast-{count}"))
+            fast = ratios(compared(works, scale, f"fast-{count}", profiled=False))
             found[f"fast_{count}"] = {**fast, "gib": peak_gib(works["ours"], scale.device), "problems": problems}
     return found
 

@@ -192,7 +192,7 @@ def test_sampling_in_both_formats(base_model, scenes, tmp_path):
 
 def test_no_denoising_step_waits_for_the_device(base_model, scenes, tmp_path):
     trained(*short_run(base_model, scenes, tmp_path), *ON_GPU)
-    pipe = LayoutPipeline.from_pretrained(only_run(tmp_path)).to(DEVICE)
+    pipe = LayoutPipeline.from_pretrained(only_run(tmp_path)).to(DEVICE, torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     calls = []
 

@@ -95,6 +95,23 @@ def test_tools_paint_whole_numbers(tab, tmp_path):
     assert (again.class_id == erased.class_id).all() and (again.segment_id == erased.segment_id).all()
 
 
+def test_a_stroke_is_seen_while_it_is_painted(tab):
+    tab.rectangle("road", 0, 0, 63, 63)
+    tab.choose("car")
+    tab.page.fill("#brush", "7")
+    tab.take("brush")
+    shown = "document.getElementById('map').toDataURL()"
+    before = tab.page.evaluate(shown)
+    tab.page.mouse.move(*tab.at(10, 10))
+    tab.page.mouse.down()
+    for point in [(40, 12), (50, 50), (0, 63)]:
+        tab.page.mouse.move(*tab.at(*point))
+        tab.page.wait_for_timeout(50)
+    during = tab.page.evaluate(shown)
+    tab.page.mouse.up()
+    assert during == tab.page.evaluate(shown) != before  # what is painted piece by piece is what is painted at once
+
+
 def test_colours_are_found_both_ways(tab):
     tab.rectangle("car", 5, 5, 30, 30)
     tab.rectangle("person", 40, 40, 60, 60)

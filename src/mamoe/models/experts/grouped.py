@@ -70,12 +70,14 @@ def grouped_layers(
     """Sorted rows through the layers of their experts; any routing, any dropout, gradients by torch."""
     dtype = compute_dtype(rows)
     wide, wide_bias, narrow, narrow_bias = (stacked(parts, dtype) for parts in weights)
-    member = _member(routing, dtype)
+    member = routing.member.to(dtype)
     # A bias is added by a product, because its gradient is a product then too; that of a gather is a slow scatter.
-    hidden = F.grouped_mm(rows.to(dtype), wide.mT, offs=routing.offsets).addmm_(member, wide_bias)
+    hidden = F.grouped_mm(rows.to(dtype), wide.mT, offs=routing.offsets)
+    hidden = hidden.addmm_(member, _for_members(wide_bias, member))
     value, gate = hidden.chunk(2, dim=-1)
     activated = dropout(value * F.gelu(gate))
-    return F.grouped_mm(activated, narrow.mT, offs=routing.offsets).addmm_(member, narrow_bias)
+    out = F.grouped_mm(activated, narrow.mT, offs=routing.offsets)
+    return out.addmm_(member, _for_members(narrow_bias, member))
 
 
 def grouped_experts(
@@ -85,9 +87,9 @@ def grouped_experts(
     return _Experts.apply(cells, compute_dtype(cells), routing, *(one for parts in weights for one in parts))  # type: ignore[no-any-return]
 
 
-def _member(routing: ExpertRouting, dtype: torch.dtype) -> Float[Tensor, "K E"]:
-    """Whose slice a row is in, as a matrix whose rows begin at multiples of 16 bytes."""
-    return routing.member.to(dtype)[:, : len(routing.offsets)]
+def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -> Float[Tensor, "E8 F"]:
+    """A row for each column of the membership matrix, which has whole 16 bytes: products of 5 experts are slower."""
+    return F.pad(bias_EF, (0, 0, 0, member.shape[1] - len(bias_EF)))
 
 
 class _Experts(torch.autograd.Function):
@@ -95,12 +97,14 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, cells: Tensor, dtype: torch.dtype, routing: ExpertRouting, *weights: Tensor) -> Tensor:
         count = len(weights) // 4
         wide, wide_bias, narrow, narrow_bias = (whole(weights[i * count : (i + 1) * count], dtype) for i in range(4))
-        member = _member(routing, dtype)
+        member = routing.member.to(dtype)
         rows = cells.to(dtype).index_select(0, routing.token)
-        hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets).addmm_(member, wide_bias)
+        hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets)
+        hidden.addmm_(member, _for_members(wide_bias, member))
         value, gate = hidden.chunk(2, dim=-1)
         activated = F.gelu(gate).mul_(value)
-        out = F.grouped_mm(activated, narrow.mT, offs=routing.offsets).addmm_(member, narrow_bias)
+        out = F.grouped_mm(activated, narrow.mT, offs=routing.offsets)
+        out.addmm_(member, _for_members(narrow_bias, member))
         assert routing.back is not None, "hard routing knows the way back"
         ctx.save_for_backward(rows, hidden, wide, narrow, member)
         ctx.routing, ctx.dtypes = routing, (cells.dtype, weights[0].dtype)
@@ -126,8 +130,8 @@ class _Experts(torch.autograd.Function):
             return cells_grad, *[None] * (len(ctx.needs_input_grad) - 1)
         grads = (
             F.grouped_mm(hidden_grad.t(), rows, offs=offsets),
-            member.t() @ hidden_grad,
+            (member.t() @ hidden_grad)[: len(wide)],
             F.grouped_mm(out_grad.t(), gelu.mul_(value), offs=offsets),
-            member.t() @ out_grad,
+            (member.t() @ out_grad)[: len(wide)],
         )
         return cells_grad, None, None, *(one for every in grads for one in every.to(weights_dtype).unbind(0))

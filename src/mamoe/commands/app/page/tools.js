@@ -25,6 +25,7 @@ export class Tools {
     this.before = layout.values.slice();
     this.value = this.acting === "eraser" ? page.blank : this.own(page.current);
     this.points = [point];
+    this.box = null;
     if (this.acting === "fill") fill(layout, point, this.value);
     if (["brush", "eraser"].includes(this.acting)) this.brush(point, point);
     this.repaint();
@@ -60,7 +61,12 @@ export class Tools {
   }
 
   brush(from, to) {
-    stroke(this.page.layout, from, to, byId("brush").valueAsNumber, this.value);
+    const { layout } = this.page, width = byId("brush").valueAsNumber;
+    stroke(layout, from, to, width, this.value);
+    // Borders are drawn on the pixel before them, so that one more is to be painted.
+    const [xs, ys, far] = [[from[0], to[0]], [from[1], to[1]], width / 2 + 2];
+    const box = [Math.min(...xs) - far, Math.min(...ys) - far, Math.max(...xs) + far, Math.max(...ys) + far];
+    this.box = this.box ? united(this.box, box) : box;
   }
 
   // Once a frame, however fast the pointer.
@@ -69,8 +75,17 @@ export class Tools {
       this.waiting = null;
       if (!this.before) return;
       if (["rectangle", "lasso"].includes(this.acting)) this.page.view.draft(this.outline());
-      else this.page.view.paint();
+      else this.page.view.paint(undefined, this.painted());
     });
+  }
+
+  // The box that strokes have changed since it was last asked for; all where it is not known.
+  painted() {
+    const { box } = this, { width, height } = this.page.layout;
+    this.box = null;
+    if (!box) return undefined;
+    const [left, top, right, bottom] = box.map(Math.round);
+    return [Math.max(0, left), Math.max(0, top), Math.min(width, right), Math.min(height, bottom)];
   }
 
   outline() {
@@ -90,3 +105,5 @@ export class Tools {
     byId("under").textContent = "";
   }
 }
+
+const united = (a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])];

@@ -2,7 +2,7 @@
 
 import { classOf, segmentOf } from "./layout.js";
 
-const ZOOMS = [0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16];
+const ZOOMS = [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16];
 
 export class View {
   // `tool` has begin(point, event), move(point), end(), leave() and look(point); points are [x, y] in pixels.
@@ -23,24 +23,26 @@ export class View {
     this.paint();
   }
 
-  // All pixels in the colours of their classes, the borders of segments darker, those of the current one light.
-  paint(current = this.current) {
+  // Pixels in the colours of their classes, the borders of segments darker, those of the current one light; all of
+  // them, or those in a box [left, top, right, bottom], right and bottom not included.
+  paint(current = this.current, box = [0, 0, this.layout.width, this.layout.height]) {
     this.current = current;
-    const { width, height, values } = this.layout;
-    const picture = new ImageData(width, height), pixels = new Uint32Array(picture.data.buffer);
-    for (let y = 0, i = 0; y < height; y++) {
-      for (let x = 0; x < width; x++, i++) {
+    const { width, height, values } = this.layout, [left, top, right, bottom] = box;
+    if (right <= left || bottom <= top) return;
+    const picture = new ImageData(right - left, bottom - top), pixels = new Uint32Array(picture.data.buffer);
+    for (let y = top, at = 0; y < bottom; y++) {
+      for (let x = left, i = y * width + left; x < right; x++, i++, at++) {
         const value = values[i];
         if (classOf(value) === this.voidId && segmentOf(value) === 0) {
-          pixels[i] = ((x >> 3) + (y >> 3)) & 1 ? 0xff3a3632 : 0xff443f3b;
+          pixels[at] = ((x >> 3) + (y >> 3)) & 1 ? 0xff3a3632 : 0xff443f3b;
           continue;
         }
         const colour = this.colours[classOf(value)];
         const border = (x + 1 < width && values[i + 1] !== value) || (y + 1 < height && values[i + width] !== value);
-        pixels[i] = !border ? colour : value === current && segmentOf(value) ? 0xffffffff : darker(colour);
+        pixels[at] = !border ? colour : value === current && segmentOf(value) ? 0xffffffff : darker(colour);
       }
     }
-    this.map.getContext("2d").putImageData(picture, 0, 0);
+    this.map.getContext("2d").putImageData(picture, left, top);
     this.draft();
   }
 
@@ -101,7 +103,7 @@ export class View {
   fit() {
     const { width, height } = this.layout, room = this.scroll.clientWidth - 8;
     const most = Math.min(room / width, (window.innerHeight * 0.6) / height);
-    this.setZoom(Math.max(ZOOMS[0], Math.floor(most * 4) / 4));
+    this.setZoom(Math.max(ZOOMS[0], Math.floor(most * 8) / 8));
   }
 
   listen() {
