@@ -86,6 +86,7 @@ def test_variants_are_the_same_street_in_other_words(pipe, layouts, tmp_path):
         ("variant,prompt\n", "names no variants"),
         ("variant,prompt\n../x,b\n", "letters, digits and dashes, got '../x'"),
         ("variant,prompt\na,b\na,c\n", "'a' is there already"),
+        ("variant,prompt\nnight,b\nNight,c\n", "'Night' is there already"),
         ("variant,prompt\na, \n", "the prompt of 'a' is empty"),
         ("variant,prompt\na,b,c\n", "got 3 cells"),
     ],
@@ -126,6 +127,47 @@ def test_jpeg_and_png_are_the_same_pictures(pipe, layouts, tmp_path):
     assert sample_folder(pipe, replace(layouts, jpeg=True), tmp_path / "jpeg", HOW).drawn == 0
 
 
+def test_a_picture_in_another_format_keeps_its_record(pipe, layouts, tmp_path):
+    """A PNG and a JPEG of one name would share a record, which can be right for one of them only."""
+    out = tmp_path / "out"
+    png = sample_folder(pipe, layouts, out, HOW).pictures[0]
+    before = record(png)
+    with pytest.raises(DatasetError, match=r"town_1\.png is there, and town_1\.json is its record"):
+        sample_folder(pipe, replace(layouts, jpeg=True), out, replace(HOW, seed=1))
+    assert record(png) == before and not list(out.glob("*.jpg"))
+
+
+def test_a_json_of_somebody_else_stays(pipe, layouts, tmp_path):
+    (tmp_path / "out").mkdir()
+    labels = tmp_path / "out/town_2.json"
+    labels.write_text('{"shapes": []}')
+    with pytest.raises(DatasetError, match=r"town_2\.json is no record of such a job"):
+        sample_folder(pipe, layouts, tmp_path / "out", HOW)
+    assert labels.read_text() == '{"shapes": []}' and len(list(labels.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("read", ["maps", "images", "conditions"])
+def test_no_job_draws_into_what_it_reads(pipe, layouts, tmp_path, read):
+    """Names with numbers meet no file there, but the next job would take the pictures for maps."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "conditions").mkdir()
+    editing = Editing(images=tmp_path / "images", instances=(7,))
+    asked = replace(layouts, count=2, editing=editing, conditions=tmp_path / "conditions")
+    with pytest.raises(DatasetError, match=f"{read} lies among the .* choose another"):
+        sample_folder(pipe, asked, tmp_path / read, HOW)
+    with pytest.raises(DatasetError, match="lies among the maps"):
+        sample_folder(pipe, replace(layouts, panoptic=layouts.panoptic / "town_1.png", jpeg=True), tmp_path / "maps")
+
+
+def test_pictures_of_an_earlier_job_are_said(pipe, layouts, tmp_path):
+    out, told = tmp_path / "out", []
+    sample_folder(pipe, layouts, out, replace(HOW, steps=1), warn=told.append)
+    sample_folder(pipe, layouts, out, replace(HOW, steps=1), warn=told.append)
+    assert told == []
+    sample_folder(pipe, replace(layouts, count=2), out, replace(HOW, steps=1), warn=told.append)
+    assert told == [f"{out} holds 2 pictures besides those of this job, such as town_1.png."]
+
+
 def test_negative_prompt_and_rescale_are_part_of_the_record(pipe, layouts, tmp_path):
     out = tmp_path / "out"
     plain = sample_folder(pipe, layouts, tmp_path / "plain", HOW)
@@ -146,6 +188,8 @@ def test_schedulers_by_name(make_pipe):
         scheduler_named("euler", plain)
     with pytest.raises(ConfigError, match="zero-terminal-SNR schedule, which PNDMScheduler does not know"):
         scheduler_named("pndm", zero_snr)
+    with pytest.raises(ConfigError, match="EDMEulerScheduler does not walk the noise schedule of Stable Diffusion"):
+        scheduler_named("edm-euler", plain)
 
 
 # One instance anew.

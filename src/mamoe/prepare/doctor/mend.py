@@ -163,7 +163,9 @@ def _write_texts(
             target.write_text(json.dumps(entries, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def _told_of(path: Path, scan: Callable[[Path], tuple[Mapping[str, Any], list[str]]], keys: list[str]) -> set[str] | None:
+def _told_of(
+    path: Path, scan: Callable[[Path], tuple[Mapping[str, Any], list[str]]], keys: list[str]
+) -> set[str] | None:
     """Which of the pictures a text file speaks of; None where something in it cannot be read or understood."""
     try:
         entries, problems = scan(path)
