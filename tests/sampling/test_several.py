@@ -1,5 +1,6 @@
 """Several pictures of a map, variants, single instances, formats: what a sampling job is asked for beyond one each."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -111,6 +112,15 @@ def test_a_picture_is_known_as_its_maps(pipe, layouts, tmp_path):
     found = [layout_of(path, path.stem, {"town_1", "town_2"}) for path in result.pictures]
     assert found == ["town_1", "town_1", "town_2", "town_2"]
     assert layout_of(tmp_path / "x_1.png", "x_1", known) is None
+
+
+def test_pictures_of_two_models_are_no_row(pipe, layouts, tmp_path):
+    """One job and then, into the same folder, another: all of it was scored as if one model had drawn it."""
+    sample_folder(pipe, layouts, tmp_path / "out", replace(HOW, steps=1))
+    other = pipe.with_unet(copy.deepcopy(pipe.unet).to(torch.bfloat16))
+    sample_folder(other, replace(layouts, count=2, negative_prompt="fog"), tmp_path / "out", replace(HOW, steps=1))
+    with pytest.raises(DatasetError, match="drawn with different model_hash, negative_prompt"):
+        folder_row(tmp_path / "out")
 
 
 # Formats, schedulers, guidance.

@@ -39,6 +39,7 @@ REAL_FLOOR, AUTOENCODER_FLOOR = "real (train)", "autoencoder"
 CEILING = "real"  # the reference pictures themselves
 METRICS = "metrics.json"
 
+_OF_A_ROW = ("model_hash", "negative_prompt", "guidance_rescale")  # what records of one row agree in, besides the way
 _NUMBERED = re.compile(r"_\d+$")  # what tells several pictures of one layout apart
 
 T = TypeVar("T")
@@ -149,9 +150,15 @@ def folder_row(folder: Path, label: str = "generated", *, recursive: bool = Fals
             "Finish the sampling job, or keep other pictures elsewhere."
         )
     vouched = [about] if len(present) < len(paths) and about.is_file() else []
-    ways = {_way(_record(path)) for path in [*present.values(), *vouched]}
+    made = [_record(path) for path in present.values()]
+    ways = {_way(record) for record in [*made, *map(_record, vouched)]}
     if len(ways) > 1:
         raise DatasetError(f"{folder}: the pictures' records say different things: {sorted(map(str, ways))[:2]}.")
+    if mixed := [key for key in _OF_A_ROW if len({record.get(key) for record in made}) > 1]:
+        raise DatasetError(
+            f"{folder}: the pictures were drawn with different {', '.join(mixed)}, as their records say, and would be "
+            "scored as if they were of one kind. Keep those of different jobs in different folders."
+        )
     return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}), root=folder)
 
 
