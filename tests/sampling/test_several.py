@@ -11,8 +11,9 @@ from diffusers import EulerDiscreteScheduler
 from PIL import Image
 
 from factories import mamoe
+from mamoe.data.folder.split import SampleFiles
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.evaluation.run import folder_row, layout_of
+from mamoe.evaluation.run import drawn_otherwise, folder_row, layout_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.editing import weights_of
 from mamoe.sampling.folders import sample_folder
@@ -22,6 +23,7 @@ from mamoe.sampling.records import key_of
 from mamoe.sampling.schedulers import scheduler_named
 from mamoe.vocabulary.drawing import Drawing
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
+from mamoe.vocabulary.prompts import RegionPrompts
 
 HOW = Drawing(steps=2, batch_size=2)
 
@@ -112,6 +114,26 @@ def test_a_picture_is_known_as_its_maps(pipe, layouts, tmp_path):
     found = [layout_of(path, path.stem, {"town_1", "town_2"}) for path in result.pictures]
     assert found == ["town_1", "town_1", "town_2", "town_2"]
     assert layout_of(tmp_path / "x_1.png", "x_1", known) is None
+
+
+def test_pictures_drawn_of_something_else_are_said(pipe, layouts, tmp_path):
+    """Scored against prompts and maps that they never saw, as their records know."""
+    (tmp_path / "i.json").write_text(json.dumps({"town_1.png": {"7": "a blue car"}}))
+    asked = replace(layouts, instance_prompts=tmp_path / "i.json")
+    sample_folder(pipe, asked, tmp_path / "out", replace(HOW, steps=1))
+
+    def sample(number: int, by_segment: dict, panoptic) -> SampleFiles:
+        prompts = RegionPrompts(by_segment=by_segment)
+        return SampleFiles(key=f"town_{number}.png", image=panoptic, panoptic=panoptic, prompts=prompts)
+
+    maps = [layouts.panoptic / f"town_{number}.png" for number in (1, 2)]
+    row = folder_row(tmp_path / "out")
+    same = {"town_1": sample(1, {7: "a blue car", 9: "gone"}, maps[0]), "town_2": sample(2, {}, maps[1])}
+    assert drawn_otherwise(row, same) == []
+    other = {"town_1": sample(1, {7: "a red car"}, maps[1]), "town_2": sample(2, {7: "a car"}, maps[1])}
+    first, second = drawn_otherwise(row, other)
+    assert first.startswith("1 of 2 pictures were drawn from other files of maps")
+    assert second.startswith("2 of 2 pictures were drawn with other instance prompts")
 
 
 def test_pictures_of_two_models_are_no_row(pipe, layouts, tmp_path):
