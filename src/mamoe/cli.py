@@ -14,6 +14,7 @@ from mamoe.commands.captioning.options import captions, instance_captions
 from mamoe.commands.material import check, new_base, scenes
 from mamoe.commands.prepare import prepare
 from mamoe.commands.sample import BaseOption, sample
+from mamoe.commands.synthesize import synthesize
 from mamoe.config.shipped import group_names
 from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
@@ -112,6 +113,7 @@ def cache(
 
 
 app.command()(sample)
+app.command()(synthesize)
 
 
 @app.command()

@@ -10,11 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mamoe.assemble.data import TRAIN, dataset, layout_settings
 from mamoe.assemble.layout_scores import layout_families
-from mamoe.config.train import Train, recorded
+from mamoe.assemble.run_data import STORE, config_of, with_data
 from mamoe.console import note
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.encoded import content_of
@@ -44,7 +42,6 @@ from mamoe.evaluation.run import (
 from mamoe.evaluation.table import Table
 from mamoe.machine.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
-from mamoe.runs.home import Home, relocated
 from mamoe.runs.lookup import find_checkpoint
 from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.filling import fill
@@ -54,8 +51,6 @@ from mamoe.sampling.records import key_of, model_hash, record_of
 from mamoe.vocabulary.drawing import DRAWING, Drawing
 from mamoe.vocabulary.selection import spread
 from mamoe.vocabulary.taxonomy import Taxonomy
-
-STORE = "segmenter"  # folder of the domain segmenter, beside the data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -160,10 +155,10 @@ def evaluate_run(
     scores = asked.scores or (*SCORES, LAYOUT)
     check_scores(scores)
     checkpoint = find_checkpoint(run, asked.checkpoint)
-    home, config = _config_of(checkpoint)
+    home, config = config_of(checkpoint)
     settings = layout_settings(config)
     if asked.data is not None:
-        config = _with_data(config, asked.data, settings.taxonomy)
+        config = with_data(config, asked.data, settings.taxonomy)
     elif not Path(config.data.images).is_dir():
         raise DatasetError(
             f"The data of {home} is not in {config.data.images} any more. If it moved, give its place: --data FOLDER."
@@ -316,30 +311,6 @@ def _with_layouts(drawn: PictureSet, source: LayoutDataset) -> PictureSet:
 def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
     places = {same_name(key): place for place, key in enumerate(source.keys)}
     return tuple(dict.fromkeys(places[name] for name in drawn.layout_names))
-
-
-def _config_of(checkpoint: Path) -> tuple[Path, Train]:
-    home = checkpoint.parent.parent
-    path = home / "config.yaml"
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
-            "`mamoe sample` and evaluate the folder."
-        ) from None
-    return home, recorded(relocated(plain, Home.of(home)))
-
-
-def _with_data(config: Train, folder: Path, taxonomy: Taxonomy) -> Train:
-    """The configuration of a run whose data set, or another of the same classes, is in ``folder``."""
-    parts = data_folder(folder, taxonomy)
-    places = {key: getattr(parts, key) for key in ("images", "panoptic_maps", "prompts", "instance_prompts")}
-    named = {key: None if place is None else str(place) for key, place in places.items()}
-    for text in parts.notes:
-        note(text)
-    named |= {"root": str(folder), "recursive": parts.recursive}
-    return config.model_copy(update={"data": config.data.model_copy(update=named)})
 
 
 def _of_features(scores: Sequence[str]) -> tuple[str, ...]:

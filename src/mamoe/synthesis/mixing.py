@@ -43,9 +43,7 @@ class Cutout:
 def mirrored(scene: Scene) -> Scene:
     """The scene with left and right exchanged; segments keep their ids."""
     ids, classes = scene.panoptic.segment_id, scene.panoptic.class_id
-    turned = PanopticMap(
-        segment_id=np.ascontiguousarray(ids[:, ::-1]), class_id=np.ascontiguousarray(classes[:, ::-1])
-    )
+    turned = PanopticMap(segment_id=np.ascontiguousarray(ids[:, ::-1]), class_id=np.ascontiguousarray(classes[:, ::-1]))
     return replace(scene, panoptic=turned)
 
 

@@ -81,9 +81,7 @@ def by_rank(hard: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
     return weights / weights.sum()
 
 
-def aimed(
-    weights: Float64[np.ndarray, "n"], holds: Bool[np.ndarray, "n C"], share: float
-) -> Float64[np.ndarray, "n"]:
+def aimed(weights: Float64[np.ndarray, "n"], holds: Bool[np.ndarray, "n C"], share: float) -> Float64[np.ndarray, "n"]:
     """Weights, summing to 1, with which every class stands in at least ``share`` of the pictures, as far as possible.
 
     Maps with a class that falls short are weighted up by the odds it lacks, class after class, until none does. Classes
