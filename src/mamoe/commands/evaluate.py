@@ -102,9 +102,9 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         parts = data_folder(asked.data, None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy))
         for text in parts.notes:
             note(text)
-        trains = _split_of(asked.data, parts, asked.seed, TRAIN, geometry)
+        trains = split_of(asked.data, parts, asked.seed, TRAIN, geometry)
         asked_for = replace(parts, instance_prompts=asked.instance_prompts or parts.instance_prompts)
-        tests = _split_of(asked.data, asked_for, asked.seed, asked.split, geometry)
+        tests = split_of(asked.data, asked_for, asked.seed, asked.split, geometry)
         drawn = _with_layouts(drawn, tests)
         layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
         train = layouts.train_pictures if train is None else train
@@ -279,7 +279,12 @@ def _check_layout_size(size: Sequence[int] | int) -> None:
         )
 
 
-def _split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: Geometry) -> LayoutDataset:
+def split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: Geometry) -> LayoutDataset:
+    """A split of a data set that is evaluated.
+
+    Raises:
+        DatasetError: files are missing or do not belong together.
+    """
     source = LayoutDataset(
         images=parts.images,
         panoptic_maps=parts.panoptic_maps,

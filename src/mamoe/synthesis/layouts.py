@@ -121,7 +121,7 @@ def read_layouts(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def composed(planned: Planned, maps: Maps) -> tuple[Scene, list[dict[str, Any]]]:
-    """The layout of a plan, and what was put into it: source, segment there and here, class, shift in pixels."""
+    """The layout of a plan, and what was put into it: from which map, segments there -> here, pixels to the right."""
     scene, put = maps.scene(planned.place), []
     if planned.mix and maps.donors:
         generator = generator_for(maps.seed, "mix", planned.number)
@@ -151,11 +151,12 @@ def _put_one(scene: Scene, own: int, maps: Maps, generator: Generator) -> tuple[
     if found is None:
         return None
     together, new, shift = found
-    told = {"from": maps.source.keys[place], "segment": segment, "as": new, "class": cutout.class_id, "shift": shift}
-    return together, told
+    return together, {"from": f"{maps.source.split}/{maps.source.keys[place]}", "segments": new, "shift": shift}
 
 
-def _placed(scene: Scene, cutout: Cutout, taxonomy: Taxonomy, generator: Generator) -> tuple[Scene, int, int] | None:
+def _placed(
+    scene: Scene, cutout: Cutout, taxonomy: Taxonomy, generator: Generator
+) -> tuple[Scene, dict[int, int], int] | None:
     shifts = shifts_of(cutout)
     for _ in range(_PLACES):
         shift = shifts[_drawn(len(shifts), generator)]

@@ -31,7 +31,7 @@ class MapFacts:
     key: str  # the picture's name there
     pixels: Int64[np.ndarray, "K"]  # of every class number; void is left out
     flips: bool  # no prompt speaks of left or right
-    movable: tuple[tuple[int, int], ...]  # (segment, class number) of single things that could stand in another map
+    movable: tuple[tuple[int, int], ...]  # (segment, class number) of things that may be able to stand elsewhere
 
 
 def facts_of(

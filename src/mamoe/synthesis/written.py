@@ -148,7 +148,7 @@ def _notes(made: Made, taxonomy: Taxonomy, written: Sequence[Written]) -> list[s
         f"{voided / max(1, total):.0%} of the labelled pixels became void: their loss is above "
         f"{made.cleaning.tolerance:g} times the mean of their class."
     )
-    put = sum(len(made.rows[Path(one.name).stem]["pasted"]) for one in written)
+    put = sum(len(row["segments"]) for one in written for row in made.rows[Path(one.name).stem]["pasted"])
     if put:
         notes.append(f"{put} instances of other maps were put in.")
     ids = {row.name: str(row.id) for row in taxonomy.classes}
