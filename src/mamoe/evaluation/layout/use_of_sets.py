@@ -21,7 +21,6 @@ from mamoe.evaluation.intervals import interval_over_seeds
 from mamoe.evaluation.layout.asked import Classes
 from mamoe.evaluation.layout.fidelity import iou, mean_iou, pixel_counts
 from mamoe.evaluation.layout.rare import rare_classes
-from mamoe.evaluation.layout.use import STEPS
 from mamoe.evaluation.protocol import Better, Protocol, hash_of_names, library_versions
 from mamoe.evaluation.table import Row, Table
 from mamoe.models.segmenter import MULTIPLE, Segmenter, train_segmenter
@@ -31,6 +30,7 @@ from mamoe.storage.staging import write_whole
 REAL, SYNTHETIC, BOTH = "real", "synthetic", "both"
 MIOU, RARE_MIOU = "use/mIoU", "use/mIoU of rare classes"
 DIFFERENCES = ((SYNTHETIC, REAL), (BOTH, REAL))
+STEPS = 720  # of each network; after the 240 that tell pictures of layouts apart, rare classes are still unknown
 _BATCH = 8
 
 
