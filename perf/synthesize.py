@@ -3,8 +3,8 @@
     mamoe demo --out demo
     python perf/synthesize.py demo [--pictures 128] [--steps 8] [--seeds 3]
 
-The yardstick is the same network trained for as many steps on the demo's 256 real pictures alone; all are tested on real
-pictures of its test split. Layouts, drawings and trained networks stay in demo/, so that a stopped run goes on.
+The yardstick is the same network trained for as many steps on the demo's 256 real pictures alone; all are tested on
+real pictures of its test split. Layouts, drawings and trained networks stay in demo/, so that a stopped run goes on.
 """
 
 from __future__ import annotations

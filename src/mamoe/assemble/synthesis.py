@@ -19,8 +19,10 @@ from mamoe.prepare.record import groups_of
 from mamoe.synthesis.run import Material
 from mamoe.vocabulary.taxonomy import Taxonomy
 
+_SEED = 0  # of the segmenter: that of `mamoe evaluate`, whatever the seed of the set, so that one serves for all
 
-def material_of(checkpoint: Path, data: Path, layouts: Path | None, *, split: str, seed: int, bar: Bar) -> Material:
+
+def material_of(checkpoint: Path, data: Path, layouts: Path | None, *, split: str, bar: Bar) -> Material:
     """The pictures of ``data`` and the maps of ``layouts``, at the size the run was trained at.
 
     Args:
@@ -28,7 +30,6 @@ def material_of(checkpoint: Path, data: Path, layouts: Path | None, *, split: st
         data: folder of the real data set; its split ``train`` teaches the segmenter.
         layouts: folder of the data set whose maps are drawn; None: ``data``.
         split: of ``layouts``.
-        seed: of the segmenter.
         bar: shows how far the segmenter's training has got.
 
     Raises:
@@ -41,7 +42,7 @@ def material_of(checkpoint: Path, data: Path, layouts: Path | None, *, split: st
     source = data if layouts is None else layouts
     maps = real if layouts is None and split == TRAIN else _split_of(config, source, split, taxonomy)
     groups = groups_of(source)
-    return Material(real=real, layouts=maps, groups=groups, learn=partial(_learned, real, data / STORE, seed, bar))
+    return Material(real=real, layouts=maps, groups=groups, learn=partial(_learned, real, data / STORE, bar))
 
 
 def _split_of(config: Train, folder: Path, split: str, taxonomy: Taxonomy) -> LayoutDataset:
@@ -53,6 +54,6 @@ def _split_of(config: Train, folder: Path, split: str, taxonomy: Taxonomy) -> La
     return found
 
 
-def _learned(real: LayoutDataset, store: Path, seed: int, bar: Bar) -> Domain:
+def _learned(real: LayoutDataset, store: Path, bar: Bar) -> Domain:
     with bar("Training the segmenter") as update:
-        return domain_segmenter(real, Classes.of(real.taxonomy), store, seed, update)
+        return domain_segmenter(real, Classes.of(real.taxonomy), store, _SEED, update)

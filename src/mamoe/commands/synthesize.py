@@ -77,7 +77,7 @@ def synthesize(
         raise ConfigError(f"{run} is no run and no checkpoint of one; a run says at which size maps are drawn.")
     device = usable_device(device)
     found = find_checkpoint(run, checkpoint)
-    material = material_of(found, data, layouts, split=split, seed=seed, bar=progress)
+    material = material_of(found, data, layouts, split=split, bar=progress)
     aims = Aims(pictures=pictures or len(material.layouts), flip=flip, mix=mix, rare_share=rare_share, seed=seed)
     wanted = Wanted(
         out=out,

@@ -51,10 +51,15 @@ class Maps:
     def taxonomy(self) -> Taxonomy:
         return self.source.taxonomy
 
+    @property
+    def split(self) -> str:
+        """The folder of the split's files; those held out of ``train`` lie there."""
+        return self.source.folder.name
+
     def scene(self, place: int) -> Scene:
         """A map of the data set with its prompts."""
         sample = self.source[place]
-        crowd = self.groups.get(f"{self.source.split}/{sample.key}", frozenset())
+        crowd = self.groups.get(f"{self.split}/{sample.key}", frozenset())
         return Scene(panoptic=sample.panoptic, prompts=sample.prompts, groups=crowd)
 
 
@@ -151,7 +156,7 @@ def _put_one(scene: Scene, own: int, maps: Maps, generator: Generator) -> tuple[
     if found is None:
         return None
     together, new, shift = found
-    return together, {"from": f"{maps.source.split}/{maps.source.keys[place]}", "segments": new, "shift": shift}
+    return together, {"from": f"{maps.split}/{maps.source.keys[place]}", "segments": new, "shift": shift}
 
 
 def _placed(
@@ -182,7 +187,7 @@ def _write(maps: Maps, stage: Path, planned: Planned) -> dict[str, Any] | str:
     (stage / MAPS).mkdir(exist_ok=True)
     write_panoptic(scene.panoptic, stage / MAPS / f"{planned.name}.png")
     return {
-        "map": f"{maps.source.split}/{planned.key}",
+        "map": f"{maps.split}/{planned.key}",
         "flipped": planned.flip,
         "pasted": put,
         "groups": sorted(scene.groups & scene.panoptic.classes.keys()),

@@ -66,7 +66,7 @@ def survey(
     found = []
     for place, key in enumerate(source.keys):
         sample = source[place]
-        crowd = groups.get(f"{source.split}/{key}", frozenset())
+        crowd = groups.get(f"{source.folder.name}/{key}", frozenset())
         found.append(facts_of(place, key, sample.panoptic, sample.prompts, crowd, classes))
         if progress is not None:
             progress(place + 1, len(source))
