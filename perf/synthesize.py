@@ -1,7 +1,7 @@
 """Does a synthetic set help a segmenter on rare classes? Real, synthetic and both, over seeds, on the demo's town.
 
     mamoe demo --out demo
-    python perf/synthesize.py demo [--pictures 128] [--steps 8] [--seeds 3]
+    python perf/synthesize.py demo [--pictures 128] [--steps 8] [--seeds 3] [--size 64 128]
 
 The yardstick is the same network trained for as many steps on the demo's 256 real pictures alone; all are tested on
 real pictures of its test split. Layouts, drawings and trained networks stay in demo/, so that a stopped run goes on.
@@ -26,16 +26,21 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=128)
     parser.add_argument("--steps", type=int, default=8, help="of denoising")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--size", type=int, nargs=2, default=(64, 128), help="H W the networks see, for minutes' sake")
     parser.add_argument("--rare-share", type=float, default=0.5)
     asked = parser.parse_args()
     name = f"set-{asked.pictures}-{asked.steps}"
-    data, made, out = asked.demo / "data", asked.demo / name, asked.demo / "eval" / name
+    data, made = asked.demo / "data", asked.demo / name
+    out = asked.demo / "eval" / f"{name}-{asked.size[0]}x{asked.size[1]}"
     drawn = mamoe(
         *("synthesize", asked.demo / "runs/demo/latest", "--data", data, "--out", made),
         *("--pictures", asked.pictures, "--steps", asked.steps, "--guidance-scale", 3, "--batch-size", 8),
         *("--rare-share", asked.rare_share),
     )
-    compared = mamoe("evaluate", made, "--data", data, "--scores", "use", "--seeds", asked.seeds, "--out", out)
+    compared = mamoe(
+        *("evaluate", made, "--data", data, "--scores", "use", "--seeds", asked.seeds),
+        *("--size", *asked.size, "--out", out),
+    )
     table = Table.from_dict(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
     rare = [name for name in table.columns if name.endswith("(rare)")]
     rows = {row.label: {name: row.score(name).text for name in (MIOU, RARE_MIOU, *rare)} for row in table.rows}

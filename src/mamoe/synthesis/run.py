@@ -174,8 +174,10 @@ def _finished(
         plan=json.loads((wanted.work / PLAN).read_text(encoding="utf-8")),
         made_by=made_by,
     )
+    given = material.layouts.geometry.size
+    size = given if isinstance(given, int) else (given[0], given[1])
     with bar("Writing the set") as update:
-        return write_set(wanted.out, made, material.layouts.taxonomy, material.layouts.geometry.size, update)
+        return write_set(wanted.out, made, material.layouts.taxonomy, size, update)
 
 
 def _is_there(out: Path, made_by: Mapping[str, Any]) -> bool:
