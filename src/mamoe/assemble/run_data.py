@@ -4,34 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
-from mamoe.config.train import Train, recorded
+from mamoe.config.train import Train
 from mamoe.console import note
 from mamoe.data.folder.description import data_folder
-from mamoe.errors import ConfigError
-from mamoe.runs.home import Home, relocated
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 STORE = "segmenter"  # folder of the domain segmenter, beside the data
-
-
-def config_of(checkpoint: Path) -> tuple[Path, Train]:
-    """The run's folder and its configuration, with the places of a run that has moved.
-
-    Raises:
-        ConfigError: the configuration cannot be read.
-    """
-    home = checkpoint.parent.parent
-    path = home / "config.yaml"
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
-            "`mamoe sample` and evaluate the folder."
-        ) from None
-    return home, recorded(relocated(plain, Home.of(home)))
 
 
 def with_data(config: Train, folder: Path, taxonomy: Taxonomy) -> Train:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mamoe.assemble.data import TRAIN, dataset, layout_settings
 from mamoe.assemble.layout_scores import domain_segmenter
-from mamoe.assemble.run_data import STORE, config_of, with_data
+from mamoe.assemble.record import config_of
+from mamoe.assemble.run_data import STORE, with_data
 from mamoe.config.train import Train
 from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset

@@ -12,7 +12,8 @@ from typing import Any
 
 from mamoe.assemble.data import TRAIN, dataset, layout_settings
 from mamoe.assemble.layout_scores import layout_families
-from mamoe.assemble.run_data import STORE, config_of, with_data
+from mamoe.assemble.record import config_of
+from mamoe.assemble.run_data import STORE, with_data
 from mamoe.console import note
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.encoded import content_of
