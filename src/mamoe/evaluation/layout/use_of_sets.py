@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Int64
 
 from mamoe.errors import DatasetError
 from mamoe.evaluation.distances.family import Measured
@@ -89,8 +89,7 @@ def compare_sets(
             done += 1
             if progress is not None:
                 progress(done, total)
-    pixels = np.stack([np.bincount(one.ravel(), minlength=256)[: len(classes)] for one in real.numbers]).sum(axis=0)
-    columns = _columns(classes, rare_classes(pixels))
+    columns = _columns(classes, rare_classes(_pixels(real, classes)), _pixels(tests, classes) > 0)
     found = {
         kind: {name: [score(one) for one in rows] for name, score in columns.items()} for kind, rows in sums.items()
     }
@@ -112,16 +111,18 @@ def compare_sets(
 Column = Callable[[Float64[np.ndarray, "3 K"]], float]
 
 
-def _columns(classes: Classes, rare: Sequence[int]) -> dict[str, Column]:
+def _columns(classes: Classes, rare: Sequence[int], wanted: Bool[np.ndarray, "K"]) -> dict[str, Column]:
+    """The scores by name; means are over classes the test maps hold, so that they are over the same for all rows."""
+
+    def mean_of(numbers: Sequence[int]) -> Column:
+        return lambda sums: float(mean_iou(sums[:, [number for number in numbers if wanted[number]]]))
+
     def of_class(number: int) -> Column:
-        return lambda sums: float(iou(sums)[number])
+        return lambda sums: float(iou(sums)[number]) if wanted[number] else np.nan
 
-    def of_rare(sums: np.ndarray) -> float:
-        return float(mean_iou(sums[:, list(rare)]))
-
-    columns: dict[str, Column] = {MIOU: lambda sums: float(mean_iou(sums))}
+    columns = {MIOU: mean_of(range(len(classes)))}
     if rare:
-        columns[RARE_MIOU] = of_rare
+        columns[RARE_MIOU] = mean_of(rare)
     marks = {number: " (rare)" for number in rare}
     return columns | {f"use/IoU/{name}{marks.get(i, '')}": of_class(i) for i, name in enumerate(classes.names)}
 
@@ -130,7 +131,7 @@ def _row(label: str, values: Mapping[str, Sequence[float]], n: int, protocol: Pr
     scores = []
     for name, found in values.items():
         if not np.isfinite(found).all():
-            measured = Measured(value=None, missing="no pixel of it in the maps, and none is read as it")
+            measured = Measured(value=None, missing="no pixel of it in the maps")
         else:
             measured = Measured(value=float(np.mean(found)), interval=interval_over_seeds(found))
         scores.append(measured.as_score(name, Better.HIGHER, n, protocol))
@@ -162,6 +163,11 @@ def _taught(examples: Examples, count: int, seed: int, steps: int) -> Segmenter:
     numbers = np.stack([one[:height, :width] for one in examples.numbers])
     epochs = max(1, round(steps / -(-len(images) // _BATCH)))
     return train_segmenter(images, numbers, num_classes=count, seed=seed, epochs=epochs, batch_size=_BATCH)
+
+
+def _pixels(examples: Examples, classes: Classes) -> Int64[np.ndarray, "K"]:
+    """Pixels of every class number."""
+    return np.stack([np.bincount(one.ravel(), minlength=256)[: len(classes)] for one in examples.numbers]).sum(axis=0)
 
 
 def _check_sizes(images: Sequence[np.ndarray]) -> None:
