@@ -16,6 +16,7 @@ from mamoe.config.compose import readable
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.description import data_folder
 from mamoe.data.folder.holdout import holds_files
+from mamoe.data.folder.prompts import read_instance_prompts
 from mamoe.data.folder.split import index_split
 from mamoe.data.geometry.joint import Geometry
 from mamoe.errors import ConfigError, DatasetError
@@ -243,3 +244,20 @@ def test_a_transform_after_one_that_unwraps_moves_the_map_too():
     geometry = Geometry(size=(16, 16), extra=[v2.ToPureTensor(), v2.RandomHorizontalFlip(p=1.0)])
     shown, moved, _ = geometry(image, planes, CITYSCAPES.void_id)
     assert torch.equal(moved[2] == 13, shown[0] == 200) and (moved[2, :, 8:] == 13).all()
+
+
+# What is text, and what is a picture
+
+
+def test_half_an_emoji_is_no_prompt(tmp_path):
+    """JSON may hold it; the tokenizer ended a training with a TypeError."""
+    (tmp_path / "prompts.json").write_text('{"a_1.png": {"1": "\\ud83d car"}}')
+    with pytest.raises(DatasetError, match="a prompt is text"):
+        read_instance_prompts(tmp_path / "prompts.json")
+
+
+def test_a_program_in_a_pictures_clothes_is_not_run(tmp_path):
+    """PIL gives PostScript to Ghostscript, whatever the file's name says."""
+    root = make_set(tmp_path)
+    Image.new("RGB", (16, 16)).save(root / "images/train/a_1.png", format="EPS")
+    assert any("a_1.png is EPS inside" in problem for problem in check_folder(root).problems)

@@ -275,6 +275,11 @@ def test_an_encoded_request_says_all_it_was_made_of(make_pipe, street):
     encoded = pipe.encode(**street)
     with pytest.raises(MamoeError, match="leave out prompt, width"):
         draw(pipe, encoded=encoded, prompt="a", width=48)
+    picture = np.zeros((32, 48, 3), np.uint8)
+    with pytest.raises(MamoeError, match="leave out condition, regions_from, num_images_per_prompt"):
+        draw(pipe, encoded=encoded, condition=picture, regions_from={7: 0.5}, num_images_per_prompt=2)
+    (elsewhere,) = encoded.problems({}, torch.device("cuda"), torch.float32)
+    assert "encoded on cpu and the model draws on cuda: encode it again" in elsewhere
     with pytest.raises(MamoeError, match="leave out guidance_layout"):
         draw(make_pipe(layout=False), prompt="a", guidance_layout=1.0)
     other = make_pipe(unet=copy.deepcopy(pipe.unet).to(torch.bfloat16))

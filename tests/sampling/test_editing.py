@@ -204,6 +204,8 @@ def test_offloaded_networks_change_pictures_alike(pipe, make_map, photo):
         ({"image": np.zeros((8, 8, 3), np.uint8)}, r"image must have the pictures' size \(32, 48\) .*got \(8, 8\)"),
         ({"image": np.full((32, 48, 3), 2.0)}, r"numbers of pictures lie in \[0, 1\], got 2 to 2"),
         ({"image": "a.png"}, "wanted a PIL picture"),
+        ({"image": []}, "image holds no picture"),
+        ({"only_instances": np.int64(9)}, "only_instances names segments"),
         ({"image": [np.zeros((32, 48, 3), np.uint8)] * 2}, "image: there are 2 for 1 pictures"),
         ({"border": -1, "only_instances": [7]}, "border must be 0 or more"),
     ],

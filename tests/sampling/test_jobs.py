@@ -143,11 +143,12 @@ def test_another_map_of_the_same_name_is_not_taken_for_drawn(pipe, maps, make_ma
         sample(pipe, maps, out, **JOB)
 
 
-def test_foreign_pictures_are_never_overwritten(pipe, maps):
-    done = stamps(maps)
+def test_foreign_pictures_are_never_overwritten(pipe, maps, tmp_path):
+    others = shutil.copytree(maps, tmp_path / "others")
+    done = stamps(others)
     with pytest.raises(DatasetError, match="not a picture of such a job"):
-        sample(pipe, maps, maps, **JOB)
-    assert stamps(maps) == done
+        sample(pipe, maps, others, **JOB)
+    assert stamps(others) == done
 
 
 def test_maps_are_brought_to_the_size_asked_for(pipe, maps, tmp_path):

@@ -1,5 +1,6 @@
 """Several pictures of a map, variants, single instances, formats: what a sampling job is asked for beyond one each."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -10,8 +11,9 @@ from diffusers import EulerDiscreteScheduler
 from PIL import Image
 
 from factories import mamoe
+from mamoe.data.folder.split import SampleFiles
 from mamoe.errors import ConfigError, DatasetError
-from mamoe.evaluation.run import folder_row, layout_of
+from mamoe.evaluation.run import drawn_otherwise, folder_row, layout_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.editing import weights_of
 from mamoe.sampling.folders import sample_folder
@@ -21,6 +23,7 @@ from mamoe.sampling.records import key_of
 from mamoe.sampling.schedulers import scheduler_named
 from mamoe.vocabulary.drawing import Drawing
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
+from mamoe.vocabulary.prompts import RegionPrompts
 
 HOW = Drawing(steps=2, batch_size=2)
 
@@ -86,6 +89,7 @@ def test_variants_are_the_same_street_in_other_words(pipe, layouts, tmp_path):
         ("variant,prompt\n", "names no variants"),
         ("variant,prompt\n../x,b\n", "letters, digits and dashes, got '../x'"),
         ("variant,prompt\na,b\na,c\n", "'a' is there already"),
+        ("variant,prompt\nnight,b\nNight,c\n", "'Night' is there already"),
         ("variant,prompt\na, \n", "the prompt of 'a' is empty"),
         ("variant,prompt\na,b,c\n", "got 3 cells"),
     ],
@@ -112,6 +116,35 @@ def test_a_picture_is_known_as_its_maps(pipe, layouts, tmp_path):
     assert layout_of(tmp_path / "x_1.png", "x_1", known) is None
 
 
+def test_pictures_drawn_of_something_else_are_said(pipe, layouts, tmp_path):
+    """Scored against prompts and maps that they never saw, as their records know."""
+    (tmp_path / "i.json").write_text(json.dumps({"town_1.png": {"7": "a blue car"}}))
+    asked = replace(layouts, instance_prompts=tmp_path / "i.json")
+    sample_folder(pipe, asked, tmp_path / "out", replace(HOW, steps=1))
+
+    def sample(number: int, by_segment: dict, panoptic) -> SampleFiles:
+        prompts = RegionPrompts(by_segment=by_segment)
+        return SampleFiles(key=f"town_{number}.png", image=panoptic, panoptic=panoptic, prompts=prompts)
+
+    maps = [layouts.panoptic / f"town_{number}.png" for number in (1, 2)]
+    row = folder_row(tmp_path / "out")
+    same = {"town_1": sample(1, {7: "a blue car", 9: "gone"}, maps[0]), "town_2": sample(2, {}, maps[1])}
+    assert drawn_otherwise(row, same) == []
+    other = {"town_1": sample(1, {7: "a red car"}, maps[1]), "town_2": sample(2, {7: "a car"}, maps[1])}
+    first, second = drawn_otherwise(row, other)
+    assert first.startswith("1 of 2 pictures were drawn from other files of maps")
+    assert second.startswith("2 of 2 pictures were drawn with other instance prompts")
+
+
+def test_pictures_of_two_models_are_no_row(pipe, layouts, tmp_path):
+    """One job and then, into the same folder, another: all of it was scored as if one model had drawn it."""
+    sample_folder(pipe, layouts, tmp_path / "out", replace(HOW, steps=1))
+    other = pipe.with_unet(copy.deepcopy(pipe.unet).to(torch.bfloat16))
+    sample_folder(other, replace(layouts, count=2, negative_prompt="fog"), tmp_path / "out", replace(HOW, steps=1))
+    with pytest.raises(DatasetError, match="drawn with different model_hash, negative_prompt"):
+        folder_row(tmp_path / "out")
+
+
 # Formats, schedulers, guidance.
 
 
@@ -124,6 +157,47 @@ def test_jpeg_and_png_are_the_same_pictures(pipe, layouts, tmp_path):
     assert record(png.pictures[0]) == record(jpeg.pictures[0])
     assert np.abs(read(png.pictures[0]) - read(jpeg.pictures[0])).mean() < 6
     assert sample_folder(pipe, replace(layouts, jpeg=True), tmp_path / "jpeg", HOW).drawn == 0
+
+
+def test_a_picture_in_another_format_keeps_its_record(pipe, layouts, tmp_path):
+    """A PNG and a JPEG of one name would share a record, which can be right for one of them only."""
+    out = tmp_path / "out"
+    png = sample_folder(pipe, layouts, out, HOW).pictures[0]
+    before = record(png)
+    with pytest.raises(DatasetError, match=r"town_1\.png is there, and town_1\.json is its record"):
+        sample_folder(pipe, replace(layouts, jpeg=True), out, replace(HOW, seed=1))
+    assert record(png) == before and not list(out.glob("*.jpg"))
+
+
+def test_a_json_of_somebody_else_stays(pipe, layouts, tmp_path):
+    (tmp_path / "out").mkdir()
+    labels = tmp_path / "out/town_2.json"
+    labels.write_text('{"shapes": []}')
+    with pytest.raises(DatasetError, match=r"town_2\.json is no record of such a job"):
+        sample_folder(pipe, layouts, tmp_path / "out", HOW)
+    assert labels.read_text() == '{"shapes": []}' and len(list(labels.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("read", ["maps", "images", "conditions"])
+def test_no_job_draws_into_what_it_reads(pipe, layouts, tmp_path, read):
+    """Names with numbers meet no file there, but the next job would take the pictures for maps."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "conditions").mkdir()
+    editing = Editing(images=tmp_path / "images", instances=(7,))
+    asked = replace(layouts, count=2, editing=editing, conditions=tmp_path / "conditions")
+    with pytest.raises(DatasetError, match=f"{read} lies among the .* choose another"):
+        sample_folder(pipe, asked, tmp_path / read, HOW)
+    with pytest.raises(DatasetError, match="lies among the maps"):
+        sample_folder(pipe, replace(layouts, panoptic=layouts.panoptic / "town_1.png", jpeg=True), tmp_path / "maps")
+
+
+def test_pictures_of_an_earlier_job_are_said(pipe, layouts, tmp_path):
+    out, told = tmp_path / "out", []
+    sample_folder(pipe, layouts, out, replace(HOW, steps=1), warn=told.append)
+    sample_folder(pipe, layouts, out, replace(HOW, steps=1), warn=told.append)
+    assert told == []
+    sample_folder(pipe, replace(layouts, count=2), out, replace(HOW, steps=1), warn=told.append)
+    assert told == [f"{out} holds 2 pictures besides those of this job, such as town_1.png."]
 
 
 def test_negative_prompt_and_rescale_are_part_of_the_record(pipe, layouts, tmp_path):
@@ -146,6 +220,8 @@ def test_schedulers_by_name(make_pipe):
         scheduler_named("euler", plain)
     with pytest.raises(ConfigError, match="zero-terminal-SNR schedule, which PNDMScheduler does not know"):
         scheduler_named("pndm", zero_snr)
+    with pytest.raises(ConfigError, match="EDMEulerScheduler does not walk the noise schedule of Stable Diffusion"):
+        scheduler_named("edm-euler", plain)
 
 
 # One instance anew.

@@ -36,6 +36,7 @@ from mamoe.evaluation.run import (
     Comparison,
     check_common_size,
     check_scores,
+    drawn_otherwise,
     evaluate,
     folder_row,
     layout_of,
@@ -107,6 +108,9 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         asked_for = replace(parts, instance_prompts=asked.instance_prompts or parts.instance_prompts)
         tests = split_of(asked.data, asked_for, asked.seed, asked.split, geometry)
         drawn = _with_layouts(drawn, tests)
+        if any(name in LAYOUT_SCORES for name in scores):
+            for text in drawn_otherwise(drawn, {same_name(one.key): one for one in tests.files.samples}):
+                note(f"{folder}: {text}.")
         layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
         train = layouts.train_pictures if train is None else train
     if asked.against is not None:

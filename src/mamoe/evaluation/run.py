@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 from diffusers import AutoencoderKL
 
+from mamoe.data.encoded import content_of
 from mamoe.data.folder.matching import same_name
+from mamoe.data.folder.split import SampleFiles
 from mamoe.data.geometry.joint import Geometry
 from mamoe.data.reading.pictures import CONTACT_SHEET
 from mamoe.errors import ConfigError, DatasetError
@@ -39,6 +41,7 @@ REAL_FLOOR, AUTOENCODER_FLOOR = "real (train)", "autoencoder"
 CEILING = "real"  # the reference pictures themselves
 METRICS = "metrics.json"
 
+_OF_A_ROW = ("model_hash", "negative_prompt", "guidance_rescale")  # what records of one row agree in, besides the way
 _NUMBERED = re.compile(r"_\d+$")  # what tells several pictures of one layout apart
 
 T = TypeVar("T")
@@ -149,9 +152,15 @@ def folder_row(folder: Path, label: str = "generated", *, recursive: bool = Fals
             "Finish the sampling job, or keep other pictures elsewhere."
         )
     vouched = [about] if len(present) < len(paths) and about.is_file() else []
-    ways = {_way(_record(path)) for path in [*present.values(), *vouched]}
+    made = [_record(path) for path in present.values()]
+    ways = {_way(record) for record in [*made, *map(_record, vouched)]}
     if len(ways) > 1:
         raise DatasetError(f"{folder}: the pictures' records say different things: {sorted(map(str, ways))[:2]}.")
+    if mixed := [key for key in _OF_A_ROW if len({record.get(key) for record in made}) > 1]:
+        raise DatasetError(
+            f"{folder}: the pictures were drawn with different {', '.join(mixed)}, as their records say, and would be "
+            "scored as if they were of one kind. Keep those of different jobs in different folders."
+        )
     return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}), root=folder)
 
 
@@ -232,6 +241,39 @@ def layout_of(picture: Path, name: str, known: Collection[str]) -> str | None:
     said = _record(record).get("layout") if record.is_file() else None
     found = [same_name(said)] if isinstance(said, str) else [name, _NUMBERED.sub("", name)]
     return next((layout for layout in found if layout in known), None)
+
+
+def drawn_otherwise(drawn: PictureSet, samples: Mapping[str, SampleFiles]) -> list[str]:
+    """What to say of pictures that were not drawn from what they are scored against, as their records say.
+
+    Args:
+        drawn: with the names of their layouts.
+        samples: whose maps and instance prompts the pictures are scored against, by name without its ending.
+    """
+    maps = prompts = 0
+    for picture, name in zip(drawn.paths, drawn.layout_names, strict=True):
+        path, asked = picture.with_suffix(".json"), samples[name]
+        record = _record(path) if path.is_file() else {}
+        said = record.get("instance_prompts")
+        prompts += isinstance(said, dict) and _differ(said, {str(k): v for k, v in asked.prompts.by_segment.items()})
+        said = record.get("panoptic_hash")
+        maps += said is not None and asked.panoptic is not None and said != content_of(asked.panoptic)
+    lines = []
+    if maps:
+        lines.append(
+            f"{maps} of {len(drawn.paths)} pictures were drawn from other files of maps than those of the data"
+        )
+    if prompts:
+        lines.append(
+            f"{prompts} of {len(drawn.paths)} pictures were drawn with other instance prompts than those they are "
+            "scored against: --instance-prompts names the file they were drawn with"
+        )
+    return lines
+
+
+def _differ(said: Mapping[str, str], asked: Mapping[str, str]) -> bool:
+    """Whether prompts are others, but for those of segments that a picture's size or crop has left nothing of."""
+    return bool(asked and not said) or any(asked.get(segment) != text for segment, text in said.items())
 
 
 def _way(record: Mapping[str, Any]) -> Generation:

@@ -121,9 +121,12 @@ def steering_at(phases: Sequence[tuple[float, dict[str, Any]]], done: float) -> 
 
 def schedule_problem(scheduler: Any) -> str | None:
     """Why the scheduler cannot walk the schedule its own configuration asks for; None where it can."""
-    if is_zero_snr(scheduler.config) and "rescale_betas_zero_snr" not in inspect.signature(type(scheduler)).parameters:
+    name, takes = type(scheduler).__name__, inspect.signature(type(scheduler)).parameters
+    if "beta_schedule" not in takes:
+        return f"{name} does not walk the noise schedule of Stable Diffusion: it is made for other models"
+    if is_zero_snr(scheduler.config) and "rescale_betas_zero_snr" not in takes:
         return (
-            f"the model was trained with a zero-terminal-SNR schedule, which {type(scheduler).__name__} does not know: "
+            f"the model was trained with a zero-terminal-SNR schedule, which {name} does not know: "
             "DDIM, DDPM, Euler, EulerAncestral, DPMSolverMultistep and UniPC do"
         )
     return None

@@ -133,7 +133,7 @@ def source_pictures(image: Any) -> list[UInt8[np.ndarray, "H W 3"]]:
         MamoeError: something else than pictures, or numbers outside [0, 1].
     """
     listed = list(image) if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4 else [image]
-    pictures, problems = [], []
+    pictures, problems = [], [] if listed else ["image holds no picture"]
     for number, one in enumerate(listed):
         try:
             pictures.append(_rgb(one))
@@ -165,7 +165,7 @@ def instance_masks(instances: Instances, requests: Sequence[Request], copies: in
     Raises:
         MamoeError: no segment ids, or those of segments that a map does not have.
     """
-    listed = [instances] if isinstance(instances, int) else list(instances)
+    listed = [instances] if isinstance(instances, int | np.integer) else list(instances)
     groups: list[Any] = [listed] if all(isinstance(one, int | np.integer) for one in listed) else listed
     each = groups * len(requests) if len(groups) == 1 else [group for group in groups for _ in range(copies)]
     if len(each) != len(requests) or not all(groups):

@@ -45,17 +45,18 @@ class EncodedRequest:
     phases: tuple[Phase, ...]  # by their start, the first at 0
     control: Tensor | None  # [B _ _ _], the condition pictures as the UNet takes them; None: it takes none
 
-    def problems(
-        self, what: Mapping[str, Any], height: int | None, width: int | None, framing: Any, dtype: torch.dtype
-    ) -> list[str]:
-        """Why it cannot be drawn beside the other arguments of a call, or by a UNet of another number format."""
-        nothing = {"regions_from": 0.0, "regions_until": 1.0}
-        asked = {**what, "height": height, "width": width, "framing": framing}
-        twice = [name for name, value in asked.items() if value is not None and value != nothing.get(name)]
+    def problems(self, asked: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> list[str]:
+        """Why it cannot be drawn beside what else a call says, or by a UNet elsewhere or of another number format."""
+        nothing = {"regions_from": 0.0, "regions_until": 1.0, "num_images_per_prompt": 1}
+        # A list or a picture says something, whatever is in it; comparing arrays would ask every pixel.
+        silent = [name for name, value in asked.items() if value is None or _is(value, nothing.get(name))]
+        twice = [name for name in asked if name not in silent]
         found = [f"encoded says it already: leave out {', '.join(twice)}"] if twice else []
-        own = self.phases[0].conditional.text.embeds.dtype
-        if own != dtype:
-            found.append(f"the request was encoded in {own} and the model is {dtype} by now: encode it again")
+        own = self.phases[0].conditional.text.embeds
+        if own.dtype != dtype:
+            found.append(f"the request was encoded in {own.dtype} and the model is {dtype} by now: encode it again")
+        if own.device.type != device.type:
+            found.append(f"the request was encoded on {own.device} and the model draws on {device}: encode it again")
         return found
 
 
@@ -129,6 +130,10 @@ class RequestEncoder:
         alone = _only(request.panoptic, list(request.negative.by_segment), settings.taxonomy.void_id)
         layout = build_layout(alone, request.negative, settings, self.factor)
         return replace(layout, expert=torch.zeros_like(layout.expert))
+
+
+def _is(value: Any, number: float | None) -> bool:
+    return isinstance(value, int | float) and value == number
 
 
 def _bound(request: Request, share: float) -> Request:

@@ -42,13 +42,14 @@ from mamoe.sampling.filling import fill
 from mamoe.sampling.jobs import Job, LayoutFolder, list_jobs
 from mamoe.sampling.padding import padded_size, padding_said
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.sampling.records import contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
+from mamoe.sampling.records import JPEG, contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
 from mamoe.sampling.requests import Request
 from mamoe.vocabulary.drawing import DRAWING, Drawing
 from mamoe.vocabulary.panoptic import read_panoptic, resized_panoptic
 from mamoe.vocabulary.prompts import RegionPrompts
 
 _MAY_MOVE = ("panoptic", "condition", "image")  # paths in a record
+_ALWAYS = {"prompt", "seed", "steps"}  # in every record
 # What a record says where there is something to say; the hashes are of files.
 _NOT_ALWAYS = (
     "condition_hash",
@@ -106,14 +107,11 @@ def sample_folder(
         DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
     """
     processes = processes or Processes()
-    if layouts.recursive and out.resolve().is_relative_to(layouts.panoptic.resolve()):
-        raise DatasetError(
-            f"{out} lies among the maps of {layouts.panoptic}, which would be drawn from again: choose another."
-        )
+    _check_apart(out, layouts)
     jobs = list_jobs(layouts, pipe)
     if processes.first:
         tell = warn or partial(warnings.warn, category=WithoutEffect, stacklevel=2)
-        for line in _said(pipe, layouts, jobs, drawing):
+        for line in [*_said(pipe, layouts, jobs, drawing), *_others_said(out, layouts, jobs)]:
             tell(line)
     model = {"scheduler": type(pipe.scheduler).__name__, "model_hash": model_hash(pipe)}
     if pipe.dtype != torch.float32:  # records from before drew in float32 and do not say so
@@ -206,10 +204,36 @@ def _resized(picture: UInt8[np.ndarray, "H0 W0 3"], size: tuple[int, int]) -> UI
     return np.array(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
+def _check_apart(out: Path, layouts: LayoutFolder) -> None:
+    """Refuse to put pictures among those files that the next job would read."""
+    editing = layouts.editing
+    read = {"maps": layouts.panoptic, "condition pictures": layouts.conditions}
+    read["pictures to change"] = None if editing is None else editing.images
+    for what, place in read.items():
+        if place is None:
+            continue
+        folder, own = (place.parent if place.is_file() else place).resolve(), out.resolve()
+        if own == folder or (layouts.recursive and own.is_relative_to(folder)):
+            raise DatasetError(
+                f"{out} lies among the {what} of {place}, which would be drawn from again: choose another."
+            )
+
+
+def _others_said(out: Path, layouts: LayoutFolder, jobs: Sequence[Job]) -> list[str]:
+    """What to say of pictures of other jobs, which whoever reads the folder takes for pictures of this one."""
+    own = {out / job.name for job in jobs} | {out / CONTACT_SHEET}
+    there = out.rglob("*") if layouts.recursive else out.glob("*")
+    others = sorted(path for path in there if path.suffix in (".png", JPEG) and path not in own)
+    if not others:
+        return []
+    return [f"{out} holds {len(others)} pictures besides those of this job, such as {others[0].relative_to(out)}."]
+
+
 def _check_out(out: Path, jobs: Sequence[Job], records: Sequence[Mapping[str, Any]]) -> None:
     problems = []
     for job, record in zip(jobs, records, strict=True):
         picture, path = out / job.name, _record_path(out, job)
+        twin = picture.with_name(bare_name(picture.name) + (".png" if picture.suffix == JPEG else JPEG))
         if job.name == CONTACT_SHEET:
             problems.append(f"{job.panoptic}: the name {CONTACT_SHEET} is taken by the contact sheet; rename the map")
         elif picture.exists() and not path.exists():
@@ -221,6 +245,10 @@ def _check_out(out: Path, jobs: Sequence[Job], records: Sequence[Mapping[str, An
             other = [key for key in keys if key not in _MAY_MOVE and old.get(key) != record.get(key)]
             if other:
                 problems.append(f"{picture} was drawn with another {', '.join(other)}")
+        elif twin.exists():
+            problems.append(f"{twin} is there, and {path.name} is its record: {picture.name} would take that away")
+        elif path.exists() and not _read_record(path).keys() >= _ALWAYS:
+            problems.append(f"{path} is no record of such a job, and would be overwritten")
     if problems:
         problems.append("nothing is overwritten: choose another --out, or move these files away")
     raise_problems(problems, f"The output folder {out}")

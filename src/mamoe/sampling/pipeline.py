@@ -209,13 +209,20 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             layout=guidance_layout,
             rescale=self._rescale() if guidance_rescale is None else guidance_rescale,
         )
+        further = {
+            "height": height,
+            "width": width,
+            "framing": framing,
+            "num_images_per_prompt": num_images_per_prompt,
+        }
+        device = self._execution_device
         step_end = step_end_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
         refuse(
             [
                 *call_problems(self.scheduler, num_inference_steps, output_type),
                 *guidance.problems(knows_layout=self.settings is not None),
                 *asked.problems(),
-                *([] if encoded is None else encoded.problems(what, height, width, framing, self._dtype)),
+                *([] if encoded is None else encoded.problems({**what, **further}, device, self._dtype)),
             ]
         )
 
@@ -231,7 +238,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         # Noise.
         generators = generators_for(generator, len(encoded.requests))
         noise = self._noise(encoded.size, generators) if latents is None else self._given_noise(latents, encoded)
-        edit = made_edit(asked, encoded, self.vae, self._execution_device)
+        edit = made_edit(asked, encoded, self.vae, device)
 
         # Denoise.
         drawn = self._denoise(noise, encoded, guidance, num_inference_steps, generators, edit, step_end)

@@ -15,7 +15,7 @@ from mamoe.data.reading.pictures import as_rgb
 from mamoe.errors import MamoeError
 from mamoe.sampling.binding import ALWAYS, Binding, Share
 from mamoe.vocabulary.panoptic import PanopticMap
-from mamoe.vocabulary.prompts import RegionPrompts
+from mamoe.vocabulary.prompts import RegionPrompts, is_text
 
 InstancePrompts = Mapping[int, str]
 ConditionPicture = Image | np.ndarray  # the latter u8[H W 3], RGB
@@ -148,9 +148,10 @@ def _request(row: Mapping[str, Any]) -> Request:
 
 def _problems(row: Mapping[str, Any]) -> list[str]:
     panoptic, problems = row["panoptic"], []
-    for text in (row["prompt"], row["negative_prompt"]):
-        if text is not None and not isinstance(text, str):
-            problems.append(f"a prompt is text, got {text!r:.60}")
+    given = [text for text in (row["prompt"], row["negative_prompt"]) if text is not None]
+    for by_segment in (row["instance_prompts"], row["negative_instance_prompts"]):
+        given += (by_segment or {}).values()
+    problems += [f"a prompt is text, got {text!r:.60}" for text in given if not is_text(text)]
     if panoptic is not None and not isinstance(panoptic, PanopticMap):
         return [
             *problems,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,3 +13,8 @@ class RegionPrompts:
 
     global_prompt: str = ""
     by_segment: Mapping[int, str] = field(default_factory=dict[int, str])  # segment id -> instance prompt
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is text that a tokenizer can read: halves of surrogate pairs, which JSON may hold, are none."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

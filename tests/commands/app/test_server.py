@@ -117,6 +117,10 @@ def test_one_instance_is_drawn_anew_and_all_else_stays(client, a_map):
         ({"only": "7"}, "only must be the number of a segment"),
         ({"picture": "x"}, "picture must be a PNG in base64"),
         ({"picture": base64.b64encode(b"x").decode()}, "what is to be changed must be one"),
+        (
+            {"picture": base64.b64encode(as_file(np.zeros((64, 64, 3), np.uint8), format="EPS")).decode()},
+            "must be a PNG, got EPS",
+        ),
         ({"picture": base64.b64encode(as_file(np.zeros((8, 8, 3), np.uint8), format="PNG")).decode()}, "must have"),
     ]:
         answer = client.post("/api/draw", json={**anew, **changes})
@@ -135,6 +139,9 @@ def test_one_instance_is_drawn_anew_and_all_else_stays(client, a_map):
         ({"steps": 0}, "steps must be at least 1"),
         ({"guidance_scale": None}, "guidance_scale must be a number"),
         ({"guidance_scale": -2}, "guidance_scale must be 0 or more"),
+        ({"guidance_scale": 10**400}, "guidance_scale must be 0 or more and finite"),
+        ({"instance_prompts": {"9" * 5000: "x"}}, "segment ids are whole numbers"),
+        ({"instance_prompts": {"1": "x", "01": "y"}}, "segment ids are whole numbers"),
         ({"prompt": ["x"]}, "prompt must be text"),
         ({"instance_prompts": {"one": "x"}}, "segment ids are whole numbers"),
         ({"instance_prompts": {"1": 2}}, "instance_prompts must map"),
@@ -153,6 +160,10 @@ def test_what_the_pipeline_refuses_is_told(client, a_map):
     assert "num_inference_steps must lie in 1..1000" in told["error"]
     told = drawn(client, wish(a_map, instance_prompts={"9999": "a cat"}))[-1]
     assert "instance prompts for segments [9999]" in told["error"]
+    segment = next(iter(a_map.classes))
+    half = json.dumps(wish(a_map, instance_prompts={str(segment): "half an emoji \ud83d"}))  # as browsers send it
+    *_, told = map(json.loads, client.post("/api/draw", content=half).text.splitlines())
+    assert "a prompt is text, got 'half an emoji" in told["error"]
     assert len(drawn(client, wish(a_map))) == 5  # and it draws on
 
 
@@ -283,6 +294,9 @@ def test_nobody_listening_ends_the_drawing(studio, a_map):
     asked, seen = wish_of(json.dumps(wish(a_map, steps=50)).encode()), []
     with pytest.raises(Cancelled):
         studio.draw(asked, seen.append, lambda: len(seen) < 3)
+    assert seen == [0, 1, 2]
+    with pytest.raises(Cancelled):  # as where it waited its turn meanwhile: it does not begin
+        studio.draw(asked, seen.append, lambda: False)
     assert seen == [0, 1, 2]
     studio.draw(wish_of(json.dumps(wish(a_map)).encode()), seen.append, lambda: True)
 

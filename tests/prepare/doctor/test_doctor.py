@@ -205,6 +205,38 @@ def test_a_mended_copy(data, tmp_path):
     assert again.code == 2 and "not empty" in again.err
 
 
+def _cut_off(path: Path) -> None:
+    path.write_text(path.read_text()[:-30])
+
+
+def _without_a_row(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def _with_an_open_quote(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1] + ',"x', *lines[2:]]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "says"),
+    [
+        ("instance_prompts_val.json", _cut_off, "instance_prompts_val.json is not valid JSON"),
+        ("prompts_train.csv", _without_a_row, "scene_000007.png has no prompt"),
+        ("prompts_train.csv", _with_an_open_quote, "not valid CSV"),
+    ],
+)
+def test_a_faulty_text_stays_faulty_in_the_mended_copy(data, tmp_path, name, spoil, says):
+    """What it says would be lost, and the copy looked sound, were it written anew from what could be read."""
+    spoil(data / name)
+    outcome = mamoe("check", data, "--fix", tmp_path / "mended")
+    assert outcome.code == 3, outcome.out
+    assert any(says in problem for problem in check_folder(tmp_path / "mended").problems)
+    if spoil is not _without_a_row:
+        assert (tmp_path / "mended" / name).read_bytes() == (data / name).read_bytes()
+        assert "1 text files copied with their faults" in outcome.out
+
+
 def test_a_check_loads_no_torch(clean):
     run = f"import sys; from mamoe.cli import app; app({['check', str(clean)]!r}, standalone_mode=False)"
     asked = f"{run}; print('torch' in sys.modules)"

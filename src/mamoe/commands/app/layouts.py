@@ -21,6 +21,8 @@ from mamoe.vocabulary.prompts import RegionPrompts
 from mamoe.vocabulary.selection import spread
 from mamoe.vocabulary.taxonomy import Taxonomy
 
+_MOST_TEMPLATES = 8  # kept; each is up to 20 MB
+
 
 class Layouts:
     """Maps with their prompts, by split and name. What is not in its lists is not opened, whatever the name says."""
@@ -61,6 +63,8 @@ class Layouts:
         if source is None:
             raise DatasetError("There is no data set here to take the mean layout of: start with --data FOLDER.")
         if size not in self._templates:
+            if len(self._templates) >= _MOST_TEMPLATES:
+                self._templates.clear()
             chosen = spread(range(len(source)), MOST_MAPS)
             self._templates[size] = mean_layout((source[i].panoptic for i in chosen), size, taxonomy)
         return self._templates[size]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
+import re
 from io import BytesIO
 from typing import Any
 
@@ -26,6 +28,7 @@ MOST_SIDE = 2048  # pixels of a map
 _LARGEST_SEED = 2**53 - 1  # the largest whole number that JavaScript keeps exact
 _KEYS = ("map", "prompt", "instance_prompts", "seed", "steps", "guidance_scale")
 _PART_KEYS = ("picture", "only")  # of an instance that is drawn anew
+_SEGMENT = re.compile("0|[1-9][0-9]{0,9}")  # each number in one way, and none that takes long to read
 
 
 def map_of(data: bytes) -> PanopticMap:
@@ -69,20 +72,19 @@ def wish_of(body: bytes) -> Wish:
         problems.append(f"prompt must be text, got {prompt!r:.40}")
     if not isinstance(by_segment, dict) or not all(isinstance(text, str) for text in by_segment.values()):
         problems.append(f"instance_prompts must map segment ids to text, got {by_segment!r:.60}")
-    elif odd := [key for key in by_segment if not (key.isascii() and key.isdigit())]:
+    elif odd := [key for key in by_segment if not _SEGMENT.fullmatch(key)]:
         problems.append(f"instance_prompts: segment ids are whole numbers, got {odd[:3]!r:.80}")
     if not _is_whole(sent["seed"]) or not 0 <= sent["seed"] <= _LARGEST_SEED:
         problems.append(f"seed must be a whole number in 0..{_LARGEST_SEED}, got {sent['seed']!r:.40}")
     if not _is_whole(sent["steps"]):
         problems.append(f"steps must be a whole number, got {sent['steps']!r:.40}")
-    if not isinstance(sent["guidance_scale"], int | float) or isinstance(sent["guidance_scale"], bool):
+    if (scale := _number(sent["guidance_scale"])) is None:
         problems.append(f"guidance_scale must be a number, got {sent['guidance_scale']!r:.40}")
     if not _is_whole(sent.get("only", 1)):
         problems.append(f"only must be the number of a segment, got {sent['only']!r:.40}")
-    if problems:
+    if problems or scale is None:
         raise MamoeError(f"This cannot be drawn: {'; '.join(problems)}.")
     part = Part(picture=_picture_of(_bytes_of(sent, "picture")), segment=sent["only"]) if "only" in sent else None
-    scale = float(sent["guidance_scale"])
     return Wish(
         panoptic=map_of(_bytes_of(sent, "map")),
         prompts=RegionPrompts(
@@ -161,6 +163,8 @@ def drawn_sent(drawn: Drawn, seconds: float) -> dict[str, Any]:
 
 def _picture_of(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     with _opened(data, "what is to be changed must be one") as picture:
+        if picture.format != "PNG":  # of some formats PIL has other programs run
+            raise DatasetError(f"The picture to change must be a PNG, got {picture.format}.")
         try:
             return as_rgb(picture)
         except UNREADABLE as error:
@@ -172,6 +176,16 @@ def _bytes_of(sent: dict[str, Any], key: str) -> bytes:
         return base64.b64decode(sent[key], validate=True)
     except (TypeError, ValueError, binascii.Error):
         raise MamoeError(f"This cannot be drawn: {key} must be a PNG in base64.") from None
+
+
+def _number(value: Any) -> float | None:
+    """A number as Python computes with it; None: it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _is_whole(value: Any) -> bool:

@@ -128,6 +128,8 @@ class Studio:
             if not wanted():
                 raise Cancelled
         try:
+            if not wanted():  # it may have waited for a thread before it waited here
+                raise Cancelled
             yield
         finally:
             self._at_work.release()

@@ -13,6 +13,7 @@ from typing import Any
 
 from mamoe.errors import DatasetError
 from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID
+from mamoe.vocabulary.prompts import is_text
 
 HEADER = ("img_name", "prompt")
 _MOST_LISTED = 50
@@ -165,7 +166,7 @@ def _segments(path: Path, name: str, entries: Any, problems: list[str]) -> dict[
             problems.append(f"{where}: a segment id is a whole number in 1..{MAX_SEGMENT_ID}")
         elif int(key) in prompts:
             problems.append(f"{where}: segment {int(key)} is given twice")
-        elif not isinstance(prompt, str) or not prompt.strip():
+        elif not is_text(prompt) or not prompt.strip():
             problems.append(
                 f"{where}: a prompt is text that is not empty, got {prompt!r}; leave the segment out instead"
             )

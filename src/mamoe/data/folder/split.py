@@ -79,7 +79,9 @@ def index_split(
     maps = _maps_of(names, folder, panoptic_maps / split, recursive, problems, notes)
     shown = {} if conditions is None else _conditions_of(names, conditions / split, recursive, problems)
 
-    prompt_file, segment_file = _for_split(prompts, split), _for_split(instance_prompts, split)
+    prompt_file, segment_file = (
+        None if path is None else for_split(path, split) for path in (prompts, instance_prompts)
+    )
     rows = _read_optional(prompt_file, scan_prompts_csv, problems)
     texts = {}
     if rows is not None:
@@ -231,8 +233,9 @@ def condition_of(name: str, there: Names) -> str | None:
     return None
 
 
-def _for_split(path: Path | None, split: str) -> Path | None:
-    return None if path is None else Path(str(path).replace("{split}", split))
+def for_split(path: Path, split: str) -> Path:
+    """The text file of a split: ``{split}`` in its path stands for the split's name."""
+    return Path(str(path).replace("{split}", split))
 
 
 def _read_optional(path: Path | None, scan: Callable[[Path], tuple[T, list[str]]], problems: list[str]) -> T | None:

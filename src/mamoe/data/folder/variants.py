@@ -47,6 +47,6 @@ def _problem(cells: list[str], found: dict[str, str]) -> str | None:
         return f"a row has a name and a prompt, got {len(cells)} cells; put prompts with commas in quotes"
     if not _NAME.fullmatch(cells[0]):
         return f"a variant's name is letters, digits and dashes, got {cells[0]!r}"
-    if cells[0] in found:
+    if cells[0].lower() in map(str.lower, found):  # some disks take names that differ in capitals for one
         return f"{cells[0]!r} is there already"
     return None if cells[1].strip() else f"the prompt of {cells[0]!r} is empty"

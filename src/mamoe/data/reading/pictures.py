@@ -19,6 +19,7 @@ from mamoe.vocabulary.panoptic import UNREADABLE
 SUFFIXES = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CONTACT_SHEET = "contact_sheet.png"  # what a sampling job adds to its pictures; never one of them
 _CAMERA_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
+_PROGRAMS = ("EPS",)  # PIL hands them to Ghostscript, which runs what strangers wrote
 _EIGHT_BIT = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
 # Black is what most programs leave in transparent pixels: such pictures look as they did when alpha was dropped.
 _BACKGROUND = (0, 0, 0, 255)
@@ -175,6 +176,10 @@ def _draft(picture: Image.Image, factor: int) -> None:
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
+            if picture.format in _PROGRAMS:
+                raise DatasetError(
+                    f"The picture {path} is {picture.format} inside, whatever its name says; convert it."
+                )
             if picture.mode not in _EIGHT_BIT or ";16" in raw_mode(picture):
                 kind = raw_mode(picture) or picture.mode
                 raise DatasetError(f"The picture {path} has pixels of the kind {kind!r}; convert it to 8 bits.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from mamoe.data.folder.description import DataFolder, data_folder
 from mamoe.data.folder.listing import some
-from mamoe.data.folder.split import SampleFiles, SplitFiles
+from mamoe.data.folder.split import SampleFiles, SplitFiles, for_split
 from mamoe.data.geometry.sizes import MULTIPLE, covering, in_cells
 from mamoe.prepare.check import DatasetReport, Progress, check_folder
 from mamoe.prepare.doctor.cells import LEVELS, CellCounter, CellCounts, GroupingLoad
@@ -148,7 +148,11 @@ def examine(
         finding
         for split, (files, look) in looks.items()
         for finding in (
-            *text_findings(files, _prompts_of(found, split), None if model is None else model.counter),
+            *text_findings(
+                files,
+                None if found.prompts is None else for_split(found.prompts, split),
+                None if model is None else model.counter,
+            ),
             *([] if files.instance_prompts is None else things_without_prompt(files.instance_prompts, look.lacking)),
         )
     ]
@@ -192,10 +196,6 @@ def _trained(found: DataFolder) -> Trained:
         return in_cells(covering((height, width), (size, size))) if isinstance(size, int) else size
 
     return size_of
-
-
-def _prompts_of(found: DataFolder, split: str) -> Path | None:
-    return None if found.prompts is None else Path(str(found.prompts).replace("{split}", split))
 
 
 def _all_prompts(files: SplitFiles) -> Iterable[str]:

@@ -9,14 +9,16 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
 from mamoe.data.folder.description import DATA_YAML, USUAL, DataFolder, data_folder
-from mamoe.data.folder.prompts import HEADER
-from mamoe.data.folder.split import SampleFiles
+from mamoe.data.folder.matching import keyed
+from mamoe.data.folder.prompts import HEADER, scan_instance_prompts, scan_prompts_csv
+from mamoe.data.folder.split import SampleFiles, for_split
 from mamoe.data.reading.pictures import is_transparent, picture_header, read_picture
 from mamoe.errors import DatasetError
 from mamoe.prepare.doctor.examine import Diagnosis
@@ -35,7 +37,8 @@ def mend(diagnosis: Diagnosis, out: Path, taxonomy: Taxonomy | None = None, prog
     Pictures that EXIF turns are stored upright, transparent ones on black, both as PNG; maps of class indices (palette
     or grey) and maps with an opaque alpha channel become panoptic PNGs, where all their classes are known; of a
     picture in two splits the one to train on goes, of one file twice in a split the second. Rows for pictures that are
-    not there go. Everything else is copied as it is, faults included.
+    not there go. Everything else is copied as it is, faults included: a text file of which something cannot be read or
+    understood is not written anew, because what it says there would be gone.
 
     Args:
         diagnosis: of the folder as it is.
@@ -57,7 +60,7 @@ def mend(diagnosis: Diagnosis, out: Path, taxonomy: Taxonomy | None = None, prog
                 names[_copied(sample, split, stage, found.taxonomy, done)] = sample
                 if progress is not None:
                     progress(number, len(kept), split)
-            _write_texts(stage, split, names, found)
+            _write_texts(stage, split, names, found, done)
         _write_description(stage, found)
     lines = [f"{count} {what}" for what, count in done.items() if count]
     return "\n".join([f"{out}: a mended copy; {diagnosis.folder} is as it was.", *(f"- {line}" for line in lines)])
@@ -130,21 +133,52 @@ def _panoptic_of(path: Path, taxonomy: Taxonomy) -> np.ndarray | None:
         return None
 
 
-def _write_texts(stage: Path, split: str, names: Mapping[str, SampleFiles], found: DataFolder) -> None:
+def _write_texts(
+    stage: Path, split: str, names: Mapping[str, SampleFiles], found: DataFolder, done: Counter[str]
+) -> None:
+    keys = [sample.key for sample in names.values()]
     if found.prompts is not None:
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(HEADER)
-        rows.writerows((name, sample.prompts.global_prompt) for name, sample in names.items())
-        (stage / USUAL["prompts"].format(split=split)).write_text(text.getvalue(), encoding="utf-8")
+        source, target = for_split(found.prompts, split), stage / USUAL["prompts"].format(split=split)
+        told = _told_of(source, scan_prompts_csv, keys)
+        if told is None:
+            _copied_text(source, target, done)
+        else:
+            text = io.StringIO()
+            rows = csv.writer(text, lineterminator="\n")
+            rows.writerow(HEADER)
+            rows.writerows((name, one.prompts.global_prompt) for name, one in names.items() if one.key in told)
+            target.write_text(text.getvalue(), encoding="utf-8")
     if found.instance_prompts is not None:
-        entries = {
-            name: {str(segment): prompt for segment, prompt in sample.prompts.by_segment.items()}
-            for name, sample in names.items()
-            if sample.prompts.by_segment
-        }
-        file = stage / USUAL["instance_prompts"].format(split=split)
-        file.write_text(json.dumps(entries, ensure_ascii=False, indent=1), encoding="utf-8")
+        source = for_split(found.instance_prompts, split)
+        target = stage / USUAL["instance_prompts"].format(split=split)
+        told = _told_of(source, scan_instance_prompts, keys)
+        if told is None:
+            _copied_text(source, target, done)
+        else:
+            entries = {
+                name: {str(segment): prompt for segment, prompt in sample.prompts.by_segment.items()}
+                for name, sample in names.items()
+                if sample.key in told
+            }
+            target.write_text(json.dumps(entries, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _told_of(
+    path: Path, scan: Callable[[Path], tuple[Mapping[str, Any], list[str]]], keys: list[str]
+) -> set[str] | None:
+    """Which of the pictures a text file speaks of; None where something in it cannot be read or understood."""
+    try:
+        entries, problems = scan(path)
+    except DatasetError:
+        return None
+    meant = keyed(entries, keys)
+    return None if problems or meant.wrong else set(meant.key_of)
+
+
+def _copied_text(source: Path, target: Path, done: Counter[str]) -> None:
+    if source.is_file():
+        shutil.copyfile(source, target)
+        done["text files copied with their faults"] += 1
 
 
 def _write_description(stage: Path, found: DataFolder) -> None:
