@@ -16,7 +16,7 @@ SAYS_NOTHING = {"utils", "util", "helpers", "helper", "misc", "common", "tools",
 
 # (file, function): why it has more parameters.
 WIDE = {
-    ("cli.py", "sample"): "the options of a command",
+    ("commands/sample.py", "sample"): "the options of a command",
     ("cli.py", "evaluate"): "the options of a command",
     ("commands/prepare.py", "fuse"): "the options of a command",
     ("commands/prepare.py", "segment"): "the options of a command",
@@ -53,7 +53,14 @@ HEAVY = {
     "transformers": "its classes load one by one, for scores that need one",
 }
 # Commands: what they need is imported when they run.
-THIN = ("cli.py", "__init__.py", "commands/about.py", "commands/material.py", "commands/prepare.py")
+THIN = (
+    "cli.py",
+    "__init__.py",
+    "commands/about.py",
+    "commands/material.py",
+    "commands/prepare.py",
+    "commands/sample.py",
+)
 
 
 def tree_of(name: str) -> ast.Module:

@@ -39,6 +39,7 @@ from mamoe.evaluation.run import (
     check_scores,
     evaluate,
     folder_row,
+    layout_of,
 )
 from mamoe.evaluation.table import Table
 from mamoe.machine.processes import Processes, started_processes
@@ -109,6 +110,7 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         trains = _split_of(asked.data, parts, asked.seed, TRAIN, geometry)
         asked_for = replace(parts, instance_prompts=asked.instance_prompts or parts.instance_prompts)
         tests = _split_of(asked.data, asked_for, asked.seed, asked.split, geometry)
+        drawn = _with_layouts(drawn, tests)
         layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
         train = layouts.train_pictures if train is None else train
     if asked.against is not None:
@@ -298,15 +300,22 @@ def _split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: 
     return source
 
 
-def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
-    places = {same_name(key): place for place, key in enumerate(source.keys)}
-    strange = [path.name for path, name in zip(drawn.paths, drawn.names, strict=True) if name not in places]
+def _with_layouts(drawn: PictureSet, source: LayoutDataset) -> PictureSet:
+    """The pictures with the names of the layouts they were drawn of."""
+    known = {same_name(key) for key in source.keys}
+    layouts = [layout_of(path, name, known) for path, name in zip(drawn.paths, drawn.names, strict=True)]
+    strange = [path.name for path, layout in zip(drawn.paths, layouts, strict=True) if layout is None]
     if strange:
         raise DatasetError(
             f"{len(strange)} of {len(drawn.paths)} pictures have no map in the split {source.split!r}, such as "
             f"{strange[0]}. Maps and pictures belong together by their names without endings; see --split."
         )
-    return tuple(places[name] for name in drawn.names)
+    return replace(drawn, drawn_from=tuple(layout for layout in layouts if layout is not None))
+
+
+def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
+    places = {same_name(key): place for place, key in enumerate(source.keys)}
+    return tuple(dict.fromkeys(places[name] for name in drawn.layout_names))
 
 
 def _config_of(checkpoint: Path) -> tuple[Path, Train]:
