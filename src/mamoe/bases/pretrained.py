@@ -68,6 +68,7 @@ def load_base(
     *,
     config: str | None = None,
     tokenizer: str | None = None,
+    vae: str | None = None,
     base: str | None = None,
     method: Mapping[str, Any] | None = None,
     trains_text: bool = False,
@@ -75,7 +76,7 @@ def load_base(
     """Load a base model from a folder, the hub, the package itself (``package:tiny``), one original file, or a run.
 
     Args:
-        path, revision, variant, config, tokenizer, base: see :class:`~mamoe.runs.source.Source`.
+        path, revision, variant, config, tokenizer, vae, base: see :class:`~mamoe.runs.source.Source`.
         method: how it is going to be trained. A run's adapter of exactly this method is to be gone on with; any other
             becomes part of the weights.
         trains_text: whether the text encoder is going to be trained too.
@@ -83,7 +84,9 @@ def load_base(
     Raises:
         ConfigError: a part cannot be loaded, or the parts do not fit each other.
     """
-    source = Source(path=path, revision=revision, variant=variant, config=config, tokenizer=tokenizer, base=base)
+    source = Source(
+        path=path, revision=revision, variant=variant, config=config, tokenizer=tokenizer, vae=vae, base=base
+    )
     with _explained(path):
         parts = parts_of(source)
         run, adapter = (parts, parts.adapter) if isinstance(parts, RunParts) else (None, None)
