@@ -90,6 +90,6 @@ def push_folder(folder: Path, repo: str, files: Sequence[Path], *, public: bool)
         if 400 <= status < 500 and status != 429:
             raise ConfigError(f"The hub refuses {repo} ({status}): {reason}") from None
         raise HubError(f"The hub fails ({status}): {reason} Try again; what arrived is not sent twice.") from None
-    except OSError as error:  # of which those of HTTP clients are
+    except (OSError, *HfHubHTTPError.__bases__) as error:  # the second: of whichever HTTP client the hub's has
         raise HubError(f"The hub cannot be reached: {_TOKEN.sub('hf_…', str(error))} Try again later.") from None
     return str(address)

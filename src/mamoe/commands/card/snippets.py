@@ -25,6 +25,7 @@ def _layout(facts: Facts) -> str:
     thing: ClassInfo = next((row for row in taxonomy.classes if row.is_thing), taxonomy.classes[-1])
     given = condition is not None and drawn_kind(condition) is None
     picture = f'\n    condition=Image.new("RGB", ({width}, {height})),  # the picture it is shown; black is none'
+    prompt = f"    prompt={stuff[0].prompt!r},\n" if facts.recipe.terms.layout.global_prompt else ""  # it sees no other
     return f"""import numpy as np
 import torch
 {"from PIL import Image" + chr(10) if given else ""}
@@ -36,8 +37,7 @@ segment_id = np.zeros(({height}, {width}), np.int32)  # 0: no segment
 box = np.s_[{height // 4}:{3 * height // 4}, {width // 4}:{3 * width // 4}]
 class_id[box], segment_id[box] = {thing.id}, 256  # {thing.name!r}, with a prompt of its own
 picture = pipe(
-    prompt={stuff[0].prompt!r},
-    panoptic=PanopticMap(segment_id=segment_id, class_id=class_id),
+{prompt}    panoptic=PanopticMap(segment_id=segment_id, class_id=class_id),
     instance_prompts={{256: {thing.prompt!r}}},{picture if given else ""}
     {_SEED},
 ).images[0]
