@@ -96,22 +96,22 @@ def load_base(
             unet, adapter = parts.unet(torch.float32), None
         else:
             unet = run.unet_without_adapter()
-        vae = load_vae(source)
+        autoencoder = load_vae(source)
         text = load_text(source)
         scheduler = parts.scheduler()
     problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
     concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
-    if unet.config["in_channels"] != vae.config["latent_channels"] * (2 if concat else 1):
+    if unet.config["in_channels"] != autoencoder.config["latent_channels"] * (2 if concat else 1):
         problems.append(
             f"the UNet reads {unet.config['in_channels']} channels, the autoencoder's latents have "
-            f"{vae.config['latent_channels']} (inpainting and depth models cannot be a base)"
+            f"{autoencoder.config['latent_channels']} (inpainting and depth models cannot be a base)"
         )
     if problems:
         raise ConfigError(f"model.path={path}: the parts of the base model do not fit: {'; '.join(problems)}.")
     return BaseModel(
         source=source,
         unet=unet,
-        vae=vae,
+        vae=autoencoder,
         scheduler=scheduler,
         text=text,
         trained=parts.trained(),

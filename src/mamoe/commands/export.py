@@ -173,7 +173,8 @@ def _write_single_file(pipe: Stock, stage: Path) -> None:
         if hasattr(part, "save_config"):  # networks of diffusers, schedulers
             part.save_config(folder / name)
         elif isinstance(part, torch.nn.Module):  # of transformers
-            part.config.save_pretrained(folder / name)
+            config: Any = part.config
+            config.save_pretrained(folder / name)
         else:  # tokenizers
             part.save_pretrained(folder / name)
 

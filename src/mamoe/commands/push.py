@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mamoe.commands.card.page import CARD
 from mamoe.errors import ConfigError, MamoeError
@@ -70,6 +71,7 @@ def push_folder(folder: Path, repo: str, files: Sequence[Path], *, public: bool)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
+    unreachable: Any = (OSError, *HfHubHTTPError.__bases__)  # the others: of whichever HTTP client the hub's has
     api = HfApi()
     try:
         address = api.create_repo(repo, private=not public, exist_ok=True)
@@ -90,6 +92,6 @@ def push_folder(folder: Path, repo: str, files: Sequence[Path], *, public: bool)
         if 400 <= status < 500 and status != 429:
             raise ConfigError(f"The hub refuses {repo} ({status}): {reason}") from None
         raise HubError(f"The hub fails ({status}): {reason} Try again; what arrived is not sent twice.") from None
-    except (OSError, *HfHubHTTPError.__bases__) as error:  # the second: of whichever HTTP client the hub's has
+    except unreachable as error:
         raise HubError(f"The hub cannot be reached: {_TOKEN.sub('hf_…', str(error))} Try again later.") from None
     return str(address)

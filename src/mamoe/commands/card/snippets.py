@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mamoe.bases.shipped import PREFIX
 from mamoe.commands.card.facts import Facts
 from mamoe.data.condition import drawn_kind
 from mamoe.vocabulary.taxonomy import ClassInfo
@@ -70,11 +71,15 @@ pipe = {kind}.from_single_file("model.safetensors", config="config")
 
 def _lora(facts: Facts) -> str:
     name = "kohya_lora.safetensors" if facts.form == "kohya" else "pytorch_lora_weights.safetensors"
+    if facts.base.startswith(PREFIX):
+        reader, kind = "mamoe", "LayoutPipeline"
+    else:
+        reader, kind = "diffusers", "DiffusionPipeline"
     return f"""import torch
-from diffusers import DiffusionPipeline
+from {reader} import {kind}
 
 base = {facts.base!r}  # the base model
-pipe = DiffusionPipeline.from_pretrained(base)
+pipe = {kind}.from_pretrained(base)
 pipe.load_lora_weights(".", weight_name={name!r})
 {_drawn()}"""
 
