@@ -21,6 +21,7 @@ test:
 
 slow:
 	uv run pytest -q -m "slow or real"
+	uv run pytest -q -n 0 -m browser
 
 format:
 	uv run ruff format .

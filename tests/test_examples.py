@@ -71,3 +71,21 @@ def test_the_tour_runs_cell_by_cell(tmp_path, monkeypatch):
         exec(compile(cell.replace("STEPS = 300", "STEPS = 2"), f"cell {number}", "exec"), names)
     assert names["both"].size == (256, 256) and names["cars"]
     assert (tmp_path / "tour/model/README.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_finish_tiny_base(tmp_path, monkeypatch, capsys):
+    for name, words in {"streets": [], "close": ["--domain", "close_ups", "--height", "64", "--width", "64"]}.items():
+        drawn = mamoe("scenes", tmp_path / name, "--train", "4", "--val", "1", "--test", "0", *words)
+        assert drawn.code == 0, drawn.err
+    folders = ["--pictures", tmp_path / "streets", tmp_path / "close"]
+    for part in ("decoder", "unet"):
+        run_example(
+            monkeypatch, "finish_tiny_base.py", part, tmp_path / "base", *folders, "--seconds", "1", "--batch", "2"
+        )
+    assert "dB" in capsys.readouterr().out
+    run_example(
+        monkeypatch, "street/draw_a_layout.py", tmp_path / "base", "--out", tmp_path / "picture.png", "--steps", "1"
+    )
+    assert size_of(tmp_path / "picture.png") == (256, 128)

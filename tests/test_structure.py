@@ -31,6 +31,7 @@ LATE = {
     ("commands/train.py", "mamoe.machine.libraries"): "torch, after the configuration was checked",
     ("commands/train.py", "mamoe.training.scale.cluster"): "torch, after the configuration was checked",
     ("commands/benchmark/run.py", "mamoe.scenes"): "numpy and PIL, for benchmarks that draw their data",
+    ("commands/app/options.py", "mamoe.commands.app.serve"): "all of it, so that --help is instant",
     ("commands/captioning/options.py", "mamoe.commands.captioning.story"): "all of it, so that --help is instant",
     ("commands/captioning/story.py", "mamoe.bases.sources"): "torch, for a tokenizer that may not be asked for",
     ("commands/captioning/story.py", "mamoe.runs.source"): "with the line above",

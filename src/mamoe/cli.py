@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mamoe.commands.about import env, presets
+from mamoe.commands.app.options import app as paint
 from mamoe.commands.captioning.options import captions, instance_captions
 from mamoe.commands.handing_on import export, push
 from mamoe.commands.material import check, new_base, scenes
@@ -224,6 +225,7 @@ def benchmark_cell(
 prepare.command("captions")(captions)
 prepare.command("instance-captions")(instance_captions)
 app.add_typer(prepare, name="prepare")
+app.command("app")(paint)
 for command in (init, check, scenes, new_base, export, push, presets, env):
     app.command()(command)
 

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mamoe.assemble.data import TRAIN, dataset, layout_settings
 from mamoe.assemble.layout_scores import layout_families
-from mamoe.config.train import Train, recorded
+from mamoe.assemble.record import config_of
+from mamoe.config.train import Train
 from mamoe.console import note
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.encoded import content_of
@@ -44,7 +43,6 @@ from mamoe.evaluation.run import (
 from mamoe.evaluation.table import Table
 from mamoe.machine.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
-from mamoe.runs.home import Home, relocated
 from mamoe.runs.lookup import find_checkpoint
 from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.filling import fill
@@ -160,7 +158,7 @@ def evaluate_run(
     scores = asked.scores or (*SCORES, LAYOUT)
     check_scores(scores)
     checkpoint = find_checkpoint(run, asked.checkpoint)
-    home, config = _config_of(checkpoint)
+    home, config = config_of(checkpoint)
     settings = layout_settings(config)
     if asked.data is not None:
         config = _with_data(config, asked.data, settings.taxonomy)
@@ -316,19 +314,6 @@ def _with_layouts(drawn: PictureSet, source: LayoutDataset) -> PictureSet:
 def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
     places = {same_name(key): place for place, key in enumerate(source.keys)}
     return tuple(dict.fromkeys(places[name] for name in drawn.layout_names))
-
-
-def _config_of(checkpoint: Path) -> tuple[Path, Train]:
-    home = checkpoint.parent.parent
-    path = home / "config.yaml"
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
-            "`mamoe sample` and evaluate the folder."
-        ) from None
-    return home, recorded(relocated(plain, Home.of(home)))
 
 
 def _with_data(config: Train, folder: Path, taxonomy: Taxonomy) -> Train:
