@@ -119,6 +119,13 @@ def test_the_unet_alone(finished_run, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == str(ours.config["num_experts"])
 
 
+def test_a_saved_pipeline_takes_another_form_and_has_no_card(base_model, tmp_path, caplog):
+    exported(base_model, tmp_path / "file", "single-file")
+    assert "no model card is written" in caplog.text and not (tmp_path / "file/README.md").exists()
+    again = load_base(str(tmp_path / "file/model.safetensors"), config=str(tmp_path / "file/config"))
+    assert torch.equal(again.unet.conv_in.weight, load_base(str(base_model)).unet.conv_in.weight)
+
+
 def test_only_adapters_are_merged(finished_run, tmp_path):
     refused = mamoe("export", finished_run, tmp_path / "out", "--format", "merged")
     assert refused.code == 2 and "no adapter to merge" in refused.err and not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -19,13 +20,15 @@ from mamoe.methods.lora_file import LoraFile, lora_problems, lora_state
 from mamoe.models.control.call import control_of
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.adapter import ADAPTER
-from mamoe.runs.lookup import find_checkpoint, part_of_network
+from mamoe.runs.lookup import find_checkpoint, is_run, part_of_network
 from mamoe.sampling.components import load_trained_adapter
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.storage.staging import require_free, staged_folder
 from mamoe.vocabulary.layout import Strength
 
 Stock = StableDiffusionPipeline | StableDiffusionXLPipeline
+log = logging.getLogger(__name__)
+
 SINGLE_FILE = "model.safetensors"
 CONFIG = "config"  # folder of JSON and vocabulary beside a single file
 
@@ -51,6 +54,8 @@ def export_run(
 ) -> list[str]:
     """Write the run's networks, averaged weights where there are any, and a model card to ``out``.
 
+    ``run`` may be a saved pipeline too, of which no card can be written; a warning says so.
+
     ``base`` is the base model's place, if it has moved. A run without region attention, experts and condition pictures
     is written as a stock ``StableDiffusionPipeline``, or ``StableDiffusionXLPipeline`` where the base model has two
     text encoders.
@@ -63,21 +68,24 @@ def export_run(
         DiskFullError: nothing is left in ``out``.
     """
     require_free(out)
-    folder = find_checkpoint(run, checkpoint)
-    if form is Form.MERGED and not (part_of_network(folder, "unet", True) / ADAPTER).is_file():
-        raise ConfigError(f"{folder} holds a whole UNet: there is no adapter to merge. Take --format {Form.PIPELINE}.")
+    folder = find_checkpoint(run, checkpoint) if is_run(run) else None
+    if form is Form.MERGED and (folder is None or not (part_of_network(folder, "unet", True) / ADAPTER).is_file()):
+        raise ConfigError(f"{run} holds a whole UNet: there is no adapter to merge. Take --format {Form.PIPELINE}.")
     dtype = torch.float16 if half else torch.float32
     pipe = LayoutPipeline.from_pretrained(run, checkpoint=checkpoint, base=base, torch_dtype=dtype)
     if form in (Form.UNET, Form.DENSE, Form.SINGLE_FILE) and control_of(pipe.unet) is not None:
         raise ConfigError(
-            f"{folder} is shown a condition picture, which --format {form} has no place for. Take --format "
+            f"{run} is shown a condition picture, which --format {form} has no place for. Take --format "
             f"{Form.PIPELINE}."
         )
     left = _left_out(pipe) if form in (Form.DENSE, Form.SINGLE_FILE) else []
     with staged_folder(out) as stage:
         whole = _write(pipe, form, stage)
-        two = pipe.text_encoder_2 is not None
-        write_card(facts_of(folder, form=form.value, stock=whole, left_out=left, two_encoders=two), stage)
+        if folder is None:
+            log.warning("%s is no run: nothing is known of its training, and no model card is written.", run)
+        else:
+            two = pipe.text_encoder_2 is not None
+            write_card(facts_of(folder, form=form.value, stock=whole, left_out=left, two_encoders=two), stage)
     return left
 
 
