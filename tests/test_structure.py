@@ -59,8 +59,10 @@ THIN = (
     "cli.py",
     "__init__.py",
     "commands/about.py",
+    "commands/handing_on.py",
     "commands/material.py",
     "commands/prepare.py",
+    "commands/starting.py",
     "commands/sample.py",
     "commands/synthesize.py",
 )

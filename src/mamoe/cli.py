@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -12,9 +11,11 @@ import typer
 from mamoe.commands.about import env, presets
 from mamoe.commands.app.options import app as paint
 from mamoe.commands.captioning.options import captions, instance_captions
+from mamoe.commands.handing_on import export, push
 from mamoe.commands.material import check, new_base, scenes
 from mamoe.commands.prepare import prepare
 from mamoe.commands.sample import BaseOption, sample
+from mamoe.commands.starting import init
 from mamoe.commands.synthesize import synthesize
 from mamoe.config.shipped import group_names
 from mamoe.console import progress
@@ -40,21 +41,6 @@ Composes the Hydra groups {", ".join(group_names()[:-1])} and {group_names()[-1]
 
 Example: mamoe train experiment=demo data.root=demo/data trainer.max_steps=200
 """  # noqa: E501 - a line end stays one in the help
-
-
-class Weights(StrEnum):
-    """Number format of exported weights."""
-
-    FP16 = "fp16"
-    FP32 = "fp32"
-
-
-class ExportFormat(StrEnum):
-    """What a run is exported as."""
-
-    PIPELINE = "pipeline"
-    DIFFUSERS_LORA = "diffusers-lora"
-    KOHYA = "kohya"
 
 
 @app.command()
@@ -254,39 +240,8 @@ prepare.command("captions")(captions)
 prepare.command("instance-captions")(instance_captions)
 app.add_typer(prepare, name="prepare")
 app.command("app")(paint)
-for command in (check, scenes, new_base, presets, env):
+for command in (init, check, scenes, new_base, export, push, presets, env):
     app.command()(command)
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="A run or one of its checkpoints.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
-    base: BaseOption = None,
-    weights: Annotated[Weights, typer.Option(help="Number format.")] = Weights.FP16,
-    format: Annotated[
-        ExportFormat,
-        typer.Option(help="A whole pipeline, or a run's LoRA alone as diffusers or kohya's readers take it."),
-    ] = ExportFormat.PIPELINE,
-) -> None:
-    """Write a run as one folder: a LayoutPipeline, or a StableDiffusionPipeline if it knows no layout; or its LoRA.
-
-    Example: mamoe export runs/mamoe/latest pipeline
-    """
-    from mamoe.commands.export import export_lora, export_run
-    from mamoe.machine.libraries import quiet_libraries
-    from mamoe.methods.lora_file import LoraFile
-
-    quiet_libraries()
-    half = weights is Weights.FP16
-    if format is ExportFormat.PIPELINE:
-        export_run(run, out, checkpoint=checkpoint, base=base, half=half)
-    else:
-        if base is not None:
-            raise ConfigError(f"--format {format.value} writes nothing of the base model: leave --base out.")
-        out = export_lora(run, out, form=LoraFile(format.value), checkpoint=checkpoint, half=half)
-    typer.echo(f"Written to {out}.")
 
 
 def main() -> None:
