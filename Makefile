@@ -3,15 +3,18 @@ export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_OFFLINE = 1
 unexport PYTHONDONTWRITEBYTECODE  # every process would compile all libraries anew
 
-.PHONY: check lint test slow format perf
+.PHONY: check lint docs test slow format perf
 
-check: lint test
+check: lint docs test
 
 lint:
 	uv run ruff format --check .
 	uv run ruff check .
 	uv run lint-imports
 	uv run pyright
+
+docs:
+	uv run mkdocs build --strict --quiet
 
 test:
 	uv run pytest -q

@@ -183,7 +183,7 @@ def drawn(pipe: LayoutPipeline, here: Path) -> dict[str, torch.Tensor]:
 def lora_file(here: Path, form: str, out: Path) -> dict[str, torch.Tensor]:
     """The LoRA of its run in another program's form, written into ``out``."""
     done("export", run_in(here, "lora"), out, "--format", form)
-    (file,) = out.iterdir()
+    (file,) = out.glob("*.safetensors")
     return load_file(file)
 
 

@@ -114,7 +114,7 @@ def test_settings_exist(page):
     settings |= {key for rule in RULES for key in rule.keys}  # which a test holds against the schema
     for section in Train.model_fields:
         for key in re.findall(rf"`({section}\.\w[\w.]*)=?[^`/]*`", page.read_text(encoding="utf-8")):
-            if not key.endswith((".py", ".yaml", ".yml", ".txt", ".json", ".csv")):
+            if not key.endswith((".py", ".yaml", ".yml", ".txt", ".json", ".csv", ".safetensors")):
                 assert key in settings, key
 
 

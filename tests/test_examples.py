@@ -1,5 +1,6 @@
 """The files under examples/ do what their first lines say, on tiny models."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -23,18 +24,18 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def test_draw_a_layout_with_a_run(finished_run, tmp_path, monkeypatch):
-    run_example(monkeypatch, "draw_a_layout.py", finished_run, "--out", tmp_path / "picture.png", "--steps", "1")
+    run_example(monkeypatch, "street/draw_a_layout.py", finished_run, "--out", tmp_path / "picture.png", "--steps", "1")
     assert size_of(tmp_path / "picture.png") == (256, 128)
 
 
 def test_draw_a_layout_with_a_base_that_knows_none(base_model, tmp_path, monkeypatch, capsys):
-    run_example(monkeypatch, "draw_a_layout.py", base_model, "--out", tmp_path / "picture.png", "--steps", "1")
+    run_example(monkeypatch, "street/draw_a_layout.py", base_model, "--out", tmp_path / "picture.png", "--steps", "1")
     assert size_of(tmp_path / "picture.png") == (256, 128) and "by the caption alone" in capsys.readouterr().out
 
 
-def test_own_taxonomy(base_model, tmp_path, monkeypatch):
+def test_own_classes(base_model, tmp_path, monkeypatch):
     harbour = tmp_path / "harbour"
-    run_example(monkeypatch, "own_taxonomy/draw.py", harbour)
+    run_example(monkeypatch, "own_classes/draw.py", harbour)
     checked = mamoe("check", harbour)
     assert checked.code == 0 and "boat" in checked.out and "arning" not in checked.out
     words = ["data=folder", f"data.root={harbour}", "data.crop=null", "data.batch_size=4", "trainer.max_steps=2"]
@@ -47,8 +48,29 @@ def test_own_taxonomy(base_model, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_use_in_diffusers(finished_run, tmp_path, monkeypatch):
     words = ["--out", tmp_path / "picture.png", "--steps", "1", "--size", "64", "64"]
-    run_example(monkeypatch, "use_in_diffusers.py", finished_run, tmp_path / "exported", *words)
+    run_example(monkeypatch, "use_in_diffusers/draw.py", finished_run, tmp_path / "exported", *words)
     assert size_of(tmp_path / "picture.png") == (64, 64)
+
+
+@pytest.mark.slow
+def test_the_story_of_a_street(tmp_path, monkeypatch):
+    run_example(monkeypatch, "street/story.py", tmp_path / "street", "--steps", "2")
+    (picture,) = (tmp_path / "street/pictures").glob("scene_*.png")
+    assert size_of(picture) == (256, 128) and (tmp_path / "street/model/README.md").is_file()
+
+
+@pytest.mark.slow
+def test_the_tour_runs_cell_by_cell(tmp_path, monkeypatch):
+    notebook = json.loads((EXAMPLES / "tour.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    assert "STEPS = 300" in cells[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for number, cell in enumerate(cells):
+        exec(compile(cell.replace("STEPS = 300", "STEPS = 2"), f"cell {number}", "exec"), names)
+    assert names["both"].size == (256, 256) and names["cars"]
+    assert (tmp_path / "tour/model/README.md").is_file()
 
 
 @pytest.mark.slow
@@ -63,5 +85,7 @@ def test_finish_tiny_base(tmp_path, monkeypatch, capsys):
             monkeypatch, "finish_tiny_base.py", part, tmp_path / "base", *folders, "--seconds", "1", "--batch", "2"
         )
     assert "dB" in capsys.readouterr().out
-    run_example(monkeypatch, "draw_a_layout.py", tmp_path / "base", "--out", tmp_path / "picture.png", "--steps", "1")
+    run_example(
+        monkeypatch, "street/draw_a_layout.py", tmp_path / "base", "--out", tmp_path / "picture.png", "--steps", "1"
+    )
     assert size_of(tmp_path / "picture.png") == (256, 128)

@@ -17,6 +17,7 @@ SAYS_NOTHING = {"utils", "util", "helpers", "helper", "misc", "common", "tools",
 # (file, function): why it has more parameters.
 WIDE = {
     ("commands/sample.py", "sample"): "the options of a command",
+    ("commands/synthesize.py", "synthesize"): "the options of a command",
     ("cli.py", "evaluate"): "the options of a command",
     ("commands/prepare.py", "fuse"): "the options of a command",
     ("commands/prepare.py", "segment"): "the options of a command",
@@ -58,9 +59,12 @@ THIN = (
     "cli.py",
     "__init__.py",
     "commands/about.py",
+    "commands/handing_on.py",
     "commands/material.py",
     "commands/prepare.py",
+    "commands/starting.py",
     "commands/sample.py",
+    "commands/synthesize.py",
 )
 
 

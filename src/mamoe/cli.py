@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -12,9 +11,12 @@ import typer
 from mamoe.commands.about import env, presets
 from mamoe.commands.app.options import app as paint
 from mamoe.commands.captioning.options import captions, instance_captions
+from mamoe.commands.handing_on import export, push
 from mamoe.commands.material import check, new_base, scenes
 from mamoe.commands.prepare import prepare
 from mamoe.commands.sample import BaseOption, sample
+from mamoe.commands.starting import init
+from mamoe.commands.synthesize import synthesize
 from mamoe.config.shipped import group_names
 from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
@@ -39,21 +41,6 @@ Composes the Hydra groups {", ".join(group_names()[:-1])} and {group_names()[-1]
 
 Example: mamoe train experiment=demo data.root=demo/data trainer.max_steps=200
 """  # noqa: E501 - a line end stays one in the help
-
-
-class Weights(StrEnum):
-    """Number format of exported weights."""
-
-    FP16 = "fp16"
-    FP32 = "fp32"
-
-
-class ExportFormat(StrEnum):
-    """What a run is exported as."""
-
-    PIPELINE = "pipeline"
-    DIFFUSERS_LORA = "diffusers-lora"
-    KOHYA = "kohya"
 
 
 @app.command()
@@ -113,12 +100,15 @@ def cache(
 
 
 app.command()(sample)
+app.command()(synthesize)
 
 
 @app.command()
 def evaluate(
     context: typer.Context,
-    target: Annotated[Path, typer.Argument(help="A run or one of its checkpoints, or a folder of pictures.")],
+    target: Annotated[
+        Path, typer.Argument(help="A run or a checkpoint, a folder of pictures, or a synthetic data set.")
+    ],
     against: Annotated[Path | None, typer.Option(help="Folder of real pictures; default: the run's split.")] = None,
     train: Annotated[Path | None, typer.Option(help="Folder of training pictures; default: the run's.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data set the layouts are from; default: the run's.")] = None,
@@ -148,6 +138,7 @@ def evaluate(
     guidance_scale: Annotated[float, typer.Option(min=0.0, help="Of mode cfg.")] = DRAWING.guidance_scale,
     batch_size: Annotated[int, typer.Option(min=1)] = DRAWING.batch_size,
     seed: Annotated[int, typer.Option(help="Of pictures and intervals.")] = 0,
+    seeds: Annotated[int, typer.Option(min=2, help="Of a data set: networks trained on each kind of pictures.")] = 5,
     device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
 ) -> None:
     """Score pictures against real ones, with intervals: distances of distributions, copying, layout, colours, use.
@@ -157,15 +148,20 @@ def evaluate(
     Example: mamoe evaluate runs/mamoe/latest --split val
     """
     from mamoe.commands.evaluate import Asked, evaluate_folder, evaluate_run
+    from mamoe.commands.evaluate_set import evaluate_set, is_data_set
     from mamoe.machine.devices import usable_device
     from mamoe.machine.libraries import quiet_libraries
     from mamoe.runs.lookup import is_run
 
     quiet_libraries()
     of_runs = ("base", "checkpoint", "modes", "steps", "guidance_scale", "batch_size")
-    if not is_run(target) and (given := [name for name in of_runs if _was_given(context, name)]):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    if not is_run(target) and (options := _given(context, of_runs)):
         raise ConfigError(f"{target} is no run but a folder of pictures: leave {options} out.")
+    of_pictures = ("against", "train", "instance_prompts", "segmenter", "clip", "extractor", "autoencoder", "cache")
+    if is_data_set(target) and (options := _given(context, of_pictures)):
+        raise ConfigError(f"{target} is a data set, of which only the use is measured: leave {options} out.")
+    if not is_data_set(target) and (options := _given(context, ("seeds",))):
+        raise ConfigError(f"{target} is no data set: leave {options} out; --seed is that of pictures and intervals.")
     asked = Asked(
         against=against,
         train=train,
@@ -191,7 +187,9 @@ def evaluate(
     )
     kept = stopped_with("finished pictures and features are kept; the same command goes on from there.")
     with kept, progress("Evaluating") as update:
-        if is_run(target):
+        if is_data_set(target):
+            table, folder = evaluate_set(target, asked, seeds, update)
+        elif is_run(target):
             drawing = Drawing(steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, seed=seed)
             table, folder = evaluate_run(target, asked, drawing, update)
         else:
@@ -200,9 +198,11 @@ def evaluate(
         typer.echo(f"{table.markdown()}\nWritten to {folder}.")
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
+def _given(context: typer.Context, names: tuple[str, ...]) -> str:
+    """Those of the options that the user gave, as they are written."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in given)
 
 
 @app.command(context_settings=PASS_ON)
@@ -240,39 +240,8 @@ prepare.command("captions")(captions)
 prepare.command("instance-captions")(instance_captions)
 app.add_typer(prepare, name="prepare")
 app.command("app")(paint)
-for command in (check, scenes, new_base, presets, env):
+for command in (init, check, scenes, new_base, export, push, presets, env):
     app.command()(command)
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="A run or one of its checkpoints.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
-    base: BaseOption = None,
-    weights: Annotated[Weights, typer.Option(help="Number format.")] = Weights.FP16,
-    format: Annotated[
-        ExportFormat,
-        typer.Option(help="A whole pipeline, or a run's LoRA alone as diffusers or kohya's readers take it."),
-    ] = ExportFormat.PIPELINE,
-) -> None:
-    """Write a run as one folder: a LayoutPipeline, or a StableDiffusionPipeline if it knows no layout; or its LoRA.
-
-    Example: mamoe export runs/mamoe/latest pipeline
-    """
-    from mamoe.commands.export import export_lora, export_run
-    from mamoe.machine.libraries import quiet_libraries
-    from mamoe.methods.lora_file import LoraFile
-
-    quiet_libraries()
-    half = weights is Weights.FP16
-    if format is ExportFormat.PIPELINE:
-        export_run(run, out, checkpoint=checkpoint, base=base, half=half)
-    else:
-        if base is not None:
-            raise ConfigError(f"--format {format.value} writes nothing of the base model: leave --base out.")
-        out = export_lora(run, out, form=LoraFile(format.value), checkpoint=checkpoint, half=half)
-    typer.echo(f"Written to {out}.")
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from mamoe import LayoutPipeline
+from mamoe.bases.originals import original_autoencoder, original_clip, original_open_clip, original_unet
 from mamoe.bases.pretrained import BaseModel, load_base
 from mamoe.bases.single_file import SingleFile
 from mamoe.errors import ConfigError
-from originals import original_autoencoder, original_clip, original_open_clip, original_unet
 
 REAL_WORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "clip_tokenizer"
 

@@ -55,6 +55,20 @@ def test_a_stock_pipeline_loads_a_lora_and_draws_the_same(stock_lora, base_model
     assert refused.code == 2 and "is not empty" in refused.err
 
 
+@pytest.mark.parametrize("form", list(LoraFile))
+def test_the_code_on_its_card_runs(stock_lora, base_model, tmp_path, monkeypatch, form):
+    export_lora(stock_lora, tmp_path / "out", form=form)
+    text = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert "A lora adapter of [base]" in text and "library_name: diffusers" in text
+    code = text.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("base = 'base'", f"base = {str(base_model)!r}").replace(
+        "generator=", "num_inference_steps=1, generator="
+    )
+    monkeypatch.chdir(tmp_path / "out")
+    exec(compile(code, "card", "exec"), {})
+    assert (tmp_path / "out/drawn.png").is_file()
+
+
 @pytest.mark.slow
 def test_a_stock_pipeline_loads_a_dora_and_draws_the_same(base_model, scenes, tmp_path):
     run = run_of(base_model, scenes, tmp_path / "runs", "method=dora", *STOCK)

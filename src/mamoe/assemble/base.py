@@ -32,7 +32,7 @@ def base_of(config: Train) -> BaseModel:
         ConfigError: it cannot be loaded.
     """
     model = config.model
-    where = {key: getattr(model, key) for key in ("revision", "variant", "config", "tokenizer")}
+    where = {key: getattr(model, key) for key in ("revision", "variant", "config", "tokenizer", "vae")}
     how = {"method": config.method.model_dump(), "trains_text": model.train_text_encoder}
     if (kept := _kept_source(config)) is not None:
         return load_base(**kept.to_dict(), **how)

@@ -66,7 +66,7 @@ def layout_families(
         elsewhere=_ELSEWHERE,
     )
     ceiling = PictureSet(label=CEILING, paths=tuple(file.image for file in files), generation=None, root=source.folder)
-    domain = _domain(train, classes, store / _size_name(train), asked.seed, progress)
+    domain = domain_segmenter(train, classes, store, asked.seed, progress)
     families: list[Family] = []
     if LAYOUT in scores:
         for name in asked.segmenters:
@@ -94,7 +94,22 @@ def layout_families(
     return families, ceiling
 
 
-def _domain(train: LayoutDataset, classes: Classes, store: Path, seed: int, progress: Progress | None) -> Domain:
+def domain_segmenter(
+    train: LayoutDataset, classes: Classes, store: Path, seed: int, progress: Progress | None = None
+) -> Domain:
+    """The segmenter of a data set's own domain, learned from its training split unless it is in ``store``.
+
+    Args:
+        train: the training split, not augmented.
+        classes: of the data set.
+        store: where domain segmenters are kept, one for each size of pictures.
+        seed: of the network.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        DatasetError: the split cannot teach a segmenter, or the store cannot be written.
+    """
+    store = store / _size_name(train)
     chosen = spread(range(len(train)), MOST_PICTURES)
     files = [train.files.samples[i] for i in chosen]
     paths = [path for file in files for path in (file.image, file.panoptic, train.files.instance_prompts)]

@@ -64,7 +64,7 @@ def weights_of(config: Train, base: BaseModel) -> dict[str, str]:
 def _placed(source: Source) -> Source:
     """The source with whole paths of what lies on this disk: runs are looked at from any folder."""
     found: dict[str, str] = {}
-    for key in ("path", "config", "tokenizer", "base"):
+    for key in ("path", "config", "tokenizer", "vae", "base"):
         place: str | None = getattr(source, key)
         named = place is None or place.startswith(PREFIX) or (key == "config" and place in list(Family))
         if place is not None and not named and Path(place).exists():

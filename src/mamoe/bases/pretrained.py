@@ -68,6 +68,7 @@ def load_base(
     *,
     config: str | None = None,
     tokenizer: str | None = None,
+    vae: str | None = None,
     base: str | None = None,
     method: Mapping[str, Any] | None = None,
     trains_text: bool = False,
@@ -75,7 +76,7 @@ def load_base(
     """Load a base model from a folder, the hub, the package itself (``package:tiny``), one original file, or a run.
 
     Args:
-        path, revision, variant, config, tokenizer, base: see :class:`~mamoe.runs.source.Source`.
+        path, revision, variant, config, tokenizer, vae, base: see :class:`~mamoe.runs.source.Source`.
         method: how it is going to be trained. A run's adapter of exactly this method is to be gone on with; any other
             becomes part of the weights.
         trains_text: whether the text encoder is going to be trained too.
@@ -83,7 +84,9 @@ def load_base(
     Raises:
         ConfigError: a part cannot be loaded, or the parts do not fit each other.
     """
-    source = Source(path=path, revision=revision, variant=variant, config=config, tokenizer=tokenizer, base=base)
+    source = Source(
+        path=path, revision=revision, variant=variant, config=config, tokenizer=tokenizer, vae=vae, base=base
+    )
     with _explained(path):
         parts = parts_of(source)
         run, adapter = (parts, parts.adapter) if isinstance(parts, RunParts) else (None, None)
@@ -93,22 +96,22 @@ def load_base(
             unet, adapter = parts.unet(torch.float32), None
         else:
             unet = run.unet_without_adapter()
-        vae = load_vae(source)
+        autoencoder = load_vae(source)
         text = load_text(source)
         scheduler = parts.scheduler()
     problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
     concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
-    if unet.config["in_channels"] != vae.config["latent_channels"] * (2 if concat else 1):
+    if unet.config["in_channels"] != autoencoder.config["latent_channels"] * (2 if concat else 1):
         problems.append(
             f"the UNet reads {unet.config['in_channels']} channels, the autoencoder's latents have "
-            f"{vae.config['latent_channels']} (inpainting and depth models cannot be a base)"
+            f"{autoencoder.config['latent_channels']} (inpainting and depth models cannot be a base)"
         )
     if problems:
         raise ConfigError(f"model.path={path}: the parts of the base model do not fit: {'; '.join(problems)}.")
     return BaseModel(
         source=source,
         unet=unet,
-        vae=vae,
+        vae=autoencoder,
         scheduler=scheduler,
         text=text,
         trained=parts.trained(),

@@ -14,6 +14,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
+from mamoe.bases.other_autoencoder import WithAutoencoder
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.shipped import resolved
 from mamoe.bases.single_file import SingleFile, is_single_file
@@ -39,6 +40,11 @@ def parts_of(source: Source) -> Parts:
     """
     if source.base is not None or is_run(Path(source.path)):
         return run_parts(source)
+    parts = _own_parts(source)
+    return parts if source.vae is None else WithAutoencoder(parts, source.vae)
+
+
+def _own_parts(source: Source) -> Parts:
     if is_single_file(source.path):
         return SingleFile(Path(source.path), source.config, source.tokenizer)
     given = [f"model.{key}={value}" for key in ("config", "tokenizer") if (value := getattr(source, key)) is not None]
@@ -75,6 +81,8 @@ def run_parts(source: Source, checkpoint: str = "latest", *, ema: bool = True) -
     folder = find_checkpoint(Path(source.path), checkpoint)
     recipe = read_recipe(folder)
     base = _base_source(folder, recipe.base, source)
+    if source.vae is not None:
+        base = replace(base, vae=source.vae)
     return RunParts(folder, recipe, parts_of(base), base=base, ema=ema)
 
 
@@ -87,7 +95,7 @@ def _base_source(folder: Path, said: Source, source: Source) -> Source:
     if source.base is not None:
         return _moved(said, source, to=source.base)
     home = Home.of_checkpoint(folder)
-    places = {key: home.found(value) for key in ("path", "config", "tokenizer") if (value := getattr(said, key))}
+    places = {key: home.found(value) for key in ("path", "config", "tokenizer", "vae") if (value := getattr(said, key))}
     now = replace(said, **places)
     if now != said:
         log.warning("%s is not there any more: the base model of %s is read from %s.", said.path, folder, now.path)
@@ -109,6 +117,7 @@ def _moved(said: Source, place: Source, *, to: str) -> Source:
         variant=place.variant or said.variant,
         config=(place.config or said.config) if single else place.config,
         tokenizer=(place.tokenizer or said.tokenizer) if single else place.tokenizer,
+        vae=said.vae,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from mamoe.assemble.data import TRAIN, dataset, layout_settings
 from mamoe.assemble.layout_scores import layout_families
 from mamoe.assemble.record import config_of
-from mamoe.config.train import Train
+from mamoe.assemble.run_data import STORE, with_data
 from mamoe.console import note
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.encoded import content_of
@@ -53,8 +53,6 @@ from mamoe.sampling.records import key_of, model_hash, record_of
 from mamoe.vocabulary.drawing import DRAWING, Drawing
 from mamoe.vocabulary.selection import spread
 from mamoe.vocabulary.taxonomy import Taxonomy
-
-STORE = "segmenter"  # folder of the domain segmenter, beside the data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -106,9 +104,9 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         parts = data_folder(asked.data, None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy))
         for text in parts.notes:
             note(text)
-        trains = _split_of(asked.data, parts, asked.seed, TRAIN, geometry)
+        trains = split_of(asked.data, parts, asked.seed, TRAIN, geometry)
         asked_for = replace(parts, instance_prompts=asked.instance_prompts or parts.instance_prompts)
-        tests = _split_of(asked.data, asked_for, asked.seed, asked.split, geometry)
+        tests = split_of(asked.data, asked_for, asked.seed, asked.split, geometry)
         drawn = _with_layouts(drawn, tests)
         if any(name in LAYOUT_SCORES for name in scores):
             for text in drawn_otherwise(drawn, {same_name(one.key): one for one in tests.files.samples}):
@@ -165,7 +163,7 @@ def evaluate_run(
     home, config = config_of(checkpoint)
     settings = layout_settings(config)
     if asked.data is not None:
-        config = _with_data(config, asked.data, settings.taxonomy)
+        config = with_data(config, asked.data, settings.taxonomy)
     elif not Path(config.data.images).is_dir():
         raise DatasetError(
             f"The data of {home} is not in {config.data.images} any more. If it moved, give its place: --data FOLDER."
@@ -286,7 +284,12 @@ def _check_layout_size(size: Sequence[int] | int) -> None:
         )
 
 
-def _split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: Geometry) -> LayoutDataset:
+def split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: Geometry) -> LayoutDataset:
+    """A split of a data set that is evaluated.
+
+    Raises:
+        DatasetError: files are missing or do not belong together.
+    """
     source = LayoutDataset(
         images=parts.images,
         panoptic_maps=parts.panoptic_maps,
@@ -318,17 +321,6 @@ def _with_layouts(drawn: PictureSet, source: LayoutDataset) -> PictureSet:
 def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
     places = {same_name(key): place for place, key in enumerate(source.keys)}
     return tuple(dict.fromkeys(places[name] for name in drawn.layout_names))
-
-
-def _with_data(config: Train, folder: Path, taxonomy: Taxonomy) -> Train:
-    """The configuration of a run whose data set, or another of the same classes, is in ``folder``."""
-    parts = data_folder(folder, taxonomy)
-    places = {key: getattr(parts, key) for key in ("images", "panoptic_maps", "prompts", "instance_prompts")}
-    named = {key: None if place is None else str(place) for key, place in places.items()}
-    for text in parts.notes:
-        note(text)
-    named |= {"root": str(folder), "recursive": parts.recursive}
-    return config.model_copy(update={"data": config.data.model_copy(update=named)})
 
 
 def _of_features(scores: Sequence[str]) -> tuple[str, ...]:

@@ -1,7 +1,10 @@
-"""A run as one self-contained folder."""
+"""A run as one self-contained folder, in the form somebody else's program reads."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -9,54 +12,99 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
+from mamoe.bases.originals import original_names
+from mamoe.commands.card.facts import facts_of
+from mamoe.commands.card.page import write_card
 from mamoe.errors import ConfigError
 from mamoe.methods.lora_file import LoraFile, lora_problems, lora_state
 from mamoe.models.control.call import control_of
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.runs.adapter import ADAPTER
+from mamoe.runs.lookup import find_checkpoint, is_run, part_of_network
 from mamoe.sampling.components import load_trained_adapter
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.storage.staging import require_free, staged_folder
+from mamoe.vocabulary.layout import Strength
+
+Stock = StableDiffusionPipeline | StableDiffusionXLPipeline
+log = logging.getLogger(__name__)
+
+SINGLE_FILE = "model.safetensors"
+CONFIG = "config"  # folder of JSON and vocabulary beside a single file
 
 
-def export_run(run: Path, out: Path, *, checkpoint: str = "latest", base: str | None = None, half: bool = True) -> None:
-    """Write the run's networks, averaged weights where there are any, to ``out``.
+class Form(StrEnum):
+    """What a run's networks are written as."""
 
-    ``base`` is the base model's place, if it has moved.
+    PIPELINE = "pipeline"  # all of it
+    MERGED = "merged"  # all of it, of a run whose adapter becomes part of the weights
+    UNET = "unet"  # the UNet alone
+    DENSE = "dense"  # a stock pipeline of what the model is without a map
+    SINGLE_FILE = "single-file"  # the same as one file, as ComfyUI, AUTOMATIC1111 and others read it
 
-    A run without region attention, experts and condition pictures is written as a stock ``StableDiffusionPipeline``, or
-    ``StableDiffusionXLPipeline`` where the base model has two text encoders.
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    form: Form = Form.PIPELINE,
+    checkpoint: str = "latest",
+    base: str | None = None,
+    half: bool = True,
+) -> list[str]:
+    """Write the run's networks, averaged weights where there are any, and a model card to ``out``.
+
+    ``run`` may be a saved pipeline too, of which no card can be written; a warning says so.
+
+    ``base`` is the base model's place, if it has moved. A run without region attention, experts and condition pictures
+    is written as a stock ``StableDiffusionPipeline``, or ``StableDiffusionXLPipeline`` where the base model has two
+    text encoders.
+
+    Returns:
+        What of the model has no place in that form, a sentence each.
 
     Raises:
-        ConfigError: ``out`` is not empty, or the run cannot be read.
+        ConfigError: ``out`` is not empty, the run cannot be read, or it cannot be written in that form.
         DiskFullError: nothing is left in ``out``.
     """
     require_free(out)
+    folder = find_checkpoint(run, checkpoint) if is_run(run) else None
+    if form is Form.MERGED and (folder is None or not (part_of_network(folder, "unet", True) / ADAPTER).is_file()):
+        raise ConfigError(f"{run} holds a whole UNet: there is no adapter to merge. Take --format {Form.PIPELINE}.")
     dtype = torch.float16 if half else torch.float32
     pipe = LayoutPipeline.from_pretrained(run, checkpoint=checkpoint, base=base, torch_dtype=dtype)
-    settings = pipe.settings
-    steered = settings is not None and (settings.region_attention or settings.moe)
-    if steered or control_of(pipe.unet) is not None:
-        whole: LayoutPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline = pipe
-    else:
-        whole = stock_pipeline(pipe)
+    if form in (Form.UNET, Form.DENSE, Form.SINGLE_FILE) and control_of(pipe.unet) is not None:
+        raise ConfigError(
+            f"{run} is shown a condition picture, which --format {form} has no place for. Take --format "
+            f"{Form.PIPELINE}."
+        )
+    left = _left_out(pipe) if form in (Form.DENSE, Form.SINGLE_FILE) else []
     with staged_folder(out) as stage:
-        whole.save_pretrained(stage)
+        whole = _write(pipe, form, stage)
+        if folder is None:
+            log.warning("%s is no run: nothing is known of its training, and no model card is written.", run)
+        else:
+            two = pipe.text_encoder_2 is not None
+            write_card(facts_of(folder, form=form.value, stock=whole, left_out=left, two_encoders=two), stage)
+    return left
 
 
 def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "latest", half: bool = True) -> Path:
     """Write the run's LoRA or DoRA, averaged where there is an average, as one file into ``out``; returns the file.
 
-    The base model is not part of it, nor are noise schedule and layout: regions that steer cross-attention need a
-    :class:`LayoutPipeline`.
+    Beside it lies a model card.
 
     Raises:
-        ConfigError: ``out`` is not empty, the run cannot be read, or something it trained has no place in such a file.
-            All reasons in one error.
+        ConfigError: ``out`` is not empty, or the run has no such adapter, or one that has no place in the format.
+        DiskFullError: nothing is left in ``out``.
     """
     require_free(out)
     adapter = load_trained_adapter(run, checkpoint=checkpoint)
-    name = adapter.method["name"]
-    if name not in ("lora", "dora"):
-        raise ConfigError(f"{run} was trained with method={name}: LoRA files hold what method=lora and dora train.")
+    if adapter.method["name"] not in ("lora", "dora"):
+        raise ConfigError(
+            f"{run} was trained with method={adapter.method['name']}: LoRA files hold what method=lora and dora train. "
+            "--format pipeline writes everything."
+        )
     problems = lora_problems(adapter.state, form)
     if adapter.text_encoder:
         problems.append("the text encoder was trained itself, not by an adapter")
@@ -66,22 +114,86 @@ def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "late
         )
     rank, alpha = adapter.method["rank"], adapter.method["alpha"]
     state = lora_state(adapter.state, form, rank=rank, alpha=alpha)
-    dtype = torch.float16 if half else torch.float32
     about = {"format": "pt", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
     metadata = about if form is LoraFile.KOHYA else {"format": "pt"}
-    plain = {key: value.to(dtype).contiguous() for key, value in state.items()}
+    plain = {key: value.to(torch.float16 if half else torch.float32).contiguous() for key, value in state.items()}
     with staged_folder(out) as stage:
         save_file(plain, stage / form.file_name, metadata=metadata)
+        write_card(facts_of(find_checkpoint(run, checkpoint), form=form.value, stock=True), stage)
     return out / form.file_name
 
 
-def stock_pipeline(pipe: LayoutPipeline) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
-    """The networks of a pipeline without layout in the pipeline diffusers has for such a base model."""
+def _write(pipe: LayoutPipeline, form: Form, stage: Path) -> bool:
+    """Write one form; returns whether stock classes read it, with nothing left aside."""
+    if form is Form.UNET:
+        pipe.unet.save_pretrained(stage)
+        return not isinstance(pipe.unet, MaMoEUNet2DConditionModel)
+    if form in (Form.DENSE, Form.SINGLE_FILE):
+        dense = stock_pipeline(pipe, unet=_dense_unet(pipe.unet))
+        if form is Form.DENSE:
+            dense.save_pretrained(stage)
+        else:
+            _write_single_file(dense, stage)
+        return True
+    settings = pipe.settings
+    steered = settings is not None and (settings.region_attention or settings.moe)
+    if steered or control_of(pipe.unet) is not None:
+        pipe.save_pretrained(stage)
+        return False
+    stock_pipeline(pipe).save_pretrained(stage)
+    return True
+
+
+def _dense_unet(unet: Any) -> Any:
+    return unet.to_dense() if isinstance(unet, MaMoEUNet2DConditionModel) else unet
+
+
+def _left_out(pipe: LayoutPipeline) -> list[str]:
+    """What a stock pipeline of this model does not know, in words."""
+    settings = pipe.settings
+    if settings is None:
+        return []
+    left = []
+    if settings.num_experts > 1:
+        names = ", ".join(settings.experts.names[1:])
+        left.append(f"the experts of {names}: everything is drawn by the expert of the rest")
+    if settings.region_attention:
+        left.append("region attention: the caption alone is followed, no map and no prompt of an instance")
+    if settings.strength is Strength.LEARNED:
+        left.append("the learned strengths of regions")
+    if not settings.global_prompt:
+        left.append("that the model was trained without captions, so that it hardly knows what to make of one")
+    return left
+
+
+def _write_single_file(pipe: Stock, stage: Path) -> None:
+    """One file under original names, and beside it what such files do not say: sizes, schedule and vocabulary."""
+    networks: Mapping[str, Any] = pipe.components
+    state = original_names(pipe.unet, pipe.vae, pipe.text_encoder, networks.get("text_encoder_2"))
+    prediction = "v" if pipe.scheduler.config["prediction_type"] == "v_prediction" else "epsilon"
+    metadata = {"format": "pt", "modelspec.sai_model_spec": "1.0.0", "modelspec.prediction_type": prediction}
+    save_file({name: value.contiguous().clone() for name, value in state.items()}, stage / SINGLE_FILE, metadata)
+    folder = stage / CONFIG
+    pipe.save_config(folder)
+    for name, part in networks.items():
+        if part is None:
+            continue
+        if hasattr(part, "save_config"):  # networks of diffusers, schedulers
+            part.save_config(folder / name)
+        elif isinstance(part, torch.nn.Module):  # of transformers
+            config: Any = part.config
+            config.save_pretrained(folder / name)
+        else:  # tokenizers
+            part.save_pretrained(folder / name)
+
+
+def stock_pipeline(pipe: LayoutPipeline, unet: Any = None) -> Stock:
+    """The networks of a pipeline in the one diffusers has for such a base model; ``unet`` takes its UNet's place."""
     shared: dict[str, Any] = {
         "vae": pipe.vae,
         "text_encoder": pipe.text_encoder,
         "tokenizer": pipe.tokenizer,
-        "unet": pipe.unet,
+        "unet": pipe.unet if unet is None else unet,
         # Stock pipelines insist on an offset of 1; the trailing spacing of zero-SNR schedules does not look at it.
         "scheduler": DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=1),
     }

@@ -16,6 +16,7 @@ class Model(Section):
     variant: str | None = None
     config: str | None = None  # of a single file: sd15, sd21, sd21_base, sdxl, or a folder of JSON
     tokenizer: str | None = None  # of a single file: folder or hub id of CLIP's vocabulary
+    vae: str | None = None  # another autoencoder: a folder or hub id of one, or of a model that has one
     train_text_encoder: bool = False
     gradient_checkpointing: bool = False
     channels_last: bool = False

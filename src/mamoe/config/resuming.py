@@ -93,6 +93,7 @@ RULES = (
         "model.variant",
         "model.config",
         "model.tokenizer",
+        "model.vae",
     ),
     _rule(OnResume.EFFECT, "the file may have moved; what is in it is not compared", "loss.weights"),
     _rule(

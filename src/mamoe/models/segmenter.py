@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from mamoe.machine.precision import autocast_where_faster
@@ -73,6 +73,22 @@ class Segmenter(nn.Module):
         pixels = F.pad(_to_input(images), (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
         scores = self(pixels.to(self.head.weight.device))
         return F.interpolate(scores, scale_factor=2, mode="bilinear")[..., :height, :width]
+
+    @torch.no_grad()
+    def losses(
+        self, image: UInt8[np.ndarray, "H W 3"], labels: UInt8[np.ndarray, "H W"]
+    ) -> tuple[Float32[np.ndarray, "H W"], UInt8[np.ndarray, "H W"]]:
+        """The cross-entropy (nats) of every pixel against the class id it should show, and the class id it is read as.
+
+        Pixels whose label is no class (void) have loss 0.
+        """
+        scores = self.scores(image[None])
+        wanted = torch.from_numpy(labels.astype(np.int64)).masked_fill(
+            torch.from_numpy(labels >= scores.shape[1]), _IGNORED
+        )
+        loss = F.cross_entropy(scores, wanted[None].to(scores.device), ignore_index=_IGNORED, reduction="none")
+        read = scores.argmax(1)[0].to("cpu", torch.uint8)
+        return loss[0].cpu().numpy(), read.numpy()
 
     def _label(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
         return self.scores(image[None]).argmax(1)[0].to("cpu", torch.uint8).numpy()

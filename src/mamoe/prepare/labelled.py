@@ -10,6 +10,7 @@ from typing import Any
 from mamoe.errors import DatasetError
 from mamoe.machine.shares import Share
 from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import RegionPrompts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +21,7 @@ class Labelled:
     groups: Set[int] = frozenset()  # segments of thing classes that hold several things nobody told apart
     remarks: tuple[str, ...] = ()  # what was dropped or converted: "has ...", one wording per kind
     details: Mapping[str, Any] = field(default_factory=dict)  # of the picture, for a report; plain values alone
+    prompts: RegionPrompts | None = None  # what it was drawn from; None: it is described, things by their classes
 
 
 LoadAll = Callable[[Sequence[Path]], Sequence[Labelled | DatasetError]]

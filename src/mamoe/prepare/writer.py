@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mamoe.data.folder.description import DATA_YAML, data_yaml
+from mamoe.data.folder.description import DATA_YAML, Size, data_yaml
 from mamoe.data.folder.prompts import HEADER, raise_problems
 from mamoe.data.reading.pictures import picture_header
 from mamoe.errors import DatasetError
@@ -40,7 +40,7 @@ class Scenery:
     """What a data set shows."""
 
     place: str  # how captions begin
-    size: tuple[int, int]  # (H, W) that ``data.yaml`` proposes for training
+    size: Size  # that ``data.yaml`` proposes for training: (H, W) or the short side
 
 
 STREETS, PHOTOGRAPHS = Scenery("a street", (128, 256)), Scenery("a photo", (256, 256))
@@ -243,18 +243,23 @@ def _write_picture(
         path.parent.mkdir(parents=True, exist_ok=True)
     put_picture(task.source.picture, image, link=link)
     write_panoptic(labelled.panoptic, panoptic)
-    prompts = {}
+    pixels = class_pixels(labelled.panoptic.class_id)
+    given, prompts, things = labelled.prompts, {}, 0
     for segment, class_id in labelled.panoptic.classes.items():
-        if taxonomy.is_thing(class_id):
+        if own := given.by_segment.get(segment) if given is not None else None:
+            prompts[str(segment)] = own
+        elif taxonomy.is_thing(class_id):
             prompt = taxonomy.prompt_of(class_id)
             prompts[str(segment)] = of_a_group(prompt) if segment in labelled.groups else prompt
-    pixels = class_pixels(labelled.panoptic.class_id)
+        things += taxonomy.is_thing(class_id)
     written = Written(
         split=task.split,
         name=task.name,
-        caption=describe(labelled.panoptic, taxonomy, place, labelled.groups, pixels),
+        caption=describe(labelled.panoptic, taxonomy, place, labelled.groups, pixels)
+        if given is None
+        else given.global_prompt,
         prompts=prompts,
-        instances=len(prompts) - len(labelled.groups),
+        instances=things - len(labelled.groups),
         groups=sorted(labelled.groups),
         pixels={str(i): int(pixels[i]) for i in np.flatnonzero(pixels)},
         remarks=[*labelled.remarks, *((_TURNED,) if header.orientation != 1 else ())],
@@ -303,7 +308,7 @@ def _write_texts(
     splits: Sequence[str],
     written: Sequence[Written],
     taxonomy: Taxonomy,
-    size: tuple[int, int],
+    size: Size,
     *,
     shipped: bool,
 ) -> None:

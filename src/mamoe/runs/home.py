@@ -61,7 +61,7 @@ class Home:
 # Keys of a configuration that are paths; those of what a run writes are not among them.
 PATHS = {
     "data": ("root", "images", "panoptic_maps", "prompts", "instance_prompts", "condition", "taxonomy"),
-    "model": ("path", "init_from", "config", "tokenizer"),
+    "model": ("path", "init_from", "config", "tokenizer", "vae"),
     "loss": ("weights",),
 }
 

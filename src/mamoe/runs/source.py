@@ -18,7 +18,10 @@ class Source:
     variant: str | None = None  # of the weights' files, e.g. "fp16"
     config: str | None = None  # of a single file: a known family, or a folder of JSON in diffusers layout
     tokenizer: str | None = None  # of a single file: a folder with CLIP's vocabulary, or a hub id
-    base: str | None = None  # of a run: its base model's place, to which the four above then belong; None = as it says
+    vae: str | None = None  # another autoencoder than its own: a folder or hub id of one, or of a model that has one
+    base: str | None = (
+        None  # of a run: its base model's place, to which the others but vae then belong; None = as it says
+    )
 
     def to_dict(self) -> dict[str, str | None]:
         return asdict(self)

@@ -57,7 +57,7 @@ def fill(
     processes = processes or Processes()
     paths = tuple(folder / name for name in names)
     if about is not None and processes.first:
-        _claim(folder, about)
+        claim(folder, about)
     open_batches = [list(batch) for batch in batches if again or not all(paths[i].exists() for i in batch)]
     processes.wait()  # before anybody draws: all must see the same pictures missing
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,12 @@ def fill(
     return paths
 
 
-def _claim(folder: Path, about: Mapping[str, Any]) -> None:
+def claim(folder: Path, about: Mapping[str, Any]) -> None:
+    """Say in a folder, made if needed, what all in it is made with.
+
+    Raises:
+        ConfigError: it holds what was made with something else.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ABOUT
     wanted = json.loads(json.dumps(about))

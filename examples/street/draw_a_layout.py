@@ -2,7 +2,7 @@
 
 Shows what a panoptic map is, a segment and a class for every pixel, and that segments may have prompts of their own.
 
-    python examples/draw_a_layout.py MODEL --out picture.png
+    python examples/street/draw_a_layout.py MODEL --out picture.png
 
 MODEL is a run (runs/demo/latest), one of its checkpoints or an exported folder. Without one, the tiny base model that
 ships with the package draws: it knows no layouts, so it is given the caption alone.

@@ -1,11 +1,18 @@
-"""Models under the names of their first publication: the inverse of what diffusers does when it reads such a file."""
+"""Models under the names of their first publication, which other programs read as one file.
+
+The inverse of what :mod:`mamoe.bases.single_file` has diffusers do.
+"""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 _RESNET = {
     "norm1": "in_layers.0",
@@ -15,6 +22,7 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+_OPEN_CLIP = "gelu"  # OpenAI's has quick_gelu
 _ENDS = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
@@ -29,22 +37,43 @@ _ENDS = {
 }
 
 
+def original_names(
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    text_encoder_2: CLIPTextModelWithProjection | None = None,
+) -> dict[str, Tensor]:
+    """All weights of a stock Stable Diffusion model by their names in one original file.
+
+    Two text encoders make a file of the XL kind. A single one is written as OpenAI's CLIP was (Stable Diffusion 1) or,
+    where its activation is OpenCLIP's, as that (Stable Diffusion 2).
+    """
+    first = text_encoder.state_dict()
+    if text_encoder_2 is not None:
+        words = original_clip(first, "conditioner.embedders.0.transformer.")
+        words |= original_open_clip(text_encoder_2.state_dict(), "conditioner.embedders.1.model.")
+    elif text_encoder.config.hidden_act == _OPEN_CLIP:
+        words = original_open_clip(first, "cond_stage_model.model.")
+    else:
+        words = original_clip(first, "cond_stage_model.transformer.")
+    return {**original_unet(unet), **original_autoencoder(vae), **words}
+
+
 def original_unet(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     """A UNet's weights under the prefix ``model.diffusion_model``."""
     layers = unet.config["layers_per_block"] + 1
     names = dict(_ENDS)
-    for i, block in enumerate(unet.down_blocks):
+    up_blocks: Any = unet.up_blocks
+    for i in range(len(unet.down_blocks)):
         for j in range(layers - 1):
             names[f"down_blocks.{i}.resnets.{j}"] = f"input_blocks.{1 + i * layers + j}.0"
             names[f"down_blocks.{i}.attentions.{j}"] = f"input_blocks.{1 + i * layers + j}.1"
         names[f"down_blocks.{i}.downsamplers.0.conv"] = f"input_blocks.{(i + 1) * layers}.0.op"
-        up = unet.up_blocks[i]
         for j in range(layers):
             names[f"up_blocks.{i}.resnets.{j}"] = f"output_blocks.{i * layers + j}.0"
             names[f"up_blocks.{i}.attentions.{j}"] = f"output_blocks.{i * layers + j}.1"
-        place = 2 if hasattr(up, "attentions") else 1
+        place = 2 if hasattr(up_blocks[i], "attentions") else 1
         names[f"up_blocks.{i}.upsamplers.0.conv"] = f"output_blocks.{i * layers + layers - 1}.{place}.conv"
-        assert len(block.resnets) == layers - 1
     return {
         f"model.diffusion_model.{_renamed(key, names, _RESNET if '.resnets.' in key else {})}": value
         for key, value in unet.state_dict().items()

@@ -4,7 +4,7 @@ Shows what leaves the package: a folder of safetensors in diffusers' layout. Sto
 self, that is the expert of all that is no thing, without region attention: it follows the caption. What follows the
 map, with all experts, is mamoe.LayoutPipeline.from_pretrained of the same folder.
 
-    python examples/use_in_diffusers.py runs/demo/latest exported --out picture.png
+    python examples/use_in_diffusers/draw.py runs/demo/latest exported --out picture.png
 """
 
 import argparse

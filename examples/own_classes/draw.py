@@ -2,7 +2,7 @@
 
 Shows every file a data set has: pictures, panoptic PNGs, captions, instance prompts, data.yaml, taxonomy.yaml.
 
-    python examples/own_taxonomy/draw.py harbour
+    python examples/own_classes/draw.py harbour
     mamoe check harbour
     mamoe train data=folder data.root=harbour data.crop=null data.batch_size=4 trainer.max_steps=2
 """

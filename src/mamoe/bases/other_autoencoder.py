@@ -1,0 +1,106 @@
+"""A base model with another autoencoder than its own, one that was trained for the same latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler
+from torch import nn
+from transformers import CLIPTokenizer
+
+from mamoe.bases.parts import Parts, Trained
+from mamoe.bases.shipped import resolved
+from mamoe.errors import ConfigError
+
+_VAE = "vae"
+
+
+class WithAutoencoder:
+    """The parts of ``parts``, but for the autoencoder.
+
+    Args:
+        parts: of the base model.
+        place: a folder or hub id of an autoencoder in diffusers layout, or of a model with one in its ``vae/``.
+    """
+
+    def __init__(self, parts: Parts, place: str) -> None:
+        self._parts, self._place = parts, place
+
+    def index(self) -> Mapping[str, Any]:
+        return self._parts.index()
+
+    def trained(self) -> Trained:
+        return self._parts.trained()
+
+    def unet(self, dtype: torch.dtype) -> Any:
+        return self._parts.unet(dtype)
+
+    def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        return self._parts.network(kind, part, dtype) if part != _VAE else self._autoencoder(dtype)
+
+    def tokenizer(self, part: str) -> CLIPTokenizer:
+        return self._parts.tokenizer(part)
+
+    def scheduler(self) -> DDPMScheduler:
+        return self._parts.scheduler()
+
+    def _autoencoder(self, dtype: torch.dtype) -> AutoencoderKL:
+        path = resolved(self._place)
+        if Path(path).is_file():
+            raise ConfigError(
+                f"model.vae={self._place} is a file; wanted a folder or hub id in diffusers layout (config.json and "
+                "diffusion_pytorch_model.safetensors). diffusers' AutoencoderKL.from_single_file(FILE).save_pretrained"
+                "(FOLDER) makes one of it."
+            )
+        inside = not (Path(path) / "config.json").is_file() and (Path(path) / _VAE).is_dir()
+        try:
+            found = self._read(path, _VAE if inside else None)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"model.vae={self._place}: no autoencoder can be read there: {str(error).splitlines()[0]} Wanted a "
+                "folder in diffusers layout or, with a network, a hub id; the autoencoder itself or a model with a "
+                "folder vae/."
+            ) from None
+        problems = _misfits(found.config, self._own_config())
+        if problems:
+            raise ConfigError(
+                f"model.vae={self._place} does not make the latents that this base model knows: {'; '.join(problems)}."
+            )
+        return cast(AutoencoderKL, nn.Module.to(found, dtype))
+
+    def _own_config(self) -> Any:
+        try:
+            return self._parts.network(AutoencoderKL, _VAE, torch.float32).config
+        except (
+            ConfigError,
+            OSError,
+            ValueError,
+        ):  # the model has none: that the UNet reads as many channels is checked
+            return None
+
+    def _read(self, path: str, subfolder: str | None) -> AutoencoderKL:
+        options: dict[str, Any] = {"use_safetensors": True, "low_cpu_mem_usage": False}
+        if subfolder is None and not Path(path).is_dir():  # on the hub there are both kinds
+            try:
+                return cast(AutoencoderKL, AutoencoderKL.from_pretrained(path, **options))
+            except (OSError, ValueError):
+                subfolder = _VAE
+        return cast(AutoencoderKL, AutoencoderKL.from_pretrained(path, subfolder=subfolder, **options))
+
+
+def _misfits(theirs: Any, own: Any) -> list[str]:
+    """Why latents of an autoencoder of configuration ``theirs`` are not those of ``own``; empty when they can be."""
+    problems: list[str] = []
+    if own is None:
+        return problems
+    if theirs["latent_channels"] != own["latent_channels"]:
+        problems.append(f"it makes {theirs['latent_channels']} channels, the model's own {own['latent_channels']}")
+    cells = [2 ** (len(config["block_out_channels"]) - 1) for config in (theirs, own)]
+    if cells[0] != cells[1]:
+        problems.append(f"a latent cell is {cells[0]} pixels wide, that of the model's own {cells[1]}")
+    if theirs["scaling_factor"] != own["scaling_factor"]:
+        problems.append(f"its scaling_factor is {theirs['scaling_factor']}, that of the own {own['scaling_factor']}")
+    return problems
