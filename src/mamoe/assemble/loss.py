@@ -16,6 +16,7 @@ from mamoe.bases.pretrained import BaseModel
 from mamoe.config.train import LatentLpips, Lpips, MaskedMse, Perceptual, Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion import losses
+from mamoe.diffusion.levels import NoiseLevels
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import decoded
 from mamoe.models.control.call import control_of
@@ -50,7 +51,7 @@ def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
                 "condition picture: choose another loss."
             )
         features = losses.middle_features(base.unet)
-        perceptual = losses.Perceptual(features, base.scheduler.alphas_cumprod)
+        perceptual = losses.Perceptual(features, NoiseLevels.of(base.scheduler))
         return ConfiguredLoss(function=perceptual, networks=(features,))
     if isinstance(loss, Lpips):
         weights = None if loss.weights is None else Path(loss.weights)

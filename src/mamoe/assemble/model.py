@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 
 from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
@@ -20,8 +20,9 @@ from mamoe.config.train import Train
 from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.losses import MinSnr
+from mamoe.diffusion.parameterization import Prediction
 from mamoe.diffusion.sampler import is_zero_snr
-from mamoe.diffusion.schedules import make_scheduler
+from mamoe.diffusion.schedules import Schedule, is_flow, make_flow, make_scheduler, prediction_of
 from mamoe.errors import ConfigError
 from mamoe.methods.options import ControlNetXSOptions
 from mamoe.methods.registry import method_of
@@ -37,12 +38,31 @@ from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.prompts import RegionPrompts
 
 
-def objective_scheduler(config: Train, base: DDPMScheduler) -> DDPMScheduler:
-    """The noise schedule to train with: the base model's unless the configuration says otherwise."""
-    prediction = config.objective.prediction or base.config["prediction_type"]
-    zero_snr = is_zero_snr(base.config) if config.objective.zero_snr is None else config.objective.zero_snr
+def objective_scheduler(config: Train, base: Schedule) -> Schedule:
+    """The noise schedule to train with: the base model's unless the configuration says otherwise.
+
+    Raises:
+        ConfigError: the configuration asks for something that its prediction does not have.
+    """
+    asked = config.objective
+    prediction = prediction_of(base.config) if asked.prediction is None else Prediction.parse(asked.prediction)
+    if prediction is Prediction.FLOW:
+        if asked.zero_snr:
+            raise ConfigError(
+                "objective.zero_snr=true rescales betas, and a flow (objective.prediction=flow) has none: it ends in "
+                "pure noise as it is. Leave it out."
+            )
+        of_base = base.config["shift"] if is_flow(base.config) else 1.0
+        return make_flow(shift=of_base if asked.shift is None else asked.shift)
+    if asked.shift is not None:
+        raise ConfigError(
+            f"objective.shift={asked.shift} belongs to a flow, and this training has the prediction {prediction}: set "
+            "objective.prediction=flow, or leave the shift out."
+        )
+    zero_snr = is_zero_snr(base.config) if asked.zero_snr is None else asked.zero_snr
     keep = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-    return make_scheduler(prediction, zero_snr=zero_snr, **{key: base.config[key] for key in keep})
+    betas = {} if is_flow(base.config) else {key: base.config[key] for key in keep}
+    return make_scheduler(prediction, zero_snr=zero_snr, **betas)
 
 
 def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[LayoutDataset]) -> None:
@@ -67,7 +87,7 @@ def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[Lay
 def training_module(
     config: Train,
     base: BaseModel,
-    scheduler: DDPMScheduler,
+    scheduler: Schedule,
     settings: LayoutSettings,
     loss: ConfiguredLoss,
     steps: int,
@@ -101,7 +121,7 @@ def training_module(
     return DiffusionModule(networks, _objective(config, scheduler, loss), optimization, seed=config.seed)
 
 
-def _objective(config: Train, scheduler: DDPMScheduler, loss: ConfiguredLoss) -> Objective:
+def _objective(config: Train, scheduler: Schedule, loss: ConfiguredLoss) -> Objective:
     asked = config.objective
     return Objective(
         scheduler=scheduler,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from diffusers import DDPMScheduler
 from transformers import CLIPTokenizer
+
+from mamoe.diffusion.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,4 +46,4 @@ class Parts(Protocol):
 
     def tokenizer(self, part: str) -> CLIPTokenizer: ...
 
-    def scheduler(self) -> DDPMScheduler: ...
+    def scheduler(self) -> Schedule: ...

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.sources import parts_of
 from mamoe.bases.trained import RunParts
+from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 from mamoe.models.control.call import Control, control_of
 from mamoe.runs.adapter import same_method
@@ -40,7 +41,7 @@ class BaseModel:
     source: Source
     unet: Any  # a stock UNet, one that knows regions and experts, or one with a ControlNet-XS branch
     vae: AutoencoderKL
-    scheduler: DDPMScheduler
+    scheduler: Schedule
     text: TextParts
     trained: Trained = field(default_factory=Trained)
     run: RunParts | None = None  # where it is a run's checkpoint

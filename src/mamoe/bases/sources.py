@@ -18,6 +18,7 @@ from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.shipped import resolved
 from mamoe.bases.single_file import SingleFile, is_single_file
 from mamoe.bases.trained import RunParts
+from mamoe.diffusion.schedules import Schedule, schedule_from
 from mamoe.errors import ConfigError
 from mamoe.models.control.call import control_of
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch
@@ -163,9 +164,9 @@ class DiffusersFolder:
     def tokenizer(self, part: str) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)
 
-    def scheduler(self) -> DDPMScheduler:
-        loaded = DDPMScheduler.from_pretrained(self._path, subfolder="scheduler", **self._version)
-        return cast(DDPMScheduler, loaded)
+    def scheduler(self) -> Schedule:
+        config: Any = DDPMScheduler.load_config(self._path, subfolder="scheduler", **self._version)
+        return schedule_from(config)
 
 
 def _require_whole(place: str, kind: str, info: Mapping[str, Any]) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mamoe.bases.parts import Parts, Trained
+from mamoe.diffusion.schedules import Schedule, schedule_from
 from mamoe.errors import ConfigError
 from mamoe.methods.registry import method_of
 from mamoe.models.control.call import with_layout
@@ -91,8 +92,8 @@ class RunParts:
     def tokenizer(self, part: str) -> CLIPTokenizer:
         return self._base.tokenizer(part)
 
-    def scheduler(self) -> DDPMScheduler:
-        return cast(DDPMScheduler, DDPMScheduler.from_config(dict(self._recipe.scheduler)))
+    def scheduler(self) -> Schedule:
+        return schedule_from(self._recipe.scheduler)
 
     def _folder(self, name: str) -> Path:
         return part_of_network(self.checkpoint, name, self._ema)

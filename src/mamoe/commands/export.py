@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
+from mamoe.diffusion.sampler import stock_sampler
 from mamoe.errors import ConfigError
 from mamoe.methods.lora_file import LoraFile, lora_problems, lora_state
 from mamoe.models.control.call import control_of
@@ -82,8 +83,7 @@ def stock_pipeline(pipe: LayoutPipeline) -> StableDiffusionPipeline | StableDiff
         "text_encoder": pipe.text_encoder,
         "tokenizer": pipe.tokenizer,
         "unet": pipe.unet,
-        # Stock pipelines insist on an offset of 1; the trailing spacing of zero-SNR schedules does not look at it.
-        "scheduler": DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=1),
+        "scheduler": stock_sampler(pipe.scheduler.config),
     }
     if pipe.text_encoder_2 is not None:
         return StableDiffusionXLPipeline(

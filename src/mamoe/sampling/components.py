@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mamoe.bases.pretrained import TextParts, load_base, read_text
 from mamoe.bases.sources import run_parts
-from mamoe.diffusion.sampler import ddim_scheduler
+from mamoe.diffusion.sampler import sampler_for
 from mamoe.errors import ConfigError
 from mamoe.runs.adapter import ADAPTER
 from mamoe.runs.lookup import find_checkpoint, part_of_network, require_sound
@@ -50,7 +50,7 @@ def load_components(
         return {
             "vae": parts.network(AutoencoderKL, "vae", torch_dtype),
             "unet": parts.unet(torch_dtype),
-            "scheduler": ddim_scheduler(parts.scheduler().config),
+            "scheduler": sampler_for(parts.scheduler().config),
             "layout": trained.layout,
             "condition": trained.condition,
             **components_of(read_text(parts, torch_dtype)),
@@ -100,7 +100,7 @@ def load_single_file(
     base = load_base(path, config=config, tokenizer=tokenizer)
     for network in (base.unet, base.vae, base.text_networks):
         nn.Module.to(network, torch_dtype)
-    scheduler = ddim_scheduler(base.scheduler.config)
+    scheduler = sampler_for(base.scheduler.config)
     return {"unet": base.unet, "vae": base.vae, "scheduler": scheduler, **components_of(base.text)}
 
 

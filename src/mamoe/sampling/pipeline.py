@@ -33,7 +33,7 @@ from mamoe.conditioning.conditioner import (
 )
 from mamoe.conditioning.regions import build_layout, layout_without_map
 from mamoe.conditioning.text import PromptEncoder
-from mamoe.diffusion.sampler import ddim_scheduler, is_zero_snr
+from mamoe.diffusion.sampler import is_zero_snr, sampler_for
 from mamoe.errors import ConfigError
 from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import without_overflow
@@ -81,7 +81,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         text_encoder_2: the second encoder of a base model of the SDXL kind.
         tokenizer_2: its tokenizer.
         force_zeros_for_empty_prompt: the empty prompt is all zeros, as the base model was trained.
-        scheduler: any diffusers scheduler; :func:`~mamoe.diffusion.sampler.ddim_scheduler` makes the default one.
+        scheduler: any diffusers scheduler; :func:`~mamoe.diffusion.sampler.sampler_for` makes the default one.
         layout: ``LayoutSettings.to_dict()`` of the training, or that as JSON text; None for a model without layout.
         condition: what a UNet with a condition picture was shown: ``classes`` or ``edges``, drawn from the map;
             anything else = pictures that have to be given.
@@ -134,8 +134,8 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         The last is a folder, a hub name, one original ``.safetensors`` file, or ``package:tiny``, which ships with the
         package. A run takes the options of :func:`mamoe.sampling.components.load_components`, a file those of
         :func:`mamoe.sampling.components.load_single_file`, everything else those of diffusers.
-        Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM unless
-        a ``scheduler`` is given.
+        Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM, in a
+        flow by Euler's steps, unless a ``scheduler`` is given.
 
         Raises:
             ConfigError: a folder that is none of these, or an option of a run for something else.
@@ -156,7 +156,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
                     encoder.to(torch.float32)
         saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
-            pipe.scheduler = ddim_scheduler(pipe.scheduler.config)
+            pipe.scheduler = sampler_for(pipe.scheduler.config)
         if (folder / BRANCH).is_dir():
             pipe = pipe._with_unet(ControlledUNet(pipe.unet, load_branch(pipe.unet, folder / BRANCH)))
         elif pipe.config["condition"] is not None and control_of(pipe.unet) is None:
@@ -369,7 +369,8 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         prepare_experts(self.unet)
         # A scheduler computes with single numbers, which it reads on the host; only the UNet wants them on the device.
         self.scheduler.set_timesteps(steps)
-        latents = latents * self.scheduler.init_noise_sigma
+        latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)  # a flow's begin at pure noise
+        scales = hasattr(self.scheduler, "scale_model_input")  # a flow's do not
         inputs, guided = conditioning.unet_inputs(), len(conditioning.text.embeds) > len(latents)
         # Samplers that draw noise in every step take it from each picture's own generator too.
         stochastic = "generator" in inspect.signature(self.scheduler.step).parameters
@@ -378,7 +379,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
             for timestep, told in zip(timesteps, sent(timesteps, latents.device), strict=True):
                 noisy = torch.cat([latents, latents]) if guided else latents
-                noisy = self.scheduler.scale_model_input(noisy, timestep).to(self._dtype)
+                noisy = (self.scheduler.scale_model_input(noisy, timestep) if scales else noisy).to(self._dtype)
                 output = predict(self.unet, noisy, told, inputs, control).float()
                 if guided:
                     output = guide(*output.chunk(2), scale=scale, rescale=rescale)
