@@ -103,7 +103,7 @@ def test_a_flow_trains_resumes_to_the_bit_and_is_drawn_by_euler(weights_of, scen
 
 def test_a_flow_without_layout_is_exported_as_a_stock_pipeline(weights_of, tmp_path):
     run = weights_of(*SMALL, "objective.prediction=flow", *PLAIN)
-    assert mamoe("export", str(run), str(tmp_path / "out"), "--dtype", "float32").code == 0
+    assert mamoe("export", str(run), str(tmp_path / "out"), "--weights", "fp32").code == 0
     stock = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
     stock.set_progress_bar_config(disable=True)
     assert stock("a street", num_inference_steps=2, output_type="np", height=64, width=64).images.std() > 0

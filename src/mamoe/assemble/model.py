@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from mamoe.diffusion.schedules import Schedule, is_flow, make_flow, make_schedul
 from mamoe.errors import ConfigError
 from mamoe.methods.options import ControlNetXSOptions
 from mamoe.methods.registry import method_of
+from mamoe.models.backbones import pyramid_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
 from mamoe.models.latents import LatentScaling
@@ -95,7 +97,6 @@ def training_module(
 ) -> DiffusionModule:
     """What is trained. Networks that only feed a cache are not part of it."""
     trained_text = config.model.train_text_encoder
-    levels = len(base.unet.config["block_out_channels"])
     method = method_of(config.method.model_dump())
     unet = method.prepare(steered_unet(config, base, settings), seed=derive_seed(config.seed, "method"))
     if base.adapter is not None:
@@ -105,7 +106,7 @@ def training_module(
         vae=None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae,
         scaling=LatentScaling.of(base.vae),
         text_encoder=base.text_networks if trained_text else None,
-        conditioner=Conditioner(prompts, settings, levels),
+        conditioner=Conditioner(prompts, settings, *astuple(pyramid_of(base.unet))),
         train_text_encoder=trained_text,
         gradient_checkpointing=config.model.gradient_checkpointing,
         channels_last=config.model.channels_last,

@@ -9,7 +9,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, cast
@@ -37,6 +37,7 @@ from mamoe.diffusion.sampler import is_zero_snr, sampler_for
 from mamoe.errors import ConfigError
 from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import without_overflow
+from mamoe.models.backbones import pyramid_of
 from mamoe.models.control.call import Control, control_input, control_of, predict
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
 from mamoe.models.experts.moe import prepare_experts
@@ -335,7 +336,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         framing: Int32[Tensor, "B 6"],
     ) -> tuple[Conditioning, Conditioning]:
         encoder = self._prompt_encoder()
-        conditioner = Conditioner(encoder, settings, num_levels=len(self._unet_config["block_out_channels"]))
+        conditioner = Conditioner(encoder, settings, *astuple(pyramid_of(self.unet)))
         factor = self.vae_scale_factor
         layouts = [
             layout_without_map(size, request.prompts, settings, factor)

@@ -23,9 +23,9 @@ from mamoe.errors import ConfigError, NonFiniteLossError
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.machine.transfers import sent, works_ahead
 from mamoe.methods.lora import to_channels_last
+from mamoe.models.blocks.block import blocks_of
 from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
-from mamoe.models.unet.block import blocks_of
 from mamoe.randomness import derive_seed
 from mamoe.training.optim import apply_lr_factors, parameter_groups
 from mamoe.training.optim.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
