@@ -25,6 +25,7 @@ from mamoe.diffusion.parameterization import Prediction
 from mamoe.diffusion.sampler import is_zero_snr
 from mamoe.diffusion.schedules import Schedule, is_flow, make_flow, make_scheduler, prediction_of
 from mamoe.errors import ConfigError
+from mamoe.methods.method import require_pictures
 from mamoe.methods.options import ControlNetXSOptions
 from mamoe.methods.registry import method_of
 from mamoe.models.backbones import pyramid_of
@@ -73,16 +74,19 @@ def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[Lay
     Raises:
         ConfigError: lists the sizes.
     """
-    if config.method.name != ControlNetXSOptions.name:
+    multiple = 8 * 2 ** pyramid_of(base).skipped  # a picture is whole patches of latent cells
+    if config.method.name == ControlNetXSOptions.name:
+        require_pictures(base, config.method.name)
+        multiple = side_multiple(len(base.config["block_out_channels"]))
+    if multiple == 8:
         return
-    multiple = side_multiple(len(base.config["block_out_channels"]))
     odd = Counter(size for source in sources for size in source.sizes() if any(side % multiple for side in size))
     if odd:
         listed = ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in odd.most_common(4))
         buckets = ", and data.buckets=false: buckets are multiples of 8" if config.data.buckets else ""
         raise ConfigError(
-            f"method=controlnet_xs needs pictures whose height and width are multiples of {multiple} pixels with this "
-            f"base model; those of the data become {listed}. Set data.size to such a (height, width){buckets}."
+            f"method={config.method.name} with this base model needs pictures whose height and width are multiples of "
+            f"{multiple} pixels; those of the data become {listed}. Set data.size to such a (height, width){buckets}."
         )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from transformers import CLIPTokenizer
 
 from mamoe.diffusion.schedules import Schedule
 
@@ -44,6 +43,6 @@ class Parts(Protocol):
         """Another network, of class ``kind``, its weights in ``dtype``."""
         ...
 
-    def tokenizer(self, part: str) -> CLIPTokenizer: ...
+    def tokenizer(self, part: str) -> Any: ...
 
     def scheduler(self) -> Schedule: ...

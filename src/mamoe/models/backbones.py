@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mamoe.errors import ConfigError
@@ -38,10 +39,35 @@ def backbone_of_class(kind: type[Any]) -> Backbone:
     for backbone in BACKBONES:
         if issubclass(kind, backbone.stock):
             return backbone
+    raise ConfigError(_unknown(kind.__name__))
+
+
+def _unknown(name: str) -> str:
     known = ", ".join(backbone.stock.__name__ for backbone in BACKBONES)
-    name = kind.__name__
     lacks = _LACKING.get(name, "it would need blocks with cross-attention that take a mask per cell, and a record here")
-    raise ConfigError(f"Layouts cannot steer a {name}: {lacks}. Known are {known}.")
+    return f"Layouts cannot steer a {name}: {lacks}. Known are {known}."
+
+
+def backbone_in(index: Mapping[str, Any]) -> Backbone:
+    """The family of the network that a pipeline's ``model_index.json`` names, by our class or diffusers'.
+
+    Raises:
+        ConfigError: see :func:`backbone_of`; or it names no denoising network at all.
+    """
+    parts = [part for part in ("unet", "transformer") if _named(index, part)]
+    if not parts:
+        raise ConfigError(
+            f"A {index.get('_class_name')} has no network that layouts could steer: wanted a unet/ or a transformer/."
+        )
+    name = _named(index, parts[0])
+    for backbone in BACKBONES:
+        if name in (backbone.stock.__name__, backbone.ours.__name__):
+            return backbone
+    raise ConfigError(_unknown(str(name)))
+
+
+def _named(index: Mapping[str, Any], part: str) -> str | None:
+    return index.get(part, [None, None])[1]
 
 
 def pyramid_of(network: Any) -> Pyramid:

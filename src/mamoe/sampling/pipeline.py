@@ -40,13 +40,14 @@ from mamoe.models.autoencoder import without_overflow
 from mamoe.models.backbones import pyramid_of
 from mamoe.models.control.call import Control, control_input, control_of, predict
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
+from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
 from mamoe.sampling.checks import check_call, check_folder, check_parts, without_run_options
-from mamoe.sampling.components import load_components, load_single_file
+from mamoe.sampling.components import is_foreign_transformer, load_base_components, load_components
 from mamoe.sampling.condition import condition_pictures
 from mamoe.sampling.effect import WithoutEffect, without_effect
 from mamoe.sampling.guidance import guide
@@ -66,7 +67,7 @@ from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.panoptic import PanopticMap
 
 # diffusers looks up a component of another library, and ModelMixin, in the module its folder names: this one.
-__all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "ModelMixin"]
+__all__ = ["LayoutPipeline", "MaMoEPixArtTransformer2DModel", "MaMoEUNet2DConditionModel", "ModelMixin"]
 
 ZERO_SNR_RESCALE = 0.7
 
@@ -130,11 +131,11 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **options: Any) -> Self:
-        """Read a saved pipeline, a run or one of its checkpoints, or a Stable Diffusion model.
+        """Read a saved pipeline, a run or one of its checkpoints, or a base model.
 
         The last is a folder, a hub name, one original ``.safetensors`` file, or ``package:tiny``, which ships with the
         package. A run takes the options of :func:`mamoe.sampling.components.load_components`, a file those of
-        :func:`mamoe.sampling.components.load_single_file`, everything else those of diffusers.
+        :func:`mamoe.sampling.components.load_base_components`, everything else those of diffusers.
         Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM, in a
         flow by Euler's steps, unless a ``scheduler`` is given.
 
@@ -147,8 +148,10 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
             return cls(**load_components(folder, **options))
         options = without_run_options(path, options)
         if is_single_file(path):
-            return cls(**load_single_file(path, **options))
+            return cls(**load_base_components(path, **options))
         check_folder(folder)
+        if is_foreign_transformer(path, options.get("revision")):
+            return cls(**load_base_components(path, **options))
         options = {"use_safetensors": True, **options}
         pipe = super().from_pretrained(path, **options)
         if not options.keys() & {"torch_dtype", "dtype"}:
@@ -179,8 +182,8 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         if unet is not self.unet:
             self._with_unet(unet).save_pretrained(save_directory, **options)
             return
-        if isinstance(unet, MaMoEUNet2DConditionModel):
-            self.register_to_config(unet=(__name__, MaMoEUNet2DConditionModel.__name__))
+        if isinstance(unet, MaMoEUNet2DConditionModel | MaMoEPixArtTransformer2DModel):
+            self.register_to_config(unet=(__name__, type(unet).__name__))
         super().save_pretrained(save_directory, **options)
 
     @property
@@ -195,7 +198,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         """What height and width of a picture must be divisible by, in pixels."""
         if control_of(self.unet) is Control.PICTURE:
             return max(self.vae_scale_factor, side_multiple(len(self._unet_config["block_out_channels"])))
-        return self.vae_scale_factor
+        return self.vae_scale_factor * 2 ** pyramid_of(self.unet).skipped
 
     @property
     def _unet_config(self) -> Any:
@@ -352,7 +355,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         )
 
     def _noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Float[Tensor, "B C h w"]:
-        factor, channels = self.vae_scale_factor, self._unet_config["out_channels"]
+        factor, channels = self.vae_scale_factor, self.vae.config["latent_channels"]
         shape = (channels, size[0] // factor, size[1] // factor)
         noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
         return sent(torch.stack(noise), self._execution_device)
