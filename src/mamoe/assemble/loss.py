@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
@@ -45,6 +45,11 @@ def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
     """
     loss = config.loss
     if isinstance(loss, Perceptual):
+        if not isinstance(base.unet, UNet2DConditionModel):
+            raise ConfigError(
+                f"loss=perceptual looks through the middle block of a UNet, and {base.source.path} has a "
+                f"{type(base.unet).__name__}, which has none: choose another loss."
+            )
         if control_of(base.unet) is not None:
             raise ConfigError(
                 f"loss=perceptual looks through the base model's UNet, and that of {base.source.path} is shown a "

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DiffusionPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from safetensors.torch import save_file
 
 from mamoe.diffusion.sampler import stock_sampler
@@ -24,7 +30,7 @@ def export_run(run: Path, out: Path, *, checkpoint: str = "latest", base: str | 
     ``base`` is the base model's place, if it has moved.
 
     A run without region attention, experts and condition pictures is written as a stock ``StableDiffusionPipeline``, or
-    ``StableDiffusionXLPipeline`` where the base model has two text encoders.
+    ``StableDiffusionXLPipeline`` where the base model has two text encoders, ``PixArtSigmaPipeline`` where it is one.
 
     Raises:
         ConfigError: ``out`` is not empty, or the run cannot be read.
@@ -36,7 +42,7 @@ def export_run(run: Path, out: Path, *, checkpoint: str = "latest", base: str | 
     settings = pipe.settings
     steered = settings is not None and (settings.region_attention or settings.moe)
     if steered or control_of(pipe.unet) is not None:
-        whole: LayoutPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline = pipe
+        whole: DiffusionPipeline = pipe
     else:
         whole = stock_pipeline(pipe)
     with staged_folder(out) as stage:
@@ -76,8 +82,16 @@ def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "late
     return out / form.file_name
 
 
-def stock_pipeline(pipe: LayoutPipeline) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+def stock_pipeline(pipe: LayoutPipeline) -> PixArtSigmaPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline:
     """The networks of a pipeline without layout in the pipeline diffusers has for such a base model."""
+    if isinstance(pipe.unet, PixArtTransformer2DModel):
+        return PixArtSigmaPipeline(
+            tokenizer=pipe.tokenizer,
+            text_encoder=pipe.text_encoder,
+            vae=pipe.vae,
+            transformer=pipe.unet,
+            scheduler=stock_sampler(pipe.scheduler.config),  # type: ignore[arg-type] - any of diffusers' will do
+        )
     shared: dict[str, Any] = {
         "vae": pipe.vae,
         "text_encoder": pipe.text_encoder,
