@@ -17,7 +17,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from mamoe.conditioning.encoded import EmbeddingCache
 from mamoe.errors import ConfigError
@@ -56,7 +63,13 @@ class CachedPrompts:
     """
 
     def __init__(
-        self, tokenizer: CLIPTokenizer, cache: EmbeddingCache, *, limit: int, pools: bool, zero_empty: bool
+        self,
+        tokenizer: CLIPTokenizer | T5Tokenizer,
+        cache: EmbeddingCache,
+        *,
+        limit: int,
+        pools: bool,
+        zero_empty: bool,
     ) -> None:
         self.tokenizer, self.cache, self.limit, self.pools, self.zero_empty = tokenizer, cache, limit, pools, zero_empty
 
@@ -107,8 +120,8 @@ class PromptEncoder:
 
     def __init__(
         self,
-        tokenizer: CLIPTokenizer,
-        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer | T5Tokenizer,
+        text_encoder: CLIPTextModel | T5EncoderModel,
         cache: EmbeddingCache | None = None,
         *,
         tokenizer_2: CLIPTokenizer | None = None,
@@ -241,7 +254,7 @@ class PromptEncoder:
         ]
         return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds
 
-    def _device_of(self, encoder: CLIPTextModel | CLIPTextModelWithProjection) -> torch.device:
+    def _device_of(self, encoder: PreTrainedModel) -> torch.device:
         return self.device if self.device is not None and encoder.device.type == "meta" else encoder.device
 
     def _tokenize(self, which: int, prompts: Sequence[str], padded: bool) -> dict[str, list[int]]:
@@ -313,7 +326,7 @@ def _as_read(
     return [encoded[prompt] for prompt in prompts]
 
 
-def _num_tokens(tokenizer: CLIPTokenizer, prompt: str, limit: int) -> int:
+def _num_tokens(tokenizer: Any, prompt: str, limit: int) -> int:
     return min(limit, len(_ids(tokenizer, [prompt])[0]))
 
 

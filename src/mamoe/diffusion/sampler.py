@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
 
 from mamoe.diffusion.schedules import is_flow, schedule_from
 from mamoe.errors import ConfigError
@@ -70,3 +71,8 @@ def stock_sampler(config: Mapping[str, Any]) -> DDIMScheduler | DPMSolverMultist
     else:
         made = DDIMScheduler.from_config(dict(config), steps_offset=1)
     return made
+
+
+def scaled_for_model(scheduler: Any, noisy: Tensor, timestep: Tensor) -> Tensor:
+    """What a scheduler has the model see of noisy latents; those of a flow, which have no say in it, change nothing."""
+    return scheduler.scale_model_input(noisy, timestep) if hasattr(scheduler, "scale_model_input") else noisy

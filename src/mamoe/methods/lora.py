@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.utils.peft_utils import recurse_remove_peft_layers
+from diffusers.utils import peft_utils
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from mamoe.errors import ConfigError
@@ -82,21 +80,22 @@ class Lora(LoraOptions):
 
 
 def _add(network: Any, config: LoraConfig) -> None:
-    if isinstance(network, PeftAdapterMixin):
+    if hasattr(network, "add_adapter"):
         network.add_adapter(config)
-    else:
+    else:  # diffusers gives its functions for peft to some families only
         inject_adapter_in_model(config, network)
 
 
 def _merge(network: Any) -> None:
-    if isinstance(network, PeftAdapterMixin):
+    if hasattr(network, "fuse_lora"):
         network.fuse_lora()
         network.unload_lora()
         return
-    for layer in list(network.modules()):
-        if isinstance(layer, LoraLayer) and isinstance(layer, BaseTunerLayer):
+    for layer in network.modules():
+        if isinstance(layer, LoraLayer):
             layer.merge()
-    recurse_remove_peft_layers(network)
+    without_adapters: Any = peft_utils.recurse_remove_peft_layers  # pyright: ignore[reportUnknownMemberType]
+    without_adapters(network)
 
 
 def to_channels_last(unet: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from mamoe.runs.adapter import ADAPTER
 from mamoe.runs.lookup import find_checkpoint, part_of_network, require_sound
 from mamoe.runs.recipe import read_recipe
 from mamoe.runs.source import Source
+from mamoe.sampling.checks import check_folder
 from mamoe.storage.tensor_file import read_tensors
 
 
@@ -88,7 +89,12 @@ def load_trained_adapter(run: Path, *, checkpoint: str = "latest", ema: bool = T
 
 
 def is_foreign_transformer(path: str, revision: str | None = None) -> bool:
-    """Whether a folder or hub name is a stock pipeline whose network is a transformer, which has another name there."""
+    """Whether a folder or hub name is a stock pipeline whose network is a transformer, which has another name there.
+
+    Raises:
+        ConfigError: it is neither of these, nor a saved pipeline of ours.
+    """
+    check_folder(Path(path))
     index: Any = DiffusionPipeline.load_config(path, revision=revision)
     return "transformer" in index
 

@@ -33,7 +33,7 @@ from mamoe.conditioning.conditioner import (
 )
 from mamoe.conditioning.regions import build_layout, layout_without_map
 from mamoe.conditioning.text import PromptEncoder
-from mamoe.diffusion.sampler import is_zero_snr, sampler_for
+from mamoe.diffusion.sampler import is_zero_snr, sampler_for, scaled_for_model
 from mamoe.errors import ConfigError
 from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import without_overflow
@@ -46,7 +46,7 @@ from mamoe.models.latents import LatentScaling
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
-from mamoe.sampling.checks import check_call, check_folder, check_parts, without_run_options
+from mamoe.sampling.checks import check_call, check_parts, without_run_options
 from mamoe.sampling.components import is_foreign_transformer, load_base_components, load_components
 from mamoe.sampling.condition import condition_pictures
 from mamoe.sampling.effect import WithoutEffect, without_effect
@@ -147,10 +147,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         if is_run(folder):
             return cls(**load_components(folder, **options))
         options = without_run_options(path, options)
-        if is_single_file(path):
-            return cls(**load_base_components(path, **options))
-        check_folder(folder)
-        if is_foreign_transformer(path, options.get("revision")):
+        if is_single_file(path) or is_foreign_transformer(path, options.get("revision")):
             return cls(**load_base_components(path, **options))
         options = {"use_safetensors": True, **options}
         pipe = super().from_pretrained(path, **options)
@@ -373,8 +370,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         prepare_experts(self.unet)
         # A scheduler computes with single numbers, which it reads on the host; only the UNet wants them on the device.
         self.scheduler.set_timesteps(steps)
-        latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)  # a flow's begin at pure noise
-        scales = hasattr(self.scheduler, "scale_model_input")  # a flow's do not
+        latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)  # which a flow's scheduler does not say
         inputs, guided = conditioning.unet_inputs(), len(conditioning.text.embeds) > len(latents)
         # Samplers that draw noise in every step take it from each picture's own generator too.
         stochastic = "generator" in inspect.signature(self.scheduler.step).parameters
@@ -383,7 +379,7 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
             for timestep, told in zip(timesteps, sent(timesteps, latents.device), strict=True):
                 noisy = torch.cat([latents, latents]) if guided else latents
-                noisy = (self.scheduler.scale_model_input(noisy, timestep) if scales else noisy).to(self._dtype)
+                noisy = scaled_for_model(self.scheduler, noisy, timestep).to(self._dtype)
                 output = predict(self.unet, noisy, told, inputs, control).float()
                 if guided:
                     output = guide(*output.chunk(2), scale=scale, rescale=rescale)

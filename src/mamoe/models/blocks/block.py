@@ -9,8 +9,7 @@ left on a module would be read again, wrongly, when gradient checkpointing runs 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
@@ -25,8 +24,7 @@ from mamoe.models.experts.moe import MoEFeedForward, RoutedFeedForward, SharedEx
 from mamoe.vocabulary.conditioning import ExpertRouting
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Told:
+class Told(NamedTuple):  # which torch.compile looks through wherever it is made
     """What one call of a block says of the layout."""
 
     attend: Bool[Tensor, "B _ S"] | Float[Tensor, "B N S"] | None

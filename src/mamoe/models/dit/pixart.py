@@ -159,16 +159,15 @@ class MaMoEPixArtTransformer2DModel(PixArtTransformer2DModel):
         patch = self.config["patch_size"]
         if height % patch or width % patch:
             raise ValueError(f"Latents must be whole patches of {patch}x{patch} cells, got {height}x{width} cells.")
-        told = noise_level_of(timestep, hidden_states)
+        told: Any = noise_level_of(timestep, hidden_states)
+        kwargs: Any = cross_attention_kwargs
         if cross_attention_kwargs is not None and (levels := cross_attention_kwargs.get("regions")) is not None:
             masked = stock.get("encoder_attention_mask") is not None
             grids = [(height // patch, width // patch)]
             check_levels(levels, grids, encoder_hidden_states, self.config, padding_mask=masked)
             if self.config["learned_strength"]:
-                cross_attention_kwargs = {**cross_attention_kwargs, "noise_level": told}
-        return super().forward(
-            hidden_states, encoder_hidden_states, told, cross_attention_kwargs=cross_attention_kwargs, **stock
-        )
+                kwargs = {**cross_attention_kwargs, "noise_level": told}
+        return super().forward(hidden_states, encoder_hidden_states, told, cross_attention_kwargs=kwargs, **stock)
 
     def set_default_attn_processor(self) -> None:
         """Put back the processors the model was made with, where others took their place."""
