@@ -1,6 +1,7 @@
 # What a contributor needs. `make check` is what every change must pass; .ci/run and the pre-commit hook call what it calls.
 export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_OFFLINE = 1
+unexport PYTHONDONTWRITEBYTECODE  # every process would compile all libraries anew
 
 .PHONY: check lint test slow format perf
 
@@ -17,6 +18,7 @@ test:
 
 slow:
 	uv run pytest -q -m "slow or real"
+	uv run pytest -q -n 0 -m browser
 
 format:
 	uv run ruff format .

@@ -7,9 +7,8 @@ The yardstick is how it was done before: every file decoded and converted to an 
 id planes whose pixels are counted, all samples handed to the threads at once. "now" is what a training does at its
 start, "closely" what `mamoe check` does.
 
-All sides use a thread per core and run alternately; a figure is the best of its rounds, which a busy machine blurs
-least. CPU seconds are those of the whole process. Peak memory is that of a process of its own. The last line is one
-JSON object.
+All sides use a thread per core and run alternately, each in a process of its own; a figure is the best of its rounds,
+which a busy machine blurs least. CPU seconds are those of all threads. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ from PIL import Image
 from mamoe.data.check.split import inspect_split
 from mamoe.data.folder.split import SampleFiles, SplitFiles, index_split
 from mamoe.data.reading.pictures import read_picture
-from mamoe.prepare.doctor.cells import CellCounts
+from mamoe.machine.allocation import keep_freed_memory
+from mamoe.prepare.doctor.cells import CellCounter
 from mamoe.prepare.doctor.closer import CloserLook, Gathered
 from mamoe.scenes.scene import draw_scene
 from mamoe.vocabulary.panoptic import read_panoptic
@@ -42,7 +42,7 @@ DRAWN = 8  # different pairs
 TAXONOMY = Taxonomy.load("scenes")
 
 
-def make_pairs(folder: Path, count: int, suffix: str) -> SplitFiles:
+def make_pairs(folder: Path, count: int, suffix: str) -> None:
     """``count`` pairs in the package's layout, of a few drawn ones."""
     images, maps = folder / "images/train", folder / "panoptic/train"
     images.mkdir(parents=True)
@@ -55,7 +55,6 @@ def make_pairs(folder: Path, count: int, suffix: str) -> SplitFiles:
         else:
             (images / f"{i}{suffix}").hardlink_to(images / f"{i % DRAWN}{suffix}")
             (maps / f"{i}.png").hardlink_to(maps / f"{i % DRAWN}.png")
-    return index_of(folder)
 
 
 def index_of(folder: Path) -> SplitFiles:
@@ -94,8 +93,11 @@ def as_now(files: SplitFiles) -> np.ndarray:
 
 
 def closely(files: SplitFiles) -> np.ndarray:
-    gathered = Gathered(cells=CellCounts(TAXONOMY))
-    closer = CloserLook("train", files, TAXONOMY, lambda height, width: (height, width), gathered)
+    keep_freed_memory()
+    gathered = Gathered()
+    closer = CloserLook(
+        "train", files, TAXONOMY, CellCounter(TAXONOMY), lambda height, width: (height, width), gathered
+    )
     contents = inspect_split(files, TAXONOMY, closer=closer)
     assert not contents.problems and not gathered.findings
     return contents.pixels
@@ -104,49 +106,61 @@ def closely(files: SplitFiles) -> np.ndarray:
 SIDES: dict[str, Callable[[SplitFiles], np.ndarray]] = {"before": as_before, "now": as_now, "closely": closely}
 
 
-def measured(files: SplitFiles, rounds: int) -> dict[str, dict[str, float]]:
-    """Pairs per second and CPU milliseconds per pair of every side."""
-    best = {name: {"pairs_per_second": 0.0, "cpu_ms_per_pair": float("inf")} for name in SIDES}
-    count, found = len(files.samples), {}
+def measured(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Pairs per second, CPU milliseconds per pair and peak memory of every side."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
     for _ in range(rounds):
-        for name, side in SIDES.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            found[name] = side(files)
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            best[name]["pairs_per_second"] = max(best[name]["pairs_per_second"], count / wall)
-            best[name]["cpu_ms_per_pair"] = min(best[name]["cpu_ms_per_pair"], 1000 * cpu / count)
-    assert all(np.array_equal(pixels, found["before"]) for pixels in found.values())
-    return best
+        for name in SIDES:
+            words = [sys.executable, __file__, "--side", name, str(folder)]
+            said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+            found[name].append(json.loads(said.splitlines()[-1]))
+    assert len({one["classes"] for rows in found.values() for one in rows}) == 1
+    return {
+        name: {
+            "pairs_per_second": max(one["pairs_per_second"] for one in rows),
+            "cpu_ms_per_pair": min(one["cpu_ms_per_pair"] for one in rows),
+            "peak_mib": max(one["peak_mib"] for one in rows),
+        }
+        for name, rows in found.items()
+    }
 
 
-def peak_mib(folder: Path, side: str) -> float:
-    """Peak memory of a process that looks at all pairs once."""
-    words = [sys.executable, __file__, "--peak", side, str(folder)]
-    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+def measure_here(name: str, folder: Path) -> dict[str, float | str]:
+    """One side, once, in this process, whose start is not counted."""
+    files = index_of(folder)
+    wall, cpu = time.perf_counter(), time.process_time()
+    pixels = SIDES[name](files)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    # Linux counts what the parent held into ru_maxrss of a child, but not into this.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    count = len(files.samples)
+    return {
+        "pairs_per_second": count / wall,
+        "cpu_ms_per_pair": 1000 * cpu / count,
+        "peak_mib": peak,
+        "classes": str(pixels.tolist()),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--pairs", type=int)
-    parser.add_argument("--peak", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.peak is not None:
-        SIDES[asked.peak[0]](index_of(Path(asked.peak[1])))
-        # Linux counts what the parent held into ru_maxrss of a child, but not into this.
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        print(next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")))
+    if asked.side is not None:
+        print(json.dumps(measure_here(asked.side[0], Path(asked.side[1]))))
         return
     pairs = asked.pairs or (64 if asked.quick else 1000)
     results: dict[str, object] = {"pairs": pairs, "size": [HEIGHT, WIDTH], "cores": os.cpu_count()}
     for suffix in (".jpg", ".png"):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            best = measured(make_pairs(folder, pairs, suffix), rounds=2 if asked.quick else 3)
-            for name in SIDES:
-                best[name]["peak_mib"] = peak_mib(folder, name)
-                figures = ", ".join(f"{key} {value:.1f}" for key, value in best[name].items())
-                print(f"{suffix} pictures, {name}: {figures}")
+            make_pairs(folder, pairs, suffix)
+            best = measured(folder, rounds=2 if asked.quick else 3)
+            for name, row in best.items():
+                print(f"{suffix} pictures, {name}: {', '.join(f'{key} {value:.1f}' for key, value in row.items())}")
             results[suffix[1:]] = best
     print(json.dumps(results))
 

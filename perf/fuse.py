@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mamoe.machine.allocation import keep_freed_memory
 from mamoe.prepare.classes import table_of
 from mamoe.prepare.fuse.folders import FuseSources, fuse_folders
 from mamoe.prepare.fuse.rules import FuseRules
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer maps, below a minute")
     count = 80 if parser.parse_args().quick else 400
     logging.disable()
+    keep_freed_memory()  # as the command does
     table = table_of(Taxonomy.load("cityscapes"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -17,6 +17,7 @@ import numpy as np
 from fuse import WORKERS, Clock
 from PIL import Image
 
+from mamoe.machine.allocation import keep_freed_memory
 from mamoe.prepare.classes import table_of
 from mamoe.prepare.folder import import_folder
 from mamoe.prepare.labelled import Manner
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer pictures, below a minute")
     count = 1000 if parser.parse_args().quick else 10_000
     logging.disable()
+    keep_freed_memory()  # as the command does
     table = table_of(Taxonomy.load("cityscapes"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

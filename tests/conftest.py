@@ -3,15 +3,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False  # compiling every library anew takes each process longer than all else it does
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for every processor: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports a hub client: tests need no network
 sys.path.insert(0, str(Path(__file__).parent))  # for `import factories` in every folder below
 
 import pytest
-from jaxtyping import config, install_import_hook
+from jaxtyping import config
 
-install_import_hook("mamoe", "shapes.checked")  # before anything of the package is imported: see shapes.py
+import shapes
+import yaml_once
+
+shapes.enforce("mamoe")  # before anything of the package is imported
+yaml_once.parse_once()
 
 from mamoe.machine.threads import wait_politely  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,8 +15,12 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from mamoe.assemble.data import layout_settings, splits
 from mamoe.bases import tiny
 from mamoe.cli import main
+from mamoe.config.compose import compose
+from mamoe.config.described import described
+from mamoe.config.train import validated
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.scenes import Domain, write_scenes
 from mamoe.vocabulary.taxonomy import Taxonomy
@@ -161,3 +166,16 @@ def only_run(runs: Path, name: str = "demo") -> Path:
     """The one run folder below ``runs``."""
     (folder,) = (path for path in (runs / name).iterdir() if not path.is_symlink())
     return folder
+
+
+def trained_by(outcome):
+    """The taxonomy and the first sample of the training that an import's last line starts; its check finds nothing."""
+    assert outcome.code == 0, outcome.err
+    check, train = (shlex.split(line.removeprefix("Next:")) for line in outcome.out.splitlines()[-2:])
+    checked = mamoe(*check[1:])
+    assert checked.code == 0, checked.err
+    assert train[:2] == ["mamoe", "train"]
+    config = validated(described(compose(train[2:])))
+    settings = layout_settings(config)
+    settings.taxonomy.grouping(config.layout.grouping)
+    return settings.taxonomy, splits(config, settings.taxonomy)[0][0]

@@ -49,3 +49,19 @@ def test_use_in_diffusers(finished_run, tmp_path, monkeypatch):
     words = ["--out", tmp_path / "picture.png", "--steps", "1", "--size", "64", "64"]
     run_example(monkeypatch, "use_in_diffusers.py", finished_run, tmp_path / "exported", *words)
     assert size_of(tmp_path / "picture.png") == (64, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_finish_tiny_base(tmp_path, monkeypatch, capsys):
+    for name, words in {"streets": [], "close": ["--domain", "close_ups", "--height", "64", "--width", "64"]}.items():
+        drawn = mamoe("scenes", tmp_path / name, "--train", "4", "--val", "1", "--test", "0", *words)
+        assert drawn.code == 0, drawn.err
+    folders = ["--pictures", tmp_path / "streets", tmp_path / "close"]
+    for part in ("decoder", "unet"):
+        run_example(
+            monkeypatch, "finish_tiny_base.py", part, tmp_path / "base", *folders, "--seconds", "1", "--batch", "2"
+        )
+    assert "dB" in capsys.readouterr().out
+    run_example(monkeypatch, "draw_a_layout.py", tmp_path / "base", "--out", tmp_path / "picture.png", "--steps", "1")
+    assert size_of(tmp_path / "picture.png") == (256, 128)

@@ -158,6 +158,8 @@ def test_the_export_is_made_again(here):
     for path in (here / "exported").rglob("*.safetensors"):
         assert digest(load_file(path)) == digest(load_file(here / "again" / path.relative_to(here / "exported")))
     index = [json.loads((here / name / "model_index.json").read_text()) for name in ("exported", "again")]
+    # Then the folder named our UNet; now it names the stock one, so that diffusers reads it alone. Both are read.
+    assert [one.pop("unet")[1] for one in index] == ["MaMoEUNet2DConditionModel", "UNet2DConditionModel"]
     for one in index:
         del one["_diffusers_version"]
     assert index[0] == index[1]

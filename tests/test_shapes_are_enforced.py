@@ -10,7 +10,10 @@ from torch import Tensor
 
 from mamoe.diffusion.losses.mse import mse_per_image
 from mamoe.diffusion.parameterization import snr
-from shapes import checked, names_an_array, unchecked
+from mamoe.diffusion.sampler import ddim_scheduler
+from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.taxonomy import Taxonomy
+from shapes import decorated, names_an_array
 
 
 def test_sizes_that_should_agree_and_do_not_raise():
@@ -41,4 +44,11 @@ def test_a_shape_is_found_inside_other_annotations():
 def test_what_names_no_array_is_left_alone():
     def plain(count: int) -> str: ...
 
-    assert checked(plain) is unchecked
+    assert decorated(plain) is plain and decorated(typechecker=None)(plain) is plain
+    assert not hasattr(ddim_scheduler, "__wrapped__") and not hasattr(Taxonomy.__init__, "__wrapped__")
+
+
+def test_functions_and_dataclasses_with_arrays_are_wrapped():
+    assert hasattr(snr, "__wrapped__") and hasattr(PanopticMap.__init__, "__wrapped__")
+    with pytest.raises(TypeCheckError, match="segment_id"):
+        PanopticMap(segment_id=np.zeros((2, 3, 1), np.int32), class_id=np.zeros((2, 3), np.uint8))

@@ -16,13 +16,11 @@ SAYS_NOTHING = {"utils", "util", "helpers", "helper", "misc", "common", "tools",
 
 # (file, function): why it has more parameters.
 WIDE = {
-    ("cli.py", "sample"): "the options of a command",
+    ("commands/sample.py", "sample"): "the options of a command",
     ("cli.py", "evaluate"): "the options of a command",
-    ("commands/prepare.py", "import_"): "the options of a command",
     ("commands/prepare.py", "fuse"): "the options of a command",
     ("commands/prepare.py", "segment"): "the options of a command",
-    ("commands/captioning/options.py", "captions"): "the options of a command",
-    ("commands/captioning/options.py", "instance_captions"): "the options of a command",
+    ("commands/captioning/options.py", "asking"): "the options of two commands",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
 }
 # (file, imported module): why it waits for a function to need it.
@@ -33,6 +31,7 @@ LATE = {
     ("commands/train.py", "mamoe.machine.libraries"): "torch, after the configuration was checked",
     ("commands/train.py", "mamoe.training.scale.cluster"): "torch, after the configuration was checked",
     ("commands/benchmark/run.py", "mamoe.scenes"): "numpy and PIL, for benchmarks that draw their data",
+    ("commands/app/options.py", "mamoe.commands.app.serve"): "all of it, so that --help is instant",
     ("commands/captioning/options.py", "mamoe.commands.captioning.story"): "all of it, so that --help is instant",
     ("commands/captioning/story.py", "mamoe.bases.sources"): "torch, for a tokenizer that may not be asked for",
     ("commands/captioning/story.py", "mamoe.runs.source"): "with the line above",
@@ -55,7 +54,14 @@ HEAVY = {
     "transformers": "its classes load one by one, for scores that need one",
 }
 # Commands: what they need is imported when they run.
-THIN = ("cli.py", "__init__.py", "commands/about.py", "commands/material.py", "commands/prepare.py")
+THIN = (
+    "cli.py",
+    "__init__.py",
+    "commands/about.py",
+    "commands/material.py",
+    "commands/prepare.py",
+    "commands/sample.py",
+)
 
 
 def tree_of(name: str) -> ast.Module:

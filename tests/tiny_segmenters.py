@@ -24,6 +24,17 @@ from mamoe.bases.tiny import new_tokenizer
 
 LABELS = {0: "road, route", 1: "car, auto", 2: "chandelier", 3: "persons"}
 SIDE = 64
+NAMED = {"id2label": LABELS, "num_labels": len(LABELS)}
+SQUARE = {"height": SIDE, "width": SIDE}
+QUERIES = {
+    "hidden_dim": 32,
+    "encoder_feedforward_dim": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "num_attention_heads": 2,
+    "dim_feedforward": 16,
+    "num_queries": 8,
+}
 
 
 def segformer(folder):
@@ -37,11 +48,10 @@ def segformer(folder):
         num_attention_heads=[1, 2],
         mlp_ratios=[2, 2],
         decoder_hidden_size=16,
-        id2label=LABELS,
-        num_labels=4,
+        **NAMED,
     )
     SegformerForSemanticSegmentation(config).save_pretrained(folder)
-    SegformerImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    SegformerImageProcessor(size=SQUARE).save_pretrained(folder)
 
 
 SWIN = SwinConfig(
@@ -59,18 +69,11 @@ def mask2former(folder):
         backbone_config=SWIN,
         feature_size=32,
         mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=16,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_attention_heads=2,
-        dim_feedforward=16,
-        num_queries=8,
-        id2label=LABELS,
-        num_labels=4,
+        **QUERIES,
+        **NAMED,
     )
     Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
-    Mask2FormerImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    Mask2FormerImageProcessor(size=SQUARE).save_pretrained(folder)
 
 
 def oneformer(folder):
@@ -78,27 +81,18 @@ def oneformer(folder):
         backbone_config=SWIN,
         conv_dim=32,
         mask_dim=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=16,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_attention_heads=2,
-        dim_feedforward=16,
-        num_queries=8,
+        **QUERIES,
         text_encoder_width=32,
         text_encoder_num_layers=1,
         text_encoder_context_length=77,
         task_seq_len=77,
         is_training=False,
-        id2label=LABELS,
-        num_labels=4,
+        **NAMED,
     )
     OneFormerForUniversalSegmentation(config).save_pretrained(folder)
     info = {str(i): {"name": name, "isthing": int(name in ("car, auto", "persons"))} for i, name in LABELS.items()}
     (folder / "classes.json").write_text(json.dumps(info))
-    pictures = OneFormerImageProcessor(
-        repo_path=str(folder), class_info_file="classes.json", num_text=4, size={"height": SIDE, "width": SIDE}
-    )
+    pictures = OneFormerImageProcessor(repo_path=str(folder), class_info_file="classes.json", num_text=4, size=SQUARE)
     OneFormerProcessor(pictures, new_tokenizer(["the task is panoptic"])).save_pretrained(folder)
 
 
@@ -114,8 +108,7 @@ def eomt(folder):
         num_register_tokens=1,
         num_upscale_blocks=1,
         mlp_ratio=2,
-        id2label=LABELS,
-        num_labels=4,
+        **NAMED,
     )
     EomtForUniversalSegmentation(config).save_pretrained(folder)
     size = {"shortest_edge": SIDE, "longest_edge": SIDE}

@@ -10,15 +10,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from mamoe.commands.about import env, presets
+from mamoe.commands.app.options import app as paint
 from mamoe.commands.captioning.options import captions, instance_captions
 from mamoe.commands.material import check, new_base, scenes
 from mamoe.commands.prepare import prepare
+from mamoe.commands.sample import BaseOption, sample
 from mamoe.config.shipped import group_names
 from mamoe.console import progress
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.machine.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
 from mamoe.machine.threads import wait_politely
-from mamoe.vocabulary.drawing import DRAWING, Drawing, Mode, mode_of, modes_of
+from mamoe.vocabulary.drawing import DRAWING, Drawing, Mode, modes_of
 
 app = typer.Typer(
     name="mamoe",
@@ -39,24 +41,11 @@ Example: mamoe train experiment=demo data.root=demo/data trainer.max_steps=200
 """  # noqa: E501 - a line end stays one in the help
 
 
-BaseOption = Annotated[
-    str | None, typer.Option(help="Place of the run's base model, if it is not where it was during training.")
-]
-
-
 class Weights(StrEnum):
     """Number format of exported weights."""
 
     FP16 = "fp16"
     FP32 = "fp32"
-
-
-class Precision(StrEnum):
-    """Number format of the weights that draw."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
 
 
 class ExportFormat(StrEnum):
@@ -123,83 +112,7 @@ def cache(
         typer.echo(line)
 
 
-@app.command()
-def sample(
-    run: Annotated[Path, typer.Argument(help="A run, one of its checkpoints, or a saved pipeline.")],
-    panoptic: Annotated[Path, typer.Option(help="Folder of panoptic PNGs.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
-    prompts: Annotated[Path | None, typer.Option(help="CSV with img_name,prompt.")] = None,
-    instance_prompts: Annotated[Path | None, typer.Option(help="JSON with a prompt per segment.")] = None,
-    conditions: Annotated[
-        Path | None, typer.Option(help="Folder of condition pictures; default: drawn from the maps, if need be.")
-    ] = None,
-    size: Annotated[
-        tuple[int, int] | None, typer.Option(min=8, metavar="H W", help="Of the pictures; default: the maps' own.")
-    ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", help="Maps lie in folders, and pictures will.")] = False,
-    checkpoint: Annotated[str, typer.Option(help="latest, best, or a step.")] = "latest",
-    base: BaseOption = None,
-    seed: Annotated[int, typer.Option(help="Of the whole job.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = DRAWING.steps,
-    guidance_scale: Annotated[float, typer.Option(min=0.0)] = DRAWING.guidance_scale,
-    batch_size: Annotated[int, typer.Option(min=1)] = DRAWING.batch_size,
-    device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
-    precision: Annotated[
-        Precision | None, typer.Option(help="Of the weights; default: bf16 on a GPU that has it, else fp32.")
-    ] = None,
-    fast: Annotated[
-        bool,
-        typer.Option(
-            "--fast",
-            help="For many pictures: record the model's work on a GPU, compile it elsewhere.",
-        ),
-    ] = False,
-) -> None:
-    """Draw a picture for every panoptic map of a folder, with a JSON record each and a contact sheet.
-
-    Started again, it goes on where it stopped; torchrun shares the work.
-
-    Example: mamoe sample runs/mamoe/latest --panoptic maps --out pictures
-    """
-    from mamoe.machine.devices import usable_device
-    from mamoe.machine.libraries import quiet_libraries
-    from mamoe.machine.precision import drawing_format
-    from mamoe.machine.processes import started_processes
-    from mamoe.sampling.folders import LayoutFolder, sample_folder
-    from mamoe.sampling.pipeline import LayoutPipeline
-
-    quiet_libraries()
-    device = usable_device(device)
-    dtype = drawing_format(device, precision)
-    layouts = LayoutFolder(
-        panoptic=panoptic,
-        prompts=prompts,
-        instance_prompts=instance_prompts,
-        conditions=conditions,
-        size=size,
-        recursive=recursive,
-    )
-    drawing = Drawing(
-        mode=mode_of(guidance_scale), steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, seed=seed
-    )
-    pipe = LayoutPipeline.from_pretrained(run, checkpoint=checkpoint, base=base, torch_dtype=dtype)
-    pipe.to(device)
-    pipe.set_progress_bar_config(disable=True)
-    kept = stopped_with(f"finished pictures are kept in {out}; the same command goes on from there.")
-    with kept, started_processes() as processes, progress("Drawing") as update:
-        result = sample_folder(
-            pipe,
-            layouts,
-            out,
-            drawing,
-            processes=processes,
-            progress=update,
-            warn=lambda line: typer.echo(f"Warning: {line}", err=True),
-            fast=fast,
-        )
-    if processes.first:
-        new = f"{len(result.pictures)} pictures in {out}, {result.drawn} of them new"
-        typer.echo(f"{new}; all of them: {result.contact_sheet}")
+app.command()(sample)
 
 
 @app.command()
@@ -326,6 +239,7 @@ def benchmark_cell(
 prepare.command("captions")(captions)
 prepare.command("instance-captions")(instance_captions)
 app.add_typer(prepare, name="prepare")
+app.command("app")(paint)
 for command in (check, scenes, new_base, presets, env):
     app.command()(command)
 

@@ -1,5 +1,7 @@
 """Presets by memory: trainer=gpu_…gb."""
 
+import functools
+
 import pytest
 
 from mamoe.assemble.device import card_notes, check_card
@@ -11,6 +13,7 @@ from mamoe.machine.memory import GPU_PRESETS, smaller_preset
 from mamoe.training.loop.explaining import OutOfMemoryError, explained
 
 
+@functools.cache
 def preset(size, *words):
     return validated(compose([f"trainer=gpu_{size}gb", "model=sd21", "data.root=data", "resume=null", *words]))
 

@@ -44,6 +44,19 @@ def evaluated(town, tmp_path_factory) -> Path:
     return out
 
 
+def test_several_pictures_of_a_layout_are_held_against_it(evaluated, town, tmp_path):
+    for picture in sorted((town / "images/test").iterdir()):
+        for place in range(2):
+            (tmp_path / "drawn").mkdir(exist_ok=True)
+            (tmp_path / "drawn" / f"{picture.stem}_{place}{picture.suffix}").write_bytes(picture.read_bytes())
+    outcome = mamoe("evaluate", tmp_path / "drawn", "--data", town, *LAYOUT, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    twice, once = rows_in(tmp_path / "out"), rows_in(evaluated)
+    for name in ("mIoU-domain", "PQ-domain", "colour hits"):
+        assert twice["generated"].score(name).value == pytest.approx(once["generated"].score(name).value), name
+    assert twice["generated"].score("pixel accuracy-domain").n == 16 and twice["real"].score("PQ-domain").n == 8
+
+
 def test_real_pictures_reach_their_ceiling(evaluated, town):
     rows = rows_in(evaluated)
     assert list(rows) == ["generated", "real (train)", "autoencoder", "real"]

@@ -1,37 +1,34 @@
 """Two real processes, as torchrun starts them."""
 
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
+from apart import mamoe_apart
+
 pytestmark = pytest.mark.slow
 
-
-ALONE = [sys.executable, "-m", "mamoe"]
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mamoe"]
+ONE, TWO = 1, 2
 
 
-def run(launcher, *words) -> str:
-    outcome = subprocess.run(
-        [*launcher, *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # the segmenter's training adds up in another order otherwise
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert outcome.returncode == 0, outcome.stderr
-    return outcome.stdout
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the segmenter's training adds up in another order otherwise
+
+
+def run(count: int, says: Path, *words: str | Path) -> str:
+    outcome = mamoe_apart(words, says, count)
+    assert outcome.code == 0, outcome.err
+    return outcome.out
 
 
 def test_one_and_two_processes_give_the_same_numbers(finished_run, tmp_path):
     words = ["evaluate", finished_run, "--steps", "2", "--batch-size", "1", "--extractor", "pixels"]
     words += ["--modes", "cond,cfg", "--device", "cpu"]
     one, two = tmp_path / "one", tmp_path / "two"
-    for launcher, out in ((ALONE, one), (TWO, two)):
-        said = run(launcher, *words, "--out", out, "--cache", out / "features")
+    for count, out in ((ONE, one), (TWO, two)):
+        said = run(count, tmp_path / f"said{count}.txt", *words, "--out", out, "--cache", out / "features")
         assert said.count("| FD-pixels") == 1
     assert json.loads((one / "metrics.json").read_text()) == json.loads((two / "metrics.json").read_text())
     for path in one.glob("c*/*.png"):
@@ -40,7 +37,8 @@ def test_one_and_two_processes_give_the_same_numbers(finished_run, tmp_path):
 
 def test_one_and_two_processes_draw_the_same_pictures(finished_run, scenes, tmp_path):
     words = ["sample", finished_run, "--panoptic", scenes / "panoptic/test", "--steps", "2", "--batch-size", "1"]
-    for launcher, out in ((ALONE, tmp_path / "one"), (TWO, tmp_path / "two")):
-        assert run(launcher, *words, "--device", "cpu", "--out", out).count("all of them:") == 1
+    for count, out in ((ONE, tmp_path / "one"), (TWO, tmp_path / "two")):
+        said = run(count, tmp_path / f"said{count}.txt", *words, "--device", "cpu", "--out", out)
+        assert said.count("all of them:") == 1
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two and "contact_sheet.png" in one

@@ -2,17 +2,11 @@
 
 import csv
 import json
-import shlex
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from factories import mamoe
-from mamoe.assemble.data import layout_settings, splits
-from mamoe.config.compose import compose
-from mamoe.config.described import described
-from mamoe.config.train import validated
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.prepare.importers import importer_of
 
@@ -100,19 +94,6 @@ def refused(name, source, out, *parts, **options):
     for part in parts:
         assert part in str(caught.value), f"{part!r} is not in:\n{caught.value}"
     assert not out.exists() and not list(out.parent.glob(f".{out.name}-*"))
-
-
-def trained_by(outcome):
-    """The taxonomy and the first sample of the training that an import's last line starts; its check finds nothing."""
-    assert outcome.code == 0, outcome.err
-    check, train = (shlex.split(line.removeprefix("Next:")) for line in outcome.out.splitlines()[-2:])
-    checked = mamoe(*check[1:])
-    assert checked.code == 0, checked.err
-    assert train[:2] == ["mamoe", "train"]
-    config = validated(described(compose(train[2:])))
-    settings = layout_settings(config)
-    settings.taxonomy.grouping(config.layout.grouping)
-    return settings.taxonomy, splits(config, settings.taxonomy)[0][0]
 
 
 def captions(out, split="train"):

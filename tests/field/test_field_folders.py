@@ -17,7 +17,7 @@ from mamoe.evaluation.protocol import PictureSet
 from mamoe.evaluation.run import folder_row
 from mamoe.machine.processes import Processes
 from mamoe.sampling.filling import fill
-from mamoe.sampling.folders import LayoutFolder, list_jobs
+from mamoe.sampling.jobs import LayoutFolder, list_jobs
 
 # Folders in folders.
 

@@ -18,11 +18,10 @@ from official import (
     coco,
     prompts,
     refused,
-    trained_by,
 )
 from PIL import Image
 
-from factories import mamoe
+from factories import mamoe, trained_by
 from mamoe.errors import ConfigError
 from mamoe.prepare.captions import describe
 from mamoe.prepare.categories import match_categories, parse_categories

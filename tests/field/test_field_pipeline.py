@@ -13,13 +13,13 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image
 
 from factories import mamoe
-from mamoe.errors import ConfigError, DatasetError
+from mamoe.errors import ConfigError, MamoeError
 from mamoe.models.blocks.strength import RegionStrength
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import ControlledUNet, new_branch
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.sampling.effect import WithoutEffect
-from mamoe.sampling.folders import LayoutFolder, list_jobs
+from mamoe.sampling.padding import Padded
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import model_hash
 from mamoe.vocabulary.layout import LayoutSettings, RegionPolicy
@@ -188,11 +188,17 @@ def test_default_attention_is_ours(make):
 @of_kind
 def test_what_else_diffusers_offers(make, plain, kind):
     pipe = make(**KINDS[kind])
-    pipe.vae.enable_slicing()
+    pipe.enable_vae_slicing()
     pipe.unet.to(memory_format=torch.channels_last)
     assert np.abs(draw(pipe) - plain[kind]).max() < SAME
     pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
     pipe.disable_freeu()
+    pipe.enable_vae_tiling()
+    tiled = draw(pipe)
+    pipe.disable_vae_tiling()
+    assert tiled.shape == plain[kind].shape and np.abs(tiled - plain[kind]).max() > SAME  # two tiles that overlap
+    pipe.disable_vae_slicing()
+    assert np.abs(draw(pipe) - plain[kind]).max() < SAME
     pipe.to(torch.bfloat16)
     assert np.isfinite(draw(pipe)).all()
 
@@ -309,12 +315,17 @@ def test_a_sampling_job_says_it_once_and_drawing_samples_does_not(make, settings
 # Sizes and messages.
 
 
-def test_a_branch_refuses_a_size_before_anything_is_drawn(make, tmp_path):
+def test_a_branch_wants_larger_sizes_and_gives_the_one_asked_for(make):
     pipe = make(control=True)
     assert pipe.side_multiple == 16
-    street((24, 48)).write(tmp_path / "a.png")
-    with pytest.raises(DatasetError, match=r"divisible by 16, got \(24, 48\); nearest is \(32, 48\)"):
-        list_jobs(LayoutFolder(panoptic=tmp_path), pipe)
+    with pytest.warns(Padded, match=r"\(24, 48\) are not divisible by 16: drawn at \(32, 48\)"):
+        assert draw(pipe, panoptic=street((24, 48))).shape == (1, 24, 48, 3)
+    shown = np.full((24, 48, 3), 50, np.uint8)
+    with pytest.raises(MamoeError, match=r"must be uint8 \(24, 48, 3\)"):
+        draw(pipe, panoptic=street((24, 48)), condition=np.zeros((16, 16, 3), np.uint8))
+    with pytest.warns(Padded):
+        given = draw(pipe, panoptic=street((24, 48)), condition=shown)
+        assert np.abs(given - draw(pipe, panoptic=street((24, 48)))).max() > 1e-5
 
 
 def test_half_precision_is_not_talked_about_per_picture(make):

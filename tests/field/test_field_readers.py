@@ -19,7 +19,7 @@ from mamoe.data.reading.pictures import picture_header, picture_size, read_pictu
 from mamoe.errors import DatasetError
 from mamoe.evaluation.features.store import common_size, list_pictures, read_through
 from mamoe.evaluation.protocol import picture_hash
-from mamoe.sampling.folders import LayoutFolder, list_jobs
+from mamoe.sampling.jobs import LayoutFolder, list_jobs
 from mamoe.vocabulary.panoptic import read_panoptic
 
 # Orientation.

@@ -70,7 +70,8 @@ def test_settings_without_effect_are_said(composed, monkeypatch, changes, says):
     assert len(got) == len(says) and all(line.startswith(start) for line, start in zip(got, says, strict=True))
 
 
-def test_a_training_says_them(base_model, scenes, tmp_path):
+def test_a_training_says_them_and_what_the_machine_lacks(base_model, scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("mamoe.prepare.doctor.needs._most_open_files", lambda: 64)
     words = short_run(base_model, scenes, tmp_path / "runs")
     outcome = mamoe("train", *words, "trainer.max_steps=1", "layout.pool_threshold=0.2", "callbacks=none")
     assert outcome.code == 0, outcome.err
@@ -78,6 +79,7 @@ def test_a_training_says_them(base_model, scenes, tmp_path):
     for said in (outcome.out, log):
         assert "Note: The captions are not trained on: layout.global_prompt=false." in said
         assert "Note: layout.pool_threshold=0.2 has no effect" in said
+        assert "Note: Only 64 files may be open at once" in said and "ulimit -n 4096`." in said
 
 
 def test_a_branch_over_a_stock_unet_sees_padding(composed):

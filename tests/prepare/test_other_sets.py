@@ -8,7 +8,7 @@ import pytest
 from foreign import ade20k, bdd100k, idd, kitti360, mapillary, photo, save
 from PIL import Image
 
-from factories import mamoe
+from factories import mamoe, trained_by
 from mamoe.errors import DatasetError
 from mamoe.prepare.check import check_folder
 from mamoe.prepare.idd import LEVEL3
@@ -176,14 +176,31 @@ def test_missing_annotations_are_named(tmp_path, name, tree, path):
 
 def test_a_picture_bomb_is_refused_from_its_header(tmp_path):
     source = bdd100k(tmp_path / "source")
-    bomb = Image.new("1", (50_000, 50_000))
-    bomb.save(source / "images/10k/train/0a.png")
+    Image.new("1", (20_000, 20_000)).save(source / "images/10k/train/0a.png")
     assert (source / "images/10k/train/0a.png").stat().st_size < 1_000_000
     (source / "images/10k/train/0a.jpg").unlink()
     with pytest.raises(DatasetError, match=r"0a\.png"):
         IMPORTERS["bdd100k"](source, tmp_path / "out", None)
     photo(source / "images/10k/train/0a.jpg")
-    (source / "images/10k/train/0a.png").unlink()
-    bomb.save(source / "labels/pan_seg/bitmasks/train/0a.png")
+    (source / "images/10k/train/0a.png").replace(source / "labels/pan_seg/bitmasks/train/0a.png")
     with pytest.raises(DatasetError, match=r"0a\.png"):
         IMPORTERS["bdd100k"](source, tmp_path / "out", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "tree", "taxonomy"),
+    [
+        ("ade20k", ade20k, "ade20k"),
+        ("bdd100k", bdd100k, "bdd100k"),
+        ("idd", idd, "idd"),
+        ("kitti360", kitti360, "cityscapes"),
+        ("mapillary", mapillary, "mapillary_vistas"),
+    ],
+)
+def test_the_next_commands_run_as_they_stand(tmp_path, name, tree, taxonomy):
+    out = tmp_path / "out"
+    outcome = mamoe("prepare", "import", name, tree(tmp_path / "source"), out, "--val", "0.5")
+    if outcome.code == 2:  # the set has a val of its own
+        outcome = mamoe("prepare", "import", name, tmp_path / "source", out)
+    assert trained_by(outcome)[0].name == taxonomy
+    assert f"mamoe train data={name} data.root={out}" in outcome.out

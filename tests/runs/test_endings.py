@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from apart import mamoe_apart
 from factories import drawn_data, only_run, short_run
 from mamoe.assemble.checking import check_data
 from mamoe.assemble.data import layout_settings, splits
@@ -16,7 +16,7 @@ from mamoe.config.compose import compose
 from mamoe.config.train import validated
 from mamoe.console import silent
 from mamoe.training.order.epochs import epoch_order
-from wholeruns import COMMAND, SMALL, WEIGHTS, trained
+from wholeruns import SMALL, WEIGHTS, trained
 
 
 def test_a_loss_out_of_hand_stops_before_the_weights_change(base_model, scenes, tmp_path):
@@ -74,6 +74,6 @@ def test_a_broken_picture_is_named_by_data_workers_too(base_model, tmp_path):
     data = drawn_data(tmp_path / "data", {"train": 4, "val": 1})
     words = [*short_run(base_model, data, tmp_path / "runs"), *SMALL, "data.num_workers=2"]
     check_and_break(words, *(data / "images/train").iterdir())
-    done = subprocess.run([*COMMAND, "train", *words], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 3
-    assert "data/images/train/scene_" in done.stderr and "Traceback" not in done.stderr
+    done = mamoe_apart(["train", *words], tmp_path / "said.txt")
+    assert done.code == 3
+    assert "data/images/train/scene_" in done.err and "Traceback" not in done.err

@@ -1,24 +1,16 @@
 """`kill -9` again and again, and the same command again: the result is that of a run nobody touched."""
 
-import os
 import random
 import time
 from pathlib import Path
 
 import pytest
 
+from apart import Command, mamoe_apart
 from factories import only_run, short_run
-from killed import Sessions
 from wholeruns import assert_equal, tensors
 
 STEPS, KILLS, INSIDE_SAVES = 30, 10, 3
-
-
-@pytest.fixture
-def importable(monkeypatch):
-    # The server that forks imports from here.
-    paths = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
 
 class Killer:
@@ -56,7 +48,7 @@ def partial_saves(runs: Path) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_ten_times_equals_untouched(base_model, scenes, tmp_path, importable, processes):
+def test_killed_ten_times_equals_untouched(base_model, scenes, tmp_path, processes):
     words = [
         *short_run(base_model, scenes, tmp_path / "runs"),
         f"trainer.max_steps={STEPS}",
@@ -66,21 +58,24 @@ def test_killed_ten_times_equals_untouched(base_model, scenes, tmp_path, importa
         f"trainer.devices={processes}",
         *(["trainer.strategy=ddp"] if processes > 1 else []),
     ]
-    whole = Sessions([*words, f"runs={tmp_path / 'whole'}"], processes, tmp_path / "whole.txt")
-    assert whole.run() == 0, (tmp_path / "whole.txt").read_text()
+    untouched = mamoe_apart(["train", *words, f"runs={tmp_path / 'whole'}"], tmp_path / "whole.txt", processes)
+    assert untouched.code == 0, untouched
 
     runs, rng = tmp_path / "runs", random.Random(processes)
-    again = Sessions([*words, "resume=auto"], processes, tmp_path / "killed.txt")
+    again = ["train", *words, "resume=auto"], tmp_path / "killed.txt", processes
     inside = kills = 0
     while kills < KILLS or inside < INSIDE_SAVES:
         assert kills < 3 * KILLS
         # After a save in every fourth session: else a machine's timing may let none of them get that far.
         when = "after" if kills % 4 == 0 else "inside" if kills % 2 and inside < INSIDE_SAVES else "any"
-        code = again.run(Killer(runs, when, rng.randint(1, 5), rng.uniform(0, 0.1)))
-        assert code is None, f"ended with {code} before it could be killed: {(tmp_path / 'killed.txt').read_text()}"
+        command = Command(*again)
+        due = command.wait(Killer(runs, when, rng.randint(1, 5), rng.uniform(0, 0.1)))
+        command.kill()
+        assert due, f"ended before it could be killed: {command.outcome()}"
         kills += 1
         inside += bool(partial_saves(runs))  # what only a save cut short leaves
-    assert again.run() == 0, (tmp_path / "killed.txt").read_text()
+    last = mamoe_apart(*again)
+    assert last.code == 0, last
     a, b = only_run(tmp_path / "whole"), only_run(runs)
     assert_equal(tensors(a, STEPS), tensors(b, STEPS))
     name = f"checkpoints/step-{STEPS:08d}/trainer/state.json"

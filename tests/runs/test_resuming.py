@@ -1,10 +1,8 @@
 """Whole runs through the command: what a run leaves, and going on with one."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 
 import pytest
 import torch
@@ -12,9 +10,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from apart import Command
 from factories import only_run, short_run
 from mamoe.training.loop.metrics import read_rows
-from wholeruns import COMMAND, SMALL, WEIGHTS, assert_equal, cut_back, tensors, trained
+from wholeruns import SMALL, WEIGHTS, assert_equal, cut_back, tensors, trained
 
 
 def test_a_run_leaves_what_is_needed_to_understand_it(finished_run, base_model):
@@ -117,7 +116,7 @@ def test_resuming_before_the_first_checkpoint_is_refused(finished_run, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_interrupted_and_resumed_equals_uninterrupted(number, code, base_model, scenes, tmp_path):
-    steps = 60
+    steps = 40
     words = [
         *short_run(base_model, scenes, tmp_path / "runs"),
         "callbacks.validation=null",
@@ -125,24 +124,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(number, code, base_model, 
         f"trainer.max_steps={steps}",
         "trainer.threads=1",  # in every process alike: the order of sums depends on it
     ]
-    process = subprocess.Popen(
-        [*COMMAND, "train", *words, "callbacks.checkpoints.every=5"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "checkpoint" in line:
-            break
-    process.send_signal(number)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, err
-    assert "Traceback" not in err and "everything is saved" in out
+    command = Command(["train", *words, "callbacks.checkpoints.every=5"], tmp_path / "said.txt")
+    assert command.wait(lambda: "checkpoint" in command.out), command.outcome()
+    command.send(number)
+    done = command.outcome()
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err and "everything is saved" in done.out
     run = only_run(tmp_path / "runs")
     stopped = int((run / "checkpoints/latest").resolve().name.removeprefix("step-"))
     assert 5 <= stopped < steps
     trained(f"resume={run}")
-    trained(*words, f"runs={tmp_path / 'whole'}")
+    trained(*words, f"runs={tmp_path / 'whole'}", "callbacks.checkpoints.every=null")
     assert_equal(tensors(run, steps), tensors(only_run(tmp_path / "whole"), steps))

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from apart import mamoe_apart
 from factories import only_run, short_run
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.step.module import DiffusionModule
@@ -85,12 +86,11 @@ def test_two_processes_share_one_run_folder(base_model, scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_makes_a_run_for_every_value(base_model, scenes, tmp_path):
+def test_a_sweep_makes_a_run_for_every_value(base_model, scenes, tmp_path, monkeypatch):
     words = [*short_run(base_model, scenes, tmp_path / "runs"), *SMALL, "trainer.max_steps=1"]
-    done = subprocess.run(
-        [*COMMAND, "train", "-m", *words, "seed=1,2"], cwd=tmp_path, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.chdir(tmp_path)
+    done = mamoe_apart(["train", "-m", *words, "seed=1,2"], tmp_path / "said.txt")
+    assert done.code == 0, done.err[-3000:]
     runs = run_folders(tmp_path / "runs", "demo")
     seeds = sorted(yaml.safe_load((run / "config.yaml").read_text())["seed"] for run in runs)
     assert seeds == [1, 2]
@@ -99,14 +99,9 @@ def test_a_sweep_makes_a_run_for_every_value(base_model, scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_with_a_mistake_ends_as_a_single_run_does(base_model, scenes, tmp_path):
+def test_a_sweep_with_a_mistake_ends_as_a_single_run_does(base_model, scenes, tmp_path, monkeypatch):
     words = [*short_run(base_model, scenes, tmp_path / "runs"), *SMALL]
-    done = subprocess.run(
-        [*COMMAND, "train", "-m", *words, "trainer.max_stepz=1,2"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "did you mean trainer.max_steps" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = mamoe_apart(["train", "-m", *words, "trainer.max_stepz=1,2"], tmp_path / "said.txt")
+    assert done.code == 2 and "Traceback" not in done.err
+    assert "did you mean trainer.max_steps" in done.err

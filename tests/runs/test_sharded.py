@@ -1,17 +1,17 @@
 """A UNet dealt out over two processes (FSDP2), against the same training in one."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ModelMixin
 
+from apart import mamoe_apart
 from factories import only_run, short_run
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.training.loop.metrics import read_rows
-from wholeruns import COMMAND, assert_equal, cut_back, tensors, trained
+from wholeruns import assert_equal, cut_back, tensors, trained
 
 SGD = [
     "optimizer._target_=torch.optim.SGD",
@@ -23,9 +23,9 @@ SGD = [
 SHARDED = ["trainer.devices=2", "trainer.strategy=fsdp"]
 
 
-def trained_by_two(*words: str) -> None:
-    done = subprocess.run([*COMMAND, "train", *words, *SHARDED], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+def trained_by_two(says: Path, *words: str) -> None:
+    done = mamoe_apart(["train", *words, *SHARDED], says, count=2)
+    assert done.code == 0, done.err[-3000:]
 
 
 def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -46,7 +46,7 @@ def test_weights_dealt_out_over_two_processes_learn_what_whole_ones_do(base_mode
     words = [*short_run(base_model, scenes, tmp_path / "alone"), *SGD, *odd, "model.channels_last=false"]
     trained(*words)
     alone = only_run(tmp_path / "alone")
-    trained_by_two(*words, f"runs={tmp_path / 'two'}")
+    trained_by_two(tmp_path / "two.txt", *words, f"runs={tmp_path / 'two'}")
     two = only_run(tmp_path / "two")
     assert_close(tensors(two, 4), tensors(alone, 4))
     assert metrics(two) == pytest.approx(metrics(alone), rel=1e-4)
@@ -54,12 +54,11 @@ def test_weights_dealt_out_over_two_processes_learn_what_whole_ones_do(base_mode
     unet = two / "checkpoints/step-00000004/unet"
     assert json.loads((unet / "config.json").read_text())["_class_name"] == MaMoEUNet2DConditionModel.__name__
     loaded: ModelMixin = MaMoEUNet2DConditionModel.from_pretrained(unet)
-    assert all(
-        torch.equal(value, tensors(two, 4)[f"{place(unet)}:{name}"]) for name, value in loaded.state_dict().items()
-    )
+    saved = tensors(two, 4)
+    assert all(torch.equal(value, saved[f"{place(unet)}:{name}"]) for name, value in loaded.state_dict().items())
 
     again = cut_back(two, tmp_path / "again", 2)
-    trained_by_two(f"resume={again}")
+    trained_by_two(tmp_path / "again.txt", f"resume={again}")
     assert_equal(tensors(again, 4), tensors(two, 4))
     single = cut_back(two, tmp_path / "single", 2)
     trained(f"resume={single}", "trainer.devices=1", "trainer.strategy=auto")

@@ -32,7 +32,7 @@ def unet(run) -> torch.Tensor:
 
 
 def test_classes_are_weighed_by_how_rare_they_are(weights_of):
-    run = weights_of("loss=masked_mse")
+    run = weights_of("loss=masked_mse", "callbacks.samples=null")
     weights = json.loads((run / "dataset.json").read_text())["class_weights"]
     assert weights["person"] > weights["car"] > weights["road"] > 0
     copy = cut_back(run, run.parent / "copy", 2)

@@ -208,10 +208,10 @@ def test_half_precision_decodes_without_overflow(ours):
     vae = ours.vae
     with torch.no_grad():
         vae.decoder.conv_in.weight *= 3e4  # activations beyond 65504
-        wanted = ours._decode(loud, "pt")
+        wanted = ours._decode(loud, "pt", (32, 32), None)
         vae.half()
         raw = vae.decode(loud.half() / vae.config["scaling_factor"]).sample
-        safe = ours._decode(loud, "pt")
+        safe = ours._decode(loud, "pt", (32, 32), None)
         kept = vae.dtype
         vae.float()
         vae.decoder.conv_in.weight /= 3e4

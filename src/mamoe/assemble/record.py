@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
-from mamoe.config.train import comparable
+from mamoe.config.train import Train, comparable, recorded
+from mamoe.errors import ConfigError
 from mamoe.runs.folder import CONFIG, OVERRIDES, SESSIONS, STARTED, environment, read_config, read_overrides
+from mamoe.runs.home import Home, relocated
 from mamoe.storage.staging import write_whole
 
 
@@ -21,6 +23,24 @@ def newest_like(runs: str | Path, name: str, config: Mapping[str, Any]) -> Path 
         if any(same_config(read_config(folder, file), config) for file in (CONFIG, STARTED)):
             return folder
     return None
+
+
+def config_of(checkpoint: Path) -> tuple[Path, Train]:
+    """The run folder of a checkpoint, and what the run was told, with its paths where they are now.
+
+    Raises:
+        ConfigError: what it was told cannot be read.
+    """
+    home = checkpoint.parent.parent
+    path = home / CONFIG
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
+            "`mamoe sample` and evaluate the folder."
+        ) from None
+    return home, recorded(relocated(plain, Home.of(home)))
 
 
 def same_config(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:

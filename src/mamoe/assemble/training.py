@@ -31,6 +31,7 @@ from mamoe.assemble.recipe import recipe_of, terms_of, weights_of
 from mamoe.assemble.record import write_start
 from mamoe.assemble.remembering import Remembering
 from mamoe.assemble.unused import settings_without_effect
+from mamoe.assemble.weights import disk_notes
 from mamoe.conditioning.collate import Collator
 from mamoe.config.train import Train, seconds_of
 from mamoe.console import progress, silent
@@ -101,6 +102,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
             if origin is None and is_first_process():
                 described = {**_describe(trains, validates, settings, weights), **place_now(run_dir)}
                 write_start(run_dir, config=plain, overrides=overrides, dataset=described)
+            lacking = disk_notes(config, job.module, settings.num_experts, run_dir)
             callbacks = training_callbacks(
                 config,
                 settings,
@@ -127,7 +129,10 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                     best_by=best_by(config),
                 ),
                 watching=Watching(
-                    callbacks=[*callbacks, Notes([*settings_without_effect(config, plain), *card_notes(config)])],
+                    callbacks=[
+                        *callbacks,
+                        Notes([*settings_without_effect(config, plain), *card_notes(config), *lacking]),
+                    ],
                     loggers=training_loggers(config, run_dir),
                     patience=patience(config),
                 ),

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mamoe.assemble.data import TRAIN, dataset, layout_settings
 from mamoe.assemble.layout_scores import layout_families
-from mamoe.config.train import Train, recorded
+from mamoe.assemble.record import config_of
+from mamoe.config.train import Train
 from mamoe.console import note
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.encoded import content_of
@@ -22,7 +21,8 @@ from mamoe.data.folder.description import DataFolder, data_folder
 from mamoe.data.folder.listing import bare_name
 from mamoe.data.folder.matching import same_name
 from mamoe.data.folder.prompts import raise_problems
-from mamoe.data.geometry.joint import MULTIPLE, Crop, Geometry
+from mamoe.data.geometry.joint import Crop, Geometry
+from mamoe.data.geometry.sizes import MULTIPLE
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.features.extractors import Extractor, load_extractor
 from mamoe.evaluation.features.store import common_size, list_pictures
@@ -38,11 +38,11 @@ from mamoe.evaluation.run import (
     check_scores,
     evaluate,
     folder_row,
+    layout_of,
 )
 from mamoe.evaluation.table import Table
 from mamoe.machine.processes import Processes, started_processes
 from mamoe.randomness import derive_seed
-from mamoe.runs.home import Home, relocated
 from mamoe.runs.lookup import find_checkpoint
 from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.filling import fill
@@ -108,6 +108,7 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
         trains = _split_of(asked.data, parts, asked.seed, TRAIN, geometry)
         asked_for = replace(parts, instance_prompts=asked.instance_prompts or parts.instance_prompts)
         tests = _split_of(asked.data, asked_for, asked.seed, asked.split, geometry)
+        drawn = _with_layouts(drawn, tests)
         layouts = _Layouts(tests=tests, trains=trains, index=_places_of(drawn, tests), store=asked.data / STORE)
         train = layouts.train_pictures if train is None else train
     if asked.against is not None:
@@ -157,7 +158,7 @@ def evaluate_run(
     scores = asked.scores or (*SCORES, LAYOUT)
     check_scores(scores)
     checkpoint = find_checkpoint(run, asked.checkpoint)
-    home, config = _config_of(checkpoint)
+    home, config = config_of(checkpoint)
     settings = layout_settings(config)
     if asked.data is not None:
         config = _with_data(config, asked.data, settings.taxonomy)
@@ -297,28 +298,22 @@ def _split_of(folder: Path, parts: DataFolder, seed: int, split: str, geometry: 
     return source
 
 
-def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
-    places = {same_name(key): place for place, key in enumerate(source.keys)}
-    strange = [path.name for path, name in zip(drawn.paths, drawn.names, strict=True) if name not in places]
+def _with_layouts(drawn: PictureSet, source: LayoutDataset) -> PictureSet:
+    """The pictures with the names of the layouts they were drawn of."""
+    known = {same_name(key) for key in source.keys}
+    layouts = [layout_of(path, name, known) for path, name in zip(drawn.paths, drawn.names, strict=True)]
+    strange = [path.name for path, layout in zip(drawn.paths, layouts, strict=True) if layout is None]
     if strange:
         raise DatasetError(
             f"{len(strange)} of {len(drawn.paths)} pictures have no map in the split {source.split!r}, such as "
             f"{strange[0]}. Maps and pictures belong together by their names without endings; see --split."
         )
-    return tuple(places[name] for name in drawn.names)
+    return replace(drawn, drawn_from=tuple(layout for layout in layouts if layout is not None))
 
 
-def _config_of(checkpoint: Path) -> tuple[Path, Train]:
-    home = checkpoint.parent.parent
-    path = home / "config.yaml"
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
-            "`mamoe sample` and evaluate the folder."
-        ) from None
-    return home, recorded(relocated(plain, Home.of(home)))
+def _places_of(drawn: PictureSet, source: LayoutDataset) -> tuple[int, ...]:
+    places = {same_name(key): place for place, key in enumerate(source.keys)}
+    return tuple(dict.fromkeys(places[name] for name in drawn.layout_names))
 
 
 def _with_data(config: Train, folder: Path, taxonomy: Taxonomy) -> Train:

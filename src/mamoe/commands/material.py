@@ -27,6 +27,7 @@ def check(
     model: Annotated[
         str | None, typer.Option(help="Base model, or a folder with CLIP's vocabulary: counts the prompts' tokens.")
     ] = None,
+    method: Annotated[str, typer.Option(help="Whose checkpoints are reckoned, with a --model on this disk.")] = "full",
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and check.html.")] = None,
     fix: Annotated[Path | None, typer.Option(help="New folder for a copy with what can be mended safely.")] = None,
 ) -> None:
@@ -37,8 +38,13 @@ def check(
     from mamoe.commands.check.run import check_data_set
     from mamoe.vocabulary.taxonomy import Taxonomy
 
+    base = None
+    if model is not None:
+        from mamoe.commands.check.model import model_of
+
+        base = model_of(model, method)
     known = None if taxonomy is None else Taxonomy.load(taxonomy)
-    text, problems = check_data_set(folder, progress, taxonomy=known, model=model, out=out, fix=fix)
+    text, problems = check_data_set(folder, progress, taxonomy=known, model=base, out=out, fix=fix)
     typer.echo(text)
     if problems:
         raise DatasetError(f"{folder if fix is None else fix} has {problems} problems, listed above.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from mamoe.commands.options import with_options
 from mamoe.console import progress
 from mamoe.errors import ConfigError
+from mamoe.machine.allocation import keep_freed_memory
 from mamoe.machine.shares import this_share
 from mamoe.machine.stopping import stopped_with
 
@@ -71,7 +73,27 @@ FollowOption = Annotated[
 ]
 
 
+def written(
+    link: LinkOption = False,
+    val: ValOption = None,
+    workers: WorkersOption = None,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    follow_links: FollowOption = False,
+) -> dict[str, Any]:
+    """How a data set is written, in the words of all commands that make one."""
+    return locals()
+
+
+def _manner(*, workers: int | None = None, **how: Any) -> Any:
+    from mamoe.prepare.labelled import Manner
+    from mamoe.prepare.workers import usable_cores
+
+    return Manner(workers=workers or usable_cores(), share=this_share(), **how)
+
+
 @prepare.command(name="import")
+@with_options(written)
 def import_(
     source_format: Source,
     source: Annotated[Path, typer.Argument(help="Its folder; of format folder that of the pictures.")],
@@ -81,12 +103,8 @@ def import_(
     crowd: CrowdOption = Crowd.GROUP,
     taxonomy: TaxonomyOption = None,
     derive_taxonomy: DeriveOption = False,
-    link: LinkOption = False,
-    val: ValOption = None,
-    workers: WorkersOption = None,
-    overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
-    follow_links: FollowOption = False,
+    *,
+    writing: dict[str, Any],
 ) -> None:
     """Import a data set, or any folder of pictures and maps, into the package's layout.
 
@@ -94,65 +112,49 @@ def import_(
 
     Example: mamoe prepare import mapillary raw/vistas data/vistas --link
     """
-    from mamoe.prepare.importers import folder_importer, importer_of, next_commands
-    from mamoe.prepare.labelled import Manner
-    from mamoe.prepare.workers import usable_cores
-
-    if source_format is Source.FOLDER:
-        if maps is None:
-            raise ConfigError(
-                "Which maps belong to the pictures? Give --maps, a folder of label pictures or a COCO JSON."
-            )
-        if taxonomy is not None or derive_taxonomy:
-            raise ConfigError("--taxonomy and --derive-taxonomy are for coco; format folder takes --classes.")
-        importer = folder_importer(maps, classes, crowds=crowd is Crowd.GROUP)
-    else:
+    if source_format is not Source.FOLDER:
         given = {"--maps": maps, "--classes": classes, "--crowd": None if crowd is Crowd.GROUP else crowd}
         if named := [option for option, value in given.items() if value is not None]:
             raise ConfigError(f"{', '.join(named)}: for format folder alone; {source_format.value} has its own.")
-        importer = importer_of(source_format.value, taxonomy, derive_taxonomy)
-    manner = Manner(
-        link=link,
-        val=val,
-        follow_links=follow_links,
-        workers=workers or usable_cores(),
-        overwrite=overwrite,
-        dry_run=dry_run,
-        share=this_share(),
-    )
-    with _stoppable(out), progress("Importing") as update:
-        summary = importer(source, out, update, manner)
+        return _import(source_format, _importer(source_format, taxonomy, derive_taxonomy), source, out, writing)
+    from mamoe.prepare.importers import folder_importer
+
+    if maps is None:
+        raise ConfigError("Which maps belong to the pictures? Give --maps, a folder of label pictures or a COCO JSON.")
+    if taxonomy is not None or derive_taxonomy:
+        raise ConfigError("--taxonomy and --derive-taxonomy are for coco; format folder takes --classes.")
+    return _import(source_format, folder_importer(maps, classes, crowds=crowd is Crowd.GROUP), source, out, writing)
+
+
+def _importer(source_format: Source, taxonomy: str | None, derive: bool) -> Any:
+    from mamoe.prepare.importers import importer_of
+
+    return importer_of(source_format.value, taxonomy, derive)
+
+
+def _import(source_format: Source, importer: Any, source: Path, out: Path, writing: dict[str, Any]) -> None:
+    from mamoe.prepare.importers import next_commands
+
+    with _at_work(out), progress("Importing") as update:
+        summary = importer(source, out, update, _manner(**writing))
     typer.echo(summary.text())
     if summary.done:
-        typer.echo("Next: " + "\n      ".join(next_commands(summary)))
+        typer.echo("Next: " + "\n      ".join(next_commands(summary, source_format.value)))
 
 
 def _short(name: Source) -> None:
     """``mamoe prepare NAME``, the way formats were imported before there were so many."""
 
+    @with_options(written, without=("val",))
     def command(
         source: Path,
         out: Path,
         taxonomy: TaxonomyOption = None,
         derive_taxonomy: DeriveOption = False,
-        link: LinkOption = False,
-        workers: WorkersOption = None,
-        overwrite: OverwriteOption = False,
-        dry_run: DryRunOption = False,
-        follow_links: FollowOption = False,
+        *,
+        writing: dict[str, Any],
     ) -> None:
-        import_(
-            name,
-            source,
-            out,
-            taxonomy=taxonomy,
-            derive_taxonomy=derive_taxonomy,
-            link=link,
-            workers=workers,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            follow_links=follow_links,
-        )
+        _import(name, _importer(name, taxonomy, derive_taxonomy), source, out, writing)
 
     example = f"Example: mamoe prepare {name.value} raw/{name.value} data/{name.value}"
     prepare.command(name=name.value, help=f"Short for: import {name.value}.\n\n{example}")(command)
@@ -163,6 +165,7 @@ for short in (Source.CITYSCAPES, Source.CAMVID, Source.COCO):
 
 
 @prepare.command()
+@with_options(written)
 def fuse(
     images: Annotated[Path, typer.Argument(help="Folder of pictures.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
@@ -178,12 +181,8 @@ def fuse(
     min_stuff: Annotated[int, typer.Option(min=0, help="Pixels of the smallest stuff; less becomes void.")] = 0,
     rest: Annotated[Left, typer.Option(help="What thing pixels without a mask become.")] = Left.GROUP,
     crowd: CrowdOption = Crowd.GROUP,
-    link: LinkOption = False,
-    val: ValOption = None,
-    workers: WorkersOption = None,
-    overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
-    follow_links: FollowOption = False,
+    *,
+    writing: dict[str, Any],
 ) -> None:
     """Fuse maps of classes and masks of single things into a data set with panoptic maps.
 
@@ -196,8 +195,6 @@ def fuse(
     from mamoe.prepare.fuse.folders import FuseSources, fuse_folders
     from mamoe.prepare.fuse.rules import FuseRules, Rest
     from mamoe.prepare.importers import next_commands
-    from mamoe.prepare.labelled import Manner
-    from mamoe.prepare.workers import usable_cores
 
     rules = FuseRules(
         score=score,
@@ -207,17 +204,9 @@ def fuse(
         min_stuff=min_stuff,
         rest=Rest(rest.value),
     )
-    manner = Manner(
-        link=link,
-        val=val,
-        follow_links=follow_links,
-        workers=workers or usable_cores(),
-        overwrite=overwrite,
-        dry_run=dry_run,
-        share=this_share(),
-    )
+    manner = _manner(**writing)
     sources = FuseSources(images=images, semantic=semantic, instances=instances, crowds=crowd is Crowd.GROUP)
-    with _stoppable(out), progress("Fusing") as update:
+    with _at_work(out), progress("Fusing") as update:
         summary = fuse_folders(sources, out, read_class_table(classes), rules, progress=update, manner=manner)
     typer.echo(summary.text())
     if summary.done:
@@ -225,6 +214,7 @@ def fuse(
 
 
 @prepare.command()
+@with_options(written, without=("workers",))
 def segment(
     images: Annotated[Path, typer.Argument(help="Folder of pictures.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
@@ -242,12 +232,9 @@ def segment(
     min_area: Annotated[int, typer.Option(min=0, help="Pixels of the smallest thing.")] = 32,
     rest: Annotated[Left, typer.Option(help="What thing pixels without a mask become.")] = Left.GROUP,
     device: Annotated[str | None, typer.Option(help="For example cuda; default: what there is.")] = None,
-    link: LinkOption = False,
-    val: ValOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each loads the network.")] = 1,
-    overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
-    follow_links: FollowOption = False,
+    *,
+    writing: dict[str, Any],
 ) -> None:
     """Make panoptic maps of photographs with a segmentation network: a data set, or with --parts what `fuse` takes.
 
@@ -261,13 +248,12 @@ def segment(
     from mamoe.prepare.classes import read_class_table
     from mamoe.prepare.fuse.rules import FuseRules, Rest
     from mamoe.prepare.importers import next_commands
-    from mamoe.prepare.labelled import Manner
     from mamoe.prepare.segment.folders import Segmenting, segment_folder, segment_parts
     from mamoe.prepare.segment.labels import meaning_of, read_said
     from mamoe.prepare.segment.networks import describe
     from mamoe.prepare.writer import ImportSummary
 
-    if parts and (link or val is not None):
+    if parts and (writing["link"] or writing["val"] is not None):
         raise ConfigError("--parts writes no pictures and no splits: leave out --link and --val.")
     quiet_libraries()
     network = describe(model)
@@ -282,16 +268,8 @@ def segment(
         device=usable_device(device),
         batch=batch,
     )
-    manner = Manner(
-        link=link,
-        val=val,
-        follow_links=follow_links,
-        workers=workers,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        share=this_share(),
-    )
-    with _stoppable(out), progress("Segmenting") as update:
+    manner = _manner(**writing, workers=workers)
+    with _at_work(out), progress("Segmenting") as update:
         summary = (segment_parts if parts else segment_folder)(images, out, how, update, manner)
     typer.echo(summary.text())
     if isinstance(summary, ImportSummary) and summary.done:
@@ -299,34 +277,30 @@ def segment(
 
 
 @prepare.command()
+@with_options(written, without=("val", "follow_links"))
 def export(
     target: Target,
     data: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
-    link: LinkOption = False,
-    workers: WorkersOption = None,
-    overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
+    *,
+    writing: dict[str, Any],
 ) -> None:
     """Write a data set in another format: COCO's panoptic one, which panopticapi reads.
 
     Example: mamoe prepare export coco-panoptic data/town exported
     """
     from mamoe.prepare.export import export_coco_panoptic
-    from mamoe.prepare.labelled import Manner
-    from mamoe.prepare.workers import usable_cores
     from mamoe.vocabulary.taxonomy import Taxonomy
 
     assert target is Target.COCO_PANOPTIC  # there is no other
-    manner = Manner(
-        link=link, workers=workers or usable_cores(), overwrite=overwrite, dry_run=dry_run, share=this_share()
-    )
+    manner = _manner(**writing)
     classes = None if taxonomy is None else Taxonomy.load(taxonomy)
-    with _stoppable(out), progress("Exporting") as update:
+    with _at_work(out), progress("Exporting") as update:
         summary = export_coco_panoptic(data, out, update, manner, taxonomy=classes)
     typer.echo(summary.text())
 
 
-def _stoppable(out: Path):
+def _at_work(out: Path):
+    keep_freed_memory()
     return stopped_with(f"what is written is kept beside {out}; the same command goes on from there.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -13,28 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mamoe.storage.fingerprints import fingerprint_of
 from mamoe.storage.hashing import short_hash
-from mamoe.storage.shards import ShardFolder
+from mamoe.storage.shards import EncoderCache
 
 _ARCHITECTURE = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps")  # what no weight's shape tells
 
 
-class EmbeddingCache:
-    """Embeddings of one text encoder, by (prompt, padded).
-
-    Args:
-        folder: where caches of all encoders live; made if need be.
-        encoder_id: tells encoders apart, see :func:`fingerprint`.
-    """
-
-    def __init__(self, folder: str | Path, encoder_id: str) -> None:
-        self.shards = ShardFolder(Path(folder) / encoder_id, made_with=encoder_id)
-
-    def __len__(self) -> int:
-        return len(self.shards)
-
-    @property
-    def folder(self) -> Path:
-        return self.shards.folder
+class EmbeddingCache(EncoderCache):
+    """Embeddings of one text encoder, see :func:`fingerprint`, by (prompt, padded)."""
 
     def has(self, prompt: str, padded: bool) -> bool:
         return _name(prompt, padded) in self.shards

@@ -18,26 +18,11 @@ from mamoe.data.geometry.joint import Placement
 from mamoe.data.reading.pictures import reading_of
 from mamoe.errors import DatasetError
 from mamoe.storage.hashing import short_file_hash, short_hash
-from mamoe.storage.shards import CacheError, ShardFolder
+from mamoe.storage.shards import CacheError, EncoderCache
 
 
-class LatentCache:
-    """Posteriors of one autoencoder; may be sent to data workers.
-
-    Args:
-        folder: where caches of all autoencoders live; made if need be.
-        encoder_id: tells autoencoders apart, see :func:`mamoe.models.autoencoder.vae_fingerprint`.
-    """
-
-    def __init__(self, folder: str | Path, encoder_id: str) -> None:
-        self.shards = ShardFolder(Path(folder) / encoder_id, made_with=encoder_id)
-
-    def __len__(self) -> int:
-        return len(self.shards)
-
-    @property
-    def folder(self) -> Path:
-        return self.shards.folder
+class LatentCache(EncoderCache):
+    """Posteriors of one autoencoder, see :func:`mamoe.models.autoencoder.vae_fingerprint`."""
 
     def has(self, content: str, placement: Placement) -> bool:
         return _name(content, placement) in self.shards

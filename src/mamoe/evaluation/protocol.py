@@ -138,12 +138,18 @@ class PictureSet:
     generation: Generation | None  # None: photographs
     missing: str | None = None  # why there are no pictures; then every score of the row is n/a with this reason
     root: Path | None = None  # the folder that names are relative to; None: file names alone
+    drawn_from: tuple[str, ...] | None = None  # names of the layouts, without endings; None: the pictures' own
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the pictures are called, without endings: layouts of the same names are theirs."""
+        """What the pictures are called, without endings."""
         root = self.root
         return tuple(same_name(path.name if root is None else path.relative_to(root).as_posix()) for path in self.paths)
+
+    @property
+    def layout_names(self) -> tuple[str, ...]:
+        """What the layouts of the pictures are called, without endings."""
+        return self.names if self.drawn_from is None else self.drawn_from
 
 
 Family = Callable[[PictureSet], Sequence[Score]]  # measures one row: distribution scores, layout scores, ...

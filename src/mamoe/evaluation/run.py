@@ -6,13 +6,15 @@ rows (drawn pictures, floors)  x  families of scores  ->  Table  ->  metrics.jso
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from diffusers import AutoencoderKL
 
+from mamoe.data.folder.matching import same_name
 from mamoe.data.geometry.joint import Geometry
 from mamoe.data.reading.pictures import CONTACT_SHEET
 from mamoe.errors import ConfigError, DatasetError
@@ -36,6 +38,8 @@ LAYOUT_SCORES = (LAYOUT, USE)  # need the maps the pictures were made from
 REAL_FLOOR, AUTOENCODER_FLOOR = "real (train)", "autoencoder"
 CEILING = "real"  # the reference pictures themselves
 METRICS = "metrics.json"
+
+_NUMBERED = re.compile(r"_\d+$")  # what tells several pictures of one layout apart
 
 T = TypeVar("T")
 
@@ -211,6 +215,23 @@ def _record(path: Path) -> Mapping[str, Any]:
     if not isinstance(record, dict):
         raise DatasetError(f"{path} is no record of a picture: wanted a JSON object. Move it away, or draw it again.")
     return record
+
+
+def layout_of(picture: Path, name: str, known: Collection[str]) -> str | None:
+    """The layout a picture was drawn of: what its record says, or the one of its name, with or without a number.
+
+    Args:
+        picture: its file; the record, if there is one, lies beside it.
+        name: of the picture, without its ending, relative to its folder.
+        known: names of layouts, without endings.
+
+    Returns:
+        One of ``known``, or None.
+    """
+    record = picture.with_suffix(".json")
+    said = _record(record).get("layout") if record.is_file() else None
+    found = [same_name(said)] if isinstance(said, str) else [name, _NUMBERED.sub("", name)]
+    return next((layout for layout in found if layout in known), None)
 
 
 def _way(record: Mapping[str, Any]) -> Generation:

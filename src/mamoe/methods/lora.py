@@ -94,8 +94,8 @@ def _merge(network: Any) -> None:
     for layer in network.modules():
         if isinstance(layer, LoraLayer):
             layer.merge()
-    without_adapters: Any = peft_utils.recurse_remove_peft_layers  # pyright: ignore[reportUnknownMemberType]
-    without_adapters(network)
+    library: Any = peft_utils  # whose functions say little of their arguments
+    library.recurse_remove_peft_layers(network)
 
 
 def to_channels_last(unet: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from mamoe.prepare.annotations import counted, read_colour_ids, read_index_pictu
 from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.sources import advice, files_of, litter_note
-from mamoe.prepare.writer import ImportSummary, write_dataset
+from mamoe.prepare.writer import PHOTOGRAPHS, ImportSummary, write_import
 from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -67,17 +67,7 @@ def import_ade20k(source: Path, out: Path, progress: Progress | None = None, man
             f"{source} holds no ADE20K pictures: wanted images/training/*.jpg of ADEChallengeData2016. The full data "
             f"set (ADE20K_2021) has thousands of classes and is not read.{advice(source, 'ade20k')}"
         )
-    return write_dataset(
-        out,
-        splits,
-        taxonomy=taxonomy,
-        place="a photo",
-        size=(256, 256),
-        notes=notes,
-        progress=progress,
-        manner=manner,
-        roots=(source,),
-    )
+    return write_import(source, out, splits, taxonomy, PHOTOGRAPHS, notes, progress, manner)
 
 
 def panoptic_from_parts(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Int64, UInt8
 from PIL import ExifTags, Image, PngImagePlugin
 
 from mamoe.errors import DatasetError
@@ -77,32 +77,39 @@ def connected_components(class_id: UInt8[np.ndarray, "H W"], classes: Sequence[i
     Each row is cut into runs of one class; runs that touch in neighbouring rows are joined by union-find
     (Rosenfeld and Pfaltz, 1966), so the work in Python grows with the touching runs, not with the pixels.
     """
-    wanted = np.isin(class_id, np.array(list(classes), dtype=np.uint8))
-    starts = wanted.copy()
-    starts[:, 1:] &= (class_id[:, 1:] != class_id[:, :-1]) | ~wanted[:, :-1]
-    run = np.cumsum(starts.ravel()).reshape(class_id.shape) - 1
+    width = class_id.shape[1]
+    begins = np.ones(class_id.shape, dtype=bool)
+    np.not_equal(class_id[:, 1:], class_id[:, :-1], out=begins[:, 1:])
+    first = np.flatnonzero(begins)
+    lengths, value = np.diff(first, append=class_id.size), class_id.ravel()[first]
+    wanted = np.flatnonzero(np.isin(value, np.array(list(classes), dtype=np.uint8)))
 
-    parent = list(range(int(starts.sum())))
-    for a, b in _touching_runs(class_id, wanted, run):
+    parent = list(range(len(wanted)))
+    for a, b in _touching_runs(first[wanted], (first + lengths)[wanted], value[wanted], width):
         low, high = sorted((_root(parent, a), _root(parent, b)))
         parent[high] = low
 
     roots = np.array([_root(parent, i) for i in range(len(parent))], dtype=np.int64)
-    number = np.zeros(len(parent) + 1, dtype=np.int32)
-    number[1:] = np.unique(roots, return_inverse=True)[1] + 1
-    return number[np.where(wanted, run + 1, 0)]
+    number = np.zeros(len(first), dtype=np.int32)
+    number[wanted] = np.unique(roots, return_inverse=True)[1] + 1
+    return np.repeat(number, lengths).reshape(class_id.shape)
 
 
-def _touching_runs(class_id: np.ndarray, wanted: np.ndarray, run: np.ndarray) -> list[list[int]]:
-    pairs = []
-    width = class_id.shape[1]
-    for shift in (-1, 0, 1):
-        upper = (slice(None, -1), slice(max(0, -shift), width - max(0, shift)))
-        lower = (slice(1, None), slice(max(0, shift), width - max(0, -shift)))
-        touch = wanted[upper] & wanted[lower] & (class_id[upper] == class_id[lower])
-        pairs.append(run[upper][touch] * np.int64(class_id.size) + run[lower][touch])
-    # A pair as one number: whole rows of a table would be compared byte by byte.
-    return np.stack(np.divmod(np.unique(np.concatenate(pairs)), class_id.size), axis=1).tolist()
+def _touching_runs(
+    first: Int64[np.ndarray, "R"], end: Int64[np.ndarray, "R"], value: UInt8[np.ndarray, "R"], width: int
+) -> list[list[int]]:
+    """Pairs of runs of one class in neighbouring rows that touch, be it by a corner.
+
+    Runs lie one after another in the flat map, so that those above a run are a stretch of them: from the first that
+    does not end before it begins to the last that does not begin after it ends.
+    """
+    above = np.searchsorted(end, first - width)
+    count = np.maximum(np.searchsorted(first, end - width, side="right") - above, 0)
+    lower = np.repeat(np.arange(len(first)), count)
+    upper = np.arange(len(lower)) + np.repeat(above - (np.cumsum(count) - count), count)
+    row = first // width  # a stretch may reach into the row before or after, around the edge of the map
+    touch = (row[upper] == row[lower] - 1) & (value[upper] == value[lower])
+    return np.stack([upper[touch], lower[touch]], axis=1).tolist()
 
 
 def _root(parent: list[int], i: int) -> int:

@@ -16,7 +16,7 @@ from mamoe.errors import DatasetError
 from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.sources import advice, files_of, litter_note
-from mamoe.prepare.writer import ImportSummary, write_dataset
+from mamoe.prepare.writer import STREETS, ImportSummary, write_import
 from mamoe.vocabulary.panoptic import UNREADABLE, PanopticMap
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -59,17 +59,7 @@ def import_bdd100k(source: Path, out: Path, progress: Progress | None = None, ma
             f"labels/pan_seg/bitmasks/train/*.png.{advice(source, 'bdd100k')}"
         )
     raise_problems(problems, f"The BDD100K folder {source}")
-    return write_dataset(
-        out,
-        splits,
-        taxonomy=taxonomy,
-        place="a street",
-        size=(128, 256),
-        notes=notes,
-        progress=progress,
-        manner=manner,
-        roots=(source,),
-    )
+    return write_import(source, out, splits, taxonomy, STREETS, notes, progress, manner)
 
 
 def panoptic_from_bitmask(rgba: UInt8[np.ndarray, "H W 4"], taxonomy: Taxonomy) -> Labelled:

@@ -15,7 +15,7 @@ from mamoe.prepare.annotations import counted, read_index_picture
 from mamoe.prepare.areas import panoptic_from_class_index
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.sources import advice, files_of, litter_note
-from mamoe.prepare.writer import ImportSummary, Progress, write_dataset
+from mamoe.prepare.writer import STREETS, ImportSummary, Progress, write_import
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 SPLITS = ("train", "val", "test")
@@ -47,17 +47,7 @@ def import_camvid(source: Path, out: Path, progress: Progress | None = None, man
             f"that came with SegNet, not the colour-coded original.{advice(source, 'camvid')}"
         )
     raise_problems(problems, f"The CamVid folder {source}")
-    return write_dataset(
-        out,
-        splits,
-        taxonomy=taxonomy,
-        place="a street",
-        size=(128, 256),
-        notes=notes,
-        progress=progress,
-        manner=manner,
-        roots=(source,),
-    )
+    return write_import(source, out, splits, taxonomy, STREETS, notes, progress, manner)
 
 
 def _annotated(

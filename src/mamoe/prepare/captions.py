@@ -6,6 +6,7 @@ import re
 from collections.abc import Set
 
 import numpy as np
+from jaxtyping import Int64
 
 from mamoe.vocabulary.panoptic import PanopticMap, class_pixels
 from mamoe.vocabulary.taxonomy import Taxonomy
@@ -15,7 +16,13 @@ _LEAST_STUFF = 0.02  # share of the pixels from which stuff is worth a word
 _IRREGULAR = {"knife": "knives", "man": "men", "mouse": "mice", "person": "people", "sheep": "sheep", "woman": "women"}
 
 
-def describe(panoptic: PanopticMap, taxonomy: Taxonomy, place: str, groups: Set[int] = frozenset()) -> str:
+def describe(
+    panoptic: PanopticMap,
+    taxonomy: Taxonomy,
+    place: str,
+    groups: Set[int] = frozenset(),
+    pixels: Int64[np.ndarray, "256"] | None = None,
+) -> str:
     """A caption such as "a street with cars, a person, road and sky": the largest things, then the largest stuff.
 
     Args:
@@ -23,8 +30,9 @@ def describe(panoptic: PanopticMap, taxonomy: Taxonomy, place: str, groups: Set[
         taxonomy: names its classes.
         place: how the caption begins.
         groups: segments that hold several of their thing class: "cars", however few segments there are.
+        pixels: of every class id, where they are counted already.
     """
-    pixels = class_pixels(panoptic.class_id)
+    pixels = class_pixels(panoptic.class_id) if pixels is None else pixels
     instances = np.bincount(np.array([*panoptic.classes.values()], dtype=np.int64), minlength=256)
     grouped = {panoptic.classes[segment] for segment in groups}
     present = sorted((row for row in taxonomy.classes if pixels[row.id]), key=lambda row: -pixels[row.id])

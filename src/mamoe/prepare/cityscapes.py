@@ -18,7 +18,7 @@ from mamoe.prepare.instance_ids import label_of, panoptic_from_instance_ids
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.panoptic_json import read_table, table_pictures
 from mamoe.prepare.sources import advice, files_of, folders_of, litter_note
-from mamoe.prepare.writer import ImportSummary, Progress, write_dataset
+from mamoe.prepare.writer import STREETS, ImportSummary, Progress, write_import
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 SPLITS = ("train", "val")  # the test split's labels are not public
@@ -59,17 +59,7 @@ def import_cityscapes(
     if left_out:
         notes.append(f"leftImg8bit/{some(left_out)}: left out; train and val have public fine labels.")
     raise_problems(problems, f"The Cityscapes folder {source}")
-    return write_dataset(
-        out,
-        splits,
-        taxonomy=taxonomy,
-        place="a street",
-        size=(128, 256),
-        notes=notes,
-        progress=progress,
-        manner=manner,
-        roots=(source,),
-    )
+    return write_import(source, out, splits, taxonomy, STREETS, notes, progress, manner)
 
 
 def _pictures(source: Path, split: str, notes: list[str]) -> list[Path]:

@@ -13,7 +13,7 @@ from mamoe.prepare.categories import both_lists, derive_taxonomy, match_categori
 from mamoe.prepare.labelled import MANNER, Manner, SourcePicture
 from mamoe.prepare.panoptic_json import PanopticTable, is_inside, read_table, table_pictures, unlabelled_images
 from mamoe.prepare.sources import advice, litter_note
-from mamoe.prepare.writer import ImportSummary, Progress, write_dataset
+from mamoe.prepare.writer import PHOTOGRAPHS, ImportSummary, Progress, write_import
 from mamoe.vocabulary.taxonomy import Taxonomy, shipped_taxonomies
 
 OFFICIAL = "coco_panoptic"
@@ -71,17 +71,7 @@ def import_coco(
             f"Training needs a split called train, and there is {some(list(splits))}: name the JSON file and both "
             "folders accordingly (panoptic_train.json, panoptic_train/, train/) and import again."
         )
-    return write_dataset(
-        out,
-        splits,
-        taxonomy=classes,
-        place="a photo",
-        size=(256, 256),
-        notes=notes,
-        progress=progress,
-        manner=manner,
-        roots=(source,),
-    )
+    return write_import(source, out, splits, classes, PHOTOGRAPHS, notes, progress, manner)
 
 
 def _find_tables(source: Path) -> tuple[list[Path], list[Path]]:

@@ -73,8 +73,6 @@ def import_folder(
             for split, names in splits.items()
         },
         taxonomy=table.taxonomy,
-        place="a photo",
-        size=(256, 256),
         notes=notes,
         progress=progress,
         manner=manner,

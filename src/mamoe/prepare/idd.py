@@ -19,7 +19,7 @@ from mamoe.prepare.instance_ids import panoptic_from_instance_ids
 from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.sources import advice, files_of, folders_of, litter_note
-from mamoe.prepare.writer import ImportSummary, write_dataset
+from mamoe.prepare.writer import STREETS, ImportSummary, write_import
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 SPLITS = ("train", "val")  # the test split's labels are not public
@@ -76,17 +76,7 @@ def import_idd(source: Path, out: Path, progress: Progress | None = None, manner
     left_out = [place.name for place in folders_of(source / "leftImg8bit") if place.name not in SPLITS]
     if left_out:
         notes.append(f"leftImg8bit/{some(left_out)}: left out; train and val have public labels.")
-    return write_dataset(
-        out,
-        splits,
-        taxonomy=taxonomy,
-        place="a street",
-        size=(128, 256),
-        notes=notes,
-        progress=progress,
-        manner=manner,
-        roots=(source,),
-    )
+    return write_import(source, out, splits, taxonomy, STREETS, notes, progress, manner)
 
 
 def panoptic_from_polygons(objects: Sequence[Mapping[str, Any]], size: tuple[int, int], taxonomy: Taxonomy) -> Labelled:

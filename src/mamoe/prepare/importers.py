@@ -35,7 +35,9 @@ IMPORTERS: Mapping[str, Importer] = {
     "kitti360": import_kitti360,
     "mapillary": import_mapillary,
 }
-_CONFIG_OF = {"camvid": "camvid", "cityscapes": "cityscapes", OFFICIAL: "coco"}  # data configuration by taxonomy
+# Data configurations, config/groups/data: by taxonomy, and of formats whose taxonomy is not theirs alone.
+_OF_TAXONOMY = {OFFICIAL: "coco", **{name: name for name in ("ade20k", "bdd100k", "camvid", "cityscapes", "idd")}}
+_OF_FORMAT = ("kitti360", "mapillary")
 
 
 def importer_of(source_format: str, taxonomy: str | None, derive: bool) -> Importer:
@@ -69,11 +71,18 @@ def folder_importer(maps: Path, classes: str | None, *, crowds: bool = True) -> 
     return partial(import_folder, maps=maps, table=table, crowds=crowds)
 
 
-def next_commands(summary: ImportSummary) -> list[str]:
-    """What to type next, fit for a shell as it stands; without a split called train there is nothing to train."""
+def next_commands(summary: ImportSummary, source_format: str | None = None) -> list[str]:
+    """What to type next, fit for a shell as it stands; without a split called train there is nothing to train.
+
+    Args:
+        summary: what was written.
+        source_format: one of :data:`IMPORTERS`, where it is known.
+    """
     commands = [f"mamoe check {shlex.quote(str(summary.folder))}"]
     if summary.pictures.get("train"):
-        config = _CONFIG_OF.get(summary.taxonomy.name, "folder") if summary.is_shipped else "folder"
+        config = _OF_TAXONOMY.get(summary.taxonomy.name, "folder") if summary.is_shipped else "folder"
+        if source_format in _OF_FORMAT:
+            config = source_format
         words = ["mamoe", "train", f"data={config}", _setting("data.root", summary.folder)]
         if "things" not in summary.taxonomy.groupings:  # what training groups experts by
             words.append("layout.grouping=per_class")

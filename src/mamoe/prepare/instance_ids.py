@@ -9,6 +9,7 @@ from jaxtyping import Int32
 
 from mamoe.prepare.labelled import Labelled
 from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.runs import numbers_in
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 
@@ -30,7 +31,7 @@ def panoptic_from_instance_ids(
         divisor: see above.
         unnumbered: numbers that stand for "no number": the label is not told apart there.
     """
-    present = np.flatnonzero(np.bincount(ids.ravel(), minlength=1)).tolist()
+    present = numbers_in(ids)
     class_id = np.full(present[-1] + 1, taxonomy.void_id, dtype=np.uint8)
     segment_id = np.zeros(present[-1] + 1, dtype=np.int32)
     segments: dict[tuple[int, int | None], int] = {}  # by class, and id of the single thing

@@ -16,7 +16,7 @@ from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.panoptic_json import is_inside
 from mamoe.prepare.sources import advice, files_of, folders_of
-from mamoe.prepare.writer import ImportSummary, write_dataset
+from mamoe.prepare.writer import STREETS, ImportSummary, write_import
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 # Cityscapes' labels and, of those KITTI-360 adds, garage as building, gate as fence, smallpole as pole; the others are
@@ -55,17 +55,7 @@ def import_kitti360(
             f"{source} holds no KITTI-360 pictures: wanted data_2d_raw/DRIVE/image_00/data_rect/*.png and "
             f"data_2d_semantics/train/DRIVE/image_00/instance/*.png.{advice(source, 'kitti360')}"
         )
-    return write_dataset(
-        out,
-        splits,
-        taxonomy=taxonomy,
-        place="a street",
-        size=(128, 256),
-        notes=notes,
-        progress=progress,
-        manner=manner,
-        roots=(source,),
-    )
+    return write_import(source, out, splits, taxonomy, STREETS, notes, progress, manner)
 
 
 def _listed_pictures(source: Path, path: Path, taxonomy: Taxonomy, problems: list[str]) -> list[SourcePicture]:

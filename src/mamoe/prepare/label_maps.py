@@ -15,6 +15,7 @@ from mamoe.prepare.classes import ClassTable
 from mamoe.prepare.instance_ids import label_of, panoptic_from_instance_ids
 from mamoe.prepare.labelled import Labelled
 from mamoe.vocabulary.panoptic import UNREADABLE
+from mamoe.vocabulary.runs import numbers_in
 
 AREAS = "has classes alone; connected areas of a thing class were taken for single things"
 
@@ -42,8 +43,7 @@ def read_label_map(path: Path, table: ClassTable) -> Labelled:
     if not has_colours(path, table):
         values = read_index_picture(path)
         if int(values.max()) >= table.divisor:
-            present = np.flatnonzero(np.bincount(values.ravel())).tolist()
-            labels = {label_of(value, table.divisor) for value in present}
+            labels = {label_of(value, table.divisor) for value in numbers_in(values)}
             table.of_numbers(np.array([sorted(labels)], dtype=np.int32), path)
             return panoptic_from_instance_ids(values, table.numbers, table.taxonomy, divisor=table.divisor)
     panoptic = panoptic_from_class_index(read_classes(path, table), table.taxonomy)

@@ -12,7 +12,7 @@ from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Manner, SourcePicture
 from mamoe.prepare.panoptic_json import PanopticTable, read_table, table_pictures, unlabelled_images
 from mamoe.prepare.sources import advice
-from mamoe.prepare.writer import ImportSummary, write_dataset
+from mamoe.prepare.writer import STREETS, ImportSummary, write_import
 
 SPLITS = {"training": "train", "validation": "val"}
 _TABLES = ("v2.0/panoptic/panoptic_2020.json", "v1.2/panoptic/panoptic_2018.json", "panoptic/panoptic_2018.json")
@@ -64,17 +64,7 @@ def import_mapillary(
             notes.append(f"{table.path}: {len(without)} image(s) without annotation were left out: {some(without)}.")
         splits[split] = table_pictures(table, class_of, taxonomy, picture_of, problems)
     raise_problems(problems, f"The Mapillary Vistas folder {source}")
-    return write_dataset(
-        out,
-        splits,
-        taxonomy=taxonomy,
-        place="a street",
-        size=(128, 256),
-        notes=notes,
-        progress=progress,
-        manner=manner,
-        roots=(source,),
-    )
+    return write_import(source, out, splits, taxonomy, STREETS, notes, progress, manner)
 
 
 def _is_void(category: Category) -> bool:

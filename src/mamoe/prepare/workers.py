@@ -11,6 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from multiprocessing.connection import wait as wait_for_any
 from typing import TypeVar
 
+from mamoe.machine.allocation import keep_freed_memory
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -37,7 +39,7 @@ def mapped(run: Callable[[T], R], work: Sequence[T], workers: int) -> Iterator[R
         return
     chunks = [work[i : i + _CHUNK] for i in range(0, len(work), _CHUNK)]
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
     try:
         waiting: set[Future[list[R]]] = set()
         for chunk in chunks:
@@ -58,8 +60,9 @@ def _run_all(run: Callable[[T], R], chunk: Sequence[T]) -> list[R]:
     return [run(one) for one in chunk]
 
 
-def _follow_parent() -> None:
+def _begin() -> None:
     """Leave Ctrl-C to the command, and end when it is no more."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

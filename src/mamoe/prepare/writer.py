@@ -35,6 +35,17 @@ TAXONOMY_FILE = "taxonomy.yaml"  # of a taxonomy that is not shipped
 _TURNED = "has an EXIF orientation; the annotation was taken to fit the picture as it is shown"
 
 
+@dataclass(frozen=True, slots=True)
+class Scenery:
+    """What a data set shows."""
+
+    place: str  # how captions begin
+    size: tuple[int, int]  # (H, W) that ``data.yaml`` proposes for training
+
+
+STREETS, PHOTOGRAPHS = Scenery("a street", (128, 256)), Scenery("a photo", (256, 256))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportSummary:
     """What an import wrote, or would write."""
@@ -82,8 +93,7 @@ def write_dataset(
     splits: Mapping[str, Sequence[SourcePicture]],
     *,
     taxonomy: Taxonomy,
-    place: str,
-    size: tuple[int, int],
+    scenery: Scenery = PHOTOGRAPHS,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
     manner: Manner = MANNER,
@@ -102,8 +112,7 @@ def write_dataset(
         out: must not exist, or be empty, unless ``manner`` says otherwise.
         splits: what to write.
         taxonomy: ``data.yaml`` names it.
-        place: how captions begin, e.g. "a street".
-        size: (H, W) that ``data.yaml`` proposes for training.
+        scenery: what is shown.
         notes: what the importer has to say about the whole; what shows in single pictures is added.
         progress: called after every picture.
         manner: links or copies, how many processes, and so on.
@@ -141,14 +150,14 @@ def write_dataset(
 
     def finish(stage: Path, records: Records) -> None:
         written.extend(Written(**records[task.key]) for task in tasks)
-        _write_texts(stage, list(splits), written, taxonomy, size, shipped=shipped)
+        _write_texts(stage, list(splits), written, taxonomy, scenery.size, shipped=shipped)
         said.extend(report(stage, written) if report is not None else ())
 
     left = made_folder(
         out,
-        _identity(tasks, taxonomy, place, size, manner),
+        _identity(tasks, taxonomy, scenery, manner),
         tasks,
-        partial(_write_pictures, taxonomy, place, manner.link),
+        partial(_write_pictures, taxonomy, scenery.place, manner.link),
         finish,
         manner=manner,
         progress=progress,
@@ -162,11 +171,32 @@ def write_dataset(
     )
 
 
-def _identity(
-    tasks: Sequence[_Task], taxonomy: Taxonomy, place: str, size: tuple[int, int], manner: Manner
-) -> list[str]:
+def write_import(
+    source: Path,
+    out: Path,
+    splits: Mapping[str, Sequence[SourcePicture]],
+    taxonomy: Taxonomy,
+    scenery: Scenery,
+    notes: Sequence[str],
+    progress: Progress | None,
+    manner: Manner,
+) -> ImportSummary:
+    """As :func:`write_dataset`, of one folder."""
+    return write_dataset(
+        out,
+        splits,
+        taxonomy=taxonomy,
+        scenery=scenery,
+        notes=notes,
+        progress=progress,
+        manner=manner,
+        roots=(source,),
+    )
+
+
+def _identity(tasks: Sequence[_Task], taxonomy: Taxonomy, scenery: Scenery, manner: Manner) -> list[str]:
     """The same files, unchanged, to be written the same way."""
-    how = repr((taxonomy.to_dict(), place, size, manner.link, manner.val))
+    how = repr((taxonomy.to_dict(), scenery.place, scenery.size, manner.link, manner.val))
     texts: dict[int, str] = {}  # what many pictures share, such as a class table, is spelled out once
 
     def spelled(word: Any) -> str:
@@ -222,7 +252,7 @@ def _write_picture(
     written = Written(
         split=task.split,
         name=task.name,
-        caption=describe(labelled.panoptic, taxonomy, place, labelled.groups),
+        caption=describe(labelled.panoptic, taxonomy, place, labelled.groups, pixels),
         prompts=prompts,
         instances=len(prompts) - len(labelled.groups),
         groups=sorted(labelled.groups),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import ImagePipelineOutput
@@ -11,6 +12,7 @@ from PIL import Image
 
 from mamoe.models.control.call import control_of
 from mamoe.sampling.effect import WithoutEffect
+from mamoe.sampling.padding import Padded
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.requests import Request
 from mamoe.vocabulary.drawing import DRAWING, Drawing
@@ -43,11 +45,10 @@ def sample_batch(
     """
     if len(samples) != len(seeds):
         raise ValueError(f"Wanted one seed per sample, got {len(samples)} samples and {len(seeds)} seeds.")
-    steps, scale = drawing.steps, drawing.scale
     images: dict[int, Image.Image] = {}
     for chosen in batches_by_size([sample.panoptic.size for sample in samples], drawing.batch_size):
         requests = [_request(samples[i]) for i in chosen]
-        drawn = draw(pipe, requests, [seeds[i] for i in chosen], steps=steps, guidance_scale=scale, layout=layout)
+        drawn = draw(pipe, requests, [seeds[i] for i in chosen], drawing, layout=layout)
         images.update(zip(chosen, drawn, strict=True))
         if progress is not None:
             progress(len(images), len(samples))
@@ -58,31 +59,36 @@ def draw(
     pipe: LayoutPipeline,
     requests: Sequence[Request],
     seeds: Sequence[int],
+    drawing: Drawing,
     *,
-    steps: int,
-    guidance_scale: float,
     layout: bool = True,
+    edit: Mapping[str, Any] | None = None,
 ) -> list[Image.Image]:
     """One call of the pipeline for requests with maps of one size, each with a generator of its own seed.
 
-    What has no effect is not said here: the prompts are those of a data set, and whoever chose them says it once.
+    ``edit`` is what the pipeline takes of pictures to change.
+
+    What has no effect, or is padded, is not said here: the requests are many, and whoever chose them says it once.
     """
     maps = [request.panoptic for request in requests if request.panoptic is not None]
     given = [request.condition for request in requests if request.condition is not None]
     text = [request.prompts.global_prompt for request in requests]
-    options = {
-        "num_inference_steps": steps,
-        "guidance_scale": guidance_scale,
+    options: dict[str, Any] = {
+        "num_inference_steps": drawing.steps,
+        "guidance_scale": drawing.scale,
+        "guidance_rescale": drawing.rescale,
+        "negative_prompt": [request.negative.global_prompt for request in requests],
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", WithoutEffect)
+        warnings.simplefilter("ignore", Padded)
         if not layout and control_of(pipe.unet) is None:
             height, width = maps[0].size
             output = pipe(text, height=height, width=width, **options)
         else:
             by_segment = [request.prompts.by_segment for request in requests]
-            output = pipe(text, maps, by_segment, condition=given or None, **options)
+            output = pipe(text, maps, by_segment, condition=given or None, **options, **(edit or {}))
     assert isinstance(output, ImagePipelineOutput) and isinstance(output.images, list)
     return output.images
 

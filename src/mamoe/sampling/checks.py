@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from mamoe.bases.pretrained import text_problems
-from mamoe.errors import ConfigError, MamoeError
+from mamoe.errors import ConfigError
+from mamoe.models.control.call import control_of
 from mamoe.runs.recipe import RECIPE
 from mamoe.sampling.requests import Request
+from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.layout import LayoutSettings, Strength
 
 _OF_RUNS = {"checkpoint": "latest", "ema": True, "base": None}  # with what they say if nothing is said
@@ -46,6 +48,22 @@ def check_parts(
         )
 
 
+def check_plain(networks: Mapping[str, torch.nn.Module]) -> None:
+    """Refuse to save networks with LoRA layers around their weights.
+
+    Raises:
+        ConfigError: names the networks.
+    """
+    wrapped = [
+        name for name, network in networks.items() if any(".lora_A." in key for key, _ in network.named_parameters())
+    ]
+    if wrapped:
+        raise ConfigError(
+            f"LoRA layers are loaded into {', '.join(wrapped)}, and a saved pipeline has no place for them. Call "
+            "fuse_lora() and then unload_lora_weights() to save what they make of the weights, or the latter alone."
+        )
+
+
 def check_folder(folder: Path) -> None:
     """Refuse what cannot be a saved pipeline, a run or a hub name.
 
@@ -77,32 +95,42 @@ def without_run_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]
     return {key: value for key, value in options.items() if key not in _OF_RUNS}
 
 
-def check_call(
-    requests: Sequence[Request],
-    settings: LayoutSettings | None,
-    *,
-    most_steps: int,
-    steps: int,
-    scale: float,
-    rescale: float | None,
-    output_type: str,
-    unknown_framing: bool,
-) -> None:
-    """Refuse arguments of a call that are out of range, or maps that the model does not know.
+def check_branch(condition: str | None, unet: torch.nn.Module) -> None:
+    """Refuse a UNet without the branch that its ``condition`` pictures would go through.
 
     Raises:
-        MamoeError: all problems in one.
+        ConfigError: it is not there.
     """
-    problems = []
-    if not 1 <= steps <= most_steps:
-        problems.append(f"num_inference_steps must lie in 1..{most_steps}, got {steps}")
-    if not 0.0 <= scale < float("inf"):
-        problems.append(f"guidance_scale must be 0 or more, got {scale}")
-    if rescale is not None and not 0.0 <= rescale <= 1.0:
-        problems.append(f"guidance_rescale must lie in [0, 1], got {rescale}")
+    if condition is not None and control_of(unet) is None:
+        raise ConfigError(
+            "This pipeline was trained with condition pictures, and its UNet takes none: the ControlNet-XS branch was "
+            "not loaded. Read the folder with mamoe.LayoutPipeline.from_pretrained, which loads it too."
+        )
+
+
+def call_problems(scheduler: Any, steps: int, output_type: str) -> list[str]:
+    """What numbers and names of a call are out of range."""
+    problems, most = [], scheduler.config["num_train_timesteps"]
+    if not 1 <= steps <= most:
+        problems.append(f"num_inference_steps must lie in 1..{most}, got {steps}")
     if output_type not in ("pil", "np", "pt", "latent"):
         problems.append(f"output_type must be one of pil, np, pt, latent; got {output_type!r}")
-    if unknown_framing:
+    return problems
+
+
+def request_problems(
+    requests: Sequence[Request],
+    settings: LayoutSettings | None,
+    copies: int,
+    framing: Framing | None,
+    *,
+    pools: bool,
+) -> list[str]:
+    """What of the requests this model does not know; ``pools``: it has two text encoders."""
+    problems = []
+    if copies < 1:
+        problems.append(f"num_images_per_prompt must be at least 1, got {copies}")
+    if framing is not None and not pools:
         problems.append("this base model knows no framing (it has one text encoder): leave it out")
     maps = [request.panoptic for request in requests if request.panoptic is not None]
     if maps and settings is None:
@@ -110,5 +138,4 @@ def check_call(
     elif settings is not None:
         taxonomy = settings.taxonomy
         problems += [f"map {i}: {p}" for i, panoptic in enumerate(maps) for p in taxonomy.check(panoptic)]
-    if problems:
-        raise MamoeError("The pipeline cannot draw this:\n" + "\n".join(f"- {problem}" for problem in problems))
+    return problems

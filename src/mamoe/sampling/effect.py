@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from mamoe.conditioning.regions import has_own_prompt
+from mamoe.sampling.requests import Request
 from mamoe.vocabulary.layout import LayoutSettings, RegionPolicy
 from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.prompts import RegionPrompts
@@ -12,6 +15,52 @@ from mamoe.vocabulary.prompts import RegionPrompts
 
 class WithoutEffect(UserWarning):
     """Something was given that changes nothing."""
+
+
+def call_without_effect(
+    settings: LayoutSettings | None, requests: Sequence[Request], *, shown: bool, guided: bool
+) -> list[str]:
+    """What of a call of the pipeline changes nothing, and why; one line each.
+
+    Args:
+        settings: see :func:`without_effect`.
+        requests: of the call.
+        shown: see :func:`without_effect`.
+        guided: there is a guidance that negative prompts could lead away from.
+    """
+    maps = [one.panoptic for one in requests]
+    lines = without_effect(settings, [one.prompts for one in requests], maps, shown=shown)
+    lines += empty_said(sum(one is not None and is_empty(one, settings) for one in maps), len(maps))
+    return lines + negative_without_effect(settings, [one.negative for one in requests], maps, guided=guided)
+
+
+def negative_without_effect(
+    settings: LayoutSettings | None,
+    prompts: Sequence[RegionPrompts],
+    maps: Sequence[PanopticMap | None],
+    *,
+    guided: bool,
+) -> list[str]:
+    """What of negative prompts changes nothing; arguments as of the functions beside this one."""
+    if not any(one.global_prompt or one.by_segment for one in prompts):
+        return []
+    if not guided:
+        return ["Negative prompts have no effect: without guidance (a scale of 1) nobody looks at them."]
+    return [f"Negative prompts: {line}" for line in without_effect(settings, prompts, maps, shown=True)]
+
+
+def is_empty(panoptic: PanopticMap, settings: LayoutSettings | None) -> bool:
+    """Whether a map says nothing: no segment, and no pixel of a class."""
+    void = None if settings is None else settings.taxonomy.void_id
+    return void is not None and not panoptic.classes and bool(np.all(panoptic.class_id == void))
+
+
+def empty_said(empty: int, count: int) -> list[str]:
+    """What to say of ``empty`` maps that say nothing, of ``count`` in all."""
+    if not empty:
+        return []
+    which = "The map is" if count == 1 else f"{empty} of {count} maps are"
+    return [f"{which} void all over and without a segment: such a picture is drawn by its prompt alone."]
 
 
 def without_effect(

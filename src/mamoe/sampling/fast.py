@@ -14,6 +14,7 @@ from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.machine.memory import is_out_of_memory
 from mamoe.machine.replay import Replayed, cuda_graph
 from mamoe.models.blocks.block import blocks_of
+from mamoe.sampling.padding import padded_size
 from mamoe.sampling.pipeline import LayoutPipeline
 
 
@@ -25,6 +26,7 @@ def speed_up(pipe: LayoutPipeline, size: tuple[int, int], say: Callable[[str], N
     Args:
         size: (H, W) of the pictures to come, in pixels.
     """
+    size = padded_size(size, pipe.side_multiple)
     trial = partial(pipe, "", height=size[0], width=size[1], num_inference_steps=1, output_type="latent")
     if pipe.device.type == "cuda":
         problem = replayed_if_it_works(pipe.unet, trial)
@@ -41,7 +43,7 @@ def replayed_if_it_works(unet: nn.Module, trial: Callable[[], object]) -> str | 
         None, or in a line why it computes as before.
     """
     before = unet._compiled_call_impl
-    call: Any = before or unet._call_impl
+    call: Callable[..., Any] = before or unet._call_impl
     record = partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
     replayed = Replayed(lambda *args, **inputs: call(*args, **inputs).sample, record)
 

@@ -42,7 +42,7 @@ def fill(
 
     Args:
         folder: made if needed.
-        names: file names, PNG; those with folders lie in them.
+        names: file names, PNG or JPEG; those with folders lie in them.
         batches: positions in ``names`` to be made together; every position once.
         make: positions -> pictures.
         record: position -> what the JSON beside the picture says; None: there is none.

@@ -3,7 +3,8 @@
     <maps>/<name>.png [+ prompts CSV, instance prompts JSON]  ->  <out>/<name>.png, <name>.json, contact_sheet.png
 
 Maps in folders give pictures in folders: a name is relative to its folder, and text files name maps as those of a data
-set name pictures (see :mod:`mamoe.data.folder.matching`).
+set name pictures (see :mod:`mamoe.data.folder.matching`). Which pictures there are to draw says
+:mod:`mamoe.sampling.jobs`.
 A job can be stopped at any moment and started again: finished pictures are kept and skipped. A picture's record (JSON)
 is written before the picture itself, so a record without a picture is work to do, and a picture without a record
 belongs to somebody else and is never overwritten (see :mod:`mamoe.sampling.filling`).
@@ -12,26 +13,22 @@ belongs to somebody else and is never overwritten (see :mod:`mamoe.sampling.fill
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from mamoe.data.condition import drawn_kind
 from mamoe.data.encoded import content_of, content_of_picture
-from mamoe.data.folder.listing import Listing, bare_name, listed, some
-from mamoe.data.folder.matching import Names, keyed
-from mamoe.data.folder.prompts import raise_problems, read_instance_prompts, read_prompts_csv
-from mamoe.data.folder.split import MAP_SUFFIXES, condition_of, namesakes
-from mamoe.data.reading.pictures import CONTACT_SHEET, SUFFIXES, read_picture
+from mamoe.data.folder.listing import bare_name
+from mamoe.data.folder.prompts import raise_problems
+from mamoe.data.reading.pictures import CONTACT_SHEET, read_picture
 from mamoe.errors import DatasetError
 from mamoe.machine.precision import format_name
 from mamoe.machine.processes import Processes
@@ -39,45 +36,29 @@ from mamoe.models.control.call import control_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import batches_by_size, draw
 from mamoe.sampling.components import load_components
-from mamoe.sampling.effect import WithoutEffect, without_effect
+from mamoe.sampling.effect import WithoutEffect, empty_said, negative_without_effect, without_effect
 from mamoe.sampling.fast import speed_up
 from mamoe.sampling.filling import fill
+from mamoe.sampling.jobs import Job, LayoutFolder, list_jobs
+from mamoe.sampling.padding import padded_size, padding_said
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
-from mamoe.sampling.requests import Request, segment_problems
+from mamoe.sampling.requests import Request
 from mamoe.vocabulary.drawing import DRAWING, Drawing
-from mamoe.vocabulary.map_kinds import why_no_suffix
-from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic, resized_panoptic
+from mamoe.vocabulary.panoptic import read_panoptic, resized_panoptic
 from mamoe.vocabulary.prompts import RegionPrompts
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-_MAY_MOVE = ("panoptic", "condition")  # paths in a record
-_CONDITION_HASH = "condition_hash"  # of the condition picture's file; not there where it was drawn from the map
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LayoutFolder:
-    """A folder of maps, and what belongs to them."""
-
-    panoptic: Path  # panoptic PNGs
-    prompts: Path | None = None  # CSV with a prompt for every map; None: the global prompt is empty
-    instance_prompts: Path | None = None  # JSON with prompts for some segments; the others take their class's prompt
-    conditions: Path | None = None  # folder of condition pictures, named as the maps; None: drawn from the maps
-    size: tuple[int, int] | None = None  # (H, W) in pixels to bring every map to; None: each map's own
-    recursive: bool = False  # maps and condition pictures lie in folders inside the folders
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """One picture to draw."""
-
-    panoptic: Path
-    name: str  # of the picture, relative to the folder of the job, / between folders
-    size: tuple[int, int]  # (H, W) of the picture in pixels; the map is brought to it
-    prompts: RegionPrompts
-    condition: Path | None = None  # None: drawn from the map, where the model takes one
+_MAY_MOVE = ("panoptic", "condition", "image")  # paths in a record
+# What a record says where there is something to say; the hashes are of files.
+_NOT_ALWAYS = (
+    "condition_hash",
+    "image_hash",
+    "only_instances",
+    "border",
+    "strength",
+    "negative_prompt",
+    "guidance_rescale",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,63 +75,6 @@ def load_run(run_dir: str | Path, checkpoint: str = "latest", ema: bool = True, 
     return LayoutPipeline(**load_components(Path(run_dir), checkpoint=checkpoint, ema=ema, **options))
 
 
-def list_jobs(layouts: LayoutFolder, pipe: LayoutPipeline) -> list[Job]:
-    """A job for every PNG in the folder, ordered by the numbers in the names.
-
-    Args:
-        layouts: the maps and what belongs to them.
-        pipe: what will draw them; its taxonomy and its autoencoder's factor are what maps are checked against.
-
-    Raises:
-        DatasetError: the folder holds no maps, a map is unreadable, of a wrong size or with unknown classes, a prompt
-            or condition picture is missing, or an instance prompt is for a segment the map does not have. All problems
-            in one error.
-    """
-    panoptic, recursive = layouts.panoptic, layouts.recursive
-    prompts, instance_prompts, conditions = layouts.prompts, layouts.instance_prompts, layouts.conditions
-    if not panoptic.is_dir():
-        raise DatasetError(f"There is no folder {panoptic}; wanted one with panoptic PNGs.")
-    found = listed(panoptic, MAP_SUFFIXES, recursive=recursive)
-    if not found.names:
-        raise DatasetError(f"{panoptic} holds no panoptic PNGs (*.png){_elsewhere(found)}.")
-    problems = namesakes(found.names, panoptic, "maps")
-    if found.inner:
-        log.warning("%s: folders are not looked into (%s); --recursive draws their maps", panoptic, some(found.inner))
-    texts = _by_name(prompts, read_prompts_csv, found.names, problems)
-    by_segment = _by_name(instance_prompts, read_instance_prompts, found.names, problems)
-    if instance_prompts is not None and not by_segment:
-        problems.append(f"{instance_prompts} names none of the maps, such as {found.names[0]}: its keys are file names")
-    jobs = []
-    shown = _conditions(conditions, pipe, recursive, problems)
-    for name in found.names:
-        path, text = panoptic / name, texts.get(name)
-        if text is None and prompts is not None:
-            problems.append(f"{path} has no prompt in {prompts}; add a row {name},<prompt>")
-        try:
-            layout = read_panoptic(path)
-        except DatasetError as error:
-            problems.append(str(error))
-            continue
-        segments = by_segment.get(name, {})
-        wanted = layouts.size or layout.size
-        problems += [f"{path}: {problem}" for problem in _map_problems(layout, segments, wanted, pipe)]
-        condition = None if shown is None else condition_of(name, shown)
-        if conditions is not None and condition is None:
-            problems.append(f"{path} has no condition picture in {conditions}")
-        given = RegionPrompts(global_prompt=text or "", by_segment=segments)
-        jobs.append(
-            Job(
-                panoptic=path,
-                name=f"{bare_name(name)}.png",
-                size=wanted,
-                prompts=given,
-                condition=None if conditions is None or condition is None else conditions / condition,
-            )
-        )
-    raise_problems(problems, f"The sampling job of {panoptic}")
-    return jobs
-
-
 def sample_folder(
     pipe: LayoutPipeline,
     layouts: LayoutFolder,
@@ -162,9 +86,10 @@ def sample_folder(
     warn: Callable[[str], None] | None = None,
     fast: bool = False,
 ) -> FolderResult:
-    """Draw a picture for every map of a folder, and a contact sheet of maps and pictures.
+    """Draw the pictures of every map of a folder, and a contact sheet of maps and pictures.
 
-    A picture depends on its map, its prompts, the drawing and its file name: not on the other files.
+    A picture depends on its map, its prompts and its seed, which follows from that of the drawing, the map's name and
+    the picture's place among those of the map: not on the other files.
     Pictures already there are skipped if their records say the same.
 
     Args:
@@ -188,23 +113,21 @@ def sample_folder(
     jobs = list_jobs(layouts, pipe)
     if processes.first:
         tell = warn or partial(warnings.warn, category=WithoutEffect, stacklevel=2)
-        maps = (read_panoptic(job.panoptic) for job in jobs)
-        for line in without_effect(
-            pipe.settings, [job.prompts for job in jobs], maps, shown=control_of(pipe.unet) is not None
-        ):
+        for line in _said(pipe, layouts, jobs, drawing):
             tell(line)
     model = {"scheduler": type(pipe.scheduler).__name__, "model_hash": model_hash(pipe)}
     if pipe.dtype != torch.float32:  # records from before drew in float32 and do not say so
         model["precision"] = format_name(pipe.dtype)
-    records = [_record_of(job, drawing, model) for job in jobs]
+    records = [_record_of(job, layouts, drawing, model) for job in jobs]
     _check_out(out, jobs, records)
     drawn = sum(not (out / job.name).exists() for job in jobs)
     if fast and drawn:
         speed_up(pipe, jobs[0].size, warn or partial(warnings.warn, stacklevel=2))
 
     def make(batch: list[int]) -> list[Image.Image]:
-        requests, seeds = [_request(jobs[i]) for i in batch], [records[i]["seed"] for i in batch]
-        return draw(pipe, requests, seeds, steps=drawing.steps, guidance_scale=drawing.scale)
+        chosen, seeds = [jobs[i] for i in batch], [records[i]["seed"] for i in batch]
+        requests = [_request(job, layouts.negative_prompt) for job in chosen]
+        return draw(pipe, requests, seeds, drawing, edit=_edit_of(chosen, layouts))
 
     pictures = fill(
         out,
@@ -222,57 +145,65 @@ def sample_folder(
     return FolderResult(pictures=pictures, drawn=drawn, contact_sheet=out / CONTACT_SHEET)
 
 
-def _record_of(job: Job, drawing: Drawing, model: Mapping[str, Any]) -> dict[str, Any]:
-    condition = {} if job.condition is None else _condition_record(job.condition)
-    source = {"panoptic": str(job.panoptic), "panoptic_hash": content_of(job.panoptic)}
-    seed = derive_seed(drawing.seed, "sample", key_of(job.name))
-    return record_of(job.prompts, job.size, seed, drawing, **source, **condition, **model)
+def _said(pipe: LayoutPipeline, layouts: LayoutFolder, jobs: Sequence[Job], drawing: Drawing) -> list[str]:
+    """What is given and changes nothing, and what is drawn otherwise than asked for; once for the whole job."""
+    maps = (read_panoptic(job.panoptic) for job in jobs)
+    shown = control_of(pipe.unet) is not None
+    lines = without_effect(pipe.settings, [job.prompts for job in jobs], maps, shown=shown)
+    lines += empty_said(sum(job.empty for job in jobs), len(jobs))
+    if layouts.negative_prompt:
+        negative = [RegionPrompts(global_prompt=layouts.negative_prompt)]
+        lines += negative_without_effect(pipe.settings, negative, [None], guided=drawing.scale != 1.0)
+    factor = pipe.side_multiple
+    for size in dict.fromkeys(job.size for job in jobs):
+        lines += padding_said(size, padded_size(size, factor), factor)
+    return lines
 
 
-def _condition_record(path: Path) -> dict[str, str]:
-    return {"condition": str(path), _CONDITION_HASH: content_of_picture(path)}
+def _record_of(job: Job, layouts: LayoutFolder, drawing: Drawing, model: Mapping[str, Any]) -> dict[str, Any]:
+    source: dict[str, Any] = {"panoptic": str(job.panoptic), "panoptic_hash": content_of(job.panoptic)}
+    if layouts.several:
+        source["layout"] = job.layout
+    if job.condition is not None:
+        source |= {"condition": str(job.condition), "condition_hash": content_of_picture(job.condition)}
+    if layouts.editing is not None and job.image is not None:
+        editing = layouts.editing
+        source |= {"image": str(job.image), "image_hash": content_of_picture(job.image)}
+        source |= {"only_instances": list(editing.instances), "border": editing.border, "strength": editing.strength}
+    if layouts.negative_prompt:
+        source["negative_prompt"] = layouts.negative_prompt
+    # Variants of a map share their seeds, and the first of several pictures is the one there is without the others.
+    key = key_of(f"{bare_name(job.layout)}.png")
+    seed = derive_seed(drawing.seed, "sample", key, *([job.place] if job.place else []))
+    return record_of(job.prompts, job.size, seed, drawing, **source, **model)
 
 
-def _request(job: Job) -> Request:
+def _request(job: Job, negative_prompt: str) -> Request:
     layout = resized_panoptic(read_panoptic(job.panoptic), job.size)
     # A segment too small for the picture's size is gone, and its prompt with it.
     kept = {segment: text for segment, text in job.prompts.by_segment.items() if segment in layout.classes}
-    condition = None if job.condition is None else _resized(read_picture(job.condition), job.size)
-    return Request(prompts=replace(job.prompts, by_segment=kept), panoptic=layout, condition=condition)
+    return Request(
+        prompts=replace(job.prompts, by_segment=kept),
+        panoptic=layout,
+        condition=None if job.condition is None else _resized(read_picture(job.condition), job.size),
+        negative=RegionPrompts(global_prompt=negative_prompt),
+    )
+
+
+def _edit_of(jobs: Sequence[Job], layouts: LayoutFolder) -> dict[str, Any]:
+    """What the pipeline is told of the pictures that are changed."""
+    editing = layouts.editing
+    if editing is None:
+        return {}
+    pictures = [read_picture(job.image) for job in jobs if job.image is not None]
+    kept = {"border": editing.border, "strength": editing.strength}
+    return {"image": pictures, "only_instances": list(editing.instances), **kept}
 
 
 def _resized(picture: UInt8[np.ndarray, "H0 W0 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
     if picture.shape[:2] == size:
         return picture
     return np.array(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC))
-
-
-def _conditions(folder: Path | None, pipe: LayoutPipeline, recursive: bool, problems: list[str]) -> Names | None:
-    """The condition pictures of a folder, if one is given."""
-    takes = control_of(pipe.unet) is not None
-    if folder is None:
-        if takes and drawn_kind(pipe.config["condition"]) is None:
-            problems.append("the model was trained with condition pictures from files: name a folder of them")
-        return None
-    if not takes:
-        problems.append(f"the model takes no condition pictures: leave {folder} out")
-    if not folder.is_dir():
-        problems.append(f"there is no folder of condition pictures {folder}")
-        return None
-    return Names(listed(folder, SUFFIXES, recursive=recursive).names)
-
-
-def _map_problems(
-    panoptic: PanopticMap, segments: Mapping[int, str], size: tuple[int, int], pipe: LayoutPipeline
-) -> list[str]:
-    factor = pipe.side_multiple
-    problems = segment_problems(panoptic, segments)
-    if any(side % factor for side in size):
-        nearest = tuple(max(factor, round(side / factor) * factor) for side in size)
-        problems.append(f"height and width must be divisible by {factor}, got {size}; nearest is {nearest}")
-    if pipe.settings is not None:
-        problems += pipe.settings.taxonomy.check(panoptic)
-    return problems
 
 
 def _check_out(out: Path, jobs: Sequence[Job], records: Sequence[Mapping[str, Any]]) -> None:
@@ -286,7 +217,7 @@ def _check_out(out: Path, jobs: Sequence[Job], records: Sequence[Mapping[str, An
         elif picture.exists():
             # A map may have moved since; what was drawn from it has not changed.
             old = _read_record(path)
-            keys = dict.fromkeys([*record, _CONDITION_HASH])
+            keys = dict.fromkeys([*record, *_NOT_ALWAYS])
             other = [key for key in keys if key not in _MAY_MOVE and old.get(key) != record.get(key)]
             if other:
                 problems.append(f"{picture} was drawn with another {', '.join(other)}")
@@ -305,25 +236,3 @@ def _read_record(path: Path) -> Mapping[str, Any]:
 
 def _record_path(out: Path, job: Job) -> Path:
     return out / f"{bare_name(job.name)}.json"
-
-
-def _by_name(
-    path: Path | None, read: Callable[[Path], Mapping[str, T]], names: Sequence[str], problems: list[str]
-) -> dict[str, T]:
-    """What a text file says of each map. It may speak of other maps too, but not unclearly of these."""
-    if path is None:
-        return {}
-    given = read(path)
-    meant = keyed(given, names)
-    near = {key: f"no map has that name{hint}" for key, hint in meant.strange.items() if hint}
-    problems += [f"{path}, {key!r}: {reason}" for key, reason in {**meant.wrong, **near}.items()]
-    return {name: given[key] for name, key in meant.key_of.items()}
-
-
-def _elsewhere(found: Listing) -> str:
-    """What a folder without maps holds instead."""
-    if found.inner:
-        return f", but folders ({some(found.inner)}): --recursive looks into them"
-    if found.others:
-        return f"; {found.others[0]} there is none, {why_no_suffix(Path(found.others[0]).suffix)}"
-    return ""

@@ -2,8 +2,91 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from mamoe.conditioning.conditioner import concatenate_conditionings
+from mamoe.sampling.encoding import Phase
+from mamoe.vocabulary.conditioning import Conditioning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guidance:
+    """How far a picture is led, by all that is asked for or by text and layout apart.
+
+    Both together are one guidance: with ``layout`` = ``scale`` the pictures are those without ``layout``.
+    """
+
+    scale: float  # 0 or more
+    layout: float | None  # 0 or more; None: the layout is led with the text
+    rescale: float  # in [0, 1]
+
+    def problems(self, *, knows_layout: bool) -> list[str]:
+        """What is out of range, or not for a model that knows no layout."""
+        found = []
+        if not 0.0 <= self.scale < math.inf:
+            found.append(f"guidance_scale must be 0 or more, got {self.scale}")
+        if not 0.0 <= self.rescale <= 1.0:
+            found.append(f"guidance_rescale must lie in [0, 1], got {self.rescale}")
+        if self.layout is not None and not 0.0 <= self.layout < math.inf:
+            found.append(f"guidance_layout must be 0 or more, got {self.layout}")
+        if self.layout is not None and not knows_layout:
+            found.append("this model knows no layout: leave out guidance_layout")
+        return found
+
+    def steered(self, phase: Phase) -> Conditioning:
+        """What the network is asked with in one pass: the parts that are needed, the one that says least first."""
+        if self.layout is not None:
+            assert phase.text is not None, "encoded without the text alone"
+            return concatenate_conditionings([phase.unconditional, phase.text, phase.conditional])
+        if self.scale in (0.0, 1.0):
+            return phase.conditional if self.scale else phase.unconditional
+        return concatenate_conditionings([phase.unconditional, phase.conditional])
+
+    def control(self, shown: Float[Tensor, "B _ _ _"] | None) -> Float[Tensor, "_ _ _ _"] | None:
+        """Condition pictures for the same pass: only the conditional pictures are shown theirs."""
+        if shown is None or (self.layout is None and self.scale == 1.0):
+            return shown
+        empty = torch.zeros_like(shown)
+        if self.layout is not None:
+            return torch.cat([empty, empty, shown])
+        return empty if self.scale == 0.0 else torch.cat([empty, shown])
+
+    def combined(self, output: Float[Tensor, "_ C h w"], count: int) -> Float[Tensor, "B C h w"]:
+        """One prediction for each of the ``count`` pictures."""
+        parts = output.split(count)
+        if len(parts) == 1:
+            return output
+        if len(parts) == 2:
+            return guide(*parts, scale=self.scale, rescale=self.rescale)
+        unconditional, text, conditional = parts
+        guided = guide_apart(unconditional, text, conditional, scale=self.scale, layout=self.layout or 0.0)
+        return rescale_guidance(guided, conditional, self.rescale)
+
+
+def guide_apart(
+    unconditional: Float[Tensor, "B C h w"],
+    text: Float[Tensor, "B C h w"],
+    conditional: Float[Tensor, "B C h w"],
+    scale: float,
+    layout: float,
+) -> Float[Tensor, "B C h w"]:
+    """``u + scale * (t - u) + layout * (c - t)``: two conditions, one after the other.
+
+    Brooks et al., "InstructPix2Pix: Learning to Follow Image Editing Instructions", 2023, equation 3.
+
+    Args:
+        unconditional: prediction u without prompt and layout.
+        text: prediction t with the prompt of the whole picture.
+        conditional: prediction c with that, the layout and its prompts.
+        scale: of the text.
+        layout: of what the layout adds.
+    """
+    return unconditional + scale * (text - unconditional) + layout * (conditional - text)
 
 
 def guide(

@@ -1,56 +1,54 @@
 """Panoptic maps and prompts to pictures: a diffusers pipeline.
 
-The flow:  Requests -> Conditioning -> Noise -> Denoise -> Decode.
+The flow:  Requests -> Encoded -> Noise -> Denoise -> Decode.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import astuple, replace
-from os import PathLike
-from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin, UNet2DConditionModel
-from diffusers.image_processor import VaeImageProcessor
+import torch.nn.functional as F
+from diffusers import ImagePipelineOutput, ModelMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from mamoe.bases.shipped import resolved
-from mamoe.bases.single_file import is_single_file
-from mamoe.conditioning.collate import collate_layouts
-from mamoe.conditioning.conditioner import (
-    Conditioner,
-    concatenate_conditionings,
-    picture_conditioning,
-    text_tokens,
-)
-from mamoe.conditioning.regions import build_layout, layout_without_map
 from mamoe.conditioning.text import PromptEncoder
-from mamoe.diffusion.sampler import is_zero_snr, sampler_for, scaled_for_model
-from mamoe.errors import ConfigError
+from mamoe.diffusion.sampler import is_zero_snr, scaled_for_model
 from mamoe.machine.transfers import sent
-from mamoe.models.autoencoder import without_overflow
+from mamoe.models.autoencoder import decoded, without_overflow
 from mamoe.models.backbones import pyramid_of
-from mamoe.models.control.call import Control, control_input, control_of, predict
-from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
+from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
-from mamoe.models.wrapped import unwrapped
-from mamoe.runs.lookup import is_run
-from mamoe.sampling.checks import check_call, check_parts, without_run_options
-from mamoe.sampling.components import is_foreign_transformer, load_base_components, load_components
+from mamoe.sampling.adapters import LoraLoading
+from mamoe.sampling.binding import Share
+from mamoe.sampling.checks import call_problems, check_branch, request_problems
 from mamoe.sampling.condition import condition_pictures
-from mamoe.sampling.effect import WithoutEffect, without_effect
-from mamoe.sampling.guidance import guide
+from mamoe.sampling.denoising import (
+    TENSORS,
+    Callback,
+    StepEnd,
+    generators_taken,
+    schedule_problem,
+    started,
+    steering_at,
+    step_end_of,
+    steps_of,
+    with_kept,
+)
+from mamoe.sampling.editing import BORDER, Edit, EditAsked, Instances, Mask, Picture, made_edit, source_pictures
+from mamoe.sampling.effect import WithoutEffect, call_without_effect
+from mamoe.sampling.encoding import EncodedRequest, RequestEncoder
+from mamoe.sampling.guidance import Guidance
+from mamoe.sampling.padding import Padded, padded_request, padded_size, padding_said
+from mamoe.sampling.parts import PipelineParts
 from mamoe.sampling.requests import (
     ConditionPicture,
     InstancePrompts,
@@ -58,12 +56,10 @@ from mamoe.sampling.requests import (
     gather_requests,
     generators_for,
     picture_size,
+    refuse,
 )
-from mamoe.vocabulary.batch import framing_rows
-from mamoe.vocabulary.conditioning import Conditioning
 from mamoe.vocabulary.drawing import DRAWING
 from mamoe.vocabulary.framing import Framing
-from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.panoptic import PanopticMap
 
 # diffusers looks up a component of another library, and ModelMixin, in the module its folder names: this one.
@@ -72,142 +68,55 @@ __all__ = ["LayoutPipeline", "MaMoEPixArtTransformer2DModel", "MaMoEUNet2DCondit
 ZERO_SNR_RESCALE = 0.7
 
 
-class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
+class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
     """Draws pictures that follow a panoptic map and a prompt per instance.
 
-    Args:
-        vae: autoencoder of the latents.
-        text_encoder: CLIP-type encoder of the prompts.
-        tokenizer: its tokenizer.
-        unet: a MaMoE UNet, or a stock one for text alone.
-        text_encoder_2: the second encoder of a base model of the SDXL kind.
-        tokenizer_2: its tokenizer.
-        force_zeros_for_empty_prompt: the empty prompt is all zeros, as the base model was trained.
-        scheduler: any diffusers scheduler; :func:`~mamoe.diffusion.sampler.sampler_for` makes the default one.
-        layout: ``LayoutSettings.to_dict()`` of the training, or that as JSON text; None for a model without layout.
-        condition: what a UNet with a condition picture was shown: ``classes`` or ``edges``, drawn from the map;
-            anything else = pictures that have to be given.
-
-    Raises:
-        ConfigError: the layout settings and the UNet disagree about the number of experts, or the UNet cannot read
-            what the text encoders give.
+    Args: those of :class:`~mamoe.sampling.parts.PipelineParts`.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
-    _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012
+    # What callbacks ask for and look at.
 
-    def __init__(
+    _callback_tensor_inputs = list(TENSORS)  # noqa: RUF012
+    _guidance_scale, _num_timesteps, _interrupt = DRAWING.guidance_scale, 0, False
+
+    @property
+    def guidance_scale(self) -> float:
+        """That of the call in progress, or of the last one."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """How many steps it has."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback set ``_interrupt``: what steps are left are not taken."""
+        return self._interrupt
+
+    @torch.no_grad()
+    def encode(
         self,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNet2DConditionModel,
-        scheduler: Any,
-        layout: dict[str, Any] | str | None = None,
-        text_encoder_2: CLIPTextModelWithProjection | None = None,
-        tokenizer_2: CLIPTokenizer | None = None,
-        force_zeros_for_empty_prompt: bool = False,
-        condition: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.register_modules(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            text_encoder_2=text_encoder_2,
-            tokenizer_2=tokenizer_2,
-        )
-        # As text, because diffusers sorts the keys of what it saves, and the order of the groups numbers the experts.
-        text = layout if layout is None or isinstance(layout, str) else json.dumps(layout)
-        self.register_to_config(
-            layout=text, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, condition=condition
-        )
-        self.settings = None if text is None else LayoutSettings.from_dict(json.loads(text))
-        self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
-        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-        check_parts(self._unet_config, self.settings, [text_encoder, text_encoder_2])
+        prompt: str | list[str] | None = None,
+        panoptic: PanopticMap | list[PanopticMap] | None = None,
+        instance_prompts: InstancePrompts | list[InstancePrompts] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_images_per_prompt: int = 1,
+        framing: Framing | None = None,
+        **further: Any,
+    ) -> EncodedRequest:
+        """What :meth:`__call__` takes as ``encoded``: text, masks and routings, made once for any number of drawings.
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **options: Any) -> Self:
-        """Read a saved pipeline, a run or one of its checkpoints, or a base model.
-
-        The last is a folder, a hub name, one original ``.safetensors`` file, or ``package:tiny``, which ships with the
-        package. A run takes the options of :func:`mamoe.sampling.components.load_components`, a file those of
-        :func:`mamoe.sampling.components.load_base_components`, everything else those of diffusers.
-        Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM, in a
-        flow by Euler's steps, unless a ``scheduler`` is given.
+        Args: those of :meth:`__call__` that say what is drawn; ``further`` are ``condition``, ``negative_prompt``,
+        ``negative_instance_prompts``, ``regions_from`` and ``regions_until``.
 
         Raises:
-            ConfigError: a folder that is none of these, or an option of a run for something else.
+            MamoeError: the arguments contradict each other, the maps or this model.
         """
-        path = resolved(str(pretrained_model_name_or_path))
-        folder = Path(path)
-        if is_run(folder):
-            return cls(**load_components(folder, **options))
-        options = without_run_options(path, options)
-        if is_single_file(path) or is_foreign_transformer(path, options.get("revision")):
-            return cls(**load_base_components(path, **options))
-        options = {"use_safetensors": True, **options}
-        pipe = super().from_pretrained(path, **options)
-        if not options.keys() & {"torch_dtype", "dtype"}:
-            for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # the others are; these keep their file's type
-                if encoder is not None:
-                    encoder.to(torch.float32)
-        saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
-        if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
-            pipe.scheduler = sampler_for(pipe.scheduler.config)
-        if (folder / BRANCH).is_dir():
-            pipe = pipe._with_unet(ControlledUNet(pipe.unet, load_branch(pipe.unet, folder / BRANCH)))
-        elif pipe.config["condition"] is not None and control_of(pipe.unet) is None:
-            raise ConfigError(
-                f"{path} was saved with a ControlNet-XS branch, and {folder / BRANCH} is not there: without it the "
-                "model would not see its condition pictures. Copy or download the whole folder, and name that."
-            )
-        return pipe
-
-    # diffusers takes the options by place too.
-    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | PathLike[str], **options: Any
-    ) -> None:
-        """Write every component as safetensors, readable by :meth:`from_pretrained`; options as in diffusers."""
-        unet = unwrapped(self.unet)
-        if isinstance(unet, ControlledUNet):
-            unet.branch.save_pretrained(Path(save_directory) / BRANCH)
-            unet = unet.base
-        if unet is not self.unet:
-            self._with_unet(unet).save_pretrained(save_directory, **options)
-            return
-        if isinstance(unet, MaMoEUNet2DConditionModel | MaMoEPixArtTransformer2DModel):
-            self.register_to_config(unet=(__name__, type(unet).__name__))
-        super().save_pretrained(save_directory, **options)
-
-    @property
-    def device(self) -> torch.device:
-        """The UNet's, or that of a network whose weights are not kept elsewhere."""
-        networks = [self.unet, *(part for part in self.components.values() if isinstance(part, torch.nn.Module))]
-        devices = [unwrapped(network).device for network in networks]
-        return next((device for device in devices if device.type != "meta"), devices[0])
-
-    @property
-    def side_multiple(self) -> int:
-        """What height and width of a picture must be divisible by, in pixels."""
-        if control_of(self.unet) is Control.PICTURE:
-            return max(self.vae_scale_factor, side_multiple(len(self._unet_config["block_out_channels"])))
-        return self.vae_scale_factor * 2 ** pyramid_of(self.unet).skipped
-
-    @property
-    def _unet_config(self) -> Any:
-        return unwrapped(self.unet).config
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return unwrapped(self.unet).dtype
-
-    def _with_unet(self, unet: Any) -> Self:
-        own = {key: self.config[key] for key in ("layout", "condition", "force_zeros_for_empty_prompt")}
-        return type(self)(**{**self.components, "unet": unet, **own})
+        requests = gather_requests(prompt, panoptic, instance_prompts, **further)
+        size = picture_size(requests[0].panoptic, height, width, self._default_size())
+        return self._encode(requests, size, num_images_per_prompt, framing, apart=True)
 
     @torch.no_grad()
     def __call__(
@@ -225,6 +134,22 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
         output_type: str = "pil",
         return_dict: bool = True,
         framing: Framing | None = None,
+        *,
+        negative_prompt: str | list[str] | None = None,
+        negative_instance_prompts: InstancePrompts | list[InstancePrompts] | None = None,
+        num_images_per_prompt: int = 1,
+        encoded: EncodedRequest | None = None,
+        latents: Float[Tensor, "B C h w"] | None = None,
+        image: Picture | Sequence[Picture] | None = None,
+        strength: float | None = None,
+        mask_image: Mask | Sequence[Mask] | None = None,
+        only_instances: Instances | None = None,
+        border: int = BORDER,
+        guidance_layout: float | None = None,
+        regions_from: Share | list[Share] = 0.0,
+        regions_until: Share | list[Share] = 1.0,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw one picture per map or prompt. A picture does not depend on the others of its call.
 
@@ -236,81 +161,130 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
             guidance_scale: 1 follows the prompts without guidance, 0 ignores prompts and layout.
             guidance_rescale: in [0, 1]; None is 0.7 for a zero-terminal-SNR scheduler and else 0.
             generator: one for each picture; one for several pictures seeds one for each.
-            height: in pixels, of pictures without a map; by default what the UNet was made for.
+            height: in pixels, of pictures without a map; by default that of ``image``, or what the UNet was made for.
             width: likewise.
             condition: picture for a model that takes one, of the size of what is drawn; None = drawn from the map.
             output_type: "pil", "np" (f32[B H W 3] in [0, 1]), "pt" (f32[B 3 H W] in [0, 1]) or "latent".
             return_dict: False returns a tuple.
             framing: what a base model of the SDXL kind is told of the pictures' origin; None: they are whole files.
+            negative_prompt: what guidance leads away from, everywhere; None is the empty prompt.
+            negative_instance_prompts: segment id -> what guidance leads away from there.
+            num_images_per_prompt: pictures of each prompt and map, those of one after those of another.
+            encoded: from :meth:`encode`, in place of all that it takes.
+            latents: the noise to begin with, of standard deviation 1; None draws it from the generators.
+            image: pictures to begin with, of the size of what is drawn.
+            strength: in (0, 1], how much noise ``image`` gets; None is 0.8, or 1 where a part of it is drawn anew.
+            mask_image: what of ``image`` is drawn anew, white or true; all else keeps its pixels.
+            only_instances: segments that are drawn anew; all else of ``image`` keeps its pixels.
+            border: in pixels, how far around mask or instances new and old fade into each other.
+            guidance_layout: guidance on the layout, ``guidance_scale`` then being that on the prompt of the whole
+                picture; None leads both together, at two thirds of the cost.
+            regions_from: share of the steps, in [0, 1], from which prompts of segments bind; or segment id -> share.
+            regions_until: likewise, until which they bind.
+            callback_on_step_end: called with (pipe, step, timestep, tensors) after every step; what it gives back
+                replaces what it got.
+            callback_on_step_end_tensor_inputs: what it gets: latents, prompt_embeds.
 
         Raises:
             MamoeError: the arguments contradict each other, the maps or this model.
         """
         # Requests.
-        requests = gather_requests(prompt, panoptic, instance_prompts, condition)
-        check_call(
-            requests,
-            self.settings,
-            most_steps=self.scheduler.config["num_train_timesteps"],
-            steps=num_inference_steps,
-            scale=guidance_scale,
-            rescale=guidance_rescale,
-            output_type=output_type,
-            unknown_framing=framing is not None and self.text_encoder_2 is None,
+        what = {
+            "prompt": prompt,
+            "panoptic": panoptic,
+            "instance_prompts": instance_prompts,
+            "condition": condition,
+            "negative_prompt": negative_prompt,
+            "negative_instance_prompts": negative_instance_prompts,
+            "regions_from": regions_from,
+            "regions_until": regions_until,
+        }
+        asked = EditAsked(
+            image=None if image is None else source_pictures(image),
+            strength=strength,
+            mask_image=mask_image,
+            instances=only_instances,
+            border=border,
         )
-        prompts, maps = [one.prompts for one in requests], [one.panoptic for one in requests]
-        for line in without_effect(self.settings, prompts, maps, shown=control_of(self.unet) is not None):
-            warnings.warn(line, WithoutEffect, stacklevel=3)  # the caller's line: torch.no_grad is in between
-        size = picture_size(requests[0].panoptic, height, width, self._default_size(), self.side_multiple)
-        generators = generators_for(generator, len(requests))
-        if guidance_rescale is None:
-            guidance_rescale = ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
+        guidance = Guidance(
+            scale=guidance_scale,
+            layout=guidance_layout,
+            rescale=self._rescale() if guidance_rescale is None else guidance_rescale,
+        )
+        step_end = step_end_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        refuse(
+            [
+                *call_problems(self.scheduler, num_inference_steps, output_type),
+                *guidance.problems(knows_layout=self.settings is not None),
+                *asked.problems(),
+                *([] if encoded is None else encoded.problems(what, height, width, framing, self._dtype)),
+            ]
+        )
 
-        # Conditioning.
-        rows = framing_rows([framing or Framing.whole(size)] * len(requests))
-        conditioning = self._condition(requests, size, guidance_scale, rows)
-        control = self._control(requests, size, guidance_scale)
+        # Encoded.
+        if encoded is None:
+            requests = gather_requests(**what)
+            size = picture_size(requests[0].panoptic, height, width, asked.size or self._default_size())
+            apart = guidance_layout is not None
+            encoded = self._encode(requests, size, num_images_per_prompt, framing, apart=apart)
+        for line in self._said(encoded, guidance):
+            warnings.warn(line, stacklevel=3)  # the caller's line: torch.no_grad is in between
 
         # Noise.
-        latents = self._noise(size, generators)
+        generators = generators_for(generator, len(encoded.requests))
+        noise = self._noise(encoded.size, generators) if latents is None else self._given_noise(latents, encoded)
+        edit = made_edit(asked, encoded, self.vae, self._execution_device)
 
         # Denoise.
-        latents = self._denoise(
-            latents, conditioning, control, num_inference_steps, guidance_scale, guidance_rescale, generators
-        )
+        drawn = self._denoise(noise, encoded, guidance, num_inference_steps, generators, edit, step_end)
 
         # Decode.
-        images: Any = latents if output_type == "latent" else self._decode(latents, output_type)
+        images: Any = drawn if output_type == "latent" else self._decode(drawn, output_type, encoded.asked, edit)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def _condition(
-        self, requests: list[Request], size: tuple[int, int], scale: float, framing: Int32[Tensor, "B 6"]
-    ) -> Conditioning:
-        """The conditional batch, the unconditional one (scale 0), or both end to end, unconditional first."""
-        if self.settings is None:
-            texts = [request.prompts.global_prompt for request in requests]
-            conditional, unconditional = (self._by_text(t, framing) for t in (texts, [""] * len(texts)))
-        else:
-            conditional, unconditional = self._by_layout(requests, size, self.settings, framing)
-        if scale == 1.0:
-            return conditional
-        if scale == 0.0:
-            return unconditional
-        return concatenate_conditionings([unconditional, conditional])
+    def _encode(
+        self,
+        requests: list[Request],
+        size: tuple[int, int],
+        copies: int,
+        framing: Framing | None,
+        *,
+        apart: bool,
+    ) -> EncodedRequest:
+        refuse(request_problems(requests, self.settings, copies, framing, pools=self.text_encoder_2 is not None))
+        check_branch(self.config["condition"], self.unet)
+        drawn = padded_size(size, self.side_multiple)
+        each = [padded_request(request, drawn) for request in requests for _ in range(copies)]
+        encoder = RequestEncoder(
+            encoder=self._prompt_encoder(),
+            settings=self.settings,
+            pyramid=pyramid_of(self.unet),
+            factor=self.vae_scale_factor,
+            device=self._execution_device,
+            dtype=self._dtype,
+        )
+        return EncodedRequest(
+            requests=tuple(each),
+            copies=copies,
+            asked=size,
+            size=drawn,
+            phases=encoder(each, drawn, framing, apart=apart and self.settings is not None),
+            control=self._control(requests, size, drawn, copies),
+        )
 
-    def _control(self, requests: list[Request], size: tuple[int, int], scale: float) -> Tensor | None:
-        """The condition pictures as the UNet takes them, for the same pictures as the conditioning's."""
+    def _control(
+        self, requests: list[Request], size: tuple[int, int], drawn: tuple[int, int], copies: int
+    ) -> Tensor | None:
+        """The condition pictures as the UNet takes them, those of ``size`` continued to the size ``drawn``."""
         form = control_of(self.unet)
         taxonomy = None if self.settings is None else self.settings.taxonomy
         pictures = condition_pictures(requests, size, form, self.config["condition"], taxonomy)
         if form is None or pictures is None:
             return None
-        control = control_input(form, pictures.to(self._execution_device), self.vae)
-        if scale == 1.0:
-            return control
-        empty = torch.zeros_like(control)
-        return empty if scale == 0.0 else torch.cat([empty, control])
+        whole = F.pad(pictures.float(), (0, drawn[1] - size[1], 0, drawn[0] - size[0]), mode="replicate").byte()
+        control = control_input(form, whole.to(self._execution_device), self.vae)
+        return control.repeat_interleave(copies, dim=0)
 
     def _prompt_encoder(self) -> PromptEncoder:
         return PromptEncoder(
@@ -322,78 +296,87 @@ class LayoutPipeline(DiffusionPipeline, StableDiffusionMixin):
             device=self._execution_device,
         )
 
-    def _by_text(self, prompts: list[str], framing: Int32[Tensor, "B 6"]) -> Conditioning:
-        whole = self._prompt_encoder().encode_whole(prompts)
-        device, dtype = self._execution_device, self._dtype
-        tokens = text_tokens([[encoded.tokens] for encoded in whole], device, dtype)
-        return Conditioning(text=tokens, levels=(), picture=picture_conditioning(whole, framing, device, dtype))
-
-    def _by_layout(
-        self,
-        requests: list[Request],
-        size: tuple[int, int],
-        settings: LayoutSettings,
-        framing: Int32[Tensor, "B 6"],
-    ) -> tuple[Conditioning, Conditioning]:
-        encoder = self._prompt_encoder()
-        conditioner = Conditioner(encoder, settings, *astuple(pyramid_of(self.unet)))
-        factor = self.vae_scale_factor
-        layouts = [
-            layout_without_map(size, request.prompts, settings, factor)
-            if request.panoptic is None
-            else build_layout(request.panoptic, request.prompts, settings, factor)
-            for request in requests
-        ]
-        regions = replace(collate_layouts(layouts, settings.num_experts), framing=framing)
-        device, dtype = self._execution_device, self._dtype
-        return (
-            conditioner(regions, device=device, dtype=dtype),
-            conditioner(regions.null_like(), device=device, dtype=dtype),
+    def _said(self, encoded: EncodedRequest, guidance: Guidance) -> list[Warning]:
+        """What the user is told: what of a call changes nothing, and what is drawn otherwise than asked for."""
+        ignored = call_without_effect(
+            self.settings,
+            encoded.requests,
+            shown=control_of(self.unet) is not None,
+            guided=guidance.scale != 1.0 or guidance.layout is not None,
         )
+        padded = padding_said(encoded.asked, encoded.size, self.side_multiple)
+        problem = schedule_problem(self.scheduler)
+        return [
+            *map(WithoutEffect, ignored),
+            *map(Padded, padded),
+            *([] if problem is None else [UserWarning(problem)]),
+        ]
 
     def _noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Float[Tensor, "B C h w"]:
-        factor, channels = self.vae_scale_factor, self.vae.config["latent_channels"]
-        shape = (channels, size[0] // factor, size[1] // factor)
+        shape = self._latent_shape(size)
         noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
         return sent(torch.stack(noise), self._execution_device)
 
+    def _given_noise(self, latents: Tensor, encoded: EncodedRequest) -> Float[Tensor, "B C h w"]:
+        wanted = (len(encoded.requests), *self._latent_shape(encoded.size))
+        if tuple(latents.shape) != wanted:
+            refuse([f"latents must have the shape {wanted} (pictures, channels, h, w), got {tuple(latents.shape)}"])
+        return sent(latents.float(), self._execution_device)
+
+    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        factor = self.vae_scale_factor
+        return self.vae.config["latent_channels"], size[0] // factor, size[1] // factor
+
     def _denoise(
         self,
-        latents: Float[Tensor, "B C h w"],
-        conditioning: Conditioning,
-        control: Tensor | None,
+        noise: Float[Tensor, "B C h w"],
+        encoded: EncodedRequest,
+        guidance: Guidance,
         steps: int,
-        scale: float,
-        rescale: float,
         generators: list[torch.Generator],
+        edit: Edit | None,
+        step_end: StepEnd | None,
     ) -> Float[Tensor, "B C h w"]:
         prepare_experts(self.unet)
-        # A scheduler computes with single numbers, which it reads on the host; only the UNet wants them on the device.
-        self.scheduler.set_timesteps(steps)
-        latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)  # which a flow's scheduler does not say
-        inputs, guided = conditioning.unet_inputs(), len(conditioning.text.embeds) > len(latents)
-        # Samplers that draw noise in every step take it from each picture's own generator too.
-        stochastic = "generator" in inspect.signature(self.scheduler.step).parameters
-        extra: dict[str, Any] = {"generator": generators} if stochastic else {}
-        timesteps = self.scheduler.timesteps
+        timesteps = steps_of(self.scheduler, steps, edit)
+        latents, count = started(self.scheduler, noise, timesteps, edit), len(noise)
+        control = guidance.control(encoded.control)
+        phases = [(phase.start, guidance.steered(phase).unet_inputs()) for phase in encoded.phases]
+        taken = generators_taken(self.scheduler, generators)
+        self._guidance_scale, self._num_timesteps, self._interrupt = guidance.scale, len(timesteps), False
         with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
-            for timestep, told in zip(timesteps, sent(timesteps, latents.device), strict=True):
-                noisy = torch.cat([latents, latents]) if guided else latents
+            for step, (timestep, told) in enumerate(zip(timesteps, sent(timesteps, latents.device), strict=True)):
+                if self._interrupt:
+                    break
+                inputs = steering_at(phases, step / len(timesteps))
+                noisy = latents.repeat(len(inputs["encoder_hidden_states"]) // count, 1, 1, 1)
                 noisy = scaled_for_model(self.scheduler, noisy, timestep).to(self._dtype)
-                output = predict(self.unet, noisy, told, inputs, control).float()
-                if guided:
-                    output = guide(*output.chunk(2), scale=scale, rescale=rescale)
-                latents = self.scheduler.step(output, timestep, latents, **extra).prev_sample
+                output = guidance.combined(predict(self.unet, noisy, told, inputs, control).float(), count)
+                latents = self.scheduler.step(output, timestep, latents, **taken).prev_sample
+                latents = with_kept(self.scheduler, latents, noise, timesteps[step + 1 :], edit)
+                if step_end is not None:
+                    latents = step_end(self, step, timestep, latents, inputs)
                 bar.update()
         return latents
 
-    def _decode(self, latents: Float[Tensor, "B C h w"], output_type: str) -> Any:
+    def _decode(
+        self, latents: Float[Tensor, "B C h w"], output_type: str, asked: tuple[int, int], edit: Edit | None
+    ) -> Any:
         unscaled = LatentScaling.of(self.vae).unscaled(latents)
         with without_overflow(self.vae, latents.device):
-            images = self.vae.decode(unscaled.to(self.vae.dtype)).sample.float()
-        return self.image_processor.postprocess(images, output_type=output_type)
+            images = decoded(self.vae, unscaled.to(self.vae.dtype)).float()
+        if edit is not None:
+            images = edit.pasted(images)
+        return self.image_processor.postprocess(images[..., : asked[0], : asked[1]], output_type=output_type)
+
+    def _rescale(self) -> float:
+        return ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
 
     def _default_size(self) -> tuple[int, int]:
         cells = self._unet_config["sample_size"]
         height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
         return height * self.vae_scale_factor, width * self.vae_scale_factor
+
+
+# Where this module is imported, DiffusionPipeline.from_pretrained knows the class that a folder names.
+setattr(diffusers, LayoutPipeline.__name__, LayoutPipeline)

@@ -22,6 +22,8 @@ from mamoe.vocabulary.prompts import RegionPrompts
 from mamoe.vocabulary.selection import spread
 from mamoe.vocabulary.taxonomy import Taxonomy
 
+JPEG = ".jpg"
+_JPEG_QUALITY = 95  # with colours at full size: edges of the layout stay where they are
 _SHEET_PAIRS = 40  # more would make a sheet nobody can open
 _SHEET_COLUMNS = 4  # pairs beside each other
 _THUMBNAIL = 256  # pixels, longest side
@@ -60,6 +62,7 @@ def record_of(
         "mode": drawing.mode.value,
         "steps": drawing.steps,
         "guidance_scale": drawing.scale,
+        **({} if drawing.rescale is None else {"guidance_rescale": drawing.rescale}),
     }
 
 
@@ -72,9 +75,12 @@ def with_mode(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def write_picture(image: Image.Image, path: Path) -> None:
-    """Write a PNG under a temporary name and move it into place."""
+    """Write a picture, as its name says in PNG or JPEG, under a temporary name and move it into place."""
     with replaced_file(path) as partial:
-        image.save(partial, format="PNG")
+        if path.suffix == JPEG:
+            image.save(partial, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        else:
+            image.save(partial, format="PNG")
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from PIL.Image import Image
 
 from mamoe.data.reading.pictures import as_rgb
 from mamoe.errors import MamoeError
+from mamoe.sampling.binding import ALWAYS, Binding, Share
 from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.prompts import RegionPrompts
 
@@ -27,74 +29,80 @@ class Request:
     prompts: RegionPrompts
     panoptic: PanopticMap | None  # None: by the prompt alone
     condition: UInt8[np.ndarray, "H W 3"] | None = None  # None: drawn from the map, where the model takes one
+    negative: RegionPrompts = field(default_factory=RegionPrompts)  # what guidance leads away from
+    binding: Binding = ALWAYS  # when the prompts of segments bind
 
 
 def gather_requests(
-    prompt: str | Sequence[str] | None,
-    panoptic: PanopticMap | Sequence[PanopticMap] | None,
-    instance_prompts: InstancePrompts | Sequence[InstancePrompts] | None,
+    prompt: str | Sequence[str] | None = None,
+    panoptic: PanopticMap | Sequence[PanopticMap] | None = None,
+    instance_prompts: InstancePrompts | Sequence[InstancePrompts] | None = None,
     condition: ConditionPicture | Sequence[ConditionPicture] | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
+    negative_instance_prompts: InstancePrompts | Sequence[InstancePrompts] | None = None,
+    regions_from: Share | Sequence[Share] = 0.0,
+    regions_until: Share | Sequence[Share] = 1.0,
 ) -> list[Request]:
     """One request per picture. Lists must be of one length; what is given once holds for every picture.
 
     Raises:
         MamoeError: lists of different lengths, instance prompts without a map or for a segment that is not in it, maps
-            of different sizes. All problems in one error.
+            of different sizes, shares that are none. All problems in one error.
     """
-    lists = {
+    given = {
         "prompt": prompt,
         "panoptic": panoptic,
         "instance_prompts": instance_prompts,
         "condition": condition,
+        "negative_prompt": negative_prompt,
+        "negative_instance_prompts": negative_instance_prompts,
+        "regions_from": regions_from,
+        "regions_until": regions_until,
     }
-    lengths = {name: len(value) for name, value in lists.items() if isinstance(value, list | tuple)}
+    lengths = {name: len(value) for name, value in given.items() if isinstance(value, list | tuple)}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         raise MamoeError(f"Lists must be of one length and hold something, got {lengths}. Give one entry per picture.")
     count = max(lengths.values(), default=1)
-    texts, maps, by_segment, conditions = (_one_each(value, count) for value in lists.values())
-    problems = [
-        f"picture {number}: {problem}"
-        for number, request in enumerate(zip(texts, maps, by_segment, strict=True))
-        for problem in _problems(*request)
-    ]
+    each = {name: _one_each(value, count) for name, value in given.items()}
+    rows = [{name: values[i] for name, values in each.items()} for i in range(count)]
+    problems = [f"picture {number}: {problem}" for number, row in enumerate(rows) for problem in _problems(row)]
+    maps = each["panoptic"]
     sizes = sorted({tuple(m.size) for m in maps if isinstance(m, PanopticMap)})
     if len(sizes) > 1:
         problems.append(f"maps of different sizes (H, W) cannot share a call: {sizes}; make one call per size")
     if any(m is None for m in maps) and sizes:
         problems.append("some pictures have a map and some have none; make two calls")
+    refuse(problems)
+    return [_request(row) for row in rows]
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise one error that lists why a call cannot be meant; nothing if there is no reason.
+
+    Raises:
+        MamoeError: there are some.
+    """
     if problems:
         raise MamoeError("The pipeline cannot draw this:\n" + "\n".join(f"- {problem}" for problem in problems))
-    return [
-        Request(
-            prompts=RegionPrompts(global_prompt=text or "", by_segment=segments or {}),
-            panoptic=m,
-            condition=None if shown is None else as_rgb(shown) if isinstance(shown, Image) else np.array(shown),
-        )
-        for text, m, segments, shown in zip(texts, maps, by_segment, conditions, strict=True)
-    ]
 
 
 def picture_size(
-    panoptic: PanopticMap | None, height: int | None, width: int | None, default: tuple[int, int], factor: int
+    panoptic: PanopticMap | None, height: int | None, width: int | None, default: tuple[int, int]
 ) -> tuple[int, int]:
-    """(H, W) in pixels: the map's, or the size asked for, or the model's ``default``.
+    """(H, W) in pixels: the map's, or the size asked for, or else ``default``.
 
     Raises:
-        MamoeError: the size differs from the map's, or is not divisible by ``factor``, the autoencoder's.
+        MamoeError: the size differs from the map's, or is less than a pixel.
     """
     wanted = panoptic.size if panoptic is not None else default
-    size = (height or wanted[0], width or wanted[1])
+    size = (wanted[0] if height is None else height, wanted[1] if width is None else width)
     if panoptic is not None and size != panoptic.size:
         raise MamoeError(
             f"The map has size {panoptic.size} (H, W), but {size} was asked for. Leave out height and width, or "
             "resize the map (nearest neighbour)."
         )
-    if size[0] % factor or size[1] % factor or min(size) < factor:
-        nearest = tuple(max(factor, round(side / factor) * factor) for side in size)
-        raise MamoeError(
-            f"Height and width must be divisible by {factor}, got {size}. The nearest size is {nearest}: crop or "
-            f"resize{' the map (nearest neighbour)' if panoptic is not None else ''}."
-        )
+    if min(size) < 1:
+        raise MamoeError(f"Height and width must be at least 1, got {size}.")
     return size
 
 
@@ -125,17 +133,38 @@ def _one_each(value, count: int) -> list:
     return list(value) if isinstance(value, list | tuple) else [value] * count
 
 
-def _problems(text, panoptic, by_segment) -> list[str]:
-    problems = []
-    if text is not None and not isinstance(text, str):
-        problems.append(f"a prompt is text, got {text!r:.60}")
+def _request(row: Mapping[str, Any]) -> Request:
+    shown = row["condition"]
+    return Request(
+        prompts=RegionPrompts(global_prompt=row["prompt"] or "", by_segment=row["instance_prompts"] or {}),
+        panoptic=row["panoptic"],
+        condition=None if shown is None else as_rgb(shown) if isinstance(shown, Image) else np.array(shown),
+        negative=RegionPrompts(
+            global_prompt=row["negative_prompt"] or "", by_segment=row["negative_instance_prompts"] or {}
+        ),
+        binding=Binding(begin=row["regions_from"], end=row["regions_until"]),
+    )
+
+
+def _problems(row: Mapping[str, Any]) -> list[str]:
+    panoptic, problems = row["panoptic"], []
+    for text in (row["prompt"], row["negative_prompt"]):
+        if text is not None and not isinstance(text, str):
+            problems.append(f"a prompt is text, got {text!r:.60}")
     if panoptic is not None and not isinstance(panoptic, PanopticMap):
-        problems.append(f"a map is a PanopticMap, got {type(panoptic).__name__}; read one with PanopticMap.read(path)")
-    elif by_segment and isinstance(panoptic, PanopticMap):
-        problems += segment_problems(panoptic, by_segment)
-    elif by_segment:
-        problems.append("instance prompts need a panoptic map that says where the instances are")
-    return problems
+        return [
+            *problems,
+            f"a map is a PanopticMap, got {type(panoptic).__name__}; read one with PanopticMap.read(path)",
+        ]
+    binding = Binding(begin=row["regions_from"], end=row["regions_until"])
+    by_segment = {**(row["instance_prompts"] or {}), **(row["negative_instance_prompts"] or {})}
+    if panoptic is None:
+        if by_segment:
+            problems.append("instance prompts need a panoptic map that says where the instances are")
+        if binding != ALWAYS:
+            problems.append("regions_from and regions_until need a panoptic map that says where the regions are")
+        return problems
+    return [*problems, *segment_problems(panoptic, by_segment), *binding.problems(list(panoptic.classes))]
 
 
 def segment_problems(panoptic: PanopticMap, by_segment: InstancePrompts) -> list[str]:

@@ -133,6 +133,26 @@ class ShardFolder:
         return self._open[path]
 
 
+class EncoderCache:
+    """What one encoder made; may be sent to data workers.
+
+    Args:
+        folder: where caches of all encoders live; made if need be.
+        encoder_id: tells encoders apart.
+    """
+
+    def __init__(self, folder: str | Path, encoder_id: str) -> None:
+        self.shards = ShardFolder(Path(folder) / encoder_id, made_with=encoder_id)
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def folder(self) -> Path:
+        """Of this encoder's shards."""
+        return self.shards.folder
+
+
 def _remove_abandoned(folder: Path) -> None:
     for path in [*folder.glob("*.tmp"), *folder.glob(".*.partial")]:  # the first are of older versions
         with suppress(FileNotFoundError, PermissionError):  # its writer was quicker, or is somebody else

@@ -29,6 +29,7 @@ class Drawing:
     mode: Mode = Mode.CFG
     steps: int = 50  # of the scheduler
     guidance_scale: float = 4.0  # of mode cfg; the other two have none
+    rescale: float | None = None  # of guidance, in [0, 1]; None: 0.7 for a zero-terminal-SNR schedule, else 0
     batch_size: int = 4  # pictures drawn together
     seed: int = 0  # those of the pictures derive from it
 
@@ -40,6 +41,8 @@ class Drawing:
             problems.append(f"steps must be at least 1, got {self.steps}")
         if not 0.0 <= self.guidance_scale < math.inf:
             problems.append(f"guidance_scale must be 0 or more and finite, got {self.guidance_scale}")
+        if self.rescale is not None and not 0.0 <= self.rescale <= 1.0:
+            problems.append(f"rescale must lie in [0, 1], got {self.rescale}")
         if self.batch_size < 1:
             problems.append(f"batch_size must be at least 1, got {self.batch_size}")
         if problems:

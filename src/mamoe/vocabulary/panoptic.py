@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16, Int32, Int64, UInt8
+from jaxtyping import Int16, Int32, Int64, UInt8, UInt32
 from PIL import Image, UnidentifiedImageError
 
 from mamoe.errors import DatasetError
@@ -49,9 +50,10 @@ class PanopticMap:
             )
         if segment.size == 0:
             raise ValueError("A panoptic map needs at least one pixel, got an empty one.")
-        if segment.min() < 0 or segment.max() > MAX_SEGMENT_ID:
-            raise ValueError(f"Segment ids must lie in [0, {MAX_SEGMENT_ID}], got {segment.min()} to {segment.max()}.")
-        table = np.full(int(segment.max()) + 1, -1, dtype=np.int16)
+        least, most = int(segment.min()), int(segment.max())
+        if least < 0 or most > MAX_SEGMENT_ID:
+            raise ValueError(f"Segment ids must lie in [0, {MAX_SEGMENT_ID}], got {least} to {most}.")
+        table = np.full(most + 1, -1, dtype=np.int16)
         table[segment] = klass  # one pass over the pixels, where sorting them would take a hundred times as long
         object.__setattr__(self, "class_of_segment", table)
         odd = np.take(table, segment) != klass  # the last pixel of a segment decided; in a good map all agree
@@ -120,11 +122,22 @@ def read_panoptic(path: Path) -> PanopticMap:
         DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, turned by EXIF, or a segment in it has two
             classes.
     """
-    rgb = read_panoptic_rgb(path)
-    try:
-        return decode_panoptic(rgb)
-    except ValueError as error:
-        raise DatasetError(f"The panoptic map {path} is wrong: {error}") from None
+    return _meant(read_panoptic_rgb(path), path)
+
+
+def panoptic_of_bytes(data: bytes, name: str) -> PanopticMap:
+    """Read a panoptic PNG that was sent; ``name`` is what messages call it.
+
+    Raises:
+        DatasetError: as :func:`read_panoptic`.
+    """
+    with _decoded(BytesIO(data), name) as picture:
+        return _meant(np.array(picture), name)
+
+
+def panoptic_bytes(panoptic: PanopticMap) -> bytes:
+    """The file of a panoptic PNG."""
+    return encode_png(encode_panoptic(panoptic))
 
 
 def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -133,51 +146,47 @@ def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, or turned by EXIF.
     """
-    with _decoded(path) as picture:
+    with _decoded(path, path) as picture:
         return np.array(picture)
 
 
-def panoptic_colours(path: Path, most: int) -> tuple[tuple[int, int], list[tuple[int, tuple[int, int, int]]] | None]:
-    """(H, W) of a panoptic PNG, and every (R, G, B) in it after its count of pixels; None if there are over ``most``.
+def read_panoptic_colours(path: Path) -> UInt32[np.ndarray, "H W"]:
+    """Every pixel of a panoptic PNG as one number, R << 16 | G << 8 | B = segment id << 8 | class id, not yet decoded.
 
     Raises:
         DatasetError: as :func:`read_panoptic_rgb`.
     """
-    with _decoded(path) as picture:  # PIL counts several times as fast as numpy, and without copies
-        return (picture.height, picture.width), picture.getcolors(most)  # pyright: ignore[reportReturnType]
-
-
-def panoptic_colours_and_pixels(
-    path: Path, most: int
-) -> tuple[list[tuple[int, tuple[int, int, int]]] | None, UInt8[np.ndarray, "H W 3"]]:
-    """What :func:`panoptic_colours` and :func:`read_panoptic_rgb` say, of a file that is decoded once.
-
-    Raises:
-        DatasetError: as :func:`read_panoptic_rgb`.
-    """
-    with _decoded(path) as picture:
-        return picture.getcolors(most), np.array(picture)  # pyright: ignore[reportReturnType]
+    with _decoded(path, path) as picture:  # as PIL holds it, four bytes a pixel, which is copied as it is
+        pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), dtype=">u4")
+        return (pixels >> 8).reshape(picture.height, picture.width)
 
 
 @contextmanager
-def _decoded(path: Path) -> Generator[Image.Image]:
+def _decoded(source: Path | BytesIO, name: Path | str) -> Generator[Image.Image]:
     try:
-        with Image.open(path) as picture:
-            _require_rgb_png(picture, path)
+        with Image.open(source) as picture:
+            _require_rgb_png(picture, name)
             picture.load()
-            _require_upright(picture, path)
+            _require_upright(picture, name)
             yield picture
     except FileNotFoundError:
-        raise DatasetError(f"There is no panoptic map {path}.") from None
+        raise DatasetError(f"There is no panoptic map {name}.") from None
     except DatasetError:
         raise
     except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the panoptic map {path}: {error}") from None
+        raise DatasetError(f"Cannot read the panoptic map {name}: {error}") from None
+
+
+def _meant(rgb: UInt8[np.ndarray, "H W 3"], name: Path | str) -> PanopticMap:
+    try:
+        return decode_panoptic(rgb)
+    except ValueError as error:
+        raise DatasetError(f"The panoptic map {name} is wrong: {error}") from None
 
 
 def write_panoptic(panoptic: PanopticMap, path: Path) -> None:
     """Write the panoptic PNG; the folder must exist."""
-    path.write_bytes(encode_png(encode_panoptic(panoptic)))
+    path.write_bytes(panoptic_bytes(panoptic))
 
 
 def resized_panoptic(panoptic: PanopticMap, size: tuple[int, int]) -> PanopticMap:
@@ -189,19 +198,19 @@ def resized_panoptic(panoptic: PanopticMap, size: tuple[int, int]) -> PanopticMa
     return PanopticMap(segment_id=panoptic.segment_id[places], class_id=panoptic.class_id[places])
 
 
-def _require_rgb_png(picture: Image.Image, path: Path) -> None:
+def _require_rgb_png(picture: Image.Image, name: Path | str) -> None:
     if (reason := why_no_map(picture)) is not None:
-        raise DatasetError(f"{_wanted(path)}, {reason}.")
+        raise DatasetError(f"{_wanted(name)}, {reason}.")
 
 
-def _require_upright(picture: Image.Image, path: Path) -> None:
+def _require_upright(picture: Image.Image, name: Path | str) -> None:
     # Label tools copy EXIF from the photograph to its map, turned or not: there is no telling which way up is meant.
     if (turned := orientation_of(picture)) != 1:
         raise DatasetError(
-            f"{_wanted(path)}, stored as it is shown, but its EXIF says orientation {turned}. Turn the pixels to suit "
+            f"{_wanted(name)}, stored as it is shown, but its EXIF says orientation {turned}. Turn the pixels to suit "
             "the picture and save the map without EXIF."
         )
 
 
-def _wanted(path: Path) -> str:
-    return f"The panoptic map {path} must be an 8-bit RGB PNG (segment id = R*256 + G, class id = B)"
+def _wanted(name: Path | str) -> str:
+    return f"The panoptic map {name} must be an 8-bit RGB PNG (segment id = R*256 + G, class id = B)"

@@ -1,7 +1,6 @@
 """Killed at any moment, nothing that was answered is asked again and nothing is lost."""
 
 import json
-import multiprocessing
 import random
 import time
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from asked import batch, caption
 
+import apart
 from fake_openai import fingerprint
 from mamoe.data.folder.prompts import read_instance_prompts
 from mamoe.machine.shares import Share
@@ -47,13 +47,11 @@ def test_killed_at_twenty_random_moments(by_batch, town, server):
     chance = random.Random(7)
     server.trouble = lambda body, number: 0.01  # so that some answers are on their way when it happens
     server.polls_needed = 3
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["asked"])
     kept: set[str] = set()
     for _ in range(KILLS):
         before = len(server.chats)
         target = server.requests + chance.randint(1, 4)
-        process = context.Process(target=session, args=(str(town), server.url, by_batch))
+        process = apart.process(session, str(town), server.url, by_batch)
         process.start()
         while process.is_alive() and server.requests < target:
             time.sleep(0.001)

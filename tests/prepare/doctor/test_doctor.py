@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import broken_maps  # noqa: F401
@@ -11,15 +13,18 @@ import numpy as np
 import pytest
 import torch
 from broken_sets import FAULTS, panoptic, picture, prompt_of_line, table, with_entries, with_line
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from factories import drawn_data, mamoe
-from mamoe.commands.check.run import model_of
+from factories import drawn_data, mamoe, tiny_base
+from mamoe.commands.check.model import model_of
 from mamoe.conditioning.experts import route_hard
 from mamoe.data.reading.looks import look_at_map_closely, look_at_picture_closely
 from mamoe.data.reading.pictures import read_picture
+from mamoe.methods.registry import method_of
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.prepare.check import check_folder
-from mamoe.prepare.doctor.cells import CellCounts
+from mamoe.prepare.doctor.cells import CellCounter, CellCounts
 from mamoe.prepare.doctor.examine import examine
 from mamoe.prepare.doctor.pixels import PairLook, look_closely
 from mamoe.prepare.doctor.twins import Print, find_twins
@@ -81,8 +86,8 @@ def test_real_sets_raise_no_alarm(tmp_path, kind):
 
 
 def close(image: Path, path: Path) -> PairLook:
-    rgb = look_at_map_closely(path).rgb
-    return look_closely(image, look_at_picture_closely(image), rgb, frozenset(), lambda height, width: (height, width))
+    picture_, map_ = look_at_picture_closely(image), look_at_map_closely(path)
+    return look_closely(picture_, map_, frozenset(), CellCounter(SCENES), lambda height, width: (height, width))
 
 
 def test_a_shift_is_measured(data):
@@ -101,9 +106,9 @@ def test_experts_get_the_cells_that_routing_gives_them(data):
     Image.fromarray(rgb).save(panoptic(data))
     Image.new("RGB", (128, 64)).save(picture(data))
     look = close(picture(data), panoptic(data))
-    counts = CellCounts(SCENES)
-    counts.add_cells(look.cells, look.classes)
-    for load in counts.loads():
+    counts = CellCounts()
+    counts.add_cells(look.cells)
+    for load in counts.loads(CellCounter(SCENES).groupings):
         expert = SCENES.grouping(load.name).expert_of_class[classes]
         share = np.stack([(expert == e).reshape(8, 8, 16, 8).mean(axis=(1, 3)) for e in range(len(load.experts))])
         offsets = route_hard(torch.from_numpy(share.astype(np.float32))[None]).offsets
@@ -112,7 +117,7 @@ def test_experts_get_the_cells_that_routing_gives_them(data):
 
 
 def test_instances_below_half_a_cell_vanish():
-    counts = CellCounts(SCENES)
+    counts = CellCounts()
     counts.add_instances({1: (13, 31.0), 2: (13, 32.0), 3: (11, 127.0), 4: (11, 5000.0)})
     assert counts.vanishing[:, 13].tolist() == [1, 2, 2, 2] and counts.vanishing[:, 11].tolist() == [0, 1, 1, 1]
 
@@ -121,8 +126,8 @@ def test_twins_survive_a_small_change_and_strangers_are_none():
     generator = np.random.default_rng(0)
     thumbnails = generator.integers(0, 256, (40, 32, 32), dtype=np.uint8)
     noisy = np.clip(thumbnails.astype(int) + generator.integers(-2, 3, thumbnails.shape), 0, 255).astype(np.uint8)
-    train = [Print(image=Path(f"a{i}"), split="train", digest=f"a{i}", thumbnail=t) for i, t in enumerate(thumbnails)]
-    val = [Print(image=Path(f"b{i}"), split="val", digest=f"b{i}", thumbnail=noisy[i]) for i in (3, 17)]
+    train = [Print(image=Path(f"a{i}"), split="train", thumbnail=t) for i, t in enumerate(thumbnails)]
+    val = [Print(image=Path(f"b{i}"), split="val", thumbnail=noisy[i]) for i in (3, 17)]
     assert [(str(t.image), str(t.other), t.same_bytes) for t in find_twins([*train, *val])] == [
         ("a3", "b3", False),
         ("a17", "b17", False),
@@ -198,3 +203,29 @@ def test_a_mended_copy(data, tmp_path):
     assert [one.kind for one in examine(out).findings if "splits" in one.text or "twice" in one.text] == []
     again = mamoe("check", data, "--fix", out)
     assert again.code == 2 and "not empty" in again.err
+
+
+def test_a_check_loads_no_torch(clean):
+    run = f"import sys; from mamoe.cli import app; app({['check', str(clean)]!r}, standalone_mode=False)"
+    asked = f"{run}; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_room_for_checkpoints_is_that_of_the_method(clean, tmp_path, method):
+    base = tiny_base(tmp_path / "base")
+    network = UNet2DConditionModel.from_pretrained(base, subfolder="unet", low_cpu_mem_usage=False)
+    unet = MaMoEUNet2DConditionModel.from_unet(network, num_experts=2)
+    trained = method_of({"name": method}).prepare(unet, seed=0)
+    whole = sum(weight.numel() for weight in trained.parameters())
+    learns = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
+    (need,) = [one for one in examine(clean, model=model_of(str(base), method)).needs if one.what == "checkpoints"]
+    assert need.bytes == 4 * 4 * (2 * (learns if method == "lora" else whole) + 2 * learns)
+    assert f"method={method} with 2 experts" in need.how
+    assert (learns == whole) == (method == "full")
+
+
+def test_an_unknown_method_is_refused(clean, tmp_path):
+    outcome = mamoe("check", clean, "--model", tiny_base(tmp_path / "base"), "--method", "ful")
+    assert outcome.code == 2 and "no method 'ful'" in outcome.err and "lora_experts" in outcome.err

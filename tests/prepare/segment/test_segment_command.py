@@ -2,14 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from apart import Command
 from factories import mamoe
 from mamoe.prepare.check import check_folder
 from mamoe.prepare.segment import networks
@@ -148,13 +146,9 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     assert segment(tmp_path / "photos", tmp_path / "whole", folder, "--batch", "2").code == 0
     words = ["prepare", "segment", tmp_path / "photos", tmp_path / "out", "--model", folder, "--classes", "cityscapes"]
     words += ["--score", "0.1", "--min-area", "4", "--device", "cpu", "--batch", "2"]
-    process = subprocess.Popen([sys.executable, "-m", "mamoe", *map(str, words)], stdout=subprocess.DEVNULL)
-    try:
-        while process.poll() is None and finished(tmp_path) < 7:
-            time.sleep(0.002)
-    finally:
-        process.kill()
-        process.wait()
+    command = Command(words, tmp_path / "said.txt")
+    command.wait(lambda: finished(tmp_path) >= 7)
+    command.kill()
     done = finished(tmp_path)
     assert 7 <= done < 40 and not (tmp_path / "out").exists()
     outcome = mamoe(*words)

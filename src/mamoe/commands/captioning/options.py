@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mamoe.commands.options import with_options
 from mamoe.machine.stopping import stopped_with
 from mamoe.prepare.captioning.choices import OPENAI, Kind, Mode, Only, Via
 
@@ -29,10 +30,7 @@ Device = Annotated[str | None, typer.Option(help="For --via local, for example c
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it costs; ask nothing.")]
 
 
-def captions(
-    data: Data,
-    model: Model,
-    template: Annotated[str, typer.Option(help="What the model is told: picture, or a YAML file.")] = "picture",
+def asking(
     via: ViaOption = Via.LIVE,
     base_url: BaseUrl = OPENAI,
     key_env: KeyEnv = None,
@@ -48,6 +46,18 @@ def captions(
     timeout: Timeout = 120.0,
     device: Device = None,
     dry_run: DryRun = False,
+) -> dict[str, Any]:
+    """How a model is asked, in the words of both commands."""
+    return locals()
+
+
+@with_options(asking)
+def captions(
+    data: Data,
+    model: Model,
+    template: Annotated[str, typer.Option(help="What the model is told: picture, or a YAML file.")] = "picture",
+    *,
+    asked: dict[str, Any],
 ) -> None:
     """Have a vision-language model caption the pictures of a data set.
 
@@ -56,9 +66,10 @@ def captions(
 
     Example: mamoe prepare captions data/streets --model gpt-4o-mini --preview 5
     """
-    _write(Kind.PICTURES, **locals())
+    _write(Kind.PICTURES, data=data, model=model, template=template, **asked)
 
 
+@with_options(asking)
 def instance_captions(
     data: Data,
     model: Model,
@@ -67,21 +78,8 @@ def instance_captions(
     min_pixels: Annotated[int, typer.Option(min=1, help="Objects with fewer pixels are left out.")] = 1024,
     margin: Annotated[float, typer.Option(min=0.0, max=2.0, help="Around an object's box, as a share of it.")] = 0.1,
     taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
-    via: ViaOption = Via.LIVE,
-    base_url: BaseUrl = OPENAI,
-    key_env: KeyEnv = None,
-    split: Split = None,
-    only: OnlyOption = Only.MISSING,
-    mode: ModeOption = None,
-    preview: PreviewCount = None,
-    price_in: PriceIn = None,
-    price_out: PriceOut = None,
-    max_cost: MaxCost = None,
-    base: Base = None,
-    workers: Workers = 8,
-    timeout: Timeout = 120.0,
-    device: Device = None,
-    dry_run: DryRun = False,
+    *,
+    asked: dict[str, Any],
 ) -> None:
     """Have a vision-language model describe the objects of a data set, each cut out and put on black.
 
@@ -90,7 +88,8 @@ def instance_captions(
 
     Example: mamoe prepare instance-captions data/streets --model gpt-4o-mini --classes car,person --preview 5
     """
-    _write(Kind.OBJECTS, **locals())
+    objects = {"classes": classes, "min_pixels": min_pixels, "margin": margin, "taxonomy": taxonomy}
+    _write(Kind.OBJECTS, data=data, model=model, template=template, **objects, **asked)
 
 
 def _write(kind: Kind, **words: Any) -> None:

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from mamoe.bases.sources import parts_of
 from mamoe.commands.check.page import render_page
-from mamoe.errors import ConfigError, DatasetError
+from mamoe.errors import DatasetError
+from mamoe.machine.allocation import keep_freed_memory
 from mamoe.prepare.check import Progress, check_folder
 from mamoe.prepare.doctor.examine import Diagnosis, Model, examine
 from mamoe.prepare.doctor.mend import mend
-from mamoe.prepare.doctor.texts import LIMIT, TokenCounter
-from mamoe.runs.source import Source
 from mamoe.storage.staging import require_free, write_whole
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -27,7 +25,7 @@ def check_data_set(
     bar: Bar,
     *,
     taxonomy: Taxonomy | None = None,
-    model: str | None = None,
+    model: Model | None = None,
     out: Path | None = None,
     fix: Path | None = None,
 ) -> tuple[str, int]:
@@ -37,18 +35,18 @@ def check_data_set(
         folder: the data set; nothing is written into it unless ``out`` or ``fix`` lie there.
         bar: shows progress.
         taxonomy: where ``data.yaml`` does not say it.
-        model: base model, or a folder with CLIP's vocabulary: its tokenizer counts the prompts' tokens.
+        model: base model that is going to be trained.
         out: folder for ``check.json`` and ``check.html``, which replace those of an earlier check.
         fix: new or empty folder for a mended copy; the problems are counted there then.
 
     Raises:
-        DatasetError, ConfigError: the folder cannot be looked through, ``model`` has no tokenizer, ``fix`` is in use.
+        DatasetError, ConfigError: the folder cannot be looked through, ``fix`` is in use.
     """
     if fix is not None:
         require_free(fix)
-    known = None if model is None else model_of(model)
+    keep_freed_memory()
     with bar("Checking") as update:
-        diagnosis = examine(folder, taxonomy, known, update)
+        diagnosis = examine(folder, taxonomy, model, update)
     lines = [diagnosis.text()]
     if out is not None:
         lines.append(_written(diagnosis, out))
@@ -60,28 +58,6 @@ def check_data_set(
         left = check_folder(fix, None, update)
     lines += ["", f"{fix}:", left.text()]
     return "\n".join(lines), len(left.problems)
-
-
-def model_of(place: str) -> Model:
-    """The tokenizer of a base model, and how large its UNet is.
-
-    Raises:
-        ConfigError: nothing there has a tokenizer.
-    """
-    from transformers import CLIPTokenizer
-
-    folder = Path(place)
-    try:
-        if (folder / "vocab.json").is_file():
-            tokenizer = CLIPTokenizer.from_pretrained(folder)
-        else:
-            tokenizer = parts_of(Source(path=place)).tokenizer("tokenizer")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--model {place}: no tokenizer can be read there: {error}") from None
-    limit = min(LIMIT, int(tokenizer.model_max_length))
-    counter = TokenCounter(count=lambda text: len(tokenizer(text, verbose=False).input_ids), limit=limit, name=place)
-    weights = [path.stat().st_size for path in (folder / "unet").glob("*.safetensors") if ".fp16." not in path.name]
-    return Model(counter=counter, unet_bytes=sum(weights) or None)
 
 
 def _written(diagnosis: Diagnosis, out: Path) -> str:

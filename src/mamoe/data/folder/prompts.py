@@ -56,7 +56,7 @@ def scan_prompts_csv(path: Path) -> tuple[dict[str, PromptLine], list[str]]:
     """
     rows: dict[str, PromptLine] = {}
     problems: list[str] = []
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         header = next(reader, [])
         if tuple(cell.strip() for cell in header) != HEADER:
@@ -89,7 +89,7 @@ def scan_instance_prompts(path: Path) -> tuple[dict[str, dict[int, str]], list[s
         return dict(items)
 
     try:
-        plain = json.loads(_read_text(path), object_pairs_hook=pairs)
+        plain = json.loads(read_text(path), object_pairs_hook=pairs)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DatasetError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(plain, Mapping):
@@ -116,7 +116,12 @@ def in_lines(texts: Sequence[str]) -> list[str]:
     return lines if len(texts) <= _MOST_LISTED else [*lines, f"- and {len(texts) - _MOST_LISTED} more"]
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A user's text file, UTF-8 with or without a mark at its beginning, line ends as they are.
+
+    Raises:
+        DatasetError: it is missing, cannot be read, or is something else.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return file.read()

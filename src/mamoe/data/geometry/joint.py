@@ -17,10 +17,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from mamoe.data.geometry.buckets import bucket_size
 from mamoe.data.geometry.extra import apply_extra, with_map_fill
+from mamoe.data.geometry.sizes import MULTIPLE, covering, in_cells
 from mamoe.errors import ConfigError
 from mamoe.vocabulary.framing import Framing
-
-MULTIPLE = 8  # pixels per latent cell: every size must be divisible by it
 
 
 class Crop(StrEnum):
@@ -201,13 +200,11 @@ class Geometry:
             return bucket_size((height, width), self._target, MULTIPLE)
         if self.crop is None and not isinstance(self.size, int):
             return self._target
-        least_height, least_width = self._target
-        scale = max(least_height / height, least_width / width)
-        return max(least_height, round(height * scale)), max(least_width, round(width * scale))
+        return covering((height, width), self._target)
 
     def _cropped_size(self, resized: tuple[int, int]) -> tuple[int, int]:
         if self.crop is None:
-            return resized[0] - resized[0] % MULTIPLE, resized[1] - resized[1] % MULTIPLE
+            return in_cells(resized)
         return self._target
 
     def _offset(self, whole: int, cut: int) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt32
 
-from mamoe.data.reading.pictures import check_picture, is_transparent, picture_header, shrunk_grey
-from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, panoptic_colours, panoptic_colours_and_pixels
+from mamoe.data.reading.pictures import PictureHeader, check_picture, is_transparent, shrunk_grey
+from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, read_panoptic_colours
+from mamoe.vocabulary.runs import run_starts
 
 SIDE = 256  # of a picture that is looked at closely: enough for edges
 MOST_COLOURS = MAX_SEGMENT_ID + 256  # of a panoptic map: every segment, and every class outside of segments
@@ -73,7 +74,7 @@ class CloseMap:
     """A map with its pixels."""
 
     look: MapLook
-    rgb: UInt8[np.ndarray, "H W 3"]
+    colours: UInt32[np.ndarray, "H W"]  # R << 16 | G << 8 | B
 
 
 def look_at_picture(path: Path) -> PictureLook:
@@ -82,8 +83,7 @@ def look_at_picture(path: Path) -> PictureLook:
     Raises:
         DatasetError: as :func:`mamoe.data.reading.pictures.read_picture`.
     """
-    check_picture(path)
-    return _picture_look(path)
+    return _picture_look(path, check_picture(path))
 
 
 def look_at_picture_closely(path: Path) -> ClosePicture:
@@ -92,12 +92,11 @@ def look_at_picture_closely(path: Path) -> ClosePicture:
     Raises:
         DatasetError: as :func:`look_at_picture`.
     """
-    grey, mode = shrunk_grey(path, SIDE)
-    return ClosePicture(look=_picture_look(path), grey=grey, mode=mode)
+    grey, header, mode = shrunk_grey(path, SIDE)
+    return ClosePicture(look=_picture_look(path, header), grey=grey, mode=mode)
 
 
-def _picture_look(path: Path) -> PictureLook:
-    header = picture_header(path)
+def _picture_look(path: Path, header: PictureHeader) -> PictureLook:
     readings = Reading(0)
     if header.orientation != 1:
         readings |= Reading.TURNED
@@ -114,7 +113,7 @@ def look_at_map(path: Path) -> MapLook:
     Raises:
         DatasetError: the file is missing, damaged, or not an 8-bit RGB PNG. What its colours mean is not looked at.
     """
-    return _map_look(*panoptic_colours(path, MOST_COLOURS))
+    return look_at_map_closely(path).look
 
 
 def look_at_map_closely(path: Path) -> CloseMap:
@@ -123,13 +122,27 @@ def look_at_map_closely(path: Path) -> CloseMap:
     Raises:
         DatasetError: as :func:`look_at_map`.
     """
-    colours, rgb = panoptic_colours_and_pixels(path, MOST_COLOURS)
-    return CloseMap(look=_map_look((rgb.shape[0], rgb.shape[1]), colours), rgb=rgb)
+    colours = read_panoptic_colours(path)
+    different, counts = _counted(colours)
+    known = len(different) <= MOST_COLOURS
+    look = MapLook(
+        size=(colours.shape[0], colours.shape[1]),
+        colours=different if known else None,
+        counts=counts if known else np.zeros(0, dtype=np.int64),
+    )
+    return CloseMap(look=look, colours=colours)
 
 
-def _map_look(size: tuple[int, int], found: list[tuple[int, tuple[int, int, int]]] | None) -> MapLook:
-    if found is None:
-        return MapLook(size=size, colours=None, counts=np.zeros(0, dtype=np.int64))
-    coded = sorted((r << 16 | g << 8 | b, count) for count, (r, g, b) in found)
-    colours, counts = zip(*coded, strict=True)
-    return MapLook(size=size, colours=np.array(colours, dtype=np.uint32), counts=np.array(counts, dtype=np.int64))
+def _counted(colours: UInt32[np.ndarray, "H W"]) -> tuple[UInt32[np.ndarray, "K"], Int64[np.ndarray, "K"]]:
+    """The different colours in ascending order, and the pixels of each.
+
+    Runs are counted: colour and length make one number of 64 bits, so that one sort brings together what belongs
+    together.
+    """
+    flat = colours.ravel()
+    starts = run_starts(flat)
+    runs = flat[starts].astype(np.uint64) << 32 | np.diff(starts, append=flat.size).astype(np.uint64)
+    runs.sort()
+    sorted_colours = (runs >> 32).astype(np.uint32)
+    firsts = run_starts(sorted_colours)
+    return sorted_colours[firsts], np.add.reduceat((runs & 0xFFFFFFFF).astype(np.int64), firsts)

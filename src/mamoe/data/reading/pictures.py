@@ -61,15 +61,7 @@ def picture_header(path: Path) -> PictureHeader:
         DatasetError: as :func:`read_picture`, as far as the header tells.
     """
     with _opened(path) as picture:
-        orientation = orientation_of(picture)
-        height, width = _stored_size(picture)
-        return PictureHeader(
-            size=(width, height) if orientation in ON_THEIR_SIDE else (height, width),
-            orientation=orientation,
-            alpha=picture.has_transparency_data,
-            # The further pictures of a camera's JPEG are previews or another eye's.
-            frames=1 if picture.format == "MPO" else getattr(picture, "n_frames", 1),
-        )
+        return _header(picture)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -120,6 +112,18 @@ def _on_background(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", seen.size, _BACKGROUND), seen).convert("RGB")
 
 
+def _header(picture: Image.Image) -> PictureHeader:
+    orientation = orientation_of(picture)
+    height, width = _stored_size(picture)
+    return PictureHeader(
+        size=(width, height) if orientation in ON_THEIR_SIDE else (height, width),
+        orientation=orientation,
+        alpha=picture.has_transparency_data,
+        # The further pictures of a camera's JPEG are previews or another eye's.
+        frames=1 if picture.format == "MPO" else getattr(picture, "n_frames", 1),
+    )
+
+
 def _stored_size(picture: Image.Image) -> tuple[int, int]:
     if isinstance(picture, TiffImagePlugin.TiffImageFile):  # PIL has turned its size already, depending on its release
         tags = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
@@ -127,22 +131,26 @@ def _stored_size(picture: Image.Image) -> tuple[int, int]:
     return picture.height, picture.width
 
 
-def check_picture(path: Path) -> None:
+def check_picture(path: Path) -> PictureHeader:
     """Read all of a picture's file: a PNG's check sums are compared, others are decoded.
 
     Raises:
         DatasetError: as :func:`read_picture`.
     """
     with _opened(path) as picture:
+        header = _header(picture)
         if isinstance(picture, PngImagePlugin.PngImageFile):
             picture.verify()  # forty times as fast as decoding, and as sure to see what is cut off or damaged
         else:
+            _draft(picture, 8)
             picture.load()
+        return header
 
 
-def shrunk_grey(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w"], str]:
-    """A picture in grey as it is shown, at least ``side`` pixels along its longer side where it has so many, and PIL's
-    word for how its pixels are stored. All of the file is read, as by :func:`check_picture`; a JPEG in less time.
+def shrunk_grey(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w"], PictureHeader, str]:
+    """A picture in grey as it is shown, at least ``side`` pixels along its longer side where it has so many; its
+    header; and PIL's word for how its pixels are stored. All of the file is read, as by :func:`check_picture`, a JPEG
+    in less time.
 
     Raises:
         DatasetError: as :func:`read_picture`.
@@ -151,11 +159,16 @@ def shrunk_grey(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w"], str]:
         if isinstance(picture, PngImagePlugin.PngImageFile):
             picture.verify()  # which leaves it closed
     with _opened(path) as picture:
-        mode, factor = picture.mode, max(1, max(picture.size) // side)
-        picture.draft("L", (picture.width // factor, picture.height // factor))
-        if orientation_of(picture) != 1 or picture.has_transparency_data or picture.mode not in ("L", "RGB"):
-            return np.asarray(Image.fromarray(as_rgb(picture)).convert("L")), mode
-        return np.asarray(picture.reduce(max(1, max(picture.size) // side)).convert("L")), mode
+        header, mode, factor = _header(picture), picture.mode, max(1, max(picture.size) // side)
+        _draft(picture, factor)
+        if header.orientation != 1 or header.alpha or picture.mode not in ("L", "RGB"):
+            return np.asarray(Image.fromarray(as_rgb(picture)).convert("L")), header, mode
+        return np.asarray(picture.reduce(max(1, max(picture.size) // side)).convert("L")), header, mode
+
+
+def _draft(picture: Image.Image, factor: int) -> None:
+    """Have a JPEG decoded in grey, up to ``factor`` times smaller: all of it is read, little of it is computed."""
+    picture.draft("L", (max(1, picture.width // factor), max(1, picture.height // factor)))
 
 
 @contextmanager

@@ -53,13 +53,15 @@ class Asked:
         Raises:
             DatasetError: pictures without a map.
         """
-        strange = [path.name for path, name in zip(row.paths, row.names, strict=True) if name not in self.layouts]
+        strange = [
+            path.name for path, name in zip(row.paths, row.layout_names, strict=True) if name not in self.layouts
+        ]
         if strange:
             raise DatasetError(
                 f"{len(strange)} of {len(row.paths)} pictures of {row.label!r} have no map, such as {strange[0]}. "
                 "Maps and pictures belong together by their names without endings."
             )
-        return [self.layouts[name] for name in row.names]
+        return [self.layouts[name] for name in row.layout_names]
 
     def pictures(self, row: PictureSet) -> list[np.ndarray]:
         """A row's pictures u8, of the sizes of their maps.

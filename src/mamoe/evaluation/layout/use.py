@@ -68,7 +68,7 @@ def use_family(asked: Asked, real: Real, *, seed: int = 0) -> Family:
 
     def _crossed(row: PictureSet, with_train: bool) -> Float64[np.ndarray, "n 3 K"]:
         images, layouts = asked.pictures(row), asked.of(row)
-        tests = [by_name[name] for name in row.names]
+        tests = [by_name[name] for name in row.layout_names]
         counts = np.zeros((len(images), 3, len(asked.classes)))
         for half in (0, 1):
             learn = [i for i in range(len(images)) if i % 2 != half]

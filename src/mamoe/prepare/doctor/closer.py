@@ -11,7 +11,7 @@ import numpy as np
 from mamoe.data.folder.split import SampleFiles, SplitFiles
 from mamoe.data.reading.looks import CloseMap, ClosePicture, MapLook
 from mamoe.errors import DatasetError
-from mamoe.prepare.doctor.cells import CellCounts
+from mamoe.prepare.doctor.cells import CellCounter, CellCounts
 from mamoe.prepare.doctor.findings import Finding, Severity
 from mamoe.prepare.doctor.pixels import PairLook, Trained, look_closely
 from mamoe.prepare.doctor.twins import Print
@@ -27,7 +27,7 @@ _MOST_PLACES = 50  # maps of which the place of a wrong colour is looked for
 class Gathered:
     """What all splits add up to."""
 
-    cells: CellCounts
+    cells: CellCounts = field(default_factory=CellCounts)
     prints: list[Print] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     wrong_colour: dict[Path, int] = field(default_factory=dict)  # map -> R << 16 | G << 8 | B of the first wrong one
@@ -39,8 +39,10 @@ class Gathered:
 class CloserLook:
     """One split's; see :class:`mamoe.data.check.split.Closer`."""
 
-    def __init__(self, split: str, files: SplitFiles, taxonomy: Taxonomy, trained: Trained, into: Gathered) -> None:
-        self.split, self.trained, self.into = split, trained, into
+    def __init__(
+        self, split: str, files: SplitFiles, taxonomy: Taxonomy, counter: CellCounter, trained: Trained, into: Gathered
+    ) -> None:
+        self.split, self.counter, self.trained, self.into = split, counter, trained, into
         self.lacking: list[tuple[Path, list[int]]] = []  # maps with segments of things that have no prompt
         self._prompted = files.instance_prompts is not None and any(s.prompts.by_segment for s in files.samples)
         self._things = frozenset(row.id for row in taxonomy.classes if row.is_thing)
@@ -48,7 +50,7 @@ class CloserLook:
 
     def look(self, sample: SampleFiles, picture: ClosePicture, panoptic: CloseMap) -> PairLook:
         """As :func:`look_closely`."""
-        return look_closely(sample.image, picture, panoptic.rgb, self._things, self.trained)
+        return look_closely(picture, panoptic, self._things, self.counter, self.trained)
 
     def add(self, sample: SampleFiles, look: MapLook, close: object) -> None:
         """Take a pair in."""
@@ -57,17 +59,15 @@ class CloserLook:
         if not isinstance(close, PairLook):
             return
         self.into.findings += _findings(sample.image, sample.panoptic, close)
-        self.into.prints.append(
-            Print(image=sample.image, split=self.split, digest=close.digest, thumbnail=close.thumbnail)
-        )
-        self.into.cells.add_cells(close.cells, close.classes)
-        self.into.latent_cells += close.cells[0].size
+        self.into.prints.append(Print(image=sample.image, split=self.split, thumbnail=close.thumbnail))
+        self.into.cells.add_cells(close.cells)
+        self.into.latent_cells += close.cells.finest
         self._add_instances(sample, look, close)
 
     def _add_instances(self, sample: SampleFiles, look: MapLook, close: PairLook) -> None:
         assert sample.panoptic is not None and look.colours is not None
-        height, width = self.trained(*close.size)
-        scale = height * width / (close.size[0] * close.size[1])
+        height, width = self.trained(*look.size)
+        scale = height * width / (look.size[0] * look.size[1])
         areas = {
             colour >> 8: (colour & 255, count * scale)
             for colour, count in zip(look.colours.tolist(), look.counts.tolist(), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import numpy as np
 from mamoe.data.folder.description import DataFolder, data_folder
 from mamoe.data.folder.listing import some
 from mamoe.data.folder.split import SampleFiles, SplitFiles
-from mamoe.data.geometry.joint import MULTIPLE, Geometry
+from mamoe.data.geometry.sizes import MULTIPLE, covering, in_cells
 from mamoe.prepare.check import DatasetReport, Progress, check_folder
-from mamoe.prepare.doctor.cells import LEVELS, CellCounts, GroupingLoad
+from mamoe.prepare.doctor.cells import LEVELS, CellCounter, CellCounts, GroupingLoad
 from mamoe.prepare.doctor.closer import CloserLook, Gathered, located_colours
 from mamoe.prepare.doctor.findings import Finding, Severity, located
-from mamoe.prepare.doctor.needs import Need, cache_needs, checkpoint_needs, machine_notes
+from mamoe.prepare.doctor.needs import Need, Weights, cache_needs, checkpoint_needs, machine_notes
 from mamoe.prepare.doctor.pixels import Trained
 from mamoe.prepare.doctor.texts import TokenCounter, text_findings, things_without_prompt
 from mamoe.prepare.doctor.twins import Twins, find_twins
@@ -29,7 +29,7 @@ class Model:
     """What is known of the base model that is going to be trained."""
 
     counter: TokenCounter
-    unet_bytes: int | None  # of its UNet's weights in float32; None: not on this disk
+    weights: Callable[[int], Weights] | None  # of the method chosen, by the number of experts; None: not known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -135,11 +135,11 @@ def examine(
         DatasetError, ConfigError: what the folder says about itself is wrong, or is not what ``taxonomy`` says.
     """
     found = data_folder(folder, taxonomy)
-    gathered = Gathered(cells=CellCounts(found.taxonomy))
+    gathered, counter = Gathered(), CellCounter(found.taxonomy)
     looks: dict[str, tuple[SplitFiles, CloserLook]] = {}
 
     def closer(split: str, files: SplitFiles) -> CloserLook:
-        look = CloserLook(split, files, found.taxonomy, _trained(found), gathered)
+        look = CloserLook(split, files, found.taxonomy, counter, _trained(found), gathered)
         looks[split] = files, look
         return look
 
@@ -155,8 +155,8 @@ def examine(
     twins = find_twins(gathered.prints)
     prompts = {text for files, _ in looks.values() for text in _all_prompts(files)}
     needs = cache_needs(len(gathered.prints), gathered.latent_cells, len(prompts) + len(found.taxonomy.classes))
-    if model is not None and model.unet_bytes is not None:
-        needs += checkpoint_needs(model.unet_bytes)
+    if model is not None and model.weights is not None:
+        needs.append(checkpoint_needs(model.weights(next(iter(counter.groupings.values())).num_experts)))
     machine = [Finding(severity=Severity.NOTE, kind="machine", text=text) for text in machine_notes(needs, folder)]
     closely = [*gathered.findings, *map(_of_twins, twins), *texts, *machine]
     named = {split: {one.image.name: one.image for one in files.samples} for split, (files, _) in looks.items()}
@@ -176,7 +176,7 @@ def examine(
         twins=tuple(twins),
         samples={split: files.samples for split, (files, _) in looks.items()},
         cells=gathered.cells,
-        loads=tuple(gathered.cells.loads()),
+        loads=tuple(gathered.cells.loads(counter.groupings)),
         needs=tuple(needs),
         instances=gathered.instances,
         vanishing=gathered.vanishing,
@@ -184,12 +184,12 @@ def examine(
 
 
 def _trained(found: DataFolder) -> Trained:
-    geometry = None if found.size is None else Geometry(size=found.size)
+    size = found.size
 
     def size_of(height: int, width: int) -> tuple[int, int]:
-        if geometry is not None:
-            return geometry.size_of(height, width)
-        return max(MULTIPLE, height - height % MULTIPLE), max(MULTIPLE, width - width % MULTIPLE)
+        if size is None:
+            return in_cells((max(MULTIPLE, height), max(MULTIPLE, width)))
+        return in_cells(covering((height, width), (size, size))) if isinstance(size, int) else size
 
     return size_of
 

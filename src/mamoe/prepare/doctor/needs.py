@@ -29,6 +29,16 @@ class Need:
         return f"{self.what}: {_size(self.bytes)} ({self.how})"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """How many numbers a method trains, and how many of them a checkpoint holds."""
+
+    method: str
+    experts: int
+    stored: int  # trained ones alone where the rest is the base model's
+    trained: int
+
+
 def cache_needs(pictures: int, cells: int, prompts: int) -> list[Need]:
     """Room for the caches of a training.
 
@@ -43,29 +53,47 @@ def cache_needs(pictures: int, cells: int, prompts: int) -> list[Need]:
     ]
 
 
-def checkpoint_needs(unet_bytes: int, kept: int = 3) -> list[Need]:
-    """Room for the checkpoints of a training of every weight; of adapters alone it is a few hundredths of that.
+def checkpoint_needs(weights: Weights, *, average: bool = True, kept: int = 3, resumable: int | None = None) -> Need:
+    """Room for the checkpoints of a training.
 
     Args:
-        unet_bytes: of the UNet's weights in float32.
-        kept: checkpoints at once: the last two and the best.
+        weights: of the method.
+        average: they hold averaged weights as well.
+        kept: at once: by default the last two and the best. While one is written there is one more.
+        resumable: of these, how many keep the optimizer's moments; None: all.
     """
-    how = f"{kept} checkpoints with average and the optimizer's two moments, of method=full without experts"
-    return [Need(what="checkpoints", bytes=4 * kept * unet_bytes, how=how)]
+    whole = kept + 1 if resumable is None else min(kept, resumable) + 1
+    numbers = (kept + 1) * weights.stored * (2 if average else 1) + whole * 2 * weights.trained
+    with_ = "with the average and the optimizer's two moments" if average else "with the optimizer's two moments"
+    how = f"{kept} checkpoints {with_} and one being written, method={weights.method}"
+    if weights.experts > 1:
+        how += f" with {weights.experts} experts"
+    return Need(what="checkpoints", bytes=4 * numbers, how=how)
 
 
-def machine_notes(needs: list[Need], folder: Path) -> list[str]:
-    """What the machine lacks, for people."""
-    wanted, free = sum(need.bytes for need in needs), shutil.disk_usage(folder).free
+def machine_notes(needs: list[Need], folder: Path, keys: str = "cache.folder and runs") -> list[str]:
+    """What the machine lacks, for people.
+
+    Args:
+        needs: of disk.
+        folder: on the disk that is meant; need not be there yet.
+        keys: of the configuration, which name another one.
+    """
+    wanted, free = sum(need.bytes for need in needs), shutil.disk_usage(_nearest(folder)).free
     found = []
     if wanted > free:
         found.append(
-            f"The caches and checkpoints need about {wanted / _GIB:.1f} GiB, and {free / _GIB:.1f} GiB are free where "
-            f"{folder} is: name another disk by cache.folder and runs"
+            f"{' and '.join(need.what for need in needs)} need about {_size(wanted)}, and {_size(free)} are free where "
+            f"{folder} is: name another disk by {keys}"
         )
     if (limit := _most_open_files()) is not None and limit < _OPEN_FILES:
         found.append(f"Only {limit} files may be open at once, which data workers use up: raise it, `ulimit -n 4096`")
     return found
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the one above it that is there."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
 
 
 def _size(count: int) -> str:

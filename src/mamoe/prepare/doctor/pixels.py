@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Shaped, UInt8, UInt32
 from PIL import Image
 
-from mamoe.data.reading.looks import SIDE, ClosePicture
+from mamoe.data.reading.looks import SIDE, CloseMap, ClosePicture
 from mamoe.prepare.annotations import connected_components
+from mamoe.prepare.doctor.cells import CellCounter, MapCells
 from mamoe.prepare.doctor.shift import Offset, offset_of
-from mamoe.storage.hashing import short_file_hash
 from mamoe.vocabulary.colourize import borders_of
 
 Trained = Callable[[int, int], tuple[int, int]]  # (H, W) of a file -> (H, W) that the model sees, divisible by 8
@@ -30,15 +29,12 @@ _FAINT = 2.0  # grey levels of standard deviation below which a picture shows no
 class PairLook:
     """One picture and its map."""
 
-    digest: str  # of the picture's file
     mode: str  # PIL's word for how the picture stores its pixels
     thumbnail: UInt8[np.ndarray, "32 32"]  # grey
-    size: tuple[int, int]  # (H, W) of the map
     blended: float | None  # share of the borders in the map whose colour lies between its neighbours'; None: few
     fragments: dict[int, int]  # segments of things in many pieces -> pieces
     offset: Offset | None  # of the map against the picture; None where neither place is better than the other
-    cells: Int32[np.ndarray, "K h w"]  # samples of every class in every latent cell, classes as in ``classes``
-    classes: Int64[np.ndarray, "K"]
+    cells: MapCells
 
     @property
     def is_blank(self) -> bool:
@@ -47,102 +43,77 @@ class PairLook:
 
 
 def look_closely(
-    image: Path, picture: ClosePicture, rgb: UInt8[np.ndarray, "H W 3"], things: frozenset[int], trained: Trained
+    picture: ClosePicture, panoptic: CloseMap, things: frozenset[int], counter: CellCounter, trained: Trained
 ) -> PairLook:
     """Look at a sound pair.
 
     Args:
-        image: the picture's file, for its digest.
         picture: what it shows.
-        rgb: the pixels of the panoptic PNG.
+        panoptic: its map, of colours that are known.
         things: ids of the classes whose segments should be in one piece.
+        counter: of cells.
         trained: the size at which a pair is trained.
     """
-    height, width = rgb.shape[:2]
-    step = max(1, -(-max(height, width) // SIDE))
-    ids = _coded(rgb[step // 2 :: step, step // 2 :: step])
-    grey = np.asarray(Image.fromarray(picture.grey).resize(ids.shape[::-1], Image.Resampling.BOX))
-    cells, classes = _cells(rgb[..., 2], trained(height, width))
+    colours, different = panoptic.colours, panoptic.look.colours
+    assert different is not None
+    step = max(1, -(-max(colours.shape) // SIDE))
+    grid = np.ascontiguousarray(colours[step // 2 :: step, step // 2 :: step])
+    grey = np.asarray(Image.fromarray(picture.grey).resize(grid.shape[::-1], Image.Resampling.BOX))
     return PairLook(
-        digest=short_file_hash(image),
         mode=picture.mode,
         thumbnail=np.asarray(Image.fromarray(grey).resize((THUMB, THUMB), Image.Resampling.BOX)),
-        size=(height, width),
-        blended=blended_share(rgb),
-        fragments=_fragments(rgb, ids, things),
-        offset=offset_of(grey, borders_of(ids), step),
-        cells=cells,
-        classes=classes,
+        blended=blended_share(colours),
+        fragments=_fragments(colours, grid, things),
+        offset=offset_of(grey, borders_of(grid), step),
+        cells=counter.count(colours, np.unique(different.astype(np.uint8)), trained(*colours.shape)),
     )
 
 
-def blended_share(rgb: UInt8[np.ndarray, "H W 3"]) -> float | None:
+def blended_share(colours: UInt32[np.ndarray, "H W"]) -> float | None:
     """How many of the pixels between two areas have a colour between those of their left and right neighbours.
 
     Ids at a border are those of one side or of the other. What was resized smoothly or saved with loss has others
     there, and around it. None where a map has next to no borders.
     """
-    rows = rgb[_ROWS // 2 :: _ROWS]
-    coded = _coded(rows)
-    row, column = np.nonzero(coded[:, :-2] != coded[:, 2:])
+    rows = colours[_ROWS // 2 :: _ROWS]
+    row, column = np.nonzero(rows[:, :-2] != rows[:, 2:])
     if len(row) < 16:
         return None
     left, middle, right = (rows[row, column + i] for i in range(3))
-    between = ((middle >= np.minimum(left, right)) & (middle <= np.maximum(left, right))).all(axis=1)
-    here = coded[row, column + 1]
-    neither = (here != coded[row, column]) & (here != coded[row, column + 2])
-    return float((between & neither).sum()) / len(row)
+    odd = (middle != left) & (middle != right)
+    left, middle, right = (_channels(part[odd]) for part in (left, middle, right))
+    between = ((middle >= np.minimum(left, right)) & (middle <= np.maximum(left, right))).all(axis=0)
+    return float(between.sum()) / len(row)
 
 
-def _coded(rgb: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
-    coded = rgb[..., 0].astype(np.int32)
-    for channel in (1, 2):
-        coded <<= 8
-        coded |= rgb[..., channel]
-    return coded
+def _channels(colours: UInt32[np.ndarray, "n"]) -> UInt8[np.ndarray, "3 n"]:
+    return np.stack([colours >> 16, colours >> 8, colours]).astype(np.uint8)
 
 
 def _fragments(
-    rgb: UInt8[np.ndarray, "H W 3"], ids: Int32[np.ndarray, "h w"], things: frozenset[int]
+    colours: UInt32[np.ndarray, "H W"], grid: UInt32[np.ndarray, "h w"], things: frozenset[int]
 ) -> dict[int, int]:
     """Segments of things in many pieces; suspected on the grid, counted in full."""
     found = {}
-    for colour, most in zip(*np.unique(ids[_beginnings(ids)], return_counts=True), strict=True):
+    for colour, most in zip(*np.unique(grid[_beginnings(grid)], return_counts=True), strict=True):
         segment, klass = int(colour) >> 8, int(colour) & 255
         if segment == 0 or klass not in things or most < _SUSPECTED_PIECES:
             continue
-        mask = (rgb[..., 1] == segment & 255) & (rgb[..., 0] == segment >> 8) & (rgb[..., 2] == klass)
+        mask = colours == colour
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         cut = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        if (_beginnings(cut.astype(np.int32)) & cut).sum() < MANY_PIECES:
+        if (_beginnings(cut) & cut).sum() < MANY_PIECES:
             continue
         if (whole := int(connected_components(cut.astype(np.uint8), [1]).max())) >= MANY_PIECES:
             found[segment] = whole
     return found
 
 
-def _beginnings(ids: Int32[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+def _beginnings(ids: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Pixels with none of their own kind to the left or above: of an area there is one at least."""
-    padded = np.pad(ids, ((1, 0), (1, 1)), constant_values=-1)
-    begins = ids != padded[1:, :-2]
-    for above in (padded[:-1, :-2], padded[:-1, 1:-1], padded[:-1, 2:]):
-        begins &= ids != above
+    begins = np.ones(ids.shape, dtype=bool)
+    begins[:, 1:] &= ids[:, 1:] != ids[:, :-1]
+    begins[1:] &= ids[1:] != ids[:-1]
+    begins[1:, 1:] &= ids[1:, 1:] != ids[:-1, :-1]
+    begins[1:, :-1] &= ids[1:, :-1] != ids[:-1, 1:]
     return begins
-
-
-def _cells(
-    classes: UInt8[np.ndarray, "H W"], size: tuple[int, int]
-) -> tuple[Int32[np.ndarray, "K h w"], Int64[np.ndarray, "K"]]:
-    """Samples of every class in every latent cell of 8x8 pixels at ``size``, 4x4 of them a cell; the classes."""
-    rows, columns = (
-        ((np.arange(side // 2) + 0.5) * (2 * whole / side)).astype(np.intp)
-        for side, whole in zip((size[0] // 8 * 8, size[1] // 8 * 8), classes.shape, strict=True)
-    )
-    sampled = classes[rows].take(columns, axis=1)
-    present = np.flatnonzero(np.bincount(sampled.ravel(), minlength=256))
-    counts = np.empty((len(present), size[0] // 8, size[1] // 8), dtype=np.int32)
-    for number, klass in enumerate(present.tolist()):
-        mask = (sampled == klass).view(np.uint8)
-        tall = mask[0::4] + mask[1::4] + mask[2::4] + mask[3::4]
-        counts[number] = tall[:, 0::4] + tall[:, 1::4] + tall[:, 2::4] + tall[:, 3::4]
-    return counts, present

@@ -12,6 +12,9 @@ _NEAR = 2  # samples that say nothing: borders are drawn a little in or out
 # How much better another place must fit. Maps of photographs fit best where they are, or so weakly that no place stands
 # out: on the CamVid and Cityscapes pictures at hand the ratio is at most 1.05.
 _BETTER, _LEAST, _STANDS_OUT = 1.2, 0.12, 2.5
+# At half the samples, a fifth of the work, the ratio to the place itself is below this for 19 of 20 sound maps, and
+# above 1.09 for all that are off: 1,222 shifts of those pictures and of drawn ones.
+_SURE = 1.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,11 +43,14 @@ def offset_of(grey: UInt8[np.ndarray, "h w"], borders: Bool[np.ndarray, "h w"], 
         borders: those of the map on the same grid.
         step: pixels of the file per sample.
     """
-    surface = _correlation(grey, borders)
-    if surface is None:
+    strength, lines = _edges(grey), borders.astype(np.float32)
+    rough = _window(_halved(strength), _halved(lines), REACH // 2)
+    if rough is None or rough.max() <= _SURE * rough[rough.shape[0] // 2, rough.shape[1] // 2]:
         return None
-    reach = min(REACH, (min(surface.shape) - 1) // 2)
-    window = np.roll(surface, (reach, reach), (0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+    window = _window(strength, lines, REACH)
+    if window is None:
+        return None
+    reach = len(window) // 2
     row, column = (int(i) for i in np.unravel_index(int(window.argmax()), window.shape))
     down, right = row - reach, column - reach
     near = slice(max(0, reach - _NEAR), reach + _NEAR + 1)
@@ -55,21 +61,38 @@ def offset_of(grey: UInt8[np.ndarray, "h w"], borders: Bool[np.ndarray, "h w"], 
     return Offset(down=down * step, right=right * step, here=here, there=there)
 
 
-def _correlation(grey: UInt8[np.ndarray, "h w"], borders: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"] | None:
-    """How well edges lie on borders by offset (down, right), circular, in [-1, 1]; None where either has none.
-
-    The strength of an edge is cut at four times the mean, so that a bright one does not outweigh all others.
-    """
+def _edges(grey: UInt8[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """How strong the edges are, cut at four times the mean, so that a bright one does not outweigh all others."""
     values = grey.astype(np.float32)
     strength = np.zeros_like(values)
     strength[:, 1:-1] += np.abs(values[:, 2:] - values[:, :-2])
     strength[1:-1] += np.abs(values[2:] - values[:-2])
-    strength = np.minimum(strength, 4 * strength.mean())
-    lines = borders.astype(np.float32)
-    strength -= strength.mean()
-    lines -= lines.mean()
+    return np.minimum(strength, 4 * strength.mean())
+
+
+def _halved(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "_ _"]:
+    """Sums of 2x2 samples; of an odd side the last ones are left out."""
+    height, width = (side // 2 * 2 for side in values.shape)
+    rows = values[:height:2, :width] + values[1:height:2, :width]
+    return rows[:, ::2] + rows[:, 1::2]
+
+
+def _window(
+    strength: Float[np.ndarray, "h w"], lines: Float[np.ndarray, "h w"], reach: int
+) -> Float[np.ndarray, "n n"] | None:
+    """How well edges lie on borders, in [-1, 1], moved down and to the right by up to ``reach`` samples, no move in the
+    middle; less far where the picture is small. None where either has none, or the picture is a line.
+
+    The picture goes on at its other side.
+    """
+    reach = min(reach, (min(strength.shape) - 1) // 2)
+    if reach < 1:
+        return None
+    strength, lines = strength - strength.mean(), lines - lines.mean()
     norm = float(np.sqrt((strength**2).sum() * (lines**2).sum()))
     if norm == 0:
         return None
     product = np.fft.rfft2(strength) * np.conj(np.fft.rfft2(lines))
-    return np.fft.irfft2(product, s=values.shape) / norm
+    surface = np.fft.irfft2(product, s=strength.shape) / norm
+    places = np.arange(-reach, reach + 1)
+    return surface[np.ix_(places, places)]

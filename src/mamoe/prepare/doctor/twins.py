@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8, UInt64
 
+from mamoe.storage.hashing import short_file_hash
+
 _BITS_APART = 6  # of 64, up to which two pictures are compared by their thumbnails
 _LEVELS_APART = 2.5  # mean difference of the thumbnails, in grey levels, up to which two pictures are one
 _BLOCK = 256  # pictures of one split that are compared with all of another at once: bounds memory
@@ -26,7 +28,6 @@ class Print:
 
     image: Path
     split: str
-    digest: str  # of its file
     thumbnail: UInt8[np.ndarray, "32 32"]
 
 
@@ -45,23 +46,28 @@ def find_twins(prints: Sequence[Print]) -> list[Twins]:
     """Pictures in two splits, by their bytes and by how they look; inside a split by their bytes alone, for the
     pictures of one street may look alike."""
     found = _same_bytes(prints)
-    known = {(twins.image, twins.other) for twins in found}
+    known = {frozenset((twins.image, twins.other)) for twins in found}
     by_split = defaultdict(list)
     for one in prints:
         if one.thumbnail.std() >= 2.0:  # pictures of one colour all look alike
             by_split[one.split].append(one)
     for first, second in combinations(by_split.values(), 2):
-        found += [twins for twins in _alike(first, second) if (twins.image, twins.other) not in known]
+        found += [twins for twins in _alike(first, second) if frozenset((twins.image, twins.other)) not in known]
     return found
 
 
 def _same_bytes(prints: Sequence[Print]) -> list[Twins]:
-    first_of: dict[str, Print] = {}
-    found = []
+    """Files of the same bytes; those alone are read again whose pictures come out the same to the last grey level."""
+    by_thumbnail = defaultdict(list)
     for one in prints:
-        first = first_of.setdefault(one.digest, one)
-        if first is not one:
-            found.append(_pair(first, one, same_bytes=True))
+        by_thumbnail[one.thumbnail.tobytes()].append(one)
+    found = []
+    for same in by_thumbnail.values():
+        first_of: dict[str, Print] = {}
+        for one in same if len(same) > 1 else ():
+            first = first_of.setdefault(short_file_hash(one.image), one)
+            if first is not one:
+                found.append(_pair(first, one, same_bytes=True))
     return found
 
 
@@ -74,7 +80,7 @@ def _alike(first: Sequence[Print], second: Sequence[Print]) -> list[Twins]:
             one, other = first[start + row], second[column]
             difference = np.abs(one.thumbnail.astype(np.int16) - other.thumbnail).mean()
             if difference <= _LEVELS_APART:
-                found.append(_pair(one, other, same_bytes=one.digest == other.digest))
+                found.append(_pair(one, other, same_bytes=False))
     return found
 
 

@@ -36,8 +36,6 @@ def fuse_folders(
     table: ClassTable,
     rules: FuseRules,
     *,
-    place: str = "a photo",
-    size: tuple[int, int] = (256, 256),
     progress: Progress | None = None,
     manner: Manner = MANNER,
 ) -> ImportSummary:
@@ -49,8 +47,6 @@ def fuse_folders(
         out: folder to make.
         table: what the values of both mean.
         rules: what is dropped.
-        place: how captions begin.
-        size: (H, W) that ``data.yaml`` proposes for training.
         progress: called after every picture.
         manner: how it is written.
 
@@ -84,8 +80,6 @@ def fuse_folders(
             for split, names in splits.items()
         },
         taxonomy=table.taxonomy,
-        place=place,
-        size=size,
         notes=notes,
         progress=progress,
         manner=manner,

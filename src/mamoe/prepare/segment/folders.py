@@ -121,8 +121,6 @@ def segment_folder(
             for split, names in splits.items()
         },
         taxonomy=how.meaning.taxonomy,
-        place="a photo",
-        size=(256, 256),
         notes=notes,
         progress=progress,
         manner=replace(manner, together=how.batch),

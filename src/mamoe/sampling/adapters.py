@@ -1,0 +1,37 @@
+"""LoRA files of others, loaded into a pipeline the way diffusers does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+
+from mamoe.errors import ConfigError
+from mamoe.models.control.controlnet_xs import ControlledUNet
+from mamoe.models.wrapped import unwrapped
+
+
+class LoraLoading(StableDiffusionLoraLoaderMixin):
+    """``load_lora_weights``, ``set_adapters``, ``fuse_lora`` and the rest, for base models of one and two encoders.
+
+    A LoRA made for the base model changes the attention of all cells and, of the feed-forwards, that of the rest
+    expert, which has the base model's names.
+    """
+
+    _lora_loadable_modules = ["unet", "text_encoder", "text_encoder_2"]  # noqa: RUF012
+    unet: Any
+    text_encoder_2: Any
+
+    def load_lora_weights(self, *args: Any, **options: Any) -> None:
+        """Add the layers of a LoRA file, folder, hub name or state dict; arguments as in diffusers.
+
+        Raises:
+            ConfigError: the UNet stands beside a ControlNet-XS branch.
+        """
+        if isinstance(unwrapped(self.unet), ControlledUNet):
+            raise ConfigError(
+                "This UNet stands beside a ControlNet-XS branch, and diffusers' loader knows no such pair: call "
+                "pipe.unet.base.load_lora_adapter(...) for the layers of the UNet."
+            )
+        kind: Any = StableDiffusionLoraLoaderMixin if self.text_encoder_2 is None else StableDiffusionXLLoraLoaderMixin
+        kind.load_lora_weights(self, *args, **options)

@@ -1,0 +1,208 @@
+"""The parts of a pipeline: put together, read and written.
+
+A folder written here names the stock UNet in ``model_index.json``, so that a stock pipeline of diffusers reads it
+without this package, as the dense model; a pipeline that knows a layout reads the same files as a MaMoE UNet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from mamoe.bases.shipped import resolved
+from mamoe.bases.single_file import is_single_file
+from mamoe.diffusion.sampler import sampler_for
+from mamoe.errors import ConfigError
+from mamoe.models.backbones import pyramid_of
+from mamoe.models.control.call import Control, control_of
+from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
+from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.models.wrapped import unwrapped
+from mamoe.runs.lookup import is_run
+from mamoe.sampling.checks import check_parts, check_plain, without_run_options
+from mamoe.sampling.components import is_foreign_transformer, load_base_components, load_components
+from mamoe.vocabulary.layout import LayoutSettings
+
+_OWN = ("layout", "condition", "force_zeros_for_empty_prompt")
+_STOCK_UNET = ["diffusers", "UNet2DConditionModel"]
+
+
+class PipelineParts(DiffusionPipeline):
+    """A diffusers pipeline with a layout: its parts fit each other, and it also reads runs and single files.
+
+    Args:
+        vae: autoencoder of the latents.
+        text_encoder: CLIP-type encoder of the prompts.
+        tokenizer: its tokenizer.
+        unet: a MaMoE UNet, or a stock one for text alone.
+        text_encoder_2: the second encoder of a base model of the SDXL kind.
+        tokenizer_2: its tokenizer.
+        force_zeros_for_empty_prompt: the empty prompt is all zeros, as the base model was trained.
+        scheduler: any diffusers scheduler; :func:`~mamoe.diffusion.sampler.sampler_for` makes the default one.
+        layout: ``LayoutSettings.to_dict()`` of the training, or that as JSON text; None for a model without layout.
+        condition: what a UNet with a condition picture was shown: ``classes`` or ``edges``, drawn from the map;
+            anything else = pictures that have to be given.
+
+    Raises:
+        ConfigError: the layout settings and the UNet disagree about the number of experts, or the UNet cannot read
+            what the text encoders give.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: Any,
+        layout: dict[str, Any] | str | None = None,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        force_zeros_for_empty_prompt: bool = False,
+        condition: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+        )
+        # As text, because diffusers sorts the keys of what it saves, and the order of the groups numbers the experts.
+        text = layout if layout is None or isinstance(layout, str) else json.dumps(layout)
+        self.register_to_config(
+            layout=text, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, condition=condition
+        )
+        self.settings = None if text is None else LayoutSettings.from_dict(json.loads(text))
+        self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+        check_parts(self._unet_config, self.settings, [text_encoder, text_encoder_2])
+
+    @property
+    def device(self) -> torch.device:
+        """The UNet's, or that of a network whose weights are not kept elsewhere."""
+        networks = [self.unet, *(part for part in self.components.values() if isinstance(part, torch.nn.Module))]
+        devices = [unwrapped(network).device for network in networks]
+        return next((device for device in devices if device.type != "meta"), devices[0])
+
+    @property
+    def side_multiple(self) -> int:
+        """What height and width of what is drawn must be divisible by, in pixels; other pictures are cut out of it."""
+        if control_of(self.unet) is Control.PICTURE:
+            return max(self.vae_scale_factor, side_multiple(len(self._unet_config["block_out_channels"])))
+        return self.vae_scale_factor * 2 ** pyramid_of(self.unet).skipped
+
+    @property
+    def _unet_config(self) -> Any:
+        return unwrapped(self.unet).config
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return unwrapped(self.unet).dtype
+
+    # Names that diffusers' pipelines have had, and that many scripts call.
+
+    def enable_vae_slicing(self) -> None:
+        """Let the autoencoder decode pictures one by one."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Let it decode them together again."""
+        self.vae.disable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Let the autoencoder work on large pictures in tiles, which may show a little where they meet."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Let it work on whole pictures again."""
+        self.vae.disable_tiling()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **options: Any) -> Self:
+        """Read a saved pipeline, a run or one of its checkpoints, or a base model.
+
+        The last is a folder, a hub name, one original ``.safetensors`` file, or ``package:tiny``, which ships with the
+        package. A run takes the options of :func:`mamoe.sampling.components.load_components`, a file those of
+        :func:`mamoe.sampling.components.load_base_components`, everything else those of diffusers.
+        Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM, in a
+        flow by Euler's steps, unless a ``scheduler`` is given.
+
+        Raises:
+            ConfigError: a folder that is none of these, or an option of a run for something else.
+        """
+        path = resolved(str(pretrained_model_name_or_path))
+        folder = Path(path)
+        if is_run(folder):
+            return cls(**load_components(folder, **options))
+        options = without_run_options(path, options)
+        if is_single_file(path) or is_foreign_transformer(path, options.get("revision")):
+            return cls(**load_base_components(path, **options))
+        options = {"use_safetensors": True, **options}
+        pipe = super().from_pretrained(path, **options)
+        if not options.keys() & {"torch_dtype", "dtype"}:
+            for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # the others are; these keep their file's type
+                if encoder is not None:
+                    encoder.to(torch.float32)
+        saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
+        if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
+            pipe.scheduler = sampler_for(pipe.scheduler.config)
+        if (folder / BRANCH).is_dir():
+            pipe = pipe.with_unet(ControlledUNet(pipe.unet, load_branch(pipe.unet, folder / BRANCH)))
+        elif pipe.config["condition"] is not None and control_of(pipe.unet) is None:
+            raise ConfigError(
+                f"{path} was saved with a ControlNet-XS branch, and {folder / BRANCH} is not there: without it the "
+                "model would not see its condition pictures. Copy or download the whole folder, and name that."
+            )
+        return pipe
+
+    # diffusers takes the options by place too.
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | PathLike[str], **options: Any
+    ) -> None:
+        """Write every component as safetensors, readable by :meth:`from_pretrained`; options as in diffusers.
+
+        Raises:
+            ConfigError: LoRA layers of others stand around the weights, which nothing could read back.
+        """
+        unet = unwrapped(self.unet)
+        check_plain({name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)})
+        if isinstance(unet, ControlledUNet):
+            unet.branch.save_pretrained(Path(save_directory) / BRANCH)
+            unet = unet.base
+        if unet is not self.unet:
+            self.with_unet(unet).save_pretrained(str(save_directory), **options)
+            return
+        if isinstance(unet, MaMoEPixArtTransformer2DModel):
+            self.register_to_config(unet=(type(self).__module__, type(unet).__name__))
+        if isinstance(unet, MaMoEUNet2DConditionModel):
+            # Without a layout nothing would tell on reading that this is more than the stock UNet.
+            own = [type(self).__module__, MaMoEUNet2DConditionModel.__name__]
+            self.register_to_config(unet=tuple(own if self.config["layout"] is None else _STOCK_UNET))
+        super().save_pretrained(str(save_directory), **options)  # which makes a name for the hub of the text
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> Any:
+        """diffusers' way from ``model_index.json`` to components, with the UNet that goes with a layout."""
+        if config_dict.get("layout") is not None and list(config_dict.get("unet", ())) == _STOCK_UNET:
+            config_dict = {**config_dict, "unet": [cls.__module__, MaMoEUNet2DConditionModel.__name__]}
+        return super().extract_init_dict(config_dict, **options)
+
+    def with_unet(self, unet: Any) -> Self:
+        """The same pipeline with another UNet."""
+        return type(self)(**{**self.components, "unet": unet, **{key: self.config[key] for key in _OWN}})

@@ -1,0 +1,193 @@
+"""Several pictures of a map, variants, single instances, formats: what a sampling job is asked for beyond one each."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+from PIL import Image
+
+from factories import mamoe
+from mamoe.errors import ConfigError, DatasetError
+from mamoe.evaluation.run import folder_row, layout_of
+from mamoe.randomness import derive_seed
+from mamoe.sampling.editing import weights_of
+from mamoe.sampling.folders import sample_folder
+from mamoe.sampling.jobs import Editing, LayoutFolder, list_jobs
+from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.sampling.records import key_of
+from mamoe.sampling.schedulers import scheduler_named
+from mamoe.vocabulary.drawing import Drawing
+from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic
+
+HOW = Drawing(steps=2, batch_size=2)
+
+
+@pytest.fixture
+def layouts(tmp_path, make_map) -> LayoutFolder:
+    (tmp_path / "maps").mkdir()
+    for seed in (1, 2):
+        make_map(seed).write(tmp_path / "maps" / f"town_{seed}.png")
+    return LayoutFolder(panoptic=tmp_path / "maps")
+
+
+def read(path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def record(path) -> dict:
+    return json.loads(path.with_suffix(".json").read_text())
+
+
+def test_several_pictures_of_a_map(pipe, layouts, tmp_path):
+    one = sample_folder(pipe, layouts, tmp_path / "one", HOW)
+    three = sample_folder(pipe, replace(layouts, count=3), tmp_path / "three", HOW)
+    assert [path.name for path in three.pictures] == [f"town_{m}_{i}.png" for m in (1, 2) for i in range(3)]
+    key = key_of("town_1.png")
+    seeds = [derive_seed(0, "sample", key), derive_seed(0, "sample", key, 1), derive_seed(0, "sample", key, 2)]
+    assert [record(path)["seed"] for path in three.pictures[:3]] == seeds
+    assert [record(path)["layout"] for path in three.pictures[::3]] == ["town_1.png", "town_2.png"]
+    # The first of several is the one there is without the others; the others are others.
+    assert np.abs(read(three.pictures[0]) - read(one.pictures[0])).max() <= 1
+    assert np.abs(read(three.pictures[0]) - read(three.pictures[1])).max() > 2
+    # Two first and a third later are the three at once.
+    out = tmp_path / "grown"
+    sample_folder(pipe, replace(layouts, count=2), out, HOW)
+    assert sample_folder(pipe, replace(layouts, count=3), out, HOW).drawn == 2
+    for path in three.pictures:
+        assert np.abs(read(path) - read(out / path.name)).max() <= 1
+
+
+def test_variants_are_the_same_street_in_other_words(pipe, layouts, tmp_path):
+    (tmp_path / "p.csv").write_text("img_name,prompt\ntown_1.png,a street\ntown_2.png,\n")
+    (tmp_path / "vary.csv").write_text('variant,prompt\nnight,"at night, lamps"\nsnow,in snow\n')
+    asked = replace(layouts, prompts=tmp_path / "p.csv", vary=tmp_path / "vary.csv")
+    result = sample_folder(pipe, asked, tmp_path / "out", HOW)
+    names = ["town_1_night", "town_1_snow", "town_2_night", "town_2_snow"]
+    assert [path.stem for path in result.pictures] == names
+    texts = [record(path)["prompt"] for path in result.pictures]
+    assert texts == ["a street, at night, lamps", "a street, in snow", "at night, lamps", "in snow"]
+    assert record(result.pictures[0])["seed"] == record(result.pictures[1])["seed"]
+    assert np.abs(read(result.pictures[0]) - read(result.pictures[1])).max() > 0
+    twice = replace(asked, count=2)
+    assert [job.name for job in list_jobs(twice, pipe)][:3] == [
+        "town_1_night_0.png",
+        "town_1_night_1.png",
+        "town_1_snow_0.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name,prompt\na,b\n", "header must be variant,prompt, got 'name,prompt'"),
+        ("variant,prompt\n", "names no variants"),
+        ("variant,prompt\n../x,b\n", "letters, digits and dashes, got '../x'"),
+        ("variant,prompt\na,b\na,c\n", "'a' is there already"),
+        ("variant,prompt\na, \n", "the prompt of 'a' is empty"),
+        ("variant,prompt\na,b,c\n", "got 3 cells"),
+    ],
+)
+def test_variants_nobody_can_mean(pipe, layouts, tmp_path, text, says):
+    (tmp_path / "vary.csv").write_text(text)
+    with pytest.raises(DatasetError, match=says):
+        list_jobs(replace(layouts, vary=tmp_path / "vary.csv"), pipe)
+
+
+# Whose picture it is, for `mamoe evaluate`.
+
+
+def test_a_picture_is_known_as_its_maps(pipe, layouts, tmp_path):
+    result = sample_folder(pipe, replace(layouts, count=2), tmp_path / "out", HOW)
+    known = {"town_1", "town_2", "town_1_0"}
+    row = folder_row(tmp_path / "out")
+    found = [layout_of(path, name, known) for path, name in zip(row.paths, row.names, strict=True)]
+    assert found == ["town_1", "town_1", "town_2", "town_2"]  # records speak, also where a map has the very name
+    for path in result.pictures:
+        path.with_suffix(".json").unlink()
+    found = [layout_of(path, path.stem, {"town_1", "town_2"}) for path in result.pictures]
+    assert found == ["town_1", "town_1", "town_2", "town_2"]
+    assert layout_of(tmp_path / "x_1.png", "x_1", known) is None
+
+
+# Formats, schedulers, guidance.
+
+
+def test_jpeg_and_png_are_the_same_pictures(pipe, layouts, tmp_path):
+    png = sample_folder(pipe, layouts, tmp_path / "png", HOW)
+    jpeg = sample_folder(pipe, replace(layouts, jpeg=True), tmp_path / "jpeg", HOW)
+    assert [path.name for path in jpeg.pictures] == ["town_1.jpg", "town_2.jpg"]
+    with Image.open(jpeg.pictures[0]) as picture:
+        assert picture.format == "JPEG"
+    assert record(png.pictures[0]) == record(jpeg.pictures[0])
+    assert np.abs(read(png.pictures[0]) - read(jpeg.pictures[0])).mean() < 6
+    assert sample_folder(pipe, replace(layouts, jpeg=True), tmp_path / "jpeg", HOW).drawn == 0
+
+
+def test_negative_prompt_and_rescale_are_part_of_the_record(pipe, layouts, tmp_path):
+    out = tmp_path / "out"
+    plain = sample_folder(pipe, layouts, tmp_path / "plain", HOW)
+    result = sample_folder(pipe, replace(layouts, negative_prompt="fog"), out, replace(HOW, rescale=0.2))
+    made = record(result.pictures[0])
+    assert made["negative_prompt"] == "fog" and made["guidance_rescale"] == 0.2
+    assert np.abs(read(result.pictures[0]) - read(plain.pictures[0])).max() > 0
+    with pytest.raises(DatasetError, match="drawn with another negative_prompt, guidance_rescale"):
+        sample_folder(pipe, layouts, out, HOW)
+
+
+def test_schedulers_by_name(make_pipe):
+    plain, zero_snr = make_pipe(zero_snr=False).scheduler, make_pipe().scheduler
+    for name in ("euler-discrete", "EulerDiscrete", "EulerDiscreteScheduler", "euler_discrete"):
+        assert isinstance(scheduler_named(name, plain), EulerDiscreteScheduler)
+    assert scheduler_named("pndm", plain).config["skip_prk_steps"]
+    with pytest.raises(ConfigError, match=r"no scheduler 'euler' for this model; there are .*DDIM.*UniPCMultistep"):
+        scheduler_named("euler", plain)
+    with pytest.raises(ConfigError, match="zero-terminal-SNR schedule, which PNDMScheduler does not know"):
+        scheduler_named("pndm", zero_snr)
+
+
+# One instance anew.
+
+
+def test_only_an_instance_is_drawn_anew(pipe, layouts, make_map, tmp_path, monkeypatch):
+    """From the command line: a picture, then its car in another colour."""
+    monkeypatch.setattr(LayoutPipeline, "from_pretrained", lambda *_, **__: pipe)
+    words = ["sample", tmp_path, "--panoptic", layouts.panoptic / "town_1.png", "--steps", "2", "--device", "cpu"]
+    first = mamoe(*words, "--out", tmp_path / "first")
+    assert first.code == 0, first.err
+    (tmp_path / "i.json").write_text(json.dumps({"town_1.png": {"7": "a blue car"}}))
+    words += ["--image", tmp_path / "first", "--instance-prompts", tmp_path / "i.json", "--seed", "3"]
+    outcome = mamoe(*words, "--only-instance", "7", "--border", "4", "--out", tmp_path / "again")
+    assert outcome.code == 0, outcome.err
+    before, after = read(tmp_path / "first/town_1.png"), read(tmp_path / "again/town_1.png")
+    car = read_panoptic(layouts.panoptic / "town_1.png").segment_id == 7
+    kept = weights_of(torch.from_numpy(car)[None], 4)[0, 0].numpy() == 0
+    assert np.array_equal(before[kept], after[kept]) and np.abs(before - after)[car].mean() > 1
+    made = record(tmp_path / "again/town_1.png")
+    assert made["only_instances"] == [7] and made["border"] == 4 and made["strength"] == 1.0 and made["image_hash"]
+    for further, says in (
+        (["--only-instance", "9"], "no segment 9 to change; there are 1, 2, 7, 300"),
+        ([], "--image and --only-instance belong together"),
+        (["--only-instance", "7", "--jpeg"], "leave --jpeg out"),
+    ):
+        refused = mamoe(*words, *further, "--out", tmp_path / "no")
+        assert refused.code in (2, 3) and says in refused.err and not (tmp_path / "no").exists()
+
+
+def test_pictures_to_change_have_their_maps_names_and_sizes(pipe, layouts, tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 32)).save(tmp_path / "images/town_2.png")
+    editing = Editing(images=tmp_path / "images", instances=(7,))
+    with pytest.raises(DatasetError, match=r"(?s)town_1.png: it has no picture.*size \(32, 40\) .*wanted \(32, 48\)"):
+        list_jobs(replace(layouts, editing=editing), pipe)
+
+
+def test_empty_maps_are_said_once(pipe, layouts, settings, tmp_path):
+    nothing = np.zeros((32, 48), np.int32)
+    void = np.full((32, 48), settings.taxonomy.void_id, np.uint8)
+    PanopticMap(segment_id=nothing, class_id=void).write(layouts.panoptic / "void.png")
+    told = []
+    sample_folder(pipe, layouts, tmp_path / "out", replace(HOW, steps=1), warn=told.append)
+    assert told == ["1 of 3 maps are void all over and without a segment: such a picture is drawn by its prompt alone."]
