@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.vocabulary.conditioning import ExpertRouting, LevelConditioning, level_grids
 
@@ -41,6 +42,23 @@ def small_unet(shape: str = "sd15", **changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**{**config, **SHAPES[shape], **changes}).eval()
 
 
+def small_pixart(**changes: Any) -> PixArtTransformer2DModel:
+    """PixArt-Sigma in small: patches of 2x2, text of TEXT_WIDTH projected, a variance beside the prediction."""
+    torch.manual_seed(0)
+    config: dict[str, Any] = {
+        "sample_size": 16,
+        "num_layers": 2,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "caption_channels": TEXT_WIDTH,
+        "in_channels": 4,
+        "out_channels": 8,
+        "use_additional_conditions": False,
+    }
+    return PixArtTransformer2DModel(**{**config, **changes}).eval()
+
+
 def two_level_unet(text_width: int, dropout: float = 0.0) -> UNet2DConditionModel:
     """The smallest that trains: attention on its finer level alone."""
     torch.manual_seed(0)
@@ -68,6 +86,11 @@ def trained(model: nn.Module) -> nn.Module:
 
 def small_mamoe(shape: str = "sd15", num_experts: int = 3, **options: Any) -> MaMoEUNet2DConditionModel:
     return trained(MaMoEUNet2DConditionModel.from_unet(small_unet(shape), num_experts=num_experts, **options))
+
+
+def small_mamoe_pixart(num_experts: int = 3, **options: Any) -> MaMoEPixArtTransformer2DModel:
+    model = MaMoEPixArtTransformer2DModel.from_transformer(small_pixart(), num_experts=num_experts, **options)
+    return trained(model)  # type: ignore[return-value]
 
 
 def hard_routing(expert: Tensor, num_experts: int) -> ExpertRouting:
@@ -121,6 +144,8 @@ class Models:
     shapes = tuple(SHAPES)
     unet = staticmethod(small_unet)
     mamoe = staticmethod(small_mamoe)
+    pixart = staticmethod(small_pixart)
+    mamoe_pixart = staticmethod(small_mamoe_pixart)
     trained = staticmethod(trained)
     levels = staticmethod(random_levels)
     inputs = staticmethod(inputs)

@@ -10,10 +10,11 @@ TEXT_WIDTH = 8
 
 
 def denoised(prediction: Prediction = Prediction.V, count: int = 3, **changes) -> Denoised:
-    """Random latents [count 4 6 5] at alpha 0.8, sigma 0.6; picture b is the same for every ``count``."""
+    """Random latents [count 4 6 5] at alpha 0.8 (in a flow 0.4), sigma 0.6; picture b is one for every ``count``."""
     generators = [torch.Generator().manual_seed(b) for b in range(count)]
     output, clean, noise = torch.stack([torch.randn(3, 4, 6, 5, generator=g) for g in generators], dim=1)
-    alpha, sigma = (torch.full((count, 1, 1, 1), value) for value in (0.8, 0.6))
+    kept = 0.4 if prediction is Prediction.FLOW else 0.8
+    alpha, sigma = (torch.full((count, 1, 1, 1), value) for value in (kept, 0.6))
     values = {"output": output, "clean": clean, "noise": noise, "alpha": alpha, "sigma": sigma}
     values |= {"timesteps": torch.arange(1, count + 1), "seeds": tuple(range(10, 10 + count))}
     return Denoised(**{"prediction": prediction, "conditioning": told(count), **values, **changes})

@@ -4,7 +4,7 @@ import torch
 from denoised import denoised
 
 from mamoe.diffusion.losses import MinSnr, inverse_frequency_weights, masked_mse, mse, mse_per_image
-from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised, snr, target_of, to_x0
+from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised, target_of, to_x0
 
 
 def test_mse_is_per_image_and_in_float32():
@@ -20,6 +20,7 @@ def test_mse_is_per_image_and_in_float32():
         (Prediction.X0, [0.0, 1.0, 5.0, 5.0]),
         (Prediction.EPSILON, [1.0, 1.0, 1.0, 0.25]),
         (Prediction.V, [0.0, 0.5, 5 / 6, 5 / 21]),
+        (Prediction.FLOW, [0.0, 0.25, 5 / (1 + 5**0.5) ** 2, 5 / (1 + 20**0.5) ** 2]),
     ],
 )
 def test_min_snr_closed_forms(prediction, expected):
@@ -34,9 +35,11 @@ def test_weighted_loss_is_the_papers_x0_loss_in_every_parameterization(predictio
     kept = torch.tensor([0.99, 0.8, 0.5, 0.2, 0.05], dtype=torch.float64)
     t = torch.arange(5)
     alpha, sigma = alpha_sigma(kept, t)
+    if prediction is Prediction.FLOW:
+        alpha = 1 - sigma
     output = target_of(prediction, x0, eps, alpha, sigma) + error
     guess = to_x0(prediction, output, noised(x0, eps, alpha, sigma), alpha, sigma)
-    ratio = snr(kept, t)
+    ratio = (alpha / sigma).square().flatten()
     wanted = ratio.clamp(max=5.0) * (guess - x0).square().flatten(1).mean(1)
     got = MinSnr(5.0)(ratio, prediction) * error.square().flatten(1).mean(1)
     torch.testing.assert_close(got, wanted)

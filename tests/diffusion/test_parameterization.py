@@ -1,16 +1,22 @@
 import pytest
 import torch
 
+from mamoe.diffusion.levels import NoiseLevels
 from mamoe.diffusion.parameterization import (
     Prediction,
     alpha_sigma,
     noised,
     snr,
     target_of,
+    to_eps,
     to_x0,
     velocity,
 )
-from mamoe.diffusion.schedules import make_scheduler
+from mamoe.diffusion.sampler import sampler_for, stock_sampler
+from mamoe.diffusion.schedules import is_flow, make_flow, make_scheduler, prediction_of, schedule_from
+from mamoe.errors import ConfigError
+
+DIFFUSIONS = [one for one in Prediction if one is not Prediction.FLOW]
 
 
 @pytest.fixture
@@ -23,11 +29,59 @@ def picture():
 
 
 @pytest.mark.parametrize("prediction", list(Prediction))
-def test_every_prediction_gives_back_the_picture(picture, prediction):
+def test_every_prediction_gives_back_the_picture_and_the_noise(picture, prediction):
     x0, eps, alpha, sigma = picture
+    if prediction is Prediction.FLOW:
+        alpha = 1 - sigma
     x_t = noised(x0, eps, alpha, sigma)
     output = target_of(prediction, x0, eps, alpha, sigma)
     torch.testing.assert_close(to_x0(prediction, output, x_t, alpha, sigma), x0, rtol=0, atol=1e-11)
+    torch.testing.assert_close(to_eps(prediction, output, x_t, alpha, sigma), eps, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_levels_of_a_flow_are_those_of_diffusers(shift):
+    scheduler = make_flow(shift=shift)
+    levels = NoiseLevels.of(scheduler)
+    assert levels.prediction is Prediction.FLOW and len(levels) == 1000
+    torch.testing.assert_close(levels.told, scheduler.timesteps.flip(0))
+    torch.testing.assert_close(levels.alpha + levels.sigma, torch.ones(1000))
+    x0, eps = torch.randn(2, 3, 4, 5, 3, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 400, 999])
+    oracle = scheduler.scale_noise(x0, scheduler.timesteps.flip(0)[t], eps)
+    torch.testing.assert_close(noised(x0, eps, *levels.at(t)), oracle)
+    assert levels.sigma[999] == 1 and levels.told_at(t)[2] == 1000
+
+
+def test_euler_steps_along_a_true_flow_end_at_the_picture():
+    x0, eps = torch.randn(2, 2, 4, 5, 3, generator=torch.Generator().manual_seed(0))
+    for steps in (1, 7):
+        scheduler = sampler_for(make_flow(shift=3.0).config)
+        scheduler.set_timesteps(steps)
+        x = eps
+        for t in scheduler.timesteps:
+            x = scheduler.step(eps - x0, t, x).prev_sample
+        torch.testing.assert_close(x, x0)
+
+
+def test_a_flow_is_known_from_any_config_that_speaks_of_it():
+    flow = make_flow(shift=2.5)
+    stock = stock_sampler(flow.config)
+    for config in (flow.config, stock.config):
+        assert is_flow(config) and prediction_of(config) is Prediction.FLOW
+        assert schedule_from(config).config["shift"] == 2.5
+    assert not is_flow(make_scheduler("v", zero_snr=True).config)
+    with pytest.raises(ConfigError, match="use_dynamic_shifting"):
+        schedule_from({**flow.config, "use_dynamic_shifting": True})
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_levels_of_a_diffusion_are_those_of_its_betas(zero_snr):
+    scheduler = make_scheduler("v", zero_snr=zero_snr)
+    levels, t = NoiseLevels.of(scheduler), torch.arange(1000)
+    for got, wanted in zip(levels.at(t), alpha_sigma(scheduler.alphas_cumprod, t), strict=True):
+        assert torch.equal(got, wanted)
+    assert torch.equal(levels.told_at(t), t)
 
 
 def test_velocity_keeps_the_length_and_agrees_with_diffusers(picture):
@@ -43,7 +97,7 @@ def test_velocity_keeps_the_length_and_agrees_with_diffusers(picture):
     torch.testing.assert_close(noised(x0, eps, alpha, sigma), scheduler.add_noise(x0, eps, t), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("prediction", list(Prediction))
+@pytest.mark.parametrize("prediction", DIFFUSIONS)
 def test_conversions_agree_with_a_diffusers_step(picture, prediction):
     # The last DDPM step returns the picture the output stands for, so diffusers is the oracle of to_x0.
     x_t, output, _, _ = picture
@@ -55,7 +109,9 @@ def test_conversions_agree_with_a_diffusers_step(picture, prediction):
 
 def test_names_are_known_both_ways():
     assert [Prediction.parse(m.diffusers_name) for m in Prediction] == list(Prediction)
-    with pytest.raises(ValueError, match=r"epsilon \(epsilon\), v \(v_prediction\), x0 \(sample\)"):
+    with pytest.raises(
+        ValueError, match=r"epsilon \(epsilon\), v \(v_prediction\), x0 \(sample\), flow \(flow_prediction\)"
+    ):
         Prediction.parse("velocity")
 
 

@@ -7,11 +7,13 @@ from urllib.error import URLError
 import pytest
 import torch
 from denoised import TEXT_WIDTH, denoised, told
+from diffusers import DDPMScheduler
 from safetensors.torch import save_file
 from torch import nn
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchvision.models import alexnet
 
+from mamoe.diffusion.levels import NoiseLevels
 from mamoe.diffusion.losses import (
     Lpips,
     LpipsNet,
@@ -30,7 +32,7 @@ from mamoe.errors import ConfigError
 from mamoe.randomness import generator_for
 from small_models import two_level_unet
 
-ALPHAS_CUMPROD = torch.linspace(0.99, 0.01, 20)
+LEVELS = NoiseLevels.of(DDPMScheduler(trained_betas=[0.2] * 20))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def decode(latents):
 @pytest.fixture(params=["perceptual", "lpips", "latents"])
 def loss(request, unet, lpips):
     if request.param == "perceptual":
-        return Perceptual(middle_features(unet), ALPHAS_CUMPROD)
+        return Perceptual(middle_features(unet), LEVELS)
     if request.param == "lpips":
         return OnPictures(lpips, decode, every=1, weight=3.0)
     return OnLatents(lambda a, b: (a - b).abs().mean((1, 2, 3), keepdim=True))
@@ -115,14 +117,14 @@ def test_perceptual_closed_form():
         seen.append(timesteps)
         return SimpleNamespace(sample=sample)
 
-    got = Perceptual(show, ALPHAS_CUMPROD)(batch)  # type: ignore[arg-type]
+    got = Perceptual(show, LEVELS)(batch)  # type: ignore[arg-type]
     times = [int(torch.randint(20, (), generator=generator_for(s, "second timestep"))) for s in batch.seeds]
     assert seen[0].tolist() == seen[1].tolist() == times and len(set(times)) > 1
-    torch.testing.assert_close(got, ALPHAS_CUMPROD[times] * mse(batch))
+    torch.testing.assert_close(got, LEVELS.alpha[times] ** 2 * mse(batch))
 
 
 def test_perceptual_reads_the_global_prompt_alone(unet):
-    loss = Perceptual(middle_features(unet), ALPHAS_CUMPROD)
+    loss = Perceptual(middle_features(unet), LEVELS)
     torch.testing.assert_close(loss(denoised(conditioning=told(3, own_tokens=4))), loss(denoised()))
     other = told(3)
     other.text.embeds[:] = 1.0
@@ -132,7 +134,7 @@ def test_perceptual_reads_the_global_prompt_alone(unet):
 def test_perceptual_gives_the_text_encoder_no_gradient(unet):
     conditioning = told(3)
     conditioning.text.embeds.requires_grad_()
-    value = Perceptual(middle_features(unet), ALPHAS_CUMPROD)(denoised(conditioning=conditioning))
+    value = Perceptual(middle_features(unet), LEVELS)(denoised(conditioning=conditioning))
     assert not value.requires_grad
 
 

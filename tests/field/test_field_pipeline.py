@@ -14,10 +14,10 @@ from PIL import Image
 
 from factories import mamoe
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.models.blocks.strength import RegionStrength
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import ControlledUNet, new_branch
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
-from mamoe.models.unet.strength import RegionStrength
 from mamoe.sampling.effect import WithoutEffect
 from mamoe.sampling.padding import Padded
 from mamoe.sampling.pipeline import LayoutPipeline

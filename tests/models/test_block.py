@@ -6,7 +6,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from mamoe.errors import ConfigError
-from mamoe.models.unet.attention import RegionAttnProcessor
+from mamoe.models.blocks.attention import RegionAttnProcessor
 from mamoe.models.unet.block import MaMoETransformerBlock
 from mamoe.vocabulary.conditioning import LevelConditioning
 

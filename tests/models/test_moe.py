@@ -38,10 +38,10 @@ def shares(case):
 CASES = ["hard", "empty experts", "all in one expert", "area"]
 
 
-@pytest.fixture
-def moe(models) -> MoEFeedForward:
+@pytest.fixture(params=["geglu", "gelu-approximate"])
+def moe(models, request) -> MoEFeedForward:
     torch.manual_seed(0)
-    return models.trained(MoEFeedForward(FeedForward(CHANNELS), EXPERTS))
+    return models.trained(MoEFeedForward(FeedForward(CHANNELS, activation_fn=request.param), EXPERTS))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_experts_start_as_copies_that_share_nothing():
 
 
 def test_stock_keys_are_expert_zero_and_serve_without_a_routing(models, moe, x):
-    dense = FeedForward(CHANNELS)
+    dense = FeedForward(CHANNELS, activation_fn="geglu" if moe.activation.gated else "gelu-approximate")
     dense.load_state_dict({key: value for key, value in moe.state_dict().items() if key.startswith("net.")})
     assert torch.equal(moe(x), dense(x))
     only_zero = models.hard(torch.zeros((IMAGES, CELLS), dtype=torch.long), EXPERTS)
@@ -170,8 +170,8 @@ def test_hard_routing_keeps_no_more_for_the_backward_pass_than_one_dense_layer(m
 
 
 def test_other_activations_are_refused():
-    with pytest.raises(ConfigError, match=r"GEGLU.*GELU"):
-        MoEFeedForward(FeedForward(CHANNELS, activation_fn="gelu-approximate"), 2)
+    with pytest.raises(ConfigError, match=r"GEGLU or GELU.*SwiGLU"):
+        MoEFeedForward(FeedForward(CHANNELS, activation_fn="swiglu"), 2)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

@@ -8,8 +8,8 @@ from diffusers import UNet2DConditionModel
 from torch._dynamo.testing import CompileCounter
 
 from mamoe.errors import ConfigError
+from mamoe.models.blocks.strength import RegionStrength, noise_features
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
-from mamoe.models.unet.strength import RegionStrength, noise_features
 from mamoe.vocabulary.conditioning import LevelConditioning
 
 SIZE = (9, 14)

@@ -301,7 +301,7 @@ def test_the_real_architecture_of_stable_diffusion_2_1_converts():
         (lambda m: m.levels(2, (14, 9), 7), r"level 2 must have \(3, 4\) cells \(h, w\), got \(4, 3\)"),
         (lambda m: m.levels(2, SIZE, 8), r"mask \[B N S\] of \(2, 126, 7\), got \(2, 126, 8\)"),
         (lambda m: m.levels(1, SIZE, 7), r"mask \[B N S\] of \(2, 126, 7\), got \(1, 126, 7\)"),
-        (lambda m: m.levels(2, SIZE, 7, num_experts=5), r"routed to the UNet's 3 experts, got 5"),
+        (lambda m: m.levels(2, SIZE, 7, num_experts=5), r"routed to the network's 3 experts, got 5"),
         (lambda m: m.levels(2, SIZE, 7)[:2], r"3 levels, got 2"),
     ],
 )

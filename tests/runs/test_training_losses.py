@@ -4,11 +4,15 @@ import json
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torchvision.models import alexnet
 
-from factories import only_run, short_run
-from wholeruns import SMALL, WEIGHTS, assert_equal, cut_back, tensors, trained
+from factories import mamoe, only_run, short_run
+from mamoe import LayoutPipeline
+from wholeruns import SMALL, WEIGHTS, assert_equal, cut_back, draw, tensors, trained
+
+PLAIN = ["layout.moe=false", "layout.region_attention=false", "layout.global_prompt=true"]
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +87,31 @@ def test_resumed_runs_draw_the_same_noise_levels(kind, weights_of):
     copy = cut_back(run, run.parent / "copy", 2)
     trained(f"resume={copy}")
     assert_equal(tensors(run, 4), tensors(copy, 4))
+
+
+def test_a_flow_trains_resumes_to_the_bit_and_is_drawn_by_euler(weights_of, scenes):
+    words = ["objective.prediction=flow", "objective.shift=3", "objective.timesteps=logit_normal"]
+    run = weights_of(*words, "objective.snr_gamma=5", "callbacks.samples=null")
+    copy = cut_back(run, run.parent / "copy", 2)
+    trained(f"resume={copy}")
+    assert_equal(tensors(run, 4), tensors(copy, 4))
+    assert "objective.shift" in trained(f"resume={copy}", "objective.shift=2", "trainer.max_steps=5", code=2).err
+    pipe = LayoutPipeline.from_pretrained(run)
+    assert type(pipe.scheduler).__name__ == "FlowMatchEulerDiscreteScheduler" and pipe.scheduler.config["shift"] == 3.0
+    assert draw(pipe, scenes).std() > 0
+
+
+def test_a_flow_without_layout_is_exported_as_a_stock_pipeline(weights_of, tmp_path):
+    run = weights_of(*SMALL, "objective.prediction=flow", *PLAIN)
+    assert mamoe("export", str(run), str(tmp_path / "out"), "--weights", "fp32").code == 0
+    stock = StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    stock.set_progress_bar_config(disable=True)
+    assert stock("a street", num_inference_steps=2, output_type="np", height=64, width=64).images.std() > 0
+    ours = LayoutPipeline.from_pretrained(tmp_path / "out")
+    assert type(ours.scheduler).__name__ == "FlowMatchEulerDiscreteScheduler"
+
+
+@pytest.mark.parametrize("words", [["objective.shift=3"], ["objective.prediction=flow", "objective.zero_snr=true"]])
+def test_what_a_flow_alone_has_or_lacks_is_refused(words, base_model, scenes, tmp_path):
+    outcome = trained(*short_run(base_model, scenes, tmp_path), *words, code=2)
+    assert words[-1].split("=")[0] in outcome.err and "objective.prediction=flow" in outcome.err

@@ -6,7 +6,7 @@ from training_fakes import CPU, TextTable, batch_of, condition, fit, make_data, 
 
 from mamoe.diffusion.losses import MinSnr, mse_per_image
 from mamoe.diffusion.parameterization import Prediction, snr
-from mamoe.diffusion.schedules import make_scheduler
+from mamoe.diffusion.schedules import make_flow, make_scheduler
 from mamoe.errors import ConfigError, NonFiniteLossError
 from mamoe.runs.weights import read_network
 from mamoe.training.step.draws import posterior_noise, training_draws
@@ -32,7 +32,8 @@ def test_loss_of_a_picture_does_not_depend_on_its_batch_mates():
 @pytest.mark.parametrize("prediction", list(Prediction))
 def test_loss_is_the_schedulers_own_arithmetic(prediction):
     # diffusers noises the latents and makes the target; only the network is shared.
-    scheduler = make_scheduler(prediction, zero_snr=False)
+    flows = prediction is Prediction.FLOW
+    scheduler = make_flow(shift=3.0) if flows else make_scheduler(prediction, zero_snr=False)
     module = make_module(scheduler=scheduler, prompt_dropout=0.0, weighting=MinSnr(5.0))
     batch = batch_of(0, 1, 2)
     epoch, index = batch.epoch.tolist(), batch.index.tolist()
@@ -40,15 +41,20 @@ def test_loss_is_the_schedulers_own_arithmetic(prediction):
 
     posterior = module.vae.encode(batch.image / 127.5 - 1).latent_dist
     latents = (posterior.mean + posterior.std * posterior_noise(5, epoch, index, (4, 8, 8))) * 0.18215
-    noisy = scheduler.add_noise(latents, draws.noise, draws.timesteps)
+    told = scheduler.timesteps.flip(0)[draws.timesteps]  # diffusers counts from the noise down
+    if flows:
+        noisy = scheduler.scale_noise(latents, told, draws.noise)
+    else:
+        noisy = scheduler.add_noise(latents, draws.noise, draws.timesteps)
     text = TextTable()([prompts[0] for prompts in batch.regions.prompts])
-    output = module.unet(noisy, draws.timesteps, encoder_hidden_states=text).sample
+    output = module.unet(noisy, told if flows else draws.timesteps, encoder_hidden_states=text).sample
     target = {
         Prediction.EPSILON: draws.noise,
         Prediction.X0: latents,
-        Prediction.V: scheduler.get_velocity(latents, draws.noise, draws.timesteps),
+        Prediction.V: flows or scheduler.get_velocity(latents, draws.noise, draws.timesteps),
+        Prediction.FLOW: draws.noise - latents,
     }[prediction]
-    ratio = snr(scheduler.alphas_cumprod, draws.timesteps)
+    ratio = ((1000 - told) / told).square() if flows else snr(scheduler.alphas_cumprod, draws.timesteps)
     wanted = mse_per_image(output, target) * MinSnr(5.0)(ratio, prediction)
     torch.testing.assert_close(losses(module, batch), wanted, rtol=1e-4, atol=1e-6)
 

@@ -14,8 +14,9 @@ from mamoe.config.train import Train
 from mamoe.data.condition import drawn_kind
 from mamoe.errors import ConfigError
 from mamoe.methods.options import ConcatOptions, ControlNetXSOptions
+from mamoe.models.backbones import backbone_of
+from mamoe.models.blocks.conversion import levels_with_experts
 from mamoe.models.control.call import Control, control_of, with_layout
-from mamoe.models.unet.model import levels_with_blocks, levels_with_experts
 from mamoe.runs.folder import run_of
 from mamoe.runs.lookup import CHECKPOINTS, find_checkpoint, is_run
 from mamoe.runs.recipe import read_recipe
@@ -162,7 +163,7 @@ _OPENS = (Strength.HARD, Strength.LEARNED)  # a learned strength starts as a har
 
 def _misfits_of_levels(config: Train, unet: Any) -> list[str]:
     has, asked = levels_with_experts(unet), config.layout.moe_levels
-    wanted = tuple(sorted(set(levels_with_blocks(unet) if asked is None else asked)))
+    wanted = tuple(sorted(set(backbone_of(unet).levels_with_blocks(unet) if asked is None else asked)))
     if not has or has == wanted:
         return []
     return [f"its experts are on levels {list(has)}, layout.moe_levels={asked} asks for {list(wanted)}"]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDPMScheduler
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from PIL import Image
@@ -21,7 +20,8 @@ from mamoe.config.drawn import Drawn
 from mamoe.config.targets import instantiate
 from mamoe.config.train import FIXED_LOSSES, Train
 from mamoe.data.dataset import LayoutDataset
-from mamoe.diffusion.sampler import ddim_scheduler
+from mamoe.diffusion.sampler import sampler_for
+from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 from mamoe.evaluation.distances.family import Kind
 from mamoe.evaluation.features.extractors import load_extractor
@@ -171,7 +171,7 @@ class PictureSampler:
     """
 
     source: Source
-    scheduler: DDPMScheduler
+    scheduler: Schedule
     settings: LayoutSettings
 
     @contextmanager
@@ -189,7 +189,7 @@ class PictureSampler:
         pipe = LayoutPipeline(
             vae=vae,
             unet=unet,
-            scheduler=ddim_scheduler(self.scheduler.config),
+            scheduler=sampler_for(self.scheduler.config),
             layout=self.settings.to_dict(),
             **text,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from mamoe.bases.pretrained import BaseModel
 from mamoe.config.train import LatentLpips, Lpips, MaskedMse, Perceptual, Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion import losses
+from mamoe.diffusion.levels import NoiseLevels
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import decoded
 from mamoe.models.control.call import control_of
@@ -44,13 +45,18 @@ def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
     """
     loss = config.loss
     if isinstance(loss, Perceptual):
+        if not isinstance(base.unet, UNet2DConditionModel):
+            raise ConfigError(
+                f"loss=perceptual looks through the middle block of a UNet, and {base.source.path} has a "
+                f"{type(base.unet).__name__}, which has none: choose another loss."
+            )
         if control_of(base.unet) is not None:
             raise ConfigError(
                 f"loss=perceptual looks through the base model's UNet, and that of {base.source.path} is shown a "
                 "condition picture: choose another loss."
             )
         features = losses.middle_features(base.unet)
-        perceptual = losses.Perceptual(features, base.scheduler.alphas_cumprod)
+        perceptual = losses.Perceptual(features, NoiseLevels.of(base.scheduler))
         return ConfiguredLoss(function=perceptual, networks=(features,))
     if isinstance(loss, Lpips):
         weights = None if loss.weights is None else Path(loss.weights)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 
 from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
@@ -20,11 +21,14 @@ from mamoe.config.train import Train
 from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.losses import MinSnr
+from mamoe.diffusion.parameterization import Prediction
 from mamoe.diffusion.sampler import is_zero_snr
-from mamoe.diffusion.schedules import make_scheduler
+from mamoe.diffusion.schedules import Schedule, is_flow, make_flow, make_scheduler, prediction_of
 from mamoe.errors import ConfigError
+from mamoe.methods.method import require_pictures
 from mamoe.methods.options import ControlNetXSOptions
 from mamoe.methods.registry import method_of
+from mamoe.models.backbones import pyramid_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
 from mamoe.models.latents import LatentScaling
@@ -37,12 +41,31 @@ from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.prompts import RegionPrompts
 
 
-def objective_scheduler(config: Train, base: DDPMScheduler) -> DDPMScheduler:
-    """The noise schedule to train with: the base model's unless the configuration says otherwise."""
-    prediction = config.objective.prediction or base.config["prediction_type"]
-    zero_snr = is_zero_snr(base.config) if config.objective.zero_snr is None else config.objective.zero_snr
+def objective_scheduler(config: Train, base: Schedule) -> Schedule:
+    """The noise schedule to train with: the base model's unless the configuration says otherwise.
+
+    Raises:
+        ConfigError: the configuration asks for something that its prediction does not have.
+    """
+    asked = config.objective
+    prediction = prediction_of(base.config) if asked.prediction is None else Prediction.parse(asked.prediction)
+    if prediction is Prediction.FLOW:
+        if asked.zero_snr:
+            raise ConfigError(
+                "objective.zero_snr=true rescales betas, and a flow (objective.prediction=flow) has none: it ends in "
+                "pure noise as it is. Leave it out."
+            )
+        of_base = base.config["shift"] if is_flow(base.config) else 1.0
+        return make_flow(shift=of_base if asked.shift is None else asked.shift)
+    if asked.shift is not None:
+        raise ConfigError(
+            f"objective.shift={asked.shift} belongs to a flow, and this training has the prediction {prediction}: set "
+            "objective.prediction=flow, or leave the shift out."
+        )
+    zero_snr = is_zero_snr(base.config) if asked.zero_snr is None else asked.zero_snr
     keep = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-    return make_scheduler(prediction, zero_snr=zero_snr, **{key: base.config[key] for key in keep})
+    betas = {} if is_flow(base.config) else {key: base.config[key] for key in keep}
+    return make_scheduler(prediction, zero_snr=zero_snr, **betas)
 
 
 def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[LayoutDataset]) -> None:
@@ -51,23 +74,26 @@ def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[Lay
     Raises:
         ConfigError: lists the sizes.
     """
-    if config.method.name != ControlNetXSOptions.name:
+    multiple = 8 * 2 ** pyramid_of(base).skipped  # a picture is whole patches of latent cells
+    if config.method.name == ControlNetXSOptions.name:
+        require_pictures(base, config.method.name)
+        multiple = side_multiple(len(base.config["block_out_channels"]))
+    if multiple == 8:
         return
-    multiple = side_multiple(len(base.config["block_out_channels"]))
     odd = Counter(size for source in sources for size in source.sizes() if any(side % multiple for side in size))
     if odd:
         listed = ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in odd.most_common(4))
         buckets = ", and data.buckets=false: buckets are multiples of 8" if config.data.buckets else ""
         raise ConfigError(
-            f"method=controlnet_xs needs pictures whose height and width are multiples of {multiple} pixels with this "
-            f"base model; those of the data become {listed}. Set data.size to such a (height, width){buckets}."
+            f"method={config.method.name} with this base model needs pictures whose height and width are multiples of "
+            f"{multiple} pixels; those of the data become {listed}. Set data.size to such a (height, width){buckets}."
         )
 
 
 def training_module(
     config: Train,
     base: BaseModel,
-    scheduler: DDPMScheduler,
+    scheduler: Schedule,
     settings: LayoutSettings,
     loss: ConfiguredLoss,
     steps: int,
@@ -75,7 +101,6 @@ def training_module(
 ) -> DiffusionModule:
     """What is trained. Networks that only feed a cache are not part of it."""
     trained_text = config.model.train_text_encoder
-    levels = len(base.unet.config["block_out_channels"])
     method = method_of(config.method.model_dump())
     unet = method.prepare(steered_unet(config, base, settings), seed=derive_seed(config.seed, "method"))
     if base.adapter is not None:
@@ -85,7 +110,7 @@ def training_module(
         vae=None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae,
         scaling=LatentScaling.of(base.vae),
         text_encoder=base.text_networks if trained_text else None,
-        conditioner=Conditioner(prompts, settings, levels),
+        conditioner=Conditioner(prompts, settings, *astuple(pyramid_of(base.unet))),
         train_text_encoder=trained_text,
         gradient_checkpointing=config.model.gradient_checkpointing,
         channels_last=config.model.channels_last,
@@ -101,7 +126,7 @@ def training_module(
     return DiffusionModule(networks, _objective(config, scheduler, loss), optimization, seed=config.seed)
 
 
-def _objective(config: Train, scheduler: DDPMScheduler, loss: ConfiguredLoss) -> Objective:
+def _objective(config: Train, scheduler: Schedule, loss: ConfiguredLoss) -> Objective:
     asked = config.objective
     return Objective(
         scheduler=scheduler,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from diffusers import DDPMScheduler
 from torch import nn
 
 import mamoe
@@ -16,6 +15,7 @@ from mamoe.bases.single_file import Family
 from mamoe.config.train import Train
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.fingerprint import fingerprint_of_samples
+from mamoe.diffusion.schedules import Schedule
 from mamoe.runs.recipe import Recipe, Terms
 from mamoe.runs.source import Source
 from mamoe.storage.fingerprints import fingerprint_of
@@ -37,7 +37,7 @@ def terms_of(config: Train, settings: LayoutSettings, trains: LayoutDataset, val
 
 
 def recipe_of(
-    config: Train, base: BaseModel, scheduler: DDPMScheduler, terms: Terms, weights: dict[str, str] | None = None
+    config: Train, base: BaseModel, scheduler: Schedule, terms: Terms, weights: dict[str, str] | None = None
 ) -> Recipe:
     """The whole of it; ``weights`` are those of :func:`weights_of`, taken before anything trains."""
     alone = config.method.kind.keeps_adapter_alone

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
 from mamoe.assemble.base import base_of, started_from
@@ -37,6 +36,7 @@ from mamoe.conditioning.collate import Collator
 from mamoe.config.train import Train, seconds_of
 from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
+from mamoe.diffusion.schedules import Schedule
 from mamoe.machine.workers import start_importing
 from mamoe.runs.home import place_now
 from mamoe.runs.recipe import Recipe, Terms, read_recipe
@@ -149,7 +149,7 @@ class _Job:
 
     module: DiffusionModule
     source: Source
-    scheduler: DDPMScheduler
+    scheduler: Schedule
     recipe: Recipe
     trains: LayoutDataset
     stable: LayoutDataset  # the training pictures without augmentation

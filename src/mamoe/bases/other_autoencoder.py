@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTokenizer
 
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.shipped import resolved
+from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 
 _VAE = "vae"
@@ -44,7 +45,7 @@ class WithAutoencoder:
     def tokenizer(self, part: str) -> CLIPTokenizer:
         return self._parts.tokenizer(part)
 
-    def scheduler(self) -> DDPMScheduler:
+    def scheduler(self) -> Schedule:
         return self._parts.scheduler()
 
     def _autoencoder(self, dtype: torch.dtype) -> AutoencoderKL:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from diffusers import DDPMScheduler
-from transformers import CLIPTokenizer
+
+from mamoe.diffusion.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +43,6 @@ class Parts(Protocol):
         """Another network, of class ``kind``, its weights in ``dtype``."""
         ...
 
-    def tokenizer(self, part: str) -> CLIPTokenizer: ...
+    def tokenizer(self, part: str) -> Any: ...
 
-    def scheduler(self) -> DDPMScheduler: ...
+    def scheduler(self) -> Schedule: ...

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL
 from torch import nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.sources import parts_of
 from mamoe.bases.trained import RunParts
+from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 from mamoe.models.control.call import Control, control_of
 from mamoe.runs.adapter import same_method
@@ -24,10 +32,10 @@ from mamoe.runs.source import Source
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextParts:
-    """What turns prompts into what the UNet reads: one text encoder, or two of the SDXL kind."""
+    """What turns prompts into what the network reads: one text encoder (CLIP's or T5's), or two of the SDXL kind."""
 
-    tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer | T5Tokenizer
+    text_encoder: CLIPTextModel | T5EncoderModel
     tokenizer_2: CLIPTokenizer | None = None
     text_encoder_2: CLIPTextModelWithProjection | None = None
     force_zeros_for_empty_prompt: bool = False  # the empty prompt is all zeros, as the base model was trained
@@ -40,18 +48,18 @@ class BaseModel:
     source: Source
     unet: Any  # a stock UNet, one that knows regions and experts, or one with a ControlNet-XS branch
     vae: AutoencoderKL
-    scheduler: DDPMScheduler
+    scheduler: Schedule
     text: TextParts
     trained: Trained = field(default_factory=Trained)
     run: RunParts | None = None  # where it is a run's checkpoint
     adapter: Path | None = None  # of a run, to go on with: ``unet`` is what it was trained beside
 
     @property
-    def text_encoder(self) -> CLIPTextModel:
+    def text_encoder(self) -> CLIPTextModel | T5EncoderModel:
         return self.text.text_encoder
 
     @property
-    def tokenizer(self) -> CLIPTokenizer:
+    def tokenizer(self) -> CLIPTokenizer | T5Tokenizer:
         return self.text.tokenizer
 
     @property
@@ -131,7 +139,7 @@ def load_vae(source: Source) -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
-def load_text(source: Source, text_encoder: CLIPTextModel | None = None) -> TextParts:
+def load_text(source: Source, text_encoder: Any | None = None) -> TextParts:
     """A base model's text encoders and tokenizers alone, float32; ``text_encoder`` takes the first encoder's place.
 
     Raises:
@@ -156,7 +164,7 @@ def _explained(path: str) -> Iterator[None]:
         ) from None
 
 
-def read_text(parts: Parts, dtype: torch.dtype, text_encoder: CLIPTextModel | None = None) -> TextParts:
+def read_text(parts: Parts, dtype: torch.dtype, text_encoder: Any | None = None) -> TextParts:
     """The text encoders and tokenizers, weights in ``dtype``; ``text_encoder`` takes the place of the first encoder.
 
     Raises:
@@ -172,7 +180,7 @@ def read_text(parts: Parts, dtype: torch.dtype, text_encoder: CLIPTextModel | No
     two = _present(index, "text_encoder_2")
     text = TextParts(
         tokenizer=parts.tokenizer("tokenizer"),
-        text_encoder=text_encoder or parts.network(CLIPTextModel, "text_encoder", dtype),
+        text_encoder=text_encoder or parts.network(_encoder_kind(index), "text_encoder", dtype),
         tokenizer_2=parts.tokenizer("tokenizer_2") if two else None,
         text_encoder_2=parts.network(CLIPTextModelWithProjection, "text_encoder_2", dtype) if two else None,
         force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", two)),
@@ -185,6 +193,8 @@ def read_text(parts: Parts, dtype: torch.dtype, text_encoder: CLIPTextModel | No
 def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None]) -> list[str]:
     """Why a UNet of this configuration cannot read what these one or two text encoders give; empty when it can."""
     configs: list[Any] = [encoder.config for encoder in encoders if encoder is not None]
+    if "caption_channels" in unet:
+        return _transformer_problems(unet, configs)
     width = sum(config.hidden_size for config in configs)
     gives = f"the text encoder{'s' if len(configs) > 1 else ''} give{'' if len(configs) > 1 else 's'}"
     reads = unet["cross_attention_dim"]
@@ -211,13 +221,38 @@ def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None])
     return problems
 
 
-def _check_vocabulary(part: str, tokenizer: CLIPTokenizer | None, encoder: PreTrainedModel | None) -> None:
+def _transformer_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list[str]:
+    problems, width = [], sum(config.hidden_size for config in configs)
+    reads = network["caption_channels"] or network["cross_attention_dim"]
+    if reads != width:
+        problems.append(f"the transformer reads text features of width {reads}, its text encoder gives {width}")
+    sized = network.get("use_additional_conditions")
+    if sized or (sized is None and network.get("sample_size") == 128):  # which is what diffusers makes of None
+        problems.append(
+            "the transformer wants the picture's resolution and aspect ratio (use_additional_conditions, PixArt-alpha "
+            "at 1024 pixels), which no base model here gives; PixArt-Sigma does without"
+        )
+    return problems
+
+
+def _check_vocabulary(
+    part: str, tokenizer: CLIPTokenizer | T5Tokenizer | None, encoder: PreTrainedModel | None
+) -> None:
     # Where its files are missing, the library hands out a tokenizer that knows no words.
-    if tokenizer is not None and encoder is not None and len(tokenizer) != encoder.config.vocab_size:
+    if tokenizer is None or encoder is None:
+        return
+    fits = len(tokenizer) == encoder.config.vocab_size
+    if isinstance(encoder, T5EncoderModel):  # whose tables are filled up to a round number
+        fits = encoder.config.vocab_size - 256 < len(tokenizer) <= encoder.config.vocab_size
+    if not fits:
         raise ConfigError(
             f"The {part} of the base model knows {len(tokenizer)} tokens, its text encoder "
             f"{encoder.config.vocab_size}: files of {part}/ are missing or of another model."
         )
+
+
+def _encoder_kind(index: Mapping[str, Any]) -> type[PreTrainedModel]:
+    return T5EncoderModel if index["text_encoder"][1] == T5EncoderModel.__name__ else CLIPTextModel
 
 
 def _present(index: Mapping[str, Any], part: str) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from mamoe.bases.parts import Trained
+from mamoe.diffusion.schedules import Schedule, schedule_from
 from mamoe.errors import ConfigError
 
 FAMILIES = Path(__file__).parent / "families"
@@ -132,8 +133,9 @@ class SingleFile:
             )
         return tokenizer
 
-    def scheduler(self) -> DDPMScheduler:
-        return cast(DDPMScheduler, DDPMScheduler.from_pretrained(str(self.folder), subfolder="scheduler"))
+    def scheduler(self) -> Schedule:
+        config: Any = DDPMScheduler.load_config(str(self.folder), subfolder="scheduler")
+        return schedule_from(config)
 
     @cached_property
     def _weights(self) -> Mapping[str, Tensor]:

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import nn
-from transformers import CLIPTokenizer, PreTrainedModel
+from transformers import CLIPTokenizer, PreTrainedModel, T5Tokenizer
 
 from mamoe.bases.other_autoencoder import WithAutoencoder
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.shipped import resolved
 from mamoe.bases.single_file import SingleFile, is_single_file
 from mamoe.bases.trained import RunParts
+from mamoe.diffusion.schedules import Schedule, schedule_from
 from mamoe.errors import ConfigError
+from mamoe.models.backbones import backbone_in
 from mamoe.models.control.call import control_of
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch
-from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.home import Home
 from mamoe.runs.lookup import find_checkpoint, is_run
 from mamoe.runs.recipe import read_recipe
@@ -138,10 +139,10 @@ class DiffusersFolder:
         return Trained(layout=None if layout is None else json.loads(layout), condition=index.get("condition"))
 
     def unet(self, dtype: torch.dtype) -> Any:
-        options: dict[str, Any] = {"subfolder": "unet", **self._version}
-        config = cast(dict[str, Any], UNet2DConditionModel.load_config(self._path, **options))
-        mamoe = config.get("_class_name") == MaMoEUNet2DConditionModel.__name__
-        unet = self.network(MaMoEUNet2DConditionModel if mamoe else UNet2DConditionModel, "unet", dtype)
+        backbone, part = backbone_in(self.index()), self._network_part
+        config = cast(dict[str, Any], backbone.stock.load_config(self._path, subfolder=part, **self._version))
+        ours = config.get("_class_name") == backbone.ours.__name__
+        unet = self.network(backbone.ours if ours else backbone.stock, part, dtype)
         branch = Path(self._path) / BRANCH
         if branch.is_dir():
             return ControlledUNet(unet, load_branch(unet, branch))
@@ -163,18 +164,25 @@ class DiffusersFolder:
             **self._version,
             **options,
         )
-        if part == "unet":
+        if part == self._network_part:
             _require_whole(f"{self._path}/{part}", type(network).__name__, info)
         # Cast afterwards: the name of the option that says so differs between libraries and their releases.
         # As a plain module, because diffusers' own `to` warns even of an empty list of parts to be kept in float32.
         return nn.Module.to(network, dtype)
 
-    def tokenizer(self, part: str) -> CLIPTokenizer:
+    @property
+    def _network_part(self) -> str:
+        # A pipeline of ours has its network under one name, whatever its family is.
+        return "unet" if "unet" in self.index() else backbone_in(self.index()).part
+
+    def tokenizer(self, part: str) -> Any:
+        if str(self.index()[part][1]).startswith("T5"):
+            return T5Tokenizer.from_pretrained(self._path, subfolder=part, **self._version)
         return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)
 
-    def scheduler(self) -> DDPMScheduler:
-        loaded = DDPMScheduler.from_pretrained(self._path, subfolder="scheduler", **self._version)
-        return cast(DDPMScheduler, loaded)
+    def scheduler(self) -> Schedule:
+        config: Any = DDPMScheduler.load_config(self._path, subfolder="scheduler", **self._version)
+        return schedule_from(config)
 
 
 def _require_whole(place: str, kind: str, info: Mapping[str, Any]) -> None:

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 from mamoe.bases.parts import Parts, Trained
+from mamoe.diffusion.schedules import Schedule, schedule_from
 from mamoe.errors import ConfigError
 from mamoe.methods.registry import method_of
+from mamoe.models.backbones import BACKBONES, backbone_of
 from mamoe.models.control.call import with_layout
-from mamoe.models.unet.model import OWN_CONFIG, MaMoEUNet2DConditionModel
 from mamoe.runs.adapter import ADAPTER, load_adapter
 from mamoe.runs.lookup import part_of_network, require_sound
 from mamoe.runs.recipe import Recipe
 from mamoe.runs.source import Source
 
-_UNETS = {kind.__name__: kind for kind in (MaMoEUNet2DConditionModel, UNet2DConditionModel)}
+_NETWORKS = {kind.__name__: kind for backbone in BACKBONES for kind in (backbone.ours, backbone.stock)}
 _TEXT = "text_encoder"
 
 
@@ -66,7 +67,7 @@ class RunParts:
     def unet(self, dtype: torch.dtype) -> Any:
         require_sound(self.checkpoint, [self._folder("unet").name])
         if self.adapter is None:
-            kind = _UNETS[self._config()["_class_name"]]
+            kind = _NETWORKS[self._config()["_class_name"]]
             return nn.Module.to(kind.from_pretrained(self._folder("unet"), use_safetensors=True), dtype)
         method = method_of(self._recipe.terms.method)
         unet = method.prepare(self.unet_without_adapter(), seed=0)  # what the seed decides is read from the file
@@ -76,10 +77,11 @@ class RunParts:
     def unet_without_adapter(self) -> Any:
         """The UNet that the adapter was trained beside, float32; experts that its method replaces are not made."""
         config, unet = self._config(), self._base.unet(torch.float32)
-        if config["_class_name"] != MaMoEUNet2DConditionModel.__name__:
+        backbone = backbone_of(unet)
+        if config["_class_name"] != backbone.ours.__name__:
             return unet
         copies = not method_of(self._recipe.terms.method).replaces_experts
-        return with_layout(unet, copies=copies, **{key: config[key] for key in OWN_CONFIG if key in config})
+        return with_layout(unet, copies=copies, **{key: config[key] for key in backbone.own_config if key in config})
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         if part != _TEXT or not self.trained_text:
@@ -88,18 +90,18 @@ class RunParts:
         require_sound(self.checkpoint, [folder.name])
         return cast(Any, CLIPTextModel.from_pretrained(folder, use_safetensors=True)).to(dtype)
 
-    def tokenizer(self, part: str) -> CLIPTokenizer:
+    def tokenizer(self, part: str) -> Any:
         return self._base.tokenizer(part)
 
-    def scheduler(self) -> DDPMScheduler:
-        return cast(DDPMScheduler, DDPMScheduler.from_config(dict(self._recipe.scheduler)))
+    def scheduler(self) -> Schedule:
+        return schedule_from(self._recipe.scheduler)
 
     def _folder(self, name: str) -> Path:
         return part_of_network(self.checkpoint, name, self._ema)
 
     def _config(self) -> dict[str, Any]:
         config = cast(dict[str, Any], UNet2DConditionModel.load_config(self._folder("unet")))
-        if config["_class_name"] not in _UNETS:
-            known = ", ".join(_UNETS)
+        if config["_class_name"] not in _NETWORKS:
+            known = ", ".join(_NETWORKS)
             raise ConfigError(f"{self._folder('unet')} holds a {config['_class_name']}; wanted one of {known}.")
         return config

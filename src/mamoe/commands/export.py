@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from safetensors.torch import save_file
 
 from mamoe.bases.originals import original_names
 from mamoe.commands.card.facts import facts_of
 from mamoe.commands.card.page import write_card
+from mamoe.diffusion.sampler import stock_sampler
 from mamoe.errors import ConfigError
 from mamoe.methods.lora_file import LoraFile, lora_problems, lora_state
 from mamoe.models.control.call import control_of
-from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.adapter import ADAPTER
 from mamoe.runs.lookup import find_checkpoint, is_run, part_of_network
 from mamoe.sampling.components import load_trained_adapter
@@ -26,7 +31,7 @@ from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.storage.staging import require_free, staged_folder
 from mamoe.vocabulary.layout import Strength
 
-Stock = StableDiffusionPipeline | StableDiffusionXLPipeline
+Stock = PixArtSigmaPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline
 log = logging.getLogger(__name__)
 
 SINGLE_FILE = "model.safetensors"
@@ -57,8 +62,8 @@ def export_run(
     ``run`` may be a saved pipeline too, of which no card can be written; a warning says so.
 
     ``base`` is the base model's place, if it has moved. A run without region attention, experts and condition pictures
-    is written as a stock ``StableDiffusionPipeline``, or ``StableDiffusionXLPipeline`` where the base model has two
-    text encoders.
+    is written as a stock ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline`` where the base model has two text
+    encoders, ``PixArtSigmaPipeline`` where it is one.
 
     Returns:
         What of the model has no place in that form, a sentence each.
@@ -77,6 +82,10 @@ def export_run(
         raise ConfigError(
             f"{run} is shown a condition picture, which --format {form} has no place for. Take --format "
             f"{Form.PIPELINE}."
+        )
+    if form is Form.SINGLE_FILE and isinstance(pipe.unet, PixArtTransformer2DModel):
+        raise ConfigError(
+            f"{run} is a transformer, which has no original file of one piece. Take --format {Form.DENSE}."
         )
     left = _left_out(pipe) if form in (Form.DENSE, Form.SINGLE_FILE) else []
     with staged_folder(out) as stage:
@@ -127,7 +136,7 @@ def _write(pipe: LayoutPipeline, form: Form, stage: Path) -> bool:
     """Write one form; returns whether stock classes read it, with nothing left aside."""
     if form is Form.UNET:
         pipe.unet.save_pretrained(stage)
-        return not isinstance(pipe.unet, MaMoEUNet2DConditionModel)
+        return not hasattr(pipe.unet, "to_dense")
     if form in (Form.DENSE, Form.SINGLE_FILE):
         dense = stock_pipeline(pipe, unet=_dense_unet(pipe.unet))
         if form is Form.DENSE:
@@ -145,7 +154,7 @@ def _write(pipe: LayoutPipeline, form: Form, stage: Path) -> bool:
 
 
 def _dense_unet(unet: Any) -> Any:
-    return unet.to_dense() if isinstance(unet, MaMoEUNet2DConditionModel) else unet
+    return unet.to_dense() if hasattr(unet, "to_dense") else unet
 
 
 def _left_out(pipe: LayoutPipeline) -> list[str]:
@@ -189,14 +198,16 @@ def _write_single_file(pipe: Stock, stage: Path) -> None:
 
 def stock_pipeline(pipe: LayoutPipeline, unet: Any = None) -> Stock:
     """The networks of a pipeline in the one diffusers has for such a base model; ``unet`` takes its UNet's place."""
+    unet = pipe.unet if unet is None else unet
     shared: dict[str, Any] = {
         "vae": pipe.vae,
         "text_encoder": pipe.text_encoder,
         "tokenizer": pipe.tokenizer,
-        "unet": pipe.unet if unet is None else unet,
-        # Stock pipelines insist on an offset of 1; the trailing spacing of zero-SNR schedules does not look at it.
-        "scheduler": DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=1),
+        "scheduler": stock_sampler(pipe.scheduler.config),
     }
+    if isinstance(unet, PixArtTransformer2DModel):
+        return PixArtSigmaPipeline(**shared, transformer=unet)
+    shared["unet"] = unet
     if pipe.text_encoder_2 is not None:
         return StableDiffusionXLPipeline(
             **shared,

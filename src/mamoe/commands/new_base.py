@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import CLIPTextModel
 
 from mamoe.bases.pretrained import load_base
 from mamoe.bases.text_scale import standardise_text
@@ -68,6 +69,7 @@ def make_new_base(data: Path, out: Path, *, steps: int | None, report: Callable[
 def standardise(base: Path, texts: Sequence[str]) -> None:
     """Standardise the text features of the base model in a folder over the tokens of ``texts``."""
     model = load_base(str(base))
+    assert isinstance(model.text_encoder, CLIPTextModel), "the tiny base is made with one of CLIP's kind"
     with torch.no_grad():
         features = torch.cat(PromptEncoder(model.tokenizer, model.text_encoder).encode(texts[:TEXTS], padded=False))
     standardise_text(model.text_encoder, model.unet, features)

@@ -35,13 +35,15 @@ class Conditioner:
     Args:
         encoder: encodes the prompts.
         settings: those the tables were made with.
-        num_levels: levels of the UNet, ``len(unet.config.block_out_channels)``.
+        num_levels: levels of the network, as its backbone says.
+        skipped: halvings of the latent before the first level, log2 of a transformer's patch.
     """
 
-    def __init__(self, encoder: Prompts, settings: LayoutSettings, num_levels: int) -> None:
+    def __init__(self, encoder: Prompts, settings: LayoutSettings, num_levels: int, skipped: int = 0) -> None:
         self.encoder = encoder
         self.settings = settings
-        self.num_levels = num_levels
+        self.num_levels = num_levels + skipped
+        self.skipped = skipped
 
     def __call__(
         self, regions: RegionBatch, *, device: torch.device | str, dtype: torch.dtype = torch.float32
@@ -79,7 +81,7 @@ class Conditioner:
         rows = _whole_framings(regions) if regions.framing is None else regions.framing
         return Conditioning(
             text=text,
-            levels=tuple(levels),
+            levels=tuple(levels[self.skipped :]),
             picture=picture_conditioning(whole, rows, device, dtype),
             padded=restricted and not steered,
         )

@@ -2,7 +2,8 @@
 
 A base model has one text encoder or two. Of one the UNet reads the last hidden state; of two (the SDXL kind) it reads
 the second-last hidden states side by side, and as one vector per picture what the second encoder projects the whole
-prompt to (Podell et al. 2023, section 2.1).
+prompt to (Podell et al. 2023, section 2.1). An encoder is CLIP's, which reads from left to right, or T5's, whose tokens
+all see each other: its padding is masked and never handed on, and its prompts lose their capitals, as PixArt saw them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from mamoe.conditioning.encoded import EmbeddingCache
 from mamoe.errors import ConfigError
@@ -24,6 +32,7 @@ from mamoe.storage.shards import CacheError
 
 CHUNK = 128  # prompts that run through the text encoder together
 SHARD = 512  # prompts per shard of a cache that is filled
+T5_TOKENS = 300  # of a prompt, as PixArt-Sigma was trained (Chen et al. 2024, arXiv 2403.04692)
 _POOLED = "\0pooled\0"  # before a prompt: the name of its pooled vector in the cache; no prompt in a file has a NUL
 
 
@@ -54,7 +63,13 @@ class CachedPrompts:
     """
 
     def __init__(
-        self, tokenizer: CLIPTokenizer, cache: EmbeddingCache, *, limit: int, pools: bool, zero_empty: bool
+        self,
+        tokenizer: CLIPTokenizer | T5Tokenizer,
+        cache: EmbeddingCache,
+        *,
+        limit: int,
+        pools: bool,
+        zero_empty: bool,
     ) -> None:
         self.tokenizer, self.cache, self.limit, self.pools, self.zero_empty = tokenizer, cache, limit, pools, zero_empty
 
@@ -79,12 +94,15 @@ class CachedPrompts:
 
 
 class PromptEncoder:
-    """The CLIP-type text encoders of a base model with their tokenizers, and optionally a cache on disk.
+    """The text encoders of a base model, of CLIP's kind or T5's, with their tokenizers, and optionally a cache.
 
     *Padded* prompts are what the encoders were trained on: begin token, words, end token, padding up to the limit.
     *Unpadded* ones are the words' tokens alone, put through the encoders as such, so that they take up few tokens.
 
-    The limit is the tokenizers' ``model_max_length`` (77), or the encoders' number of positions if that is smaller. A
+    T5's have no padding in either form: padded ones end with the end token, unpadded ones are read with it and lose it.
+
+    The limit is the tokenizers' ``model_max_length`` (77), or the encoders' number of positions if that is smaller (of
+    T5, which has none, 300). A
     longer prompt is cut, with a warning once per prompt that quotes the part cut off.
 
     Args:
@@ -102,8 +120,8 @@ class PromptEncoder:
 
     def __init__(
         self,
-        tokenizer: CLIPTokenizer,
-        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer | T5Tokenizer,
+        text_encoder: CLIPTextModel | T5EncoderModel,
         cache: EmbeddingCache | None = None,
         *,
         tokenizer_2: CLIPTokenizer | None = None,
@@ -119,7 +137,8 @@ class PromptEncoder:
         self.zero_empty = zero_empty
         self.device = device
         lengths = [_limit_of(one) for one in self.tokenizers]
-        positions = [one.config.max_position_embeddings for one in self.text_encoders]
+        self.sees_all = text_encoder.config.model_type in _SEE_ALL
+        positions = [getattr(one.config, "max_position_embeddings", T5_TOKENS) for one in self.text_encoders]
         self.limit = min(*lengths, *positions)
         self._warned: set[str] = set()
 
@@ -201,43 +220,49 @@ class PromptEncoder:
     def _run(self, prompts: Sequence[str], padded: bool) -> dict[str, EncodedPrompt]:
         ids_of = [self._tokenize(i, prompts, padded) for i in range(len(self.tokenizers))]
         _check_counts(prompts, ids_of)
+        kept = {prompt: len(ids) - (self.sees_all and not padded) for prompt, ids in ids_of[0].items()}
         # Neighbours in a chunk are of similar length; a prompt without tokens never reaches the encoders.
-        shortest_first = sorted((p for p in prompts if ids_of[0][p]), key=lambda p: len(ids_of[0][p]))
+        shortest_first = sorted((p for p in prompts if kept[p]), key=lambda p: kept[p])
         width, device = (
             sum(one.config.hidden_size for one in self.text_encoders),
             self._device_of(self.text_encoders[0]),
         )
         nothing = EncodedPrompt(tokens=torch.zeros(0, width, device=device), pooled=None)
-        encoded = {p: nothing for p in prompts if not ids_of[0][p]}
+        encoded = {p: nothing for p in prompts if not kept[p]}
         for start in range(0, len(shortest_first), CHUNK):
             chunk = shortest_first[start : start + CHUNK]
-            # Padding to the right is harmless: attention is causal, no token sees what follows it.
+            # Padding to the right is harmless: CLIP's tokens do not see what follows them, and for T5 it is masked.
             ids = [pad_sequence([torch.tensor(ids[p]) for p in chunk], batch_first=True) for ids in ids_of]
-            states, pooled = self._features(ids)
+            states, pooled = self._features(ids, torch.tensor([len(ids_of[0][p]) for p in chunk]))
             for i, prompt in enumerate(chunk):
                 own = pooled[i] if padded and pooled is not None else None
-                encoded[prompt] = EncodedPrompt(tokens=states[i, : len(ids_of[0][prompt])], pooled=own)
+                encoded[prompt] = EncodedPrompt(tokens=states[i, : kept[prompt]], pooled=own)
         return encoded
 
     def _features(
-        self, ids: Sequence[Int64[Tensor, "b T"]]
+        self, ids: Sequence[Int64[Tensor, "b T"]], lengths: Int64[Tensor, "b"]
     ) -> tuple[Float[Tensor, "b T D"], Float[Tensor, "b P"] | None]:
         if len(self.text_encoders) == 1:
             (encoder,) = self.text_encoders
-            return encoder(input_ids=ids[0].to(self._device_of(encoder))).last_hidden_state, None
+            device = self._device_of(encoder)
+            mask = torch.arange(ids[0].shape[1]) < lengths[:, None] if self.sees_all else None
+            told = {} if mask is None else {"attention_mask": mask.to(device)}
+            return encoder(input_ids=ids[0].to(device), **told).last_hidden_state, None
         outputs: list[Any] = [
             encoder(input_ids=own.to(self._device_of(encoder)), output_hidden_states=True)
             for encoder, own in zip(self.text_encoders, ids, strict=True)
         ]
         return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds
 
-    def _device_of(self, encoder: CLIPTextModel | CLIPTextModelWithProjection) -> torch.device:
+    def _device_of(self, encoder: PreTrainedModel) -> torch.device:
         return self.device if self.device is not None and encoder.device.type == "meta" else encoder.device
 
     def _tokenize(self, which: int, prompts: Sequence[str], padded: bool) -> dict[str, list[int]]:
         if not prompts:
             return {}
         tokenizer = self.tokenizers[which]
+        if self.sees_all:
+            return self._with_ends(tokenizer, prompts)
         words = _ids(tokenizer, prompts, add_special_tokens=False, verbose=False)
         room = self.limit - (tokenizer.num_special_tokens_to_add() if padded else 0)
         for prompt, ids in zip(prompts, words, strict=True):
@@ -246,6 +271,14 @@ class PromptEncoder:
             return {prompt: ids[:room] for prompt, ids in zip(prompts, words, strict=True)}
         cut = _ids(tokenizer, prompts, padding="max_length", truncation=True, max_length=self.limit)
         return dict(zip(prompts, cut, strict=True))
+
+    def _with_ends(self, tokenizer: Any, prompts: Sequence[str]) -> dict[str, list[int]]:
+        """Every prompt with its end token, without padding."""
+        words = _ids(tokenizer, [prompt.lower().strip() for prompt in prompts], add_special_tokens=False, verbose=False)
+        room = self.limit - 1
+        for prompt, ids in zip(prompts, words, strict=True):
+            self._warn_if_cut(prompt, ids[room:])
+        return {prompt: [*ids[:room], tokenizer.eos_token_id] for prompt, ids in zip(prompts, words, strict=True)}
 
     def _warn_if_cut(self, prompt: str, cut: list[int]) -> None:
         if cut and prompt not in self._warned:
@@ -257,6 +290,8 @@ class PromptEncoder:
                 stacklevel=2,
             )
 
+
+_SEE_ALL = ("t5", "umt5")  # whose tokens see what follows them
 
 # What is asked of tokenizers, whose types are only partly known.
 
@@ -291,7 +326,7 @@ def _as_read(
     return [encoded[prompt] for prompt in prompts]
 
 
-def _num_tokens(tokenizer: CLIPTokenizer, prompt: str, limit: int) -> int:
+def _num_tokens(tokenizer: Any, prompt: str, limit: int) -> int:
     return min(limit, len(_ids(tokenizer, [prompt])[0]))
 
 

@@ -29,8 +29,9 @@ class Model(Section):
 
 
 class Objective(Section):
-    prediction: Literal["epsilon", "v_prediction", "sample"] | None
+    prediction: Literal["epsilon", "v_prediction", "sample", "flow"] | None
     zero_snr: bool | None
+    shift: Float | None = Field(default=None, gt=0)  # of a flow
     snr_gamma: Float | None = Field(gt=0)
     prompt_dropout: Float = Field(ge=0, le=1)
     timesteps: Literal["uniform", "logit_normal", "stratified"]

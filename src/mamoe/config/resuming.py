@@ -155,6 +155,7 @@ RULES = (
         "compared by what it means: null is what the base model says",
         "objective.prediction",
         "objective.zero_snr",
+        "objective.shift",
         by_meaning=True,
     ),
     _rule(OnResume.REFUSED, "losses before and after could not be compared", "loss.*", "objective.snr_gamma"),

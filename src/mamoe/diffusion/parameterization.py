@@ -6,8 +6,14 @@ With ``alpha = sqrt(alphas_cumprod[t])`` and ``sigma = sqrt(1 - alphas_cumprod[t
     v   = alpha eps - sigma x0            Salimans & Ho 2022, section 4 and appendix D
 
 (x_t, v) is (x0, eps) turned by an angle, hence the inverse  x0 = alpha x_t - sigma v,  eps = sigma x_t + alpha v.
-The noise level of Karras et al. 2022 is sigma / alpha, and SNR = alpha² / sigma².
-``alpha`` and ``sigma`` broadcast against the pictures: ``[B 1 1 1]``, as :func:`alpha_sigma` makes them.
+
+A flow goes straight from the picture to the noise instead, alpha + sigma = 1, and its network predicts the constant
+velocity along that line (Liu et al. 2022, section 2.1; Esser et al. 2024, section 2):
+
+    u   = eps - x0,    hence    x0 = x_t - sigma u,  eps = x_t + alpha u
+
+The noise level of Karras et al. 2022 is sigma / alpha, and SNR = alpha² / sigma², for both.
+``alpha`` and ``sigma`` broadcast against the pictures: ``[B 1 1 1]``, as :mod:`mamoe.diffusion.levels` makes them.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ class Prediction(StrEnum):
     EPSILON = "epsilon"  # the noise
     V = "v"  # the velocity
     X0 = "x0"  # the clean picture
+    FLOW = "flow"  # noise minus picture, on the straight line between them
 
     @property
     def diffusers_name(self) -> str:
@@ -47,7 +54,12 @@ class Prediction(StrEnum):
         raise ValueError(f"The prediction must be one of {known}; got {name!r}.")
 
 
-_DIFFUSERS_NAMES = {Prediction.EPSILON: "epsilon", Prediction.V: "v_prediction", Prediction.X0: "sample"}
+_DIFFUSERS_NAMES = {
+    Prediction.EPSILON: "epsilon",
+    Prediction.V: "v_prediction",
+    Prediction.X0: "sample",
+    Prediction.FLOW: "flow_prediction",
+}
 
 
 def alpha_sigma(
@@ -76,6 +88,8 @@ def target_of(prediction: Prediction, x0: Tensor, eps: Tensor, alpha: Tensor, si
         return eps
     if prediction is Prediction.X0:
         return x0
+    if prediction is Prediction.FLOW:
+        return eps - x0
     return velocity(x0, eps, alpha, sigma)
 
 
@@ -85,7 +99,20 @@ def to_x0(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Tensor, si
         return (x_t - sigma * output) / alpha
     if prediction is Prediction.X0:
         return output
+    if prediction is Prediction.FLOW:
+        return x_t - sigma * output
     return alpha * x_t - sigma * output
+
+
+def to_eps(prediction: Prediction, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The noise a network output stands for. From a picture it needs sigma > 0."""
+    if prediction is Prediction.EPSILON:
+        return output
+    if prediction is Prediction.X0:
+        return (x_t - alpha * output) / sigma
+    if prediction is Prediction.FLOW:
+        return x_t + alpha * output
+    return sigma * x_t + alpha * output
 
 
 def snr(alphas_cumprod: Float[Tensor, "T"], timesteps: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:

@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
 
+from mamoe.diffusion.schedules import is_flow, schedule_from
 from mamoe.errors import ConfigError
 
 
 def is_zero_snr(config: Mapping[str, Any]) -> bool:
     """Whether a scheduler's last training step is pure noise (Lin et al. 2023)."""
     return bool(config.get("rescale_betas_zero_snr", False))
+
+
+def sampler_for(config: Mapping[str, Any]) -> DDIMScheduler | FlowMatchEulerDiscreteScheduler:
+    """What draws by default on the schedule of any diffusers scheduler ``config``: DDIM, and Euler's steps in a flow.
+
+    Raises:
+        ConfigError: see :func:`ddim_scheduler` and :func:`~mamoe.diffusion.schedules.schedule_from`.
+    """
+    if is_flow(config):
+        flow = schedule_from(config)
+        assert isinstance(flow, FlowMatchEulerDiscreteScheduler)
+        return flow
+    return ddim_scheduler(config)
 
 
 def ddim_scheduler(config: Mapping[str, Any]) -> DDIMScheduler:
@@ -37,3 +52,27 @@ def ddim_scheduler(config: Mapping[str, Any]) -> DDIMScheduler:
     scheduler = DDIMScheduler.from_config(dict(config), **changes)
     assert isinstance(scheduler, DDIMScheduler)
     return scheduler
+
+
+def stock_sampler(config: Mapping[str, Any]) -> DDIMScheduler | DPMSolverMultistepScheduler:
+    """What a stock Stable Diffusion pipeline draws with on the schedule of a sampler of :func:`sampler_for`.
+
+    Such pipelines insist on an offset of 1 (the trailing spacing of zero-SNR schedules does not look at it), and ask a
+    scheduler to scale what goes into the model, which Euler's of a flow does not.
+    """
+    made: Any
+    if is_flow(config):
+        made = DPMSolverMultistepScheduler(
+            num_train_timesteps=config["num_train_timesteps"],
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            flow_shift=config["shift"],
+        )
+    else:
+        made = DDIMScheduler.from_config(dict(config), steps_offset=1)
+    return made
+
+
+def scaled_for_model(scheduler: Any, noisy: Tensor, timestep: Tensor) -> Tensor:
+    """What a scheduler has the model see of noisy latents; those of a flow, which have no say in it, change nothing."""
+    return scheduler.scale_model_input(noisy, timestep) if hasattr(scheduler, "scale_model_input") else noisy

@@ -1,13 +1,56 @@
-"""The noise schedule of Stable Diffusion, with or without a last step of pure noise."""
+"""Noise schedules: that of Stable Diffusion, with or without a last step of pure noise, and that of a flow."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from mamoe.diffusion.parameterization import Prediction
 from mamoe.errors import ConfigError
+
+Schedule = DDPMScheduler | FlowMatchEulerDiscreteScheduler  # what models are trained on
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's ``config`` is of a straight line from picture to noise: a shift, and no betas."""
+    by_name = config.get("prediction_type") == Prediction.FLOW.diffusers_name
+    return by_name or ("shift" in config and "beta_start" not in config)
+
+
+def prediction_of(config: Mapping[str, Any]) -> Prediction:
+    """What a network predicts that is trained on the schedule of this ``config``.
+
+    Raises:
+        ValueError: it is none that we know.
+    """
+    return Prediction.FLOW if is_flow(config) else Prediction.parse(config["prediction_type"])
+
+
+def make_flow(*, shift: float = 1.0, num_train_timesteps: int = 1000) -> FlowMatchEulerDiscreteScheduler:
+    """diffusers' scheduler of a flow; ``shift`` above 1 means noisier levels, in training and drawing."""
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=num_train_timesteps, shift=shift)
+
+
+def schedule_from(config: Mapping[str, Any]) -> Schedule:
+    """The schedule to train on that a scheduler's ``config`` stands for, whatever sampler wrote it.
+
+    Raises:
+        ConfigError: a flow whose shift depends on the picture's size.
+    """
+    if not is_flow(config):
+        made = DDPMScheduler.from_config(dict(config))
+        assert isinstance(made, DDPMScheduler)
+        return made
+    if config.get("use_dynamic_shifting"):
+        raise ConfigError(
+            "This model's noise schedule shifts with the size of the picture (use_dynamic_shifting), which is not "
+            "known here: give its scheduler a fixed shift, with use_dynamic_shifting false."
+        )
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    return make_flow(shift=shift, num_train_timesteps=config["num_train_timesteps"])
 
 
 def make_scheduler(prediction: Prediction | str, *, zero_snr: bool, **overrides: Any) -> DDPMScheduler:
@@ -17,9 +60,12 @@ def make_scheduler(prediction: Prediction | str, *, zero_snr: bool, **overrides:
     (Lin et al. 2024, sections 3.1 and 3.3). ``overrides`` are further arguments of the scheduler.
 
     Raises:
-        ConfigError: ``zero_snr`` with epsilon, which says nothing about the picture where x_t is the noise itself.
+        ConfigError: ``zero_snr`` with epsilon, which says nothing about the picture where x_t is the noise itself; or
+            a flow, which has no betas.
     """
     prediction = Prediction.parse(prediction)
+    if prediction is Prediction.FLOW:
+        raise ConfigError("A flow has no betas: its schedule is made by make_flow.")
     if zero_snr and prediction is Prediction.EPSILON:
         raise ConfigError(
             "A zero-terminal-SNR schedule needs prediction v or x0: at pure noise, predicting the noise teaches "

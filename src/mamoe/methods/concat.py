@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from mamoe.methods.method import require_pictures
 from mamoe.methods.options import ConcatOptions
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.concat import widened
@@ -20,6 +21,7 @@ class Concat(ConcatOptions):
     """
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        require_pictures(unet, self.name)
         wide = unet if control_of(unet) is Control.LATENT else widened(unet)
         return wide.requires_grad_(True)
 

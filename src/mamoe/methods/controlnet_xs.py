@@ -8,7 +8,7 @@ from diffusers.models.controlnets.controlnet_xs import ControlNetXSAdapter
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.errors import ConfigError
-from mamoe.methods.method import train_strengths
+from mamoe.methods.method import require_pictures, train_strengths
 from mamoe.methods.options import ControlNetXSOptions
 from mamoe.models.control.controlnet_xs import ControlledUNet, new_branch
 from mamoe.models.experts.moe import MoEFeedForward
@@ -25,6 +25,7 @@ class ControlNetXS(ControlNetXSOptions):
     """
 
     def prepare(self, unet: UNet2DConditionModel | ControlledUNet, *, seed: int) -> ControlledUNet:
+        require_pictures(unet, self.name)
         if isinstance(unet, ControlledUNet):  # trained before
             unet, branch = unet.base, self._fitting(unet.branch)
         else:

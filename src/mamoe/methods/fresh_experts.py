@@ -6,11 +6,11 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.errors import ConfigError
+from mamoe.models.blocks.block import LayoutBlock
 from mamoe.models.experts.moe import MoEFeedForward, SharedExpertFeedForward
-from mamoe.models.unet.block import MaMoETransformerBlock
 
 
-def fresh_experts(unet: UNet2DConditionModel, method: str) -> list[tuple[MaMoETransformerBlock, MoEFeedForward]]:
+def fresh_experts(unet: UNet2DConditionModel, method: str) -> list[tuple[LayoutBlock, MoEFeedForward]]:
     """The blocks with experts, which must be copies of one feed-forward: a method that starts anew would lose more.
 
     Raises:
@@ -19,7 +19,7 @@ def fresh_experts(unet: UNet2DConditionModel, method: str) -> list[tuple[MaMoETr
     found = [
         (block, block.ff)
         for block in unet.modules()
-        if isinstance(block, MaMoETransformerBlock) and isinstance(block.ff, MoEFeedForward)
+        if isinstance(block, LayoutBlock) and isinstance(block.ff, MoEFeedForward)
     ]
     if not found:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Low-rank adapters beside the UNet's layers, through peft.
+"""Low-rank adapters beside a network's layers, through peft.
 
     LoRA   W x + (alpha / rank) B A x                     Hu et al. 2021, section 4.1
 
@@ -9,27 +9,21 @@ adapters of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from peft import LoraConfig
+from diffusers.utils import peft_utils
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mamoe.errors import ConfigError
-from mamoe.methods.method import DECODER, names_of_modules, train_strengths
+from mamoe.methods.method import names_of_modules, require_decoder, train_strengths
 from mamoe.methods.options import LoraOptions, Target
+from mamoe.models.backbones import backbone_of
 from mamoe.randomness import seeded
-
-_LAYERS = {
-    Target.ATTENTION: r"to_q|to_k|to_v|to_out\.0",
-    Target.CONV: r"conv1|conv2|conv_shortcut|downsamplers\.\d+\.conv|upsamplers\.\d+\.conv",
-    Target.PROJECTION: r"proj_in|proj_out|time_emb_proj",
-    Target.FEED_FORWARD: r"ff(?:\.experts\.\d+)?\.net\.0\.proj|ff(?:\.experts\.\d+)?\.net\.2",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,52 +36,66 @@ class Lora(LoraOptions):
 
     learns_sizes: ClassVar[bool] = False
 
-    @property
-    def layers(self) -> str:
-        """A regular expression that full names of adapted layers match."""
-        return self._layers_of(self.targets)
+    def layers(self, network: nn.Module) -> str:
+        """A regular expression that full names of adapted layers match, in a network of this family.
 
-    def _layers_of(self, targets: Sequence[Target]) -> str:
-        where = "up_blocks" if self.decoder_only else "down_blocks|mid_block|up_blocks"
-        what = "|".join(_LAYERS[Target(target)] for target in targets)
-        return rf"(?:{where})\.(?:.*\.)?(?:{what})"
-
-    def _check_targets(self, unet: UNet2DConditionModel) -> None:
-        names = names_of_modules(unet)
-        present = [t for t in Target if any(re.fullmatch(self._layers_of([t]), name) for name in names)]
+        Raises:
+            ConfigError: a target of which the network has no layer.
+        """
+        backbone, names = backbone_of(network), names_of_modules(network)
+        if self.decoder_only:
+            require_decoder(backbone, "method.decoder_only=true")
+        where = rf"(?={re.escape(backbone.decoder[0])}\.)" if self.decoder_only else ""
+        present = {t: rf"{where}(?:{e})" for t in Target if (e := backbone.adapted.get(t)) is not None}
+        present = {t: e for t, e in present.items() if any(re.fullmatch(e, name) for name in names)}
         if absent := [target for target in self.targets if target not in present]:
-            where = " in its up blocks" if self.decoder_only else ""
+            place = " in its up blocks" if self.decoder_only else ""
             raise ConfigError(
-                f"LoRA finds no layer for {', '.join(absent)}: this UNet has none{where}. It has some for "
-                f"{', '.join(present) or 'no target'}; switch the others off."
+                f"LoRA finds no layer for {', '.join(absent)}: this {backbone.stock.__name__} has none{place}. It has "
+                f"some for {', '.join(present) or 'no target'}; switch the others off: "
+                f"{' '.join(f'method.{target}=false' for target in absent)}."
             )
+        return "|".join(f"(?:{present[target]})" for target in self.targets)
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
-        self._check_targets(unet)
+        layers = self.layers(unet)
         unet.requires_grad_(False)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type] - peft divides it, whatever it is
-            target_modules=self.layers,
+            target_modules=layers,
             use_dora=self.learns_sizes,  # type: ignore[arg-type]
         )
         with seeded(seed):  # peft initialises from the global generator
-            _with_adapters(unet).add_adapter(config)
+            _add(unet, config)
         if self.decoder_only:
-            for name in DECODER[1:]:
+            for name in backbone_of(unet).decoder[1:]:
                 unet.get_submodule(name).requires_grad_(True)
         train_strengths(unet)
         return unet
 
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
-        _with_adapters(unet).fuse_lora()
-        _with_adapters(unet).unload_lora()
+        _merge(unet)
         return unet.requires_grad_(True)
 
 
-def _with_adapters(unet: UNet2DConditionModel) -> Any:
-    """The UNet, for the functions that diffusers adds for peft: their types are only partly known."""
-    return unet
+def _add(network: Any, config: LoraConfig) -> None:
+    if hasattr(network, "add_adapter"):
+        network.add_adapter(config)
+    else:  # diffusers gives its functions for peft to some families only
+        inject_adapter_in_model(config, network)
+
+
+def _merge(network: Any) -> None:
+    if hasattr(network, "fuse_lora"):
+        network.fuse_lora()
+        network.unload_lora()
+        return
+    for layer in network.modules():
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+    library: Any = peft_utils  # whose functions say little of their arguments
+    library.recurse_remove_peft_layers(network)
 
 
 def to_channels_last(unet: nn.Module) -> nn.Module:

@@ -10,9 +10,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from mamoe.methods.fresh_experts import fresh_experts
 from mamoe.methods.method import train_strengths
 from mamoe.methods.options import LoraExpertsOptions
+from mamoe.models.blocks.block import LayoutBlock
 from mamoe.models.experts.lora import LoraExpertsFeedForward
 from mamoe.models.experts.moe import dense_of
-from mamoe.models.unet.block import MaMoETransformerBlock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,6 @@ class LoraExperts(LoraExpertsOptions):
 
     def merged(self, unet: UNet2DConditionModel) -> UNet2DConditionModel:
         for block in list(unet.modules()):
-            if isinstance(block, MaMoETransformerBlock) and isinstance(block.ff, LoraExpertsFeedForward):
+            if isinstance(block, LayoutBlock) and isinstance(block.ff, LoraExpertsFeedForward):
                 block.ff = block.ff.merged()
         return unet.requires_grad_(True)

@@ -32,6 +32,11 @@ def lora_problems(state: Mapping[str, Tensor], form: LoraFile) -> list[str]:
     sizes = [name for name in state if ".lora_magnitude_vector." in name]
     others = [name for name in state if ".lora_" not in name and ".experts." not in name]
     problems: list[str] = []
+    foreign = [name for name in state if name.split(".")[0] not in ("down_blocks", "mid_block", "up_blocks")]
+    if ".lora_" in (first := next(iter(foreign), "")):
+        problems.append(
+            f"{len(foreign)} weights belong to a transformer, and such files are read into UNets (first {first!r})"
+        )
     if experts:
         problems.append(f"{len(experts)} weights belong to experts, and stock models have none (first {experts[0]!r})")
     if others:

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Protocol
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
-from mamoe.models.unet.strength import RegionStrength
-
-DECODER = ("up_blocks", "conv_norm_out", "conv_out")
+from mamoe.errors import ConfigError
+from mamoe.models.backbone import Backbone
+from mamoe.models.backbones import backbone_of
+from mamoe.models.blocks.strength import RegionStrength
 
 
 class Method(Protocol):
@@ -41,6 +42,34 @@ def names_of_modules(network: nn.Module) -> list[str]:
     """The full names of all layers."""
     typed: Any = network
     return [name for name, _ in typed.named_modules()]
+
+
+def require_decoder(backbone: Backbone, setting: str) -> None:
+    """Refuse a setting that trains a decoder of networks that have none.
+
+    Raises:
+        ConfigError: says so.
+    """
+    if not backbone.decoder:
+        raise ConfigError(
+            f"{setting} trains the part of a network that draws, and a {backbone.stock.__name__} has no such part: all "
+            "its blocks are alike. Leave it out, or choose another method: full, lora, dora, lora_experts, "
+            "shared_expert."
+        )
+
+
+def require_pictures(network: Any, method: str) -> None:
+    """Refuse a method that shows condition pictures to a network that cannot be shown any.
+
+    Raises:
+        ConfigError: says so.
+    """
+    backbone = backbone_of(network)
+    if not backbone.takes_pictures:
+        raise ConfigError(
+            f"method={method} shows a UNet a condition picture, and this is a {backbone.stock.__name__}, for which "
+            "there is no such thing yet. Choose another method: full, lora, dora, lora_experts, shared_expert."
+        )
 
 
 def train_strengths(unet: UNet2DConditionModel) -> None:

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import Tensor, nn
 
 from mamoe.bases.pretrained import TextParts, load_base, read_text
 from mamoe.bases.sources import run_parts
-from mamoe.diffusion.sampler import ddim_scheduler
+from mamoe.diffusion.sampler import sampler_for
 from mamoe.errors import ConfigError
 from mamoe.runs.adapter import ADAPTER
 from mamoe.runs.lookup import find_checkpoint, part_of_network, require_sound
 from mamoe.runs.recipe import read_recipe
 from mamoe.runs.source import Source
+from mamoe.sampling.checks import check_folder
 from mamoe.storage.tensor_file import read_tensors
 
 
@@ -50,7 +51,7 @@ def load_components(
         return {
             "vae": parts.network(AutoencoderKL, "vae", torch_dtype),
             "unet": parts.unet(torch_dtype),
-            "scheduler": ddim_scheduler(parts.scheduler().config),
+            "scheduler": sampler_for(parts.scheduler().config),
             "layout": trained.layout,
             "condition": trained.condition,
             **components_of(read_text(parts, torch_dtype)),
@@ -87,20 +88,31 @@ def load_trained_adapter(run: Path, *, checkpoint: str = "latest", ema: bool = T
     return TrainedAdapter(method=method, state=read_tensors(file), text_encoder=trained_text)
 
 
-def load_single_file(
-    path: str, *, config: str | None = None, tokenizer: str | None = None, torch_dtype: torch.dtype = torch.float32
-) -> dict[str, Any]:
-    """The constructor arguments of a ``LayoutPipeline`` without layout from one original file.
+def is_foreign_transformer(path: str, revision: str | None = None) -> bool:
+    """Whether a folder or hub name is a stock pipeline whose network is a transformer, which has another name there.
+
+    Raises:
+        ConfigError: it is neither of these, nor a saved pipeline of ours.
+    """
+    check_folder(Path(path))
+    index: Any = DiffusionPipeline.load_config(path, revision=revision)
+    return "transformer" in index
+
+
+def load_base_components(path: str, *, torch_dtype: torch.dtype = torch.float32, **where: Any) -> dict[str, Any]:
+    """The constructor arguments of a ``LayoutPipeline`` without layout from any base model.
 
     Args: see :class:`mamoe.runs.source.Source`; ``torch_dtype`` is that of the weights.
 
     Raises:
-        ConfigError: the file is no base model, or does not tell what kind.
+        ConfigError: it is no base model, or does not tell what kind.
     """
-    base = load_base(path, config=config, tokenizer=tokenizer)
+    if odd := sorted(where.keys() - {"config", "tokenizer", "revision", "variant"}):
+        raise ConfigError(f"{path} takes config, tokenizer, revision, variant and torch_dtype, not {', '.join(odd)}.")
+    base = load_base(path, **where)
     for network in (base.unet, base.vae, base.text_networks):
         nn.Module.to(network, torch_dtype)
-    scheduler = ddim_scheduler(base.scheduler.config)
+    scheduler = sampler_for(base.scheduler.config)
     return {"unet": base.unet, "vae": base.vae, "scheduler": scheduler, **components_of(base.text)}
 
 

@@ -90,8 +90,8 @@ def started(
 ) -> Float[Tensor, "B C h w"]:
     """The latents of the first step: noise, or the pictures of an edit with noise added."""
     if edit is None or edit.strength == 1.0:
-        return noise * scheduler.init_noise_sigma
-    return scheduler.add_noise(edit.latents, noise, timesteps[:1])
+        return noise * getattr(scheduler, "init_noise_sigma", 1.0)  # which a flow's scheduler does not say
+    return _noised(scheduler, edit.latents, noise, timesteps[:1])
 
 
 def with_kept(
@@ -104,8 +104,14 @@ def with_kept(
     """The latents after a step, with the cells that an edit keeps at the noise level of the ``following`` timesteps."""
     if edit is None or edit.weight is None:
         return latents
-    was = edit.latents if len(following) == 0 else scheduler.add_noise(edit.latents, noise, following[:1])
+    was = edit.latents if len(following) == 0 else _noised(scheduler, edit.latents, noise, following[:1])
     return edit.kept(latents, was)
+
+
+def _noised(scheduler: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    if hasattr(scheduler, "add_noise"):
+        return scheduler.add_noise(clean, noise, timesteps)
+    return scheduler.scale_noise(clean, timesteps, noise)  # as a flow's schedulers name it
 
 
 def generators_taken(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:

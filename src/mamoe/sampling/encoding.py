@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.conditioner import Conditioner, picture_conditioning, text_tokens
 from mamoe.conditioning.regions import build_layout, layout_without_map
 from mamoe.conditioning.text import PromptEncoder
+from mamoe.models.backbone import Pyramid
 from mamoe.sampling.binding import phase_starts, without_segments
 from mamoe.sampling.requests import Request
 from mamoe.vocabulary.batch import RegionLayout, framing_rows
@@ -66,7 +67,7 @@ class RequestEncoder:
 
     encoder: PromptEncoder
     settings: LayoutSettings | None  # None: a model without layout
-    num_levels: int  # of the UNet
+    pyramid: Pyramid  # of the network
     factor: int  # pixels per side of a latent cell
     device: torch.device
     dtype: torch.dtype
@@ -112,7 +113,7 @@ class RequestEncoder:
     def _by_layouts(
         self, layouts: Sequence[RegionLayout], settings: LayoutSettings, framing: Int32[Tensor, "B 6"]
     ) -> Conditioning:
-        conditioner = Conditioner(self.encoder, settings, num_levels=self.num_levels)
+        conditioner = Conditioner(self.encoder, settings, *astuple(self.pyramid))
         regions = replace(collate_layouts(layouts, settings.num_experts), framing=framing)
         return conditioner(regions, device=self.device, dtype=self.dtype)
 

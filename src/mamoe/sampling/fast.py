@@ -13,7 +13,7 @@ from torch import nn
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.machine.memory import is_out_of_memory
 from mamoe.machine.replay import Replayed, cuda_graph
-from mamoe.models.unet.block import blocks_of
+from mamoe.models.blocks.block import blocks_of
 from mamoe.sampling.padding import padded_size
 from mamoe.sampling.pipeline import LayoutPipeline
 

@@ -19,15 +19,17 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from mamoe.bases.shipped import resolved
 from mamoe.bases.single_file import is_single_file
-from mamoe.diffusion.sampler import ddim_scheduler
+from mamoe.diffusion.sampler import sampler_for
 from mamoe.errors import ConfigError
+from mamoe.models.backbones import pyramid_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
+from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
-from mamoe.sampling.checks import check_folder, check_parts, check_plain, without_run_options
-from mamoe.sampling.components import load_components, load_single_file
+from mamoe.sampling.checks import check_parts, check_plain, without_run_options
+from mamoe.sampling.components import is_foreign_transformer, load_base_components, load_components
 from mamoe.vocabulary.layout import LayoutSettings
 
 _OWN = ("layout", "condition", "force_zeros_for_empty_prompt")
@@ -45,7 +47,7 @@ class PipelineParts(DiffusionPipeline):
         text_encoder_2: the second encoder of a base model of the SDXL kind.
         tokenizer_2: its tokenizer.
         force_zeros_for_empty_prompt: the empty prompt is all zeros, as the base model was trained.
-        scheduler: any diffusers scheduler; :func:`~mamoe.diffusion.sampler.ddim_scheduler` makes the default one.
+        scheduler: any diffusers scheduler; :func:`~mamoe.diffusion.sampler.sampler_for` makes the default one.
         layout: ``LayoutSettings.to_dict()`` of the training, or that as JSON text; None for a model without layout.
         condition: what a UNet with a condition picture was shown: ``classes`` or ``edges``, drawn from the map;
             anything else = pictures that have to be given.
@@ -103,7 +105,7 @@ class PipelineParts(DiffusionPipeline):
         """What height and width of what is drawn must be divisible by, in pixels; other pictures are cut out of it."""
         if control_of(self.unet) is Control.PICTURE:
             return max(self.vae_scale_factor, side_multiple(len(self._unet_config["block_out_channels"])))
-        return self.vae_scale_factor
+        return self.vae_scale_factor * 2 ** pyramid_of(self.unet).skipped
 
     @property
     def _unet_config(self) -> Any:
@@ -133,13 +135,13 @@ class PipelineParts(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **options: Any) -> Self:
-        """Read a saved pipeline, a run or one of its checkpoints, or a Stable Diffusion model.
+        """Read a saved pipeline, a run or one of its checkpoints, or a base model.
 
         The last is a folder, a hub name, one original ``.safetensors`` file, or ``package:tiny``, which ships with the
         package. A run takes the options of :func:`mamoe.sampling.components.load_components`, a file those of
-        :func:`mamoe.sampling.components.load_single_file`, everything else those of diffusers.
-        Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM unless
-        a ``scheduler`` is given.
+        :func:`mamoe.sampling.components.load_base_components`, everything else those of diffusers.
+        Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM, in a
+        flow by Euler's steps, unless a ``scheduler`` is given.
 
         Raises:
             ConfigError: a folder that is none of these, or an option of a run for something else.
@@ -149,9 +151,8 @@ class PipelineParts(DiffusionPipeline):
         if is_run(folder):
             return cls(**load_components(folder, **options))
         options = without_run_options(path, options)
-        if is_single_file(path):
-            return cls(**load_single_file(path, **options))
-        check_folder(folder)
+        if is_single_file(path) or is_foreign_transformer(path, options.get("revision")):
+            return cls(**load_base_components(path, **options))
         options = {"use_safetensors": True, **options}
         pipe = super().from_pretrained(path, **options)
         if not options.keys() & {"torch_dtype", "dtype"}:
@@ -160,7 +161,7 @@ class PipelineParts(DiffusionPipeline):
                     encoder.to(torch.float32)
         saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
-            pipe.scheduler = ddim_scheduler(pipe.scheduler.config)
+            pipe.scheduler = sampler_for(pipe.scheduler.config)
         if (folder / BRANCH).is_dir():
             pipe = pipe.with_unet(ControlledUNet(pipe.unet, load_branch(pipe.unet, folder / BRANCH)))
         elif pipe.config["condition"] is not None and control_of(pipe.unet) is None:
@@ -187,6 +188,8 @@ class PipelineParts(DiffusionPipeline):
         if unet is not self.unet:
             self.with_unet(unet).save_pretrained(str(save_directory), **options)
             return
+        if isinstance(unet, MaMoEPixArtTransformer2DModel):
+            self.register_to_config(unet=(type(self).__module__, type(unet).__name__))
         if isinstance(unet, MaMoEUNet2DConditionModel):
             # Without a layout nothing would tell on reading that this is more than the stock UNet.
             own = [type(self).__module__, MaMoEUNet2DConditionModel.__name__]

@@ -18,10 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mamoe.conditioning.text import PromptEncoder
-from mamoe.diffusion.sampler import is_zero_snr
+from mamoe.diffusion.sampler import is_zero_snr, scaled_for_model
 from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import decoded, without_overflow
+from mamoe.models.backbones import pyramid_of
 from mamoe.models.control.call import control_input, control_of, predict
+from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
@@ -61,7 +63,7 @@ from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.panoptic import PanopticMap
 
 # diffusers looks up a component of another library, and ModelMixin, in the module its folder names: this one.
-__all__ = ["LayoutPipeline", "MaMoEUNet2DConditionModel", "ModelMixin"]
+__all__ = ["LayoutPipeline", "MaMoEPixArtTransformer2DModel", "MaMoEUNet2DConditionModel", "ModelMixin"]
 
 ZERO_SNR_RESCALE = 0.7
 
@@ -264,7 +266,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         encoder = RequestEncoder(
             encoder=self._prompt_encoder(),
             settings=self.settings,
-            num_levels=len(self._unet_config["block_out_channels"]),
+            pyramid=pyramid_of(self.unet),
             factor=self.vae_scale_factor,
             device=self._execution_device,
             dtype=self._dtype,
@@ -330,7 +332,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         factor = self.vae_scale_factor
-        return self._unet_config["out_channels"], size[0] // factor, size[1] // factor
+        return self.vae.config["latent_channels"], size[0] // factor, size[1] // factor
 
     def _denoise(
         self,
@@ -355,7 +357,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
                     break
                 inputs = steering_at(phases, step / len(timesteps))
                 noisy = latents.repeat(len(inputs["encoder_hidden_states"]) // count, 1, 1, 1)
-                noisy = self.scheduler.scale_model_input(noisy, timestep).to(self._dtype)
+                noisy = scaled_for_model(self.scheduler, noisy, timestep).to(self._dtype)
                 output = guidance.combined(predict(self.unet, noisy, told, inputs, control).float(), count)
                 latents = self.scheduler.step(output, timestep, latents, **taken).prev_sample
                 latents = with_kept(self.scheduler, latents, noise, timesteps[step + 1 :], edit)

@@ -14,9 +14,10 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from mamoe.diffusion.levels import NoiseLevels
 from mamoe.diffusion.losses.denoised import Denoised
 from mamoe.diffusion.losses.mse import mse_per_image
-from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
+from mamoe.diffusion.parameterization import Prediction, noised
 from mamoe.randomness import generator_for, stacked_randn
 from mamoe.vocabulary.conditioning import Conditioning
 
@@ -29,24 +30,24 @@ class Perceptual:
 
     Args:
         features: what :func:`middle_features` makes of the base model's UNet.
-        alphas_cumprod: f32[T], the noise schedule the base model was trained with.
+        levels: those the base model was trained at.
     """
 
-    def __init__(self, features: nn.Module, alphas_cumprod: Float[Tensor, "T"]) -> None:
-        self._features, self._alphas_cumprod = features, alphas_cumprod
+    def __init__(self, features: nn.Module, levels: NoiseLevels) -> None:
+        self._features, self._levels = features, levels
 
     def __call__(self, batch: Denoised) -> Float[Tensor, "B"]:
         timesteps, noise = self._draws(batch)
-        alpha, sigma = alpha_sigma(self._alphas_cumprod, timesteps)
-        inputs = global_prompt_inputs(batch.conditioning)
+        alpha, sigma = self._levels.at(timesteps)
+        told, inputs = self._levels.told_at(timesteps), global_prompt_inputs(batch.conditioning)
         with torch.no_grad():
-            wanted = self._features(noised(batch.clean, noise, alpha, sigma), timesteps, **inputs).sample
-        got = self._features(noised(batch.clean_estimate, noise, alpha, sigma), timesteps, **inputs).sample
+            wanted = self._features(noised(batch.clean, noise, alpha, sigma), told, **inputs).sample
+        got = self._features(noised(batch.clean_estimate, noise, alpha, sigma), told, **inputs).sample
         return batch.weighed(mse_per_image(got, wanted), Prediction.X0)
 
     def _draws(self, batch: Denoised) -> tuple[Int64[Tensor, "B"], Float[Tensor, "B C h w"]]:
         timesteps = [
-            torch.randint(len(self._alphas_cumprod), (), generator=generator_for(seed, "second timestep"))
+            torch.randint(len(self._levels), (), generator=generator_for(seed, "second timestep"))
             for seed in batch.seeds
         ]
         noise = stacked_randn(tuple(batch.clean.shape[1:]), [generator_for(s, "second noise") for s in batch.seeds])

@@ -15,10 +15,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mamoe.models.autoencoder import posterior_of, without_overflow
+from mamoe.models.backbones import BACKBONES, backbone_of
 from mamoe.models.control.controlnet_xs import ControlledUNet
 from mamoe.models.latents import LatentScaling
-from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
+
+_STEERED = (ControlledUNet, *(backbone.ours for backbone in BACKBONES))
 
 
 class Control(StrEnum):
@@ -38,13 +40,16 @@ def control_of(unet: nn.Module) -> Control | None:
 
 
 def with_layout(unet: Any, **own: Any) -> Any:
-    """``unet``, which knows regions and experts as ``own`` says; a ControlNet-XS branch stays beside it.
+    """``unet``, of any known family, with regions and experts as ``own`` says; a ControlNet-XS branch stays beside it.
 
     Args: see :meth:`~mamoe.models.unet.model.MaMoEUNet2DConditionModel.from_unet`.
+
+    Raises:
+        ConfigError: the family is none that layouts can steer.
     """
     if isinstance(unet, ControlledUNet):
         return ControlledUNet(with_layout(unet.base, **own), unet.branch)
-    return MaMoEUNet2DConditionModel.from_unet(unet, **own)
+    return backbone_of(unet).convert(unet, **own)
 
 
 def control_input(
@@ -79,8 +84,11 @@ def predict(
         control: the condition picture in the form ``control_of(unet)`` says; None for a UNet that takes none.
 
     Raises:
-        ValueError: a condition is missing, or there is one too many.
+        ValueError: a condition is missing, or there is one too many; or a layout is given that the network would
+            ignore.
     """
+    if "regions" in (inputs.get("cross_attention_kwargs") or {}) and not isinstance(unwrapped(unet), _STEERED):
+        raise ValueError(f"A {type(unwrapped(unet)).__name__} would ignore the layout: convert it first (with_layout).")
     form = control_of(unet)
     control = None if control is None else control.to(noisy.dtype)
     if (form is None) != (control is None):
@@ -88,6 +96,7 @@ def predict(
         raise ValueError(f"This UNet takes {takes}, got {'none' if control is None else 'one'}.")
     if form is Control.PICTURE:
         return unet(noisy, timestep, **inputs, picture=control).sample
-    if control is not None:
-        noisy = torch.cat([noisy, control], dim=1)
-    return unet(noisy, timestep, **inputs).sample
+    shown = noisy if control is None else torch.cat([noisy, control], dim=1)
+    # By name, because families differ in the order. What comes after the latent's channels is a learned variance.
+    told = torch.as_tensor(timestep, device=noisy.device).expand(len(noisy))
+    return unet(shown, timestep=told, **inputs).sample[:, : noisy.shape[1]]

@@ -25,8 +25,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.models.blocks.conversion import noise_level_of
 from mamoe.models.unet.block import MaMoETransformerBlock
-from mamoe.models.unet.model import noise_level_of, transformers_of
+from mamoe.models.unet.model import transformers_of
 
 BRANCH = "controlnet_xs"  # folder of a saved pipeline
 LATENT_CHANNELS = 4

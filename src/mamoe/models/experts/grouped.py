@@ -2,28 +2,66 @@
 
     rows = cells[token]
     h    = rows W1_e + b1_e
-    a    = value(h) * gelu(gate(h))
+    a    = value(h) * gelu(gate(h)), or gelu(h)         see Activation
     out  = (a W2_e + b2_e)[back]
 
 Every product works on all slices at once, so no host needs to know where they end. Written out, the two permutations
 are read both ways, where the gradient of a gather would be a scatter with atomic sums; the activation is computed again
 instead of kept; and the host starts some thirty kernels instead of a hundred.
 
-Shapes: M = B*N cells, K = M rows · E experts · C channels in and out · F channels inside.
+Shapes: M = B*N cells, K = M rows · E experts · C channels in and out · F channels inside, G behind the activation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.activations import GEGLU, GELU
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.models.experts.stacking import stacked, whole
 from mamoe.vocabulary.conditioning import ExpertRouting
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What lies between the two layers of a feed-forward."""
+
+    gated: bool  # h is twice as wide: a value and its gate
+    approximate: str  # of gelu, as torch names it: "none" or "tanh"
+
+    @classmethod
+    def of(cls, first: nn.Module) -> Activation | None:
+        """That of a stock feed-forward's first layer; None: of a kind that has no place here."""
+        if isinstance(first, GEGLU):
+            return cls(gated=True, approximate="none")
+        return cls(gated=False, approximate=first.approximate) if isinstance(first, GELU) else None
+
+    def __call__(self, hidden: Float[Tensor, "*M F"]) -> Float[Tensor, "*M G"]:
+        if not self.gated:
+            return F.gelu(hidden, approximate=self.approximate)
+        value, gate = hidden.chunk(2, dim=-1)
+        return value * F.gelu(gate, approximate=self.approximate)
+
+    def backward(self, hidden: Float[Tensor, "K F"], inner: Float[Tensor, "K G"]) -> tuple[Tensor, Tensor]:
+        """The activation [K G] again, and from its gradient ``inner``, which is used up, that of ``hidden``."""
+        if not self.gated:
+            grad = torch.ops.aten.gelu_backward(inner, hidden, approximate=self.approximate)
+            return F.gelu(hidden, approximate=self.approximate), grad
+        value, gate = hidden.chunk(2, dim=-1)
+        gelu = F.gelu(gate, approximate=self.approximate)
+        grad = torch.empty_like(hidden)
+        value_grad, gate_grad = grad.chunk(2, dim=-1)
+        torch.mul(inner, gelu, out=value_grad)
+        torch.ops.aten.gelu_backward.grad_input(
+            inner.mul_(value), gate, approximate=self.approximate, grad_input=gate_grad
+        )
+        return gelu.mul_(value), grad
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -39,7 +77,7 @@ def grouped_suits(rows: Tensor) -> bool:
 
 
 def plain_weights(rows: Tensor, nets: Sequence[nn.ModuleList]) -> tuple[list[Tensor], ...] | None:
-    """W1 [2F C], b1 [2F], W2 [C F] and b2 [C] of every expert, if grouped products suit; else None.
+    """W1 [F C], b1 [F], W2 [C G] and b2 [C] of every expert, if grouped products suit; else None.
 
     A loop over slices reads the slice ends on the host: free on a CPU, a wait on a GPU, a graph break when compiled.
     The grouped way reads the weights directly, so it must not bypass adapters wrapped around a projection, nor the
@@ -51,8 +89,8 @@ def plain_weights(rows: Tensor, nets: Sequence[nn.ModuleList]) -> tuple[list[Ten
     device = rows.device
     for net in nets:
         # Asked of every expert in every call. Attributes of modules are found by a search that takes ten times as long.
-        geglu, _, narrow, *_ = net._modules.values()
-        wide = cast(nn.Module, geglu)._modules["proj"]
+        first, _, narrow, *_ = net._modules.values()
+        wide = cast(nn.Module, first)._modules["proj"]
         if type(wide) is not nn.Linear or type(narrow) is not nn.Linear:
             return None
         for linear, own in ((wide._parameters, weights[:2]), (narrow._parameters, weights[2:])):
@@ -65,7 +103,11 @@ def plain_weights(rows: Tensor, nets: Sequence[nn.ModuleList]) -> tuple[list[Ten
 
 
 def grouped_layers(
-    rows: Float[Tensor, "K C"], weights: Sequence[Sequence[Tensor]], dropout: nn.Module, routing: ExpertRouting
+    rows: Float[Tensor, "K C"],
+    weights: Sequence[Sequence[Tensor]],
+    activation: Activation,
+    dropout: nn.Module,
+    routing: ExpertRouting,
 ) -> Float[Tensor, "K C"]:
     """Sorted rows through the layers of their experts; any routing, any dropout, gradients by torch."""
     dtype = compute_dtype(rows)
@@ -74,17 +116,17 @@ def grouped_layers(
     # A bias is added by a product, because its gradient is a product then too; that of a gather is a slow scatter.
     hidden = F.grouped_mm(rows.to(dtype), wide.mT, offs=routing.offsets)
     hidden = hidden.addmm_(member, _for_members(wide_bias, member))
-    value, gate = hidden.chunk(2, dim=-1)
-    activated = dropout(value * F.gelu(gate))
+    activated = dropout(activation(hidden))
     out = F.grouped_mm(activated, narrow.mT, offs=routing.offsets)
     return out.addmm_(member, _for_members(narrow_bias, member))
 
 
 def grouped_experts(
-    cells: Float[Tensor, "M C"], weights: Sequence[Sequence[Tensor]], routing: ExpertRouting
+    cells: Float[Tensor, "M C"], weights: Sequence[Sequence[Tensor]], activation: Activation, routing: ExpertRouting
 ) -> Float[Tensor, "M C"]:
     """Every cell through its one expert: hard routing, no dropout."""
-    return _Experts.apply(cells, compute_dtype(cells), routing, *(one for parts in weights for one in parts))  # type: ignore[no-any-return]
+    every = (one for parts in weights for one in parts)
+    return _Experts.apply(cells, compute_dtype(cells), activation, routing, *every)  # type: ignore[no-any-return]
 
 
 def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -> Float[Tensor, "E8 F"]:
@@ -94,35 +136,29 @@ def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -
 
 class _Experts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, cells: Tensor, dtype: torch.dtype, routing: ExpertRouting, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, cells: Tensor, dtype: torch.dtype, activation: Activation, routing: ExpertRouting, *weights: Tensor
+    ) -> Tensor:
         count = len(weights) // 4
         wide, wide_bias, narrow, narrow_bias = (whole(weights[i * count : (i + 1) * count], dtype) for i in range(4))
         member = routing.member.to(dtype)
         rows = cells.to(dtype).index_select(0, routing.token)
         hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets)
         hidden.addmm_(member, _for_members(wide_bias, member))
-        value, gate = hidden.chunk(2, dim=-1)
-        activated = F.gelu(gate).mul_(value)
-        out = F.grouped_mm(activated, narrow.mT, offs=routing.offsets)
+        out = F.grouped_mm(activation(hidden), narrow.mT, offs=routing.offsets)
         out.addmm_(member, _for_members(narrow_bias, member))
         assert routing.back is not None, "hard routing knows the way back"
         ctx.save_for_backward(rows, hidden, wide, narrow, member)
-        ctx.routing, ctx.dtypes = routing, (cells.dtype, weights[0].dtype)
+        ctx.activation, ctx.routing, ctx.dtypes = activation, routing, (cells.dtype, weights[0].dtype)
         return out.index_select(0, routing.back)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, hidden, wide, narrow, member = ctx.saved_tensors
         routing, (cells_dtype, weights_dtype) = ctx.routing, ctx.dtypes
-        offsets, learns = routing.offsets, any(ctx.needs_input_grad[3:])
+        offsets, learns = routing.offsets, any(ctx.needs_input_grad[4:])
         out_grad = grad.to(rows.dtype).index_select(0, routing.token)
-        value, gate = hidden.chunk(2, dim=-1)
-        gelu = F.gelu(gate)
-        inner = F.grouped_mm(out_grad, narrow, offs=offsets)
-        hidden_grad = torch.empty_like(hidden)
-        value_grad, gate_grad = hidden_grad.chunk(2, dim=-1)
-        torch.mul(inner, gelu, out=value_grad)
-        torch.ops.aten.gelu_backward.grad_input(inner.mul_(value), gate, grad_input=gate_grad)
+        activated, hidden_grad = ctx.activation.backward(hidden, F.grouped_mm(out_grad, narrow, offs=offsets))
         cells_grad = None
         if ctx.needs_input_grad[0]:
             cells_grad = F.grouped_mm(hidden_grad, wide, offs=offsets).index_select(0, routing.back).to(cells_dtype)
@@ -131,7 +167,7 @@ class _Experts(torch.autograd.Function):
         grads = (
             F.grouped_mm(hidden_grad.t(), rows, offs=offsets),
             (member.t() @ hidden_grad)[: len(wide)],
-            F.grouped_mm(out_grad.t(), gelu.mul_(value), offs=offsets),
+            F.grouped_mm(out_grad.t(), activated, offs=offsets),
             (member.t() @ out_grad)[: len(wide)],
         )
-        return cells_grad, None, None, *(one for every in grads for one in every.to(weights_dtype).unbind(0))
+        return cells_grad, None, None, None, *(one for every in grads for one in every.to(weights_dtype).unbind(0))

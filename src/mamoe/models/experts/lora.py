@@ -80,7 +80,7 @@ class LoraExpertsFeedForward(RoutedFeedForward):
         generator: see :class:`LowRank`.
 
     Raises:
-        ConfigError: the feed-forward is not a GEGLU one.
+        ConfigError: the feed-forward has neither GEGLU nor GELU between its layers.
     """
 
     def __init__(
@@ -118,9 +118,7 @@ class LoraExpertsFeedForward(RoutedFeedForward):
         return full
 
     def _activated(self, x: Float[Tensor, "*M C"], added: Float[Tensor, "*M F"]) -> Float[Tensor, "*M G"]:
-        geglu = cast(GEGLU, self.net[0])
-        value, gate = (geglu.proj(x) + added).chunk(2, dim=-1)
-        return self.net[1](value * geglu.gelu(gate))
+        return self.net[1](self.activation(cast(GEGLU, self.net[0]).proj(x) + added))
 
     def _out(self, activated: Float[Tensor, "*M G"], added: Float[Tensor, "*M C"]) -> Float[Tensor, "*M C"]:
         return run_layers(self.net[3:], self.net[2](activated) + added)

@@ -15,13 +15,12 @@ from itertools import pairwise
 from typing import Self, cast
 
 import torch
-from diffusers.models.activations import GEGLU
 from diffusers.models.attention import FeedForward
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
-from mamoe.models.experts.grouped import grouped_experts, grouped_layers, plain_weights
+from mamoe.models.experts.grouped import Activation, grouped_experts, grouped_layers, plain_weights
 from mamoe.models.experts.stacking import lay_end_to_end
 from mamoe.vocabulary.conditioning import ExpertRouting
 
@@ -37,9 +36,10 @@ class RoutedFeedForward(nn.Module, ABC):
 
     def __init__(self, dense: FeedForward) -> None:
         super().__init__()
-        if not isinstance(dense.net[0], GEGLU):
-            raise ConfigError(f"Experts need GEGLU feed-forwards, this UNet has {type(dense.net[0]).__name__}.")
-        self.net = dense.net
+        activation = Activation.of(dense.net[0])
+        if activation is None:
+            raise ConfigError(f"Experts need GEGLU or GELU feed-forwards, here is a {type(dense.net[0]).__name__}.")
+        self.net, self.activation = dense.net, activation
 
     @property
     @abstractmethod
@@ -53,7 +53,7 @@ class RoutedFeedForward(nn.Module, ABC):
 
 
 class MoEFeedForward(RoutedFeedForward):
-    """E copies of a GEGLU feed-forward (Shazeer 2020), each at work on the cells of its class group.
+    """E copies of a feed-forward of two layers, each at work on the cells of its class group.
 
     Expert 0 keeps the stock keys ``net.*``, the others live under ``experts.{i}.net.*`` with i in [1, E): whoever
     reads only the stock keys gets the dense model of expert 0.
@@ -63,7 +63,7 @@ class MoEFeedForward(RoutedFeedForward):
         num_experts: E, at least 1.
 
     Raises:
-        ConfigError: the feed-forward is not a GEGLU one.
+        ConfigError: the feed-forward has neither GEGLU (Shazeer 2020) nor GELU between its layers.
     """
 
     def __init__(self, dense: FeedForward, num_experts: int) -> None:
@@ -88,10 +88,10 @@ class MoEFeedForward(RoutedFeedForward):
         nets, cells = self.nets, hidden_states.flatten(0, 1)
         weights = plain_weights(cells, nets)
         if weights is not None and routing.weight is None and _knows_gradient(nets[0]):
-            return grouped_experts(cells, weights, routing).view_as(hidden_states)
+            return grouped_experts(cells, weights, self.activation, routing).view_as(hidden_states)
         rows = cells.index_select(0, routing.token)
         if weights is not None:
-            rows = run_layers(nets[0][3:], grouped_layers(rows, weights, nets[0][1], routing))
+            rows = run_layers(nets[0][3:], grouped_layers(rows, weights, self.activation, nets[0][1], routing))
         else:
             rows = run_experts(nets, rows, routing)
         return put_back(rows, routing, len(cells)).view_as(hidden_states)
@@ -145,7 +145,7 @@ class SharedExpertFeedForward(MoEFeedForward):
         # The rest group has to be somebody's: what expert 1 makes of it is taken away again. No wait for the host.
         weights = plain_weights(rows, [nets[0], *nets])
         if weights is not None:
-            added = run_layers(nets[0][3:], grouped_layers(rows, weights, nets[0][1], routing))
+            added = run_layers(nets[0][3:], grouped_layers(rows, weights, self.activation, nets[0][1], routing))
             return added.masked_fill(routing.member[:, :1], 0)
         rest, *slices = slices_of(rows, routing.offsets)
         added = [run_layers(net, own) for net, own in zip(nets, slices, strict=True)]

@@ -10,27 +10,34 @@ Letters: see :mod:`mamoe.vocabulary`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from os import PathLike
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
-from mamoe.models.experts.moe import MoEFeedForward, RoutedFeedForward
+from mamoe.models.blocks.conversion import (
+    check_levels,
+    check_nothing_is_dropped,
+    check_whole,
+    filled,
+    initial_state,
+    levels_with_experts,
+    noise_level_of,
+    option_problems,
+    put_back_processors,
+    with_own_arguments,
+)
+from mamoe.models.blocks.norms import keep_format
 from mamoe.models.unet.block import MaMoETransformerBlock
-from mamoe.models.unet.norms import keep_format
-from mamoe.models.unet.strength import RegionStrength
 from mamoe.models.wrapped import unwrapped
-from mamoe.vocabulary.conditioning import LevelConditioning, level_grids
-
-Model = TypeVar("Model", bound=UNet2DConditionModel)
+from mamoe.vocabulary.conditioning import level_grids
 
 # Arguments a stock UNet does not have.
 OWN_CONFIG = ("num_experts", "region_attention", "moe_levels", "learned_strength", "shared_expert")
@@ -72,7 +79,9 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
     ) -> None:
         super().__init__(**unet_config)
         num_levels = len(self.config["block_out_channels"])
-        _check_config(num_experts, moe_levels, num_levels, region_attention or not learned_strength, shared_expert)
+        _check_config(
+            moe_levels, num_levels, option_problems(num_experts, region_attention, learned_strength, shared_expert)
+        )
         with_experts = list(range(num_levels) if moe_levels is None else moe_levels)
         self.register_to_config(
             num_experts=num_experts,
@@ -122,28 +131,14 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             ConfigError: see the class; or the result has no place for experts or strengths that the UNet has.
         """
         unet = cast(UNet2DConditionModel, unwrapped(unet))
-        _check_nothing_is_dropped(unet, num_experts, moe_levels, learned_strength, shared_expert)
+        lost = _lost_levels(unet, moe_levels)
+        check_nothing_is_dropped(unet, num_experts, learned_strength, shared_expert, lost)
         with torch.device("meta"):
             options = {"num_experts": num_experts, "region_attention": region_attention, "moe_levels": moe_levels}
             options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
             model = cast(Self, cls.from_config(unet.config, **options))
-        own = unet.state_dict()
-        experts = {
-            f"{name}.experts.{i}.{key}": torch.zeros_like(own[f"{name}.{key}"])
-            if shared_expert and key.startswith("net.2.")
-            else own[f"{name}.{key}"]
-            for name, layer in model.named_modules()
-            if copies and isinstance(layer, MoEFeedForward)
-            for i, expert in layer.experts.items()
-            for key in expert.state_dict()
-        }
-        like = next(unet.parameters())
-        strengths = {
-            f"{name}.weight": like.new_zeros(layer.weight.shape)
-            for name, layer in model.named_modules()
-            if isinstance(layer, RegionStrength)
-        }
-        return _filled(model, {**experts, **strengths, **own}, training=unet.training, whole=copies)
+        state = initial_state(model, unet, shared_expert=shared_expert, copies=copies)
+        return filled(model, unet, state, whole=copies)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -156,16 +151,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         """
         loaded: Any = super().from_pretrained(folder, output_loading_info=True, **options)
         model, info = loaded
-        if any(".experts." in key for key in info["missing_keys"]):
-            raise ConfigError(
-                f"{folder} does not hold {model.config['num_experts']} experts on the levels asked for. Read it with "
-                "the values it was saved with, or read the stock UNet and convert it: from_unet(unet, num_experts=…)."
-            )
-        if any(".strength." in key for key in info["missing_keys"]):
-            raise ConfigError(
-                f"{folder} does not hold a learned strength of region attention. Read it without learned_strength, or "
-                "read the stock UNet and convert it: from_unet(unet, learned_strength=True)."
-            )
+        check_whole(folder, model.config, info["missing_keys"], f"{cls.__name__}.from_unet")
         return (model, info) if output_loading_info else model
 
     def to_dense(self) -> UNet2DConditionModel:
@@ -174,7 +160,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             config = {key: value for key, value in self.config.items() if key not in OWN_CONFIG}
             model = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(config))
         state = self.state_dict()
-        return _filled(model, {key: state[key] for key in model.state_dict()}, training=self.training)
+        return filled(model, self, {key: state[key] for key in model.state_dict()})
 
     # The stock options by name only, after the three that everybody gives by place.
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -192,9 +178,9 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             ValueError: the layout does not fit the latents, the text or this model.
         """
         if cross_attention_kwargs is not None and (levels := cross_attention_kwargs.get("regions")) is not None:
-            self._check_levels(levels, sample, encoder_hidden_states)
-            if stock.get("encoder_attention_mask") is not None:
-                raise ValueError("Give either regions or encoder_attention_mask: a region mask leaves padding out too.")
+            grids = level_grids((sample.shape[2], sample.shape[3]), len(self.config["block_out_channels"]))
+            masked = stock.get("encoder_attention_mask") is not None
+            check_levels(levels, grids, encoder_hidden_states, self.config, padding_mask=masked)
             if self.config["learned_strength"]:
                 cross_attention_kwargs = {
                     **cross_attention_kwargs,
@@ -206,13 +192,7 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
 
     def set_default_attn_processor(self) -> None:
         """Put back the processors the model was made with, where others took their place."""
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.set_attention_slice(cast(int, None))  # which is the stock default
-        if self.config["region_attention"]:
-            for module in self.modules():
-                if isinstance(module, MaMoETransformerBlock):
-                    module.take_own_processor()
+        put_back_processors(self, self.config["region_attention"])
 
     def set_attention_slice(self, slice_size: str | int | list[int] | None = "auto") -> None:
         """As the stock one; None puts back the processors the model was made with."""
@@ -221,49 +201,16 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         else:
             super().set_attention_slice(slice_size)
 
-    def _check_levels(self, levels: Sequence[LevelConditioning], sample: Tensor, text: Tensor) -> None:
-        grids = level_grids((sample.shape[2], sample.shape[3]), len(self.config["block_out_channels"]))
-        if len(levels) != len(grids):
-            raise ValueError(f"The layout must have this UNet's {len(grids)} levels, got {len(levels)}.")
-        problems = [
-            problem
-            for i, (level, grid) in enumerate(zip(levels, grids, strict=True))
-            for problem in _level_problems(f"level {i}", level, grid, sample.shape[0], text.shape[1], self.config)
-        ]
-        if problems:
-            raise ValueError("The layout does not fit this UNet call: " + "; ".join(problems) + ".")
 
-
-def noise_level_of(timestep: Tensor | float | int, sample: Float[Tensor, "B c h w"]) -> Float[Tensor, "B"]:
-    """The timestep of every image, f32, where ``timestep`` may be one for all."""
-    return torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).expand(sample.shape[0])
-
-
-def _with_own_arguments(stock: inspect.Signature, own: inspect.Signature) -> inspect.Signature:
-    # diffusers asks the constructor's signature which keys a saved config may hold. **unet_config would hide the stock
-    # ones; naming them here by hand would tie us to one diffusers release.
-    mine = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    theirs = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, p in stock.parameters.items() if name != "self"]
-    return own.replace(parameters=[*mine, *theirs])
-
-
-MaMoEUNet2DConditionModel.__init__.__signature__ = _with_own_arguments(  # pyright: ignore[reportFunctionMemberAccess]
+MaMoEUNet2DConditionModel.__init__.__signature__ = with_own_arguments(  # pyright: ignore[reportFunctionMemberAccess]
     inspect.signature(UNet2DConditionModel.__init__), inspect.signature(MaMoEUNet2DConditionModel.__init__)
 )
 
 
-def _check_config(
-    num_experts: int, moe_levels: Sequence[int] | None, num_levels: int, strength_has_regions: bool, shared: bool
-) -> None:
-    problems = []
-    if num_experts < 1 + shared:
-        why = ": beside a shared expert there is one for each class group but the rest" if shared else ""
-        problems.append(f"num_experts must be at least {1 + shared}{why}, got {num_experts}")
+def _check_config(moe_levels: Sequence[int] | None, num_levels: int, problems: list[str]) -> None:
     known = range(num_levels)
     if moe_levels is not None and (unknown := [level for level in moe_levels if level not in known]):
-        problems.append(f"moe_levels must be among {list(known)} (0 = finest) or null for all, got {unknown}")
-    if not strength_has_regions:
-        problems.append("learned_strength needs region_attention: without it there is nothing whose strength to learn")
+        problems = [*problems, f"moe_levels must be among {list(known)} (0 = finest) or null for all, got {unknown}"]
     if problems:
         raise ConfigError("; ".join(problems) + ".")
 
@@ -273,33 +220,11 @@ def levels_with_blocks(unet: Any) -> tuple[int, ...]:
     return tuple(sorted({level for level, _ in _transformers(getattr(unet, "base", unet))}))
 
 
-def levels_with_experts(unet: nn.Module) -> tuple[int, ...]:
-    """The levels of a UNet whose blocks have more than one expert."""
-    blocks = [module for module in unet.modules() if isinstance(module, MaMoETransformerBlock)]
-    return tuple(sorted({b.level for b in blocks if any(isinstance(m, RoutedFeedForward) for m in b.children())}))
-
-
-def _check_nothing_is_dropped(
-    unet: UNet2DConditionModel,
-    num_experts: int,
-    moe_levels: Sequence[int] | None,
-    learned_strength: bool,
-    shared_expert: bool,
-) -> None:
-    has, problems = levels_with_experts(unet), []
-    if has and num_experts != unet.config["num_experts"]:
-        problems.append(f"it has {unet.config['num_experts']} experts, {num_experts} are asked for")
-    if has and moe_levels is not None and set(has) - set(moe_levels):
-        problems.append(f"it has experts on levels {list(has)}, they are asked for on {list(moe_levels)}")
-    if has and shared_expert != unet.config["shared_expert"]:
-        problems.append("its experts stand for a shared one or beside it, and the other is asked for")
-    if unet.config.get("learned_strength") and not learned_strength:
-        problems.append("it has learned the strength of region attention, which is not asked for")
-    if problems:
-        raise ConfigError(
-            f"Nothing that this UNet learned may be dropped: {'; '.join(problems)}. Ask for what it has, or start from "
-            "its dense part: unet.to_dense()."
-        )
+def _lost_levels(unet: UNet2DConditionModel, moe_levels: Sequence[int] | None) -> list[str]:
+    has = levels_with_experts(unet)
+    if not has or moe_levels is None or not set(has) - set(moe_levels):
+        return []
+    return [f"it has experts on levels {list(has)}, they are asked for on {list(moe_levels)}"]
 
 
 def _check_moe_levels(moe_levels: Sequence[int] | None, with_blocks: Collection[int]) -> None:
@@ -327,31 +252,3 @@ def _transformers(unet: UNet2DConditionModel) -> list[tuple[int, Transformer2DMo
         kinds = ", ".join(sorted({type(block).__name__ for _, block in blocks}))
         raise ConfigError(f"A UNet with text cross-attention is wanted (CrossAttnDownBlock2D, ...), got {kinds}.")
     return found
-
-
-def _level_problems(
-    name: str, level: LevelConditioning, grid: tuple[int, int], batch: int, tokens: int, config: Mapping[str, Any]
-) -> list[str]:
-    problems = []
-    if tuple(level.grid) != grid:
-        problems.append(f"{name} must have {grid} cells (h, w), got {tuple(level.grid)}")
-    wanted, attend = (batch, grid[0] * grid[1], tokens), level.attend
-    if attend is not None and tuple(attend.shape) != wanted:
-        problems.append(f"{name} must have a mask [B N S] of {wanted}, got {tuple(attend.shape)}")
-    takes_weights = config["region_attention"] and not config["learned_strength"]
-    if attend is not None and attend.dtype != torch.bool and not takes_weights:
-        problems.append(
-            f"{name} must have a boolean mask, got log weights ({attend.dtype}): this UNet "
-            + ("learns the strength itself" if config["learned_strength"] else "has no region attention")
-        )
-    if level.routing is not None and level.routing.offsets.shape[0] != config["num_experts"]:
-        got = level.routing.offsets.shape[0]
-        problems.append(f"{name} must be routed to the UNet's {config['num_experts']} experts, got {got}")
-    return problems
-
-
-def _filled(model: Model, state: Mapping[str, Tensor], *, training: bool, whole: bool = True) -> Model:
-    # The skeleton has no memory yet: it takes these tensors, and with them their type and device, as its own.
-    found = model.load_state_dict({key: value.clone() for key, value in state.items()}, strict=whole, assign=True)
-    assert not found.unexpected_keys and all(".experts." in key for key in found.missing_keys)
-    return model.train(training)

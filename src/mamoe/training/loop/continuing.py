@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _NOISE = {  # of the scheduler, by the keys that decide them
     "prediction_type": "objective.prediction",
     "rescale_betas_zero_snr": "objective.zero_snr",
+    "shift": "objective.shift",
     "num_train_timesteps": "model.path",
     "beta_start": "model.path",
     "beta_end": "model.path",

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mamoe.diffusion.levels import NoiseLevels
 from mamoe.diffusion.losses import Denoised
-from mamoe.diffusion.parameterization import Prediction, alpha_sigma, noised
+from mamoe.diffusion.parameterization import noised
 from mamoe.errors import ConfigError, NonFiniteLossError
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.machine.transfers import sent, works_ahead
 from mamoe.methods.lora import to_channels_last
+from mamoe.models.blocks.block import blocks_of
 from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
-from mamoe.models.unet.block import blocks_of
 from mamoe.randomness import derive_seed
 from mamoe.training.optim import apply_lr_factors, parameter_groups
 from mamoe.training.optim.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
@@ -70,9 +71,7 @@ class DiffusionModule(LightningModule):
         self.train()  # from_pretrained hands networks over in evaluation mode
         self._vae, self.scaling, self.adapter_alone = (vae,), networks.scaling, networks.adapter_alone
         self.conditioner = networks.conditioner
-        scheduler = objective.scheduler
-        self.prediction = Prediction.parse(scheduler.config["prediction_type"])
-        self.alphas_cumprod = scheduler.alphas_cumprod.clone()
+        self.levels = NoiseLevels.of(objective.scheduler)
         self.loss, self.weighting, self.timesteps = objective.loss, objective.weighting, objective.timesteps
         self.prompt_dropout, self.seed = objective.prompt_dropout, seed
         self.ema: AveragedWeights | None = None
@@ -110,7 +109,7 @@ class DiffusionModule(LightningModule):
             epoch,
             index,
             shape,  # type: ignore[arg-type]
-            len(self.alphas_cumprod),
+            len(self.levels),
             self.prompt_dropout,
             sampling=self.timesteps,
             places=self._places(batch_idx) if self.timesteps.kind is TimestepKind.STRATIFIED else None,
@@ -134,16 +133,17 @@ class DiffusionModule(LightningModule):
         conditioning, control = self._condition(regions), self._control(regions)
 
         # Noise.
-        alpha, sigma = (sent(x, latents.device) for x in alpha_sigma(self.alphas_cumprod, draws.timesteps))
+        alpha, sigma = (sent(x, latents.device) for x in self.levels.at(draws.timesteps))
+        told = sent(self.levels.told_at(draws.timesteps), latents.device)
         draws = draws.to(latents.device)
         noisy = noised(latents, draws.noise, alpha, sigma)
 
         # Predict.
-        output = predict(self.unet, noisy, draws.timesteps, conditioning.unet_inputs(), control)
+        output = predict(self.unet, noisy, told, conditioning.unet_inputs(), control)
 
         # Loss.
         denoised = Denoised(
-            prediction=self.prediction,
+            prediction=self.levels.prediction,
             output=output,
             clean=latents,
             noise=draws.noise,

@@ -8,12 +8,12 @@ from typing import Any, Literal, Protocol
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mamoe.diffusion.losses import LatentLoss, MinSnr, mse
+from mamoe.diffusion.schedules import Schedule
 from mamoe.models.latents import LatentScaling
 from mamoe.training.step.timesteps import UNIFORM, TimestepSampling
 from mamoe.vocabulary.batch import RegionBatch
@@ -62,7 +62,7 @@ class Objective:
     """What is minimised.
 
     Attributes:
-        scheduler: the noise schedule; its ``prediction_type`` is what the UNet predicts.
+        scheduler: the noise schedule; its prediction is what the UNet predicts.
         loss: per picture.
         loss_networks: what ``loss`` looks through; frozen, moved along, and kept out of parameters and state.
         weighting: of the noise levels; None weighs all alike.
@@ -70,7 +70,7 @@ class Objective:
         prompt_dropout: share of pictures seen without prompt and layout, for classifier-free guidance; in [0, 1].
     """
 
-    scheduler: DDPMScheduler
+    scheduler: Schedule
     loss: LatentLoss = mse
     loss_networks: Sequence[nn.Module] = ()
     weighting: MinSnr | None = None

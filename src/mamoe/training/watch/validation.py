@@ -134,7 +134,7 @@ class FixedLoss(Callback):
         places, index = [place for place, _ in group], [sample.index for _, sample in group]
         batch = self._collate([sample for _, sample in group]).to(module.device)
         latents = module.encode(batch)
-        shape, steps = tuple(latents.shape[1:]), len(module.alphas_cumprod)
+        shape, steps = tuple(latents.shape[1:]), len(module.levels)
         draws = fixed_draws(self._seed, index, places, self._count, shape, steps)  # type: ignore[arg-type]
         weight = None if batch.cell_weight is None else batch.cell_weight.cpu()
         return _Fixed(latents=latents.cpu(), regions=batch.regions.to("cpu"), draws=draws, cell_weight=weight)

@@ -1,0 +1,40 @@
+"""What the rest of the package asks of a family of denoising networks.
+
+A family is known by a file that fills this record in: ``models/unet/backbone.py``, ``models/dit/backbone.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pyramid:
+    """The grids of cells that a network's blocks work on."""
+
+    count: int  # L, each level half the one before, rounded up
+    skipped: int = 0  # halvings of the latent before the first level: log2 of a transformer's patch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backbone:
+    """A family of networks.
+
+    A mask and a routing enter every family alike: as ``cross_attention_kwargs={"regions": levels}`` of a call, one
+    ``LevelConditioning`` per level; and so does text, as ``encoder_hidden_states``. The feed-forwards that can have
+    experts are those of its ``LayoutBlock``s.
+    """
+
+    part: str  # its folder in a diffusers pipeline
+    stock: type[Any]  # diffusers' class
+    ours: type[Any]  # the one whose blocks know regions and experts
+    convert: Callable[..., Any]  # a network of either class and options of ``own_config`` -> ours, see its from_…
+    own_config: tuple[str, ...]  # arguments of ``ours`` that ``stock`` does not have
+    pyramid: Callable[[Mapping[str, Any]], Pyramid]  # of its configuration
+    levels_with_blocks: Callable[[Any], tuple[int, ...]]  # of a network
+    text_width: Callable[[Mapping[str, Any]], Any]  # D of the text it reads; a list where its levels differ
+    adapted: Mapping[str, str]  # kind of layer (methods' Target) -> expression that full names of such layers match
+    takes_pictures: bool = False  # whether it can be shown a condition picture
+    decoder: tuple[str, ...] = ()  # parts that draw, as opposed to those that look; none: they cannot be told apart

@@ -1,0 +1,79 @@
+"""The families of networks that layouts steer, and what others would need. A new one: a file, and its record here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mamoe.errors import ConfigError
+from mamoe.models.backbone import Backbone, Pyramid
+from mamoe.models.dit.backbone import PIXART
+from mamoe.models.unet.backbone import UNET
+from mamoe.models.wrapped import unwrapped
+
+BACKBONES = (UNET, PIXART)
+
+# What keeps layouts from networks of diffusers that people ask for, tried with one block each.
+_LACKING = {
+    "SD3Transformer2DModel": "it takes a mask and ignores it; it would need an attention processor of its own",
+    "FluxTransformer2DModel": "text and picture attend to each other in one sequence; it would need blocks of its own",
+    "Flux2Transformer2DModel": "text and picture attend to each other in one sequence; it would need blocks of its own",
+    "QwenImageTransformer2DModel": "its attention refuses a mask; it would need an attention processor of its own",
+    "ZImageTransformer2DModel": "it makes its own mask within its forward pass, which would have to be another",
+    "SanaTransformer2DModel": "a convolution in its feed-forward carries a region's text to the cells beside it",
+}
+
+
+def backbone_of(network: Any) -> Backbone:
+    """The family of a network, compiled or not, ours or stock, with a ControlNet-XS branch or without.
+
+    Raises:
+        ConfigError: none that layouts can steer; says which ones, and what it would need.
+    """
+    plain = unwrapped(network)
+    return backbone_of_class(type(getattr(plain, "base", plain)))
+
+
+def backbone_of_class(kind: type[Any]) -> Backbone:
+    """The family of a class; see :func:`backbone_of`."""
+    for backbone in BACKBONES:
+        if issubclass(kind, backbone.stock):
+            return backbone
+    raise ConfigError(_unknown(kind.__name__))
+
+
+def _unknown(name: str) -> str:
+    known = ", ".join(backbone.stock.__name__ for backbone in BACKBONES)
+    lacks = _LACKING.get(name, "it would need blocks with cross-attention that take a mask per cell, and a record here")
+    return f"Layouts cannot steer a {name}: {lacks}. Known are {known}."
+
+
+def backbone_in(index: Mapping[str, Any]) -> Backbone:
+    """The family of the network that a pipeline's ``model_index.json`` names, by our class or diffusers'.
+
+    Raises:
+        ConfigError: see :func:`backbone_of`; or it names no denoising network at all.
+    """
+    parts = [part for part in ("unet", "transformer") if _named(index, part)]
+    if not parts:
+        raise ConfigError(
+            f"A {index.get('_class_name')} has no network that layouts could steer: wanted a unet/ or a transformer/."
+        )
+    name = _named(index, parts[0])
+    for backbone in BACKBONES:
+        if name in (backbone.stock.__name__, backbone.ours.__name__):
+            return backbone
+    raise ConfigError(_unknown(str(name)))
+
+
+def _named(index: Mapping[str, Any], part: str) -> str | None:
+    return index.get(part, [None, None])[1]
+
+
+def pyramid_of(network: Any) -> Pyramid:
+    """The levels of a network of a known family.
+
+    Raises:
+        ConfigError: see :func:`backbone_of`.
+    """
+    return backbone_of(network).pyramid(unwrapped(network).config)

@@ -1,0 +1,29 @@
+"""Latent diffusion's UNets as a family of networks."""
+
+from __future__ import annotations
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from mamoe.models.backbone import Backbone, Pyramid
+from mamoe.models.unet.model import OWN_CONFIG, MaMoEUNet2DConditionModel, levels_with_blocks
+
+_ADAPTED = {
+    "attention": r"to_q|to_k|to_v|to_out\.0",
+    "conv": r"conv1|conv2|conv_shortcut|downsamplers\.\d+\.conv|upsamplers\.\d+\.conv",
+    "projection": r"proj_in|proj_out|time_emb_proj",
+    "feed_forward": r"ff(?:\.experts\.\d+)?\.net\.0\.proj|ff(?:\.experts\.\d+)?\.net\.2",
+}
+
+UNET = Backbone(
+    part="unet",
+    stock=UNet2DConditionModel,
+    ours=MaMoEUNet2DConditionModel,
+    convert=MaMoEUNet2DConditionModel.from_unet,
+    own_config=OWN_CONFIG,
+    pyramid=lambda config: Pyramid(count=len(config["block_out_channels"])),
+    levels_with_blocks=levels_with_blocks,
+    text_width=lambda config: config["cross_attention_dim"],
+    adapted={kind: rf"(?:down_blocks|mid_block|up_blocks)\.(?:.*\.)?(?:{what})" for kind, what in _ADAPTED.items()},
+    takes_pictures=True,
+    decoder=("up_blocks", "conv_norm_out", "conv_out"),
+)

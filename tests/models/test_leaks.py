@@ -1,0 +1,87 @@
+"""A region's text enters at the cells that may attend it and nowhere else, whatever the backbone is."""
+
+import pytest
+import torch
+
+from mamoe.methods.lora import Lora
+from mamoe.models.control.call import predict, with_layout
+from mamoe.models.leaks import leaks_of
+from mamoe.vocabulary.conditioning import LevelConditioning, level_grids
+from small_models import TEXT_WIDTH, hard_routing
+
+SIZE, TOKENS = (12, 16), 9  # latent cells; tokens of the whole picture (3), the left region (3) and the right one (3)
+RIGHT = torch.arange(TOKENS) >= 6
+FAMILIES = {"unet": ("unet", 0, 3), "pixart": ("pixart", 1, 1)}  # maker of a stock one, halvings skipped, levels
+FORMS = ["plain", "checkpointed", "lora"]
+
+
+def halves(skipped, count, *, masked=True):
+    """A layout of two regions, left and right, each with an expert of its own."""
+    levels = []
+    for grid in level_grids(SIZE, skipped + count)[skipped:]:
+        right = (torch.arange(grid[1]) >= grid[1] / 2).repeat(grid[0])
+        sees = torch.ones(len(right), TOKENS, dtype=torch.bool)
+        if masked:
+            sees[:, 3:6], sees[:, 6:] = ~right[:, None], right[:, None]
+        routing = hard_routing(right.long()[None], 2)
+        levels.append(LevelConditioning(grid=grid, attend=sees[None], routing=routing))
+    return tuple(levels)
+
+
+def text(**changes):
+    embeds = torch.randn((1, TOKENS, TEXT_WIDTH), generator=torch.Generator().manual_seed(5))
+    return embeds if not changes else torch.where(RIGHT[:, None], embeds * 3 + 1, embeds)
+
+
+def noisy():
+    return torch.randn((1, 4, *SIZE), generator=torch.Generator().manual_seed(6))
+
+
+def made(models, family, form="plain", **changes):
+    stock = getattr(models, FAMILIES[family][0])(**changes)
+    network = models.trained(with_layout(stock, num_experts=2))
+    if form == "lora":
+        network = models.trained(Lora(rank=4, alpha=4, conv=family == "unet").prepare(network, seed=0))
+    if form == "checkpointed":
+        network.train().enable_gradient_checkpointing()
+    return network
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_every_layer_text_enters_where_the_layout_lets_it(models, family, form):
+    network, levels = made(models, family, form), halves(*FAMILIES[family][1:])
+    inputs = {"encoder_hidden_states": text(), "cross_attention_kwargs": {"regions": levels}}
+    found = leaks_of(network, lambda: predict(network, noisy(), 500, inputs), levels, RIGHT)
+    assert len(found) >= 2
+    for leak in found:
+        assert leak.outside == 0.0 and leak.gradient == 0.0 and leak.inside > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_test_finds_a_leak(models, family):
+    # The layer is told of no mask: the other half's text reaches everywhere.
+    network, levels = made(models, family), halves(*FAMILIES[family][1:])
+    open_ = halves(*FAMILIES[family][1:], masked=False)
+    inputs = {"encoder_hidden_states": text(), "cross_attention_kwargs": {"regions": open_}}
+    for leak in leaks_of(network, lambda: predict(network, noisy(), 500, inputs), levels, RIGHT):
+        assert leak.outside > 1e-3 and leak.gradient > 0
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_of_one_block_the_other_half_stays_as_it_is(models, form, masked):
+    # Nothing mixes cells behind the only block of a transformer, so the picture itself shows what leaks.
+    network, levels = made(models, "pixart", form, num_layers=1), halves(1, 1, masked=masked)
+    outputs, gradient = [], None
+    for embeds in (text(), text(other=True)):
+        embeds.requires_grad_()
+        inputs = {"encoder_hidden_states": embeds, "cross_attention_kwargs": {"regions": levels}}
+        out = predict(network, noisy(), 500, inputs)
+        (gradient,) = torch.autograd.grad(out[..., : SIZE[1] // 2].square().sum(), embeds)
+        outputs.append(out.detach())
+    change = (outputs[1] - outputs[0]).abs()
+    left, right = change[..., : SIZE[1] // 2].max().item(), change[..., SIZE[1] // 2 :].max().item()
+    assert right > 1e-3
+    assert (left == 0.0) if masked else (left > 1e-3)
+    assert (gradient[:, RIGHT].abs().max().item() == 0.0) == masked
