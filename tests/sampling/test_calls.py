@@ -263,7 +263,6 @@ def test_an_empty_map_is_text_alone_and_said(pipe, settings):
             r"gave back latents of shape \(1,\), wanted \(1, 4, 4, 6\)",
         ),
     ],
-    ids=str,
 )
 def test_calls_nobody_can_mean(pipe, street, asked, says):
     with pytest.raises(MamoeError, match=says):
