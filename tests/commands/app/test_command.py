@@ -1,6 +1,7 @@
 """`mamoe app` from its words: where it listens, what it opens, what it refuses."""
 
 import base64
+import functools
 import http.client
 import json
 import os
@@ -116,7 +117,10 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(tmp_path):
 def test_it_serves_until_told_to_stop(saved_pipeline: Path, how, code):
     words = [*COMMAND, "app", str(saved_pipeline), "--host", "0.0.0.0", "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "MAMOE_APP_TOKEN": "of-the-environment"}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A suite that was started in the background passes on that Ctrl-C is nobody's business.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(words, env=environment, preexec_fn=heed, **streams) as process:
         line = process.stdout.readline()
         address, _, token = line.split()[2].partition("#token=")
         assert token == "of-the-environment"
