@@ -36,5 +36,6 @@ class Backbone:
     levels_with_blocks: Callable[[Any], tuple[int, ...]]  # of a network
     text_width: Callable[[Mapping[str, Any]], Any]  # D of the text it reads; a list where its levels differ
     adapted: Mapping[str, str]  # kind of layer (methods' Target) -> expression that full names of such layers match
+    pooled_width: Callable[[Mapping[str, Any]], int] = lambda config: 0  # P of the pooled prompt it is told; 0: of none
     takes_pictures: bool = False  # whether it can be shown a condition picture
     decoder: tuple[str, ...] = ()  # parts that draw, as opposed to those that look; none: they cannot be told apart

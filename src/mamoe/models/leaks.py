@@ -24,6 +24,7 @@ from mamoe.vocabulary.conditioning import LevelConditioning
 class Leak:
     """What one cross-attention layer made of another text of one region."""
 
+    layer: str  # its name in the network
     inside: float  # the largest change of a cell that may attend the region's tokens
     outside: float  # of one that may not; 0.0 where the layout holds
     gradient: float  # the largest gradient that such cells send to the region's tokens; 0.0 where the layout holds
@@ -46,7 +47,8 @@ def leaks_of(
         tokens: True = of the region whose text is another one.
     """
     calls: list[_Call] = []
-    hooks = [_watched(block, levels, tokens, calls) for block in layout_blocks(network)]
+    names = {module: name for name, module in network.named_modules()}
+    hooks = [_watched(names[block], block, levels, tokens, calls) for block in layout_blocks(network)]
     try:
         call()
     finally:
@@ -59,6 +61,7 @@ def leaks_of(
 class _Call:
     """What a cross-attention layer was asked, and what it answered."""
 
+    name: str
     layer: Attention
     may: Bool[Tensor, "B N"]  # which cells may attend the region's tokens
     cells: Float[Tensor, "B N C"]
@@ -67,14 +70,15 @@ class _Call:
 
 
 def _watched(
-    block: LayoutBlock, levels: tuple[LevelConditioning, ...], tokens: Bool[Tensor, "S"], calls: list[_Call]
+    name: str, block: LayoutBlock, levels: tuple[LevelConditioning, ...], tokens: Bool[Tensor, "S"], calls: list[_Call]
 ) -> Any:
     attend = levels[block.level].attend
     assert attend is not None and attend.dtype == torch.bool, "there is nothing to hold to"
     may = attend[:, :, tokens].any(2)
 
     def note(layer: Any, args: tuple[Tensor, ...], told: dict[str, Any], out: Tensor) -> None:
-        calls.append(_Call(layer=layer, may=may, cells=args[0].detach(), told=told, out=out.detach()))
+        one = _Call(name=f"{name}.attn2", layer=layer, may=may, cells=args[0].detach(), told=told, out=out.detach())
+        calls.append(one)
 
     return block.attn2.register_forward_hook(note, with_kwargs=True)
 
@@ -87,6 +91,7 @@ def _asked_again(one: _Call, tokens: Bool[Tensor, "S"]) -> Leak:
         (gradient,) = torch.autograd.grad(again[~one.may].square().sum(), other)
     change = (again.detach() - one.out).abs().amax(2)
     return Leak(
+        layer=one.name,
         inside=float(change[one.may].max()),
         outside=float(change[~one.may].max()),
         gradient=float(gradient[:, tokens].abs().max()),
