@@ -25,5 +25,6 @@ UNET = Backbone(
     text_width=lambda config: config["cross_attention_dim"],
     adapted={kind: rf"(?:down_blocks|mid_block|up_blocks)\.(?:.*\.)?(?:{what})" for kind, what in _ADAPTED.items()},
     takes_pictures=True,
+    lora_prefix="unet",
     decoder=("up_blocks", "conv_norm_out", "conv_out"),
 )
