@@ -10,6 +10,14 @@ from mamoe.models.reach import measured
 CELLS = (16, 16)
 
 
+@pytest.mark.parametrize("backbone", ["unet", "pixart", "flux"])
+def test_every_family_holds(models, backbone):
+    reach = measured(getattr(models, backbone)().requires_grad_(False), CELLS)
+    assert not reach.problems and reach.allowed is None and reach.identity < 1e-5
+    for layer in reach.layers:
+        assert layer.left == layer.gradient == 0.0 < min(layer.right, layer.open_left)
+
+
 @pytest.mark.parametrize("backbone", ["unet", "pixart"])
 def test_a_processor_that_forgets_the_mask_is_found(models, monkeypatch, backbone):
     computes = RegionAttnProcessor.__call__

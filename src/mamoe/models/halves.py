@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mamoe.models.backbone import Pyramid
@@ -50,7 +50,7 @@ class Halves:
         def drawn(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(plain.device, plain.dtype)
 
-        channels = plain.config["in_channels"] // (2 if control_of(network) is Control.LATENT else 1)
+        channels = backbone.latent_channels(plain.config) // (2 if control_of(network) is Control.LATENT else 1)
         widths = backbone.text_width(plain.config)
         pooled = backbone.pooled_width(plain.config)
         return cls(
@@ -80,7 +80,7 @@ class Halves:
         text = TextTokens(
             embeds=changed if other else self.text,
             valid=torch.ones(1, TOKENS, dtype=torch.bool, device=self.text.device),
-            region=torch.arange(TOKENS, device=self.text.device)[None] // PROMPT,
+            region=self._region,
         )
         levels = self.levels(masked=masked) if layout else ()
         return Conditioning(text=text, levels=levels, picture=self.picture).unet_inputs()
@@ -95,7 +95,12 @@ class Halves:
         sees = torch.ones(len(right), TOKENS, dtype=torch.bool, device=right.device)
         if masked:
             sees[:, PROMPT : 2 * PROMPT], sees[:, 2 * PROMPT :] = ~right[:, None], right[:, None]
-        return LevelConditioning(grid=grid, attend=sees[None], routing=_routing(right, self.experts))
+        region = self._region if masked else torch.zeros_like(self._region)
+        return LevelConditioning(grid=grid, attend=sees[None], routing=_routing(right, self.experts), region=region)
+
+    @property
+    def _region(self) -> Int64[Tensor, "1 S"]:
+        return torch.arange(TOKENS, device=self.text.device)[None] // PROMPT
 
 
 def _routing(right: Bool[Tensor, "N"], experts: int) -> ExpertRouting | None:

@@ -138,6 +138,6 @@ def _largest(numbers: Tensor) -> float:
 def _allowed(network: Any) -> str | None:
     if not network.config["region_attention"]:
         return "it was trained without region attention (layout.region_attention=false)"
-    if network.config["learned_strength"]:
+    if network.config.get("learned_strength"):
         return "its heads have learned how strongly regions bind them (regions.strength=learned)"
     return None

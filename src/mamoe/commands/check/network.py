@@ -135,7 +135,7 @@ def _check_memory(network: Any, device: torch.device) -> None:
 
 def _new_experts(network: Any, backbone: Backbone) -> int:
     """Bytes of the feed-forwards that a second expert copies."""
-    if isinstance(network, backbone.ours):
+    if isinstance(network, backbone.ours) or backbone.routed is not None:
         return 0
     layers = [layer for name, layer in network.named_modules() if re.fullmatch(backbone.adapted["feed_forward"], name)]
     return sum(weight.nbytes for layer in layers for weight in layer.parameters())

@@ -36,5 +36,6 @@ UNET = Backbone(
     adapted={kind: rf"(?:down_blocks|mid_block|up_blocks)\.(?:.*\.)?(?:{what})" for kind, what in _ADAPTED.items()},
     pooled_width=_pooled_width,
     takes_pictures=True,
+    lora_prefix="unet",
     decoder=("up_blocks", "conv_norm_out", "conv_out"),
 )
