@@ -150,6 +150,7 @@ RULES = (
         "method.*",
         "model.train_text_encoder",
     ),
+    _rule(OnResume.REFUSED, "the prompts would have other embeddings", "model.text_precision"),
     _rule(
         OnResume.REFUSED,
         "compared by what it means: null is what the base model says",

@@ -77,3 +77,12 @@ def pyramid_of(network: Any) -> Pyramid:
         ConfigError: see :func:`backbone_of`.
     """
     return backbone_of(network).pyramid(unwrapped(network).config)
+
+
+def is_sized(network: Any) -> bool:
+    """Whether a network of a known family is told how large pictures are.
+
+    Raises:
+        ConfigError: see :func:`backbone_of`.
+    """
+    return backbone_of(network).sized(unwrapped(network).config)
