@@ -29,6 +29,7 @@ from mamoe.runs.lookup import find_checkpoint, is_run
 from mamoe.runs.recipe import read_recipe
 from mamoe.runs.source import Source
 
+_T5_TOKENS = {"PixArtAlphaPipeline": 120}  # of a prompt, where it is less than an encoder takes by itself
 log = logging.getLogger(__name__)
 
 
@@ -178,8 +179,11 @@ class DiffusersFolder:
         return "unet" if "unet" in self.index() else backbone_in(self.index()).part
 
     def tokenizer(self, part: str) -> Any:
-        if str(self.index()[part][1]).startswith("T5"):
-            return T5Tokenizer.from_pretrained(self._path, subfolder=part, **self._version)
+        index = self.index()
+        if str(index[part][1]).startswith("T5"):
+            # Its files name the limit of T5, not that of the network that reads it.
+            limit = {"model_max_length": _T5_TOKENS[name]} if (name := index.get("_class_name")) in _T5_TOKENS else {}
+            return T5Tokenizer.from_pretrained(self._path, subfolder=part, **self._version, **limit)
         return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)
 
     def scheduler(self) -> Schedule:

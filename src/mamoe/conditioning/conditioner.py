@@ -121,7 +121,9 @@ def picture_conditioning(
     *,
     sized: bool = False,
 ) -> PictureConditioning | None:
-    """What the network is told of each picture as a whole; None where its prompts are not pooled and it is not ``sized``.
+    """What the network is told of each picture as a whole; None where it is told nothing.
+
+    That is where its prompts are not pooled, and it is not ``sized`` either.
 
     The framing's numbers are given in float32 whatever ``dtype`` is: bfloat16 knows no 1023.
     """

@@ -60,9 +60,7 @@ class Halves:
             experts=experts,
             picture=None
             if not pooled and not backbone.sized(plain.config)
-            else PictureConditioning(
-                pooled=drawn(1, pooled) if pooled else None, time_ids=_whole(cells, plain.device)
-            ),
+            else PictureConditioning(pooled=drawn(1, pooled) if pooled else None, time_ids=_whole(cells, plain.device)),
         )
 
     @property
