@@ -84,10 +84,10 @@ def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[Lay
     odd = Counter(size for source in sources for size in source.sizes() if any(side % multiple for side in size))
     if odd:
         listed = ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in odd.most_common(4))
-        buckets = ", and data.buckets=false: buckets are multiples of 8" if config.data.buckets else ""
         raise ConfigError(
             f"method={config.method.name} with this base model needs pictures whose height and width are multiples of "
-            f"{multiple} pixels; those of the data become {listed}. Set data.size to such a (height, width){buckets}."
+            f"{multiple} pixels; those of the data become {listed}. Set data.multiple={multiple}, and data.size to "
+            "such numbers."
         )
 
 

@@ -113,6 +113,7 @@ RULES = (
         "data.size",
         "data.crop",
         "data.buckets",
+        "data.multiple",
     ),
     _rule(OnResume.REFUSED, "a folder may move", "data.condition", by_meaning=True),
     _rule(
