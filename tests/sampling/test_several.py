@@ -109,6 +109,7 @@ def test_a_picture_is_known_as_its_maps(pipe, layouts, tmp_path):
     row = folder_row(tmp_path / "out")
     found = [layout_of(path, name, known) for path, name in zip(row.paths, row.names, strict=True)]
     assert found == ["town_1", "town_1", "town_2", "town_2"]  # records speak, also where a map has the very name
+    assert row.layout_numbers == (0, 0, 1, 1) and row.spread(2).layout_names == ("town_1", "town_2")
     for path in result.pictures:
         path.with_suffix(".json").unlink()
     found = [layout_of(path, path.stem, {"town_1", "town_2"}) for path in result.pictures]
