@@ -31,6 +31,7 @@ from mamoe.machine.processes import Processes
 from mamoe.sampling.filling import ABOUT
 from mamoe.sampling.records import with_mode
 from mamoe.storage.staging import write_whole
+from mamoe.vocabulary.drawing import SAID
 from mamoe.vocabulary.selection import spread
 
 COPYING = "copying"
@@ -41,7 +42,7 @@ REAL_FLOOR, AUTOENCODER_FLOOR = "real (train)", "autoencoder"
 CEILING = "real"  # the reference pictures themselves
 METRICS = "metrics.json"
 
-_OF_A_ROW = ("model_hash", "negative_prompt", "guidance_rescale")  # what records of one row agree in, besides the way
+_OF_A_ROW = ("model_hash", "negative_prompt", *SAID)  # what records of one row agree in, besides the way
 _NUMBERED = re.compile(r"_\d+$")  # what tells several pictures of one layout apart
 
 T = TypeVar("T")
