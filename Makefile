@@ -33,6 +33,7 @@ perf:
 	uv run python perf/data.py --quick
 	uv run python perf/step.py --quick
 	uv run python perf/gpu.py --quick
+	uv run python perf/drawing.py --quick
 	uv run python perf/cache.py --quick
 	uv run python perf/scores.py --quick
 	uv run python perf/fuse.py --quick
