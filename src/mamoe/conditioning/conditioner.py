@@ -75,7 +75,7 @@ class Conditioner:
             routings = expert_routings(tables, self.settings.expert_resize, self.num_levels)
         grids = level_grids(regions.grid, self.num_levels)
         levels = [
-            LevelConditioning(grid=grid, attend=attend, routing=routing)
+            LevelConditioning(grid=grid, attend=attend, routing=routing, region=text.region)
             for grid, attend, routing in zip(grids, attends, routings, strict=True)
         ]
         rows = _whole_framings(regions) if regions.framing is None else regions.framing
@@ -215,7 +215,8 @@ def _concatenate_level(
     routings = [level.routing for level in levels if level.routing is not None]
     tokens = [len(text.valid) * cells for text in texts]
     routing = concatenate_routings(routings, tokens) if routings else None
-    return LevelConditioning(grid=levels[0].grid, attend=attend, routing=routing)
+    region = torch.cat([text.region for text in texts])
+    return LevelConditioning(grid=levels[0].grid, attend=attend, routing=routing, region=region)
 
 
 def _full_attend(attend: Shaped[Tensor, "B N S1"] | None, text: TextTokens, cells: int) -> Shaped[Tensor, "B N S"]:

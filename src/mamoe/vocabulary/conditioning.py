@@ -65,6 +65,8 @@ class LevelConditioning:
     # is finite. None = every cell attends every token.
     attend: Bool[Tensor, "B N S"] | Float[Tensor, "B N S"] | None
     routing: ExpertRouting | None  # None = dense: every cell goes through expert 0
+    # The region that each token speaks of, 0 = the whole picture: what networks ask in which text attends text, too.
+    region: Int64[Tensor, "B S"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
