@@ -10,7 +10,6 @@ from factories import drawn_data, mamoe
 from mamoe.commands.benchmark import run
 from mamoe.commands.benchmark.results import LOG, RESULT, read_result
 
-
 run_process = run.run_process
 
 
