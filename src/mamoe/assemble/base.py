@@ -90,6 +90,12 @@ def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> An
         )
     if not settings.region_attention and not settings.moe:
         return base.unet
+    backbone = backbone_of(base.unet)
+    if settings.strength is Strength.SOFT and not backbone.weighs:
+        raise ConfigError(
+            f"regions.strength=soft weighs the text that a cell reads, and in a {backbone.stock.__name__} text reads "
+            "cells, too, by a mask that says yes or no: set regions.strength=hard."
+        )
     return with_layout(
         base.unet,
         num_experts=settings.num_experts,

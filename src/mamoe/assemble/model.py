@@ -24,7 +24,7 @@ from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.losses import MinSnr
 from mamoe.diffusion.parameterization import Prediction
 from mamoe.diffusion.sampler import is_zero_snr
-from mamoe.diffusion.schedules import Schedule, is_flow, make_flow, make_scheduler, prediction_of
+from mamoe.diffusion.schedules import Schedule, is_flow, make_flow, make_scheduler, prediction_of, schedule_from
 from mamoe.errors import ConfigError
 from mamoe.methods.method import require_pictures
 from mamoe.methods.options import ControlNetXSOptions
@@ -56,8 +56,9 @@ def objective_scheduler(config: Train, base: Schedule) -> Schedule:
                 "objective.zero_snr=true rescales betas, and a flow (objective.prediction=flow) has none: it ends in "
                 "pure noise as it is. Leave it out."
             )
-        of_base = base.config["shift"] if is_flow(base.config) else 1.0
-        return make_flow(shift=of_base if asked.shift is None else asked.shift)
+        if asked.shift is None and is_flow(base.config):
+            return schedule_from(base.config)
+        return make_flow(shift=1.0 if asked.shift is None else asked.shift)
     if asked.shift is not None:
         raise ConfigError(
             f"objective.shift={asked.shift} belongs to a flow, and this training has the prediction {prediction}: set "

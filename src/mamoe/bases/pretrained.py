@@ -25,6 +25,7 @@ from mamoe.bases.sources import parts_of
 from mamoe.bases.trained import RunParts
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
+from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.runs.adapter import same_method
 from mamoe.runs.source import Source
@@ -32,12 +33,15 @@ from mamoe.runs.source import Source
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextParts:
-    """What turns prompts into what the network reads: one text encoder (CLIP's or T5's), or two of the SDXL kind."""
+    """What turns prompts into what the network reads.
+
+    One text encoder (CLIP's or T5's), two of the SDXL kind, or CLIP's and T5's of the FLUX.1 kind.
+    """
 
     tokenizer: CLIPTokenizer | T5Tokenizer
     text_encoder: CLIPTextModel | T5EncoderModel
-    tokenizer_2: CLIPTokenizer | None = None
-    text_encoder_2: CLIPTextModelWithProjection | None = None
+    tokenizer_2: CLIPTokenizer | T5Tokenizer | None = None
+    text_encoder_2: CLIPTextModelWithProjection | T5EncoderModel | None = None
     force_zeros_for_empty_prompt: bool = False  # the empty prompt is all zeros, as the base model was trained
 
 
@@ -111,9 +115,10 @@ def load_base(
         scheduler = parts.scheduler()
     problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
     concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
-    if unet.config["in_channels"] != autoencoder.config["latent_channels"] * (2 if concat else 1):
+    reads = backbone_of(unet).latent_channels(unet.config)
+    if reads != autoencoder.config["latent_channels"] * (2 if concat else 1):
         problems.append(
-            f"the UNet reads {unet.config['in_channels']} channels, the autoencoder's latents have "
+            f"the UNet reads {reads} channels, the autoencoder's latents have "
             f"{autoencoder.config['latent_channels']} (inpainting and depth models cannot be a base)"
         )
     if problems:
@@ -187,12 +192,13 @@ def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None 
             "other kinds cannot be a base."
         )
     two = _present(index, "text_encoder_2")
+    second = _encoder_kind(index, "text_encoder_2") if two else None
     text = TextParts(
         tokenizer=parts.tokenizer("tokenizer"),
-        text_encoder=text_encoder or _encoder(parts, _encoder_kind(index), "text_encoder", dtype),
+        text_encoder=text_encoder or _encoder(parts, _encoder_kind(index, "text_encoder"), "text_encoder", dtype),
         tokenizer_2=parts.tokenizer("tokenizer_2") if two else None,
-        text_encoder_2=_encoder(parts, CLIPTextModelWithProjection, "text_encoder_2", dtype) if two else None,
-        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", two)),
+        text_encoder_2=_encoder(parts, second, "text_encoder_2", dtype) if second is not None else None,
+        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", second is _SDXL_SECOND)),
     )
     _check_vocabulary("tokenizer", text.tokenizer, text.text_encoder)
     _check_vocabulary("tokenizer_2", text.tokenizer_2, text.text_encoder_2)
@@ -204,6 +210,8 @@ def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None])
     configs: list[Any] = [encoder.config for encoder in encoders if encoder is not None]
     if "caption_channels" in unet:
         return _transformer_problems(unet, configs)
+    if "pooled_projection_dim" in unet:
+        return _pooled_problems(unet, configs)
     width = sum(config.hidden_size for config in configs)
     gives = f"the text encoder{'s' if len(configs) > 1 else ''} give{'' if len(configs) > 1 else 's'}"
     reads = unet["cross_attention_dim"]
@@ -238,6 +246,24 @@ def _transformer_problems(network: Mapping[str, Any], configs: Sequence[Any]) ->
     return problems
 
 
+def _pooled_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list[str]:
+    if len(configs) != 2:
+        return ["the transformer reads one encoder's words and another's vector of the whole prompt, and there is one"]
+    pooled, words = (config.hidden_size for config in configs)
+    problems = []
+    if network["joint_attention_dim"] != words:
+        problems.append(
+            f"the transformer reads text features of width {network['joint_attention_dim']}, the second text encoder "
+            f"gives {words}"
+        )
+    if network["pooled_projection_dim"] != pooled:
+        problems.append(
+            f"the transformer reads {network['pooled_projection_dim']} numbers about the whole picture, the first text "
+            f"encoder gives {pooled}"
+        )
+    return problems
+
+
 def _check_vocabulary(
     part: str, tokenizer: CLIPTokenizer | T5Tokenizer | None, encoder: PreTrainedModel | None
 ) -> None:
@@ -254,8 +280,13 @@ def _check_vocabulary(
         )
 
 
-def _encoder_kind(index: Mapping[str, Any]) -> type[PreTrainedModel]:
-    return T5EncoderModel if index["text_encoder"][1] == T5EncoderModel.__name__ else CLIPTextModel
+_SDXL_SECOND = CLIPTextModelWithProjection
+
+
+def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
+    if index[part][1] == T5EncoderModel.__name__:
+        return T5EncoderModel
+    return CLIPTextModel if part == "text_encoder" else _SDXL_SECOND
 
 
 def _encoder(parts: Parts, kind: type[PreTrainedModel], part: str, dtype: torch.dtype | None) -> Any:

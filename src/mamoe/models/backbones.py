@@ -62,11 +62,15 @@ def backbone_in(index: Mapping[str, Any]) -> Backbone:
         raise ConfigError(
             f"A {index.get('_class_name')} has no network that layouts could steer: wanted a unet/ or a transformer/."
         )
-    name = _named(index, parts[0])
+    return backbone_named(str(_named(index, parts[0])))
+
+
+def backbone_named(name: str) -> Backbone:
+    """The family of a class by its name, ours or diffusers'; see :func:`backbone_of`."""
     for backbone in BACKBONES:
         if name in (backbone.stock.__name__, backbone.ours.__name__):
             return backbone
-    raise ConfigError(_unknown(str(name)))
+    raise ConfigError(_unknown(name))
 
 
 def _named(index: Mapping[str, Any], part: str) -> str | None:

@@ -29,13 +29,17 @@ class Part(StrEnum):
     REST = "rest"
 
 
+_EXPERTS = {"ff", "experts", "proj_mlp"}
+_ATTENTION = {"attn1", "attn2", "attn"}
+
+
 def part_of(name: str) -> Part:
     """The part a weight of this name belongs to."""
     pieces = name.split(".")
-    if "transformer_blocks" in pieces:
-        if "ff" in pieces:
+    if "transformer_blocks" in pieces or "single_transformer_blocks" in pieces:
+        if not _EXPERTS.isdisjoint(pieces):
             return Part.EXPERTS
-        if "attn1" in pieces or "attn2" in pieces:
+        if not _ATTENTION.isdisjoint(pieces):
             return Part.ATTENTION
     return Part.REST
 
