@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import T5EncoderModel
+from transformers import T5EncoderModel, T5Tokenizer
 
 from mamoe.conditioning.encoded import EmbeddingCache
+from mamoe.conditioning.pooled_text import T5_TOKENS as WITH_POOLED
 from mamoe.conditioning.pooled_text import PooledPromptEncoder
-from mamoe.conditioning.text import PromptEncoder
+from mamoe.conditioning.text import T5_TOKENS, PromptEncoder
+
+
+def reader_of(tokenizer: Any, tokenizer_2: Any = None) -> tuple[Any, int]:
+    """The tokenizer of the encoder whose words the network reads, and how many tokens of a prompt it takes at most."""
+    if isinstance(tokenizer_2, T5Tokenizer):
+        return tokenizer_2, min(tokenizer_2.model_max_length, WITH_POOLED)
+    limit = tokenizer.model_max_length
+    return tokenizer, min(limit, T5_TOKENS) if isinstance(tokenizer, T5Tokenizer) else limit
 
 
 def encoder_for(
