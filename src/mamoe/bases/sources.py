@@ -182,8 +182,9 @@ class DiffusersFolder:
         index = self.index()
         if str(index[part][1]).startswith("T5"):
             # Its files name the limit of T5, not that of the network that reads it.
-            limit = {"model_max_length": _T5_TOKENS[name]} if (name := index.get("_class_name")) in _T5_TOKENS else {}
-            return T5Tokenizer.from_pretrained(self._path, subfolder=part, **self._version, **limit)
+            limit = _T5_TOKENS.get(str(index.get("_class_name")))
+            said: dict[str, Any] = self._version | ({} if limit is None else {"model_max_length": limit})
+            return T5Tokenizer.from_pretrained(self._path, subfolder=part, **said)
         return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)
 
     def scheduler(self) -> Schedule:

@@ -15,10 +15,11 @@ from mamoe.conditioning.text import T5_TOKENS, PromptEncoder
 
 def reader_of(tokenizer: Any, tokenizer_2: Any = None) -> tuple[Any, int]:
     """The tokenizer of the encoder whose words the network reads, and how many tokens of a prompt it takes at most."""
-    if isinstance(tokenizer_2, T5Tokenizer):
-        return tokenizer_2, min(tokenizer_2.model_max_length, WITH_POOLED)
-    limit = tokenizer.model_max_length
-    return tokenizer, min(limit, T5_TOKENS) if isinstance(tokenizer, T5Tokenizer) else limit
+    words = tokenizer_2 if isinstance(tokenizer_2, T5Tokenizer) else tokenizer
+    limit: int = getattr(words, "model_max_length")  # noqa: B009 - of a type that is only partly known
+    if isinstance(words, T5Tokenizer):
+        limit = min(limit, T5_TOKENS if words is tokenizer else WITH_POOLED)
+    return words, limit
 
 
 def encoder_for(
