@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from mamoe.bases.originals import original_names
 from mamoe.commands.card.facts import facts_of
 from mamoe.commands.card.page import write_card
-from mamoe.diffusion.sampler import stock_sampler
+from mamoe.diffusion.sampler import is_zero_snr, stock_sampler
 from mamoe.errors import ConfigError
 from mamoe.methods.lora_file import LoraFile, lora_problems, lora_state
 from mamoe.models.backbones import backbone_of
@@ -187,8 +187,13 @@ def _write_single_file(pipe: Stock, stage: Path) -> None:
     """One file under original names, and beside it what such files do not say: sizes, schedule and vocabulary."""
     networks: Mapping[str, Any] = pipe.components
     state = original_names(pipe.unet, pipe.vae, pipe.text_encoder, networks.get("text_encoder_2"))
-    prediction = "v" if pipe.scheduler.config["prediction_type"] == "v_prediction" else "epsilon"
+    predicted = pipe.scheduler.config["prediction_type"]
+    prediction = "v" if predicted == "v_prediction" else predicted
     metadata = {"format": "pt", "modelspec.sai_model_spec": "1.0.0", "modelspec.prediction_type": prediction}
+    if "text_encoder_2" in networks and prediction == "v":  # of this kind ComfyUI and others know them by these names
+        state["v_pred"] = torch.tensor([])
+        if is_zero_snr(pipe.scheduler.config):
+            state["ztsnr"] = torch.tensor([])
     save_file({name: value.contiguous().clone() for name, value in state.items()}, stage / SINGLE_FILE, metadata)
     folder = stage / CONFIG
     pipe.save_config(folder)

@@ -205,6 +205,13 @@ def test_a_mended_copy(data, tmp_path):
     assert again.code == 2 and "not empty" in again.err
 
 
+def test_no_copy_is_made_in_what_it_copies(data):
+    """It would be a part of the data set itself at the next look."""
+    for inside in (data, data / "mended", data / "images/train/mended"):
+        outcome = mamoe("check", data, "--fix", inside)
+        assert outcome.code == 2 and "name a folder beside it" in outcome.err and not (inside / "mended").exists()
+
+
 def _cut_off(path: Path) -> None:
     path.write_text(path.read_text()[:-30])
 
