@@ -101,6 +101,7 @@ def load_base(
     )
     with _explained(path):
         parts = parts_of(source)
+        _check_text_kinds(parts.index())  # before anything heavy is loaded
         run, adapter = (parts, parts.adapter) if isinstance(parts, RunParts) else (None, None)
         if run is not None and run.trained_text and not trains_text:
             adapter = None  # the text encoder trained beside it would be left behind with the run
@@ -277,12 +278,25 @@ def _check_vocabulary(
         )
 
 
+def _check_text_kinds(index: Mapping[str, Any]) -> None:
+    for part in ("text_encoder", "text_encoder_2"):
+        if _present(index, part):
+            _encoder_kind(index, part)
+
+
 _SDXL_SECOND = CLIPTextModelWithProjection
 
 
 def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
-    if index[part][1] == T5EncoderModel.__name__:
+    name = str(index[part][1])
+    if name == T5EncoderModel.__name__:
         return T5EncoderModel
+    if not name.startswith("CLIPTextModel"):
+        raise ConfigError(
+            f"This model ({index.get('_class_name')}) reads its prompts by a {name} ({part}), which is not known here: "
+            f"wanted CLIP's or T5's text encoder. FLUX.2 is one of these: its transformer can be steered in Python "
+            "(mamoe.models.flux.MaMoEFlux2Transformer2DModel), but not trained from its folder yet."
+        )
     return CLIPTextModel if part == "text_encoder" else _SDXL_SECOND
 
 
