@@ -51,7 +51,7 @@ def test_prompts_are_encoded_as_the_stock_pipeline_encodes_them():
     ids=["dev", "not distilled", "schnell"],
 )
 def test_it_draws_what_the_stock_pipeline_draws(tmp_path, distilled, schedule):
-    base = write_flux_base(tmp_path, distilled=distilled, **schedule)
+    base = write_flux_base(tmp_path, distilled=distilled, schedule=schedule)
     ours, stock = LayoutPipeline.from_pretrained(base), FluxPipeline.from_pretrained(base)
     assert isinstance(ours.scheduler, FlowMatchEulerDiscreteScheduler) and ours.side_multiple == 16
     for pipe in (ours, stock):

@@ -84,6 +84,7 @@ def load_base(
     base: str | None = None,
     method: Mapping[str, Any] | None = None,
     trains_text: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> BaseModel:
     """Load a base model from a folder, the hub, the package itself (``package:tiny``), one original file, or a run.
 
@@ -92,6 +93,7 @@ def load_base(
         method: how it is going to be trained. A run's adapter of exactly this method is to be gone on with; any other
             becomes part of the weights.
         trains_text: whether the text encoder is going to be trained too.
+        dtype: of the network's weights.
 
     Raises:
         ConfigError: a part cannot be loaded, or the parts do not fit each other.
@@ -106,9 +108,9 @@ def load_base(
         if run is not None and run.trained_text and not trains_text:
             adapter = None  # the text encoder trained beside it would be left behind with the run
         if run is None or adapter is None or not same_method(run.trained().method, method):
-            unet, adapter = parts.unet(torch.float32), None
+            unet, adapter = parts.unet(dtype), None
         else:
-            unet = run.unet_without_adapter()
+            unet = run.unet_without_adapter(dtype)
         autoencoder = load_vae(source)
         text = load_text(source)
         scheduler = parts.scheduler()

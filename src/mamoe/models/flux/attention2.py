@@ -29,7 +29,7 @@ def places_in_prompts(region: Int64[Tensor, "B S"]) -> Int64[Tensor, "B S"]:
 class PlacedAttnProcessor(Flux2AttnProcessor):
     """Of a double block; ``places`` [B T c] take the place of positions that are the same for all pictures."""
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         attn: Any,
         hidden_states: Float[Tensor, "B N C"],
@@ -39,7 +39,8 @@ class PlacedAttnProcessor(Flux2AttnProcessor):
         places: Rotation | None = None,
     ) -> Any:
         if places is None or encoder_hidden_states is None:
-            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
+            stock: Any = super()
+            return stock.__call__(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
         size, text = attn.head_dim, encoder_hidden_states
         query = torch.cat(
             [
@@ -68,7 +69,7 @@ class PlacedParallelProcessor(Flux2ParallelSelfAttnProcessor):
     ``tokens`` is how many positions are of text.
     """
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         attn: Any,
         hidden_states: Float[Tensor, "B T C"],
@@ -80,7 +81,8 @@ class PlacedParallelProcessor(Flux2ParallelSelfAttnProcessor):
         tokens: int = 0,
     ) -> Float[Tensor, "B T C"]:
         if places is None and experts is None:
-            return super().__call__(attn, hidden_states, attention_mask, image_rotary_emb)
+            stock: Any = super()
+            return stock.__call__(attn, hidden_states, attention_mask, image_rotary_emb)
         both = attn.to_qkv_mlp_proj(hidden_states)
         looking, wide = both.split([3 * attn.inner_dim, both.shape[2] - 3 * attn.inner_dim], dim=2)
         query, key, value = (one.unflatten(2, (-1, attn.head_dim)) for one in looking.chunk(3, dim=2))

@@ -6,7 +6,7 @@ the end of the layer that makes queries, keys and values. Letters: see :mod:`mam
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.transformers.transformer_flux2 import (
@@ -28,7 +28,7 @@ class MaMoEFlux2Block(ExpertPlace, Flux2TransformerBlock):
     def __init__(self, stock: Flux2TransformerBlock) -> None:
         self.take_over(stock)
         self.mlp_hidden_dim = stock.mlp_hidden_dim
-        self.attn.set_processor(PlacedAttnProcessor())
+        self.attn.set_processor(cast(Any, PlacedAttnProcessor()))
 
     def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
         return self.ff.linear_in, self.ff.linear_out
@@ -72,7 +72,7 @@ class MaMoEFlux2SingleBlock(ExpertPlace, Flux2SingleTransformerBlock):
 
     def __init__(self, stock: Flux2SingleTransformerBlock) -> None:
         self.take_over(stock)
-        self.attn.set_processor(PlacedParallelProcessor())
+        self.attn.set_processor(cast(Any, PlacedParallelProcessor()))
 
     def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
         return self.attn.to_qkv_mlp_proj, None
