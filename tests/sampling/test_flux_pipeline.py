@@ -77,6 +77,23 @@ def test_a_distilled_model_says_what_it_cannot_be_asked(base):
         pipe(PROMPT, framing=Framing.whole((32, 32)), **options)
 
 
+def test_pictures_are_changed_by_its_flow(base):
+    pipe = LayoutPipeline.from_pretrained(base)
+    pipe.set_progress_bar_config(disable=True)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    mask = np.zeros((64, 96), bool)
+    mask[:, 48:] = True
+    options = {"num_inference_steps": 4, "output_type": "np", "generator": torch.Generator().manual_seed(1)}
+    drawn = pipe(PROMPT, image=picture, mask_image=mask, border=0, **options).images[0]
+    np.testing.assert_allclose(drawn[:, :48], picture[:, :48] / 255, atol=1e-6)  # what is kept is kept
+    assert np.abs(drawn[:, 48:] - picture[:, 48:] / 255).max() > 0.1
+    little = pipe(PROMPT, image=picture, strength=0.25, output_type="latent", num_inference_steps=4).images
+    much = pipe(PROMPT, image=picture, strength=1.0, output_type="latent", num_inference_steps=4).images
+    clean = pipe.vae.encode(torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1).latent_dist.mean
+    clean = (clean - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
+    assert (little - clean).abs().mean() < (much - clean).abs().mean()
+
+
 def test_its_parts_must_fit(base):
     loaded = load_base(str(base))
     assert loaded.scheduler.config["use_dynamic_shifting"] and not loaded.text.force_zeros_for_empty_prompt

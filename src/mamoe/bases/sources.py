@@ -155,6 +155,8 @@ class DiffusersFolder:
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         options: dict[str, Any] = {} if issubclass(kind, PreTrainedModel) else {"low_cpu_mem_usage": False}
+        if part == self._network_part and dtype is torch.bfloat16:
+            options = {"torch_dtype": dtype}  # in its format from the start: some have not twice the room
         network, info = cast(Any, kind).from_pretrained(
             self._path,
             subfolder=part,

@@ -61,6 +61,11 @@ def remember_base(network: nn.Module) -> None:
     setattr(network, _REMEMBERED, base_fingerprint(network))
 
 
+def was_rounded(folder: Path) -> bool:
+    """Whether an adapter was trained beside weights that were read in bfloat16."""
+    return str(read_metadata(folder / ADAPTER).get(_BASE)).startswith(_ROUNDED)
+
+
 def read_adapter(network: nn.Module, folder: Path) -> dict[str, Tensor]:
     """The trained weights written by :func:`save_adapter`, checked against ``network``.
 
