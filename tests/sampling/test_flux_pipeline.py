@@ -1,5 +1,7 @@
 """FLUX.1 as a base model: read from its folder, drawn from as its own pipeline does."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from mamoe import LayoutPipeline
 from mamoe.bases.pretrained import load_base, text_problems
 from mamoe.conditioning.encoders import encoder_for
-from mamoe.errors import MamoeError
+from mamoe.errors import ConfigError, MamoeError
 from mamoe.vocabulary.framing import Framing
 from small_flux_base import POOLED, PROMPT_TOKENS, flux_pipeline, write_flux_base
 from small_models import TEXT_WIDTH
@@ -49,7 +51,7 @@ def test_prompts_are_encoded_as_the_stock_pipeline_encodes_them():
     ids=["dev", "not distilled", "schnell"],
 )
 def test_it_draws_what_the_stock_pipeline_draws(tmp_path, distilled, schedule):
-    base = write_flux_base(tmp_path, distilled=distilled, **schedule)
+    base = write_flux_base(tmp_path, distilled=distilled, schedule=schedule)
     ours, stock = LayoutPipeline.from_pretrained(base), FluxPipeline.from_pretrained(base)
     assert isinstance(ours.scheduler, FlowMatchEulerDiscreteScheduler) and ours.side_multiple == 16
     for pipe in (ours, stock):
@@ -84,3 +86,15 @@ def test_its_parts_must_fit(base):
     words, whole = text_problems({"joint_attention_dim": 99, "pooled_projection_dim": 7}, encoders)
     assert "text features of width 99" in words and "7 numbers about the whole picture" in whole
     assert "there is one" in text_problems(config, encoders[:1])[0]
+
+
+def test_a_klein_is_refused_before_anything_is_loaded(tmp_path):
+    parts = {
+        "transformer": ["diffusers", "Flux2Transformer2DModel"],
+        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+        "vae": ["diffusers", "AutoencoderKLFlux2"],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Flux2KleinPipeline", **parts}))
+    with pytest.raises(ConfigError, match=r"reads its prompts by a Qwen3ForCausalLM.*not trained from its folder yet"):
+        load_base(str(tmp_path))

@@ -74,9 +74,9 @@ class RunParts:
         load_adapter(unet, self.adapter)
         return nn.Module.to(method.merged(unet), dtype)
 
-    def unet_without_adapter(self) -> Any:
-        """The UNet that the adapter was trained beside, float32; experts that its method replaces are not made."""
-        config, unet = self._config(), self._base.unet(torch.float32)
+    def unet_without_adapter(self, dtype: torch.dtype = torch.float32) -> Any:
+        """The UNet that the adapter was trained beside, in ``dtype``; experts that its method replaces are not made."""
+        config, unet = self._config(), self._base.unet(dtype)
         backbone = backbone_of(unet)
         if config["_class_name"] != backbone.ours.__name__:
             return unet
