@@ -55,7 +55,7 @@ class TextParts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """The parts of a pretrained model, weights in float32; those of network and text encoders as they were asked for."""
+    """The parts of a pretrained model; weights in float32, but for :class:`Formats` that were asked for."""
 
     source: Source
     unet: Any  # a stock UNet, one that knows regions and experts, or one with a ControlNet-XS branch
