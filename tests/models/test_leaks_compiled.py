@@ -17,8 +17,12 @@ ONE_BLOCK = {
     "flux2, double": ("flux2", {"num_layers": 1, "num_single_layers": 0}),
     "flux2, single": ("flux2", {"num_layers": 0, "num_single_layers": 1}),
 }
-BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]  # traced alone; and what is made of that
-SLOW_LORA = pytest.param("lora", marks=pytest.mark.slow)
+WAYS = [  # traced alone; and what inductor makes of that, which takes minutes
+    pytest.param("plain", "aot_eager", id="plain"),
+    pytest.param("checkpointed", "aot_eager", id="checkpointed", marks=pytest.mark.slow),
+    pytest.param("lora", "aot_eager", id="lora", marks=pytest.mark.slow),
+    pytest.param("plain", "inductor", id="inductor", marks=pytest.mark.slow),
+]
 
 pytestmark = pytest.mark.usefixtures("compilable")
 
@@ -41,8 +45,7 @@ def asked(call, text, others):
     return (answers[1] - answers[0]).abs(), gradient[:, others].abs().max().item()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("form", ["plain", pytest.param("checkpointed", marks=pytest.mark.slow), SLOW_LORA])
+@pytest.mark.parametrize(("form", "backend"), WAYS)
 @pytest.mark.parametrize("kind", ONE_BLOCK)
 def test_a_compiled_network_of_one_block(models, kind, form, backend):
     family, sizes = ONE_BLOCK[kind]
@@ -65,8 +68,7 @@ def test_a_compiled_network_of_one_block(models, kind, form, backend):
         assert (change[..., :middle].max() == 0.0) == masked and (gradient == 0.0) == masked
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("form", ["plain", SLOW_LORA])
+@pytest.mark.parametrize(("form", "backend"), [way for way in WAYS if way.id != "checkpointed"])
 def test_a_compiled_block_of_a_unet(models, form, backend):
     network = made(models, "unet", form)
     halves = Halves.for_network(network, CELLS, experts=2)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DConditionModel
 
-from mamoe.bases.pretrained import BaseModel, load_base
+from mamoe.bases.pretrained import BaseModel, Formats, load_base
 from mamoe.config.train import Train
 from mamoe.data.condition import drawn_kind
 from mamoe.errors import ConfigError
@@ -36,7 +37,7 @@ def base_of(config: Train) -> BaseModel:
     model = config.model
     where = {key: getattr(model, key) for key in ("revision", "variant", "config", "tokenizer", "vae")}
     how: dict[str, Any] = {"method": config.method.model_dump(), "trains_text": model.train_text_encoder}
-    how["dtype"] = Frozen(model.frozen_precision).dtype
+    how["formats"] = Formats(network=Frozen(model.frozen_precision).dtype, text=text_dtype_of(config))
     if (kept := _kept_source(config)) is not None:
         return load_base(**kept.to_dict(), **how)
     if model.init_from is None:
@@ -48,6 +49,22 @@ def base_of(config: Train) -> BaseModel:
             "one of its checkpoints; any other model is model.path."
         )
     return load_base(model.init_from, base=model.path, **where, **how)
+
+
+def text_dtype_of(config: Train) -> torch.dtype | None:
+    """What the text encoders' weights are kept in; None: what is usual for their kind.
+
+    Raises:
+        ConfigError: a text encoder that is trained is to be kept in less than float32.
+    """
+    model = config.model
+    if model.train_text_encoder and model.text_precision not in (None, "fp32"):
+        raise ConfigError(
+            f"model.text_precision={model.text_precision} is for text encoders that stay as they are; "
+            "model.train_text_encoder=true trains one in float32. Leave one of them out."
+        )
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    return torch.float32 if model.train_text_encoder else known.get(model.text_precision or "")
 
 
 def _kept_source(config: Train) -> Source | None:

@@ -32,6 +32,14 @@ from mamoe.runs.source import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Formats:
+    """The number formats that weights are read in."""
+
+    network: torch.dtype = torch.float32
+    text: torch.dtype | None = torch.float32  # of the text encoders, see :func:`read_text`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TextParts:
     """What turns prompts into what the network reads.
 
@@ -47,7 +55,7 @@ class TextParts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """The parts of a pretrained model, weights in float32."""
+    """The parts of a pretrained model; weights in float32, but for :class:`Formats` that were asked for."""
 
     source: Source
     unet: Any  # a stock UNet, one that knows regions and experts, or one with a ControlNet-XS branch
@@ -73,6 +81,9 @@ class BaseModel:
         return self.text.text_encoder if second is None else nn.ModuleList([self.text.text_encoder, second])
 
 
+FULL = Formats()
+
+
 def load_base(
     path: str,
     revision: str | None = None,
@@ -84,7 +95,7 @@ def load_base(
     base: str | None = None,
     method: Mapping[str, Any] | None = None,
     trains_text: bool = False,
-    dtype: torch.dtype = torch.float32,
+    formats: Formats = FULL,
 ) -> BaseModel:
     """Load a base model from a folder, the hub, the package itself (``package:tiny``), one original file, or a run.
 
@@ -93,7 +104,7 @@ def load_base(
         method: how it is going to be trained. A run's adapter of exactly this method is to be gone on with; any other
             becomes part of the weights.
         trains_text: whether the text encoder is going to be trained too.
-        dtype: of the network's weights.
+        formats: of the weights.
 
     Raises:
         ConfigError: a part cannot be loaded, or the parts do not fit each other.
@@ -108,11 +119,11 @@ def load_base(
         if run is not None and run.trained_text and not trains_text:
             adapter = None  # the text encoder trained beside it would be left behind with the run
         if run is None or adapter is None or not same_method(run.trained().method, method):
-            unet, adapter = parts.unet(dtype), None
+            unet, adapter = parts.unet(formats.network), None
         else:
-            unet = run.unet_without_adapter(dtype)
+            unet = run.unet_without_adapter(formats.network)
         autoencoder = load_vae(source)
-        text = load_text(source)
+        text = load_text(source, dtype=formats.text)
         scheduler = parts.scheduler()
     problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
     concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
@@ -147,14 +158,16 @@ def load_vae(source: Source) -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
-def load_text(source: Source, text_encoder: Any | None = None) -> TextParts:
-    """A base model's text encoders and tokenizers alone, float32; ``text_encoder`` takes the first encoder's place.
+def load_text(
+    source: Source, text_encoder: Any | None = None, *, dtype: torch.dtype | None = torch.float32
+) -> TextParts:
+    """A base model's text encoders and tokenizers alone, see :func:`read_text`.
 
     Raises:
         ConfigError: they cannot be loaded.
     """
     with _explained(source.path):
-        return read_text(parts_of(source), torch.float32, text_encoder)
+        return read_text(parts_of(source), dtype, text_encoder)
 
 
 @contextmanager
@@ -172,8 +185,13 @@ def _explained(path: str) -> Iterator[None]:
         ) from None
 
 
-def read_text(parts: Parts, dtype: torch.dtype, text_encoder: Any | None = None) -> TextParts:
-    """The text encoders and tokenizers, weights in ``dtype``; ``text_encoder`` takes the place of the first encoder.
+def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None = None) -> TextParts:
+    """The text encoders and tokenizers.
+
+    Args:
+        parts: of the model.
+        dtype: of the encoders' weights; None: T5's, which is large and was trained in it, bfloat16, CLIP's float32.
+        text_encoder: takes the place of the first encoder.
 
     Raises:
         ConfigError: the model has no first text encoder, or a tokenizer without its vocabulary.
@@ -189,9 +207,9 @@ def read_text(parts: Parts, dtype: torch.dtype, text_encoder: Any | None = None)
     second = _encoder_kind(index, "text_encoder_2") if two else None
     text = TextParts(
         tokenizer=parts.tokenizer("tokenizer"),
-        text_encoder=text_encoder or parts.network(_encoder_kind(index, "text_encoder"), "text_encoder", dtype),
+        text_encoder=text_encoder or _encoder(parts, _encoder_kind(index, "text_encoder"), "text_encoder", dtype),
         tokenizer_2=parts.tokenizer("tokenizer_2") if two else None,
-        text_encoder_2=parts.network(second, "text_encoder_2", dtype) if two else None,
+        text_encoder_2=_encoder(parts, second, "text_encoder_2", dtype) if second is not None else None,
         force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", second is _SDXL_SECOND)),
     )
     _check_vocabulary("tokenizer", text.tokenizer, text.text_encoder)
@@ -237,12 +255,6 @@ def _transformer_problems(network: Mapping[str, Any], configs: Sequence[Any]) ->
     reads = network["caption_channels"] or network["cross_attention_dim"]
     if reads != width:
         problems.append(f"the transformer reads text features of width {reads}, its text encoder gives {width}")
-    sized = network.get("use_additional_conditions")
-    if sized or (sized is None and network.get("sample_size") == 128):  # which is what diffusers makes of None
-        problems.append(
-            "the transformer wants the picture's resolution and aspect ratio (use_additional_conditions, PixArt-alpha "
-            "at 1024 pixels), which no base model here gives; PixArt-Sigma does without"
-        )
     return problems
 
 
@@ -300,6 +312,11 @@ def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
             "(mamoe.models.flux.MaMoEFlux2Transformer2DModel), but not trained from its folder yet."
         )
     return CLIPTextModel if part == "text_encoder" else _SDXL_SECOND
+
+
+def _encoder(parts: Parts, kind: type[PreTrainedModel], part: str, dtype: torch.dtype | None) -> Any:
+    usual = torch.bfloat16 if kind is T5EncoderModel else torch.float32
+    return parts.network(kind, part, usual if dtype is None else dtype)
 
 
 def _present(index: Mapping[str, Any], part: str) -> bool:

@@ -56,6 +56,7 @@ class Backbone:
     text_width: Callable[[Mapping[str, Any]], Any]  # D of the text it reads; a list where its levels differ
     adapted: Mapping[str, str]  # kind of layer (methods' Target) -> expression that full names of such layers match
     pooled_width: Callable[[Mapping[str, Any]], int] = lambda config: 0  # P of the pooled prompt it is told; 0: of none
+    sized: Callable[[Mapping[str, Any]], bool] = lambda config: False  # whether it is told how large pictures are
     call: Callable[..., Any] = called  # (network, noisy, timestep, inputs, guidance) -> prediction, see called
     latent_channels: Callable[[Mapping[str, Any]], int] = in_channels  # of its configuration
     takes_pictures: bool = False  # whether it can be shown a condition picture

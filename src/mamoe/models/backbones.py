@@ -16,10 +16,13 @@ BACKBONES = (UNET, PIXART, FLUX, FLUX2)
 
 # What keeps layouts from networks of diffusers that people ask for, tried with one block each.
 _LACKING = {
-    "SD3Transformer2DModel": "it takes a mask and ignores it; it would need an attention processor of its own",
-    "QwenImageTransformer2DModel": "its attention refuses a mask; it would need an attention processor of its own",
+    "SD3Transformer2DModel": "it takes a mask and ignores it; it would need an attention processor of its own, and "
+    "prompts of regions from its three text encoders",
+    "QwenImageTransformer2DModel": "its attention refuses a mask; it would need an attention processor of its own, and "
+    "positions that start anew with every prompt",
     "ZImageTransformer2DModel": "it makes its own mask within its forward pass, which would have to be another",
-    "SanaTransformer2DModel": "a convolution in its feed-forward carries a region's text to the cells beside it",
+    "SanaTransformer2DModel": "its feed-forward is a convolution, which carries a region's text a cell further in "
+    "every block and leaves no place for experts of single cells",
 }
 
 
@@ -80,3 +83,12 @@ def pyramid_of(network: Any) -> Pyramid:
         ConfigError: see :func:`backbone_of`.
     """
     return backbone_of(network).pyramid(unwrapped(network).config)
+
+
+def is_sized(network: Any) -> bool:
+    """Whether a network of a known family is told how large pictures are.
+
+    Raises:
+        ConfigError: see :func:`backbone_of`.
+    """
+    return backbone_of(network).sized(unwrapped(network).config)

@@ -58,9 +58,9 @@ class Halves:
             text=drawn(1, TOKENS, widths if isinstance(widths, int) else widths[0]),
             pyramid=backbone.pyramid(plain.config),
             experts=experts,
-            picture=PictureConditioning(pooled=drawn(1, pooled), time_ids=_whole(cells, plain.device))
-            if pooled
-            else None,
+            picture=None
+            if not pooled and not backbone.sized(plain.config)
+            else PictureConditioning(pooled=drawn(1, pooled) if pooled else None, time_ids=_whole(cells, plain.device)),
         )
 
     @property

@@ -22,7 +22,7 @@ from mamoe.conditioning.text import PromptEncoder
 from mamoe.diffusion.sampler import is_zero_snr, scaled_for_model
 from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import decoded, without_overflow
-from mamoe.models.backbones import BACKBONES, backbone_of, pyramid_of
+from mamoe.models.backbones import BACKBONES, backbone_of, is_sized, pyramid_of
 from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
@@ -169,7 +169,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             condition: picture for a model that takes one, of the size of what is drawn; None = drawn from the map.
             output_type: "pil", "np" (f32[B H W 3] in [0, 1]), "pt" (f32[B 3 H W] in [0, 1]) or "latent".
             return_dict: False returns a tuple.
-            framing: what a base model of the SDXL kind is told of the pictures' origin; None: they are whole files.
+            framing: what a base model of the SDXL or PixArt-alpha kind is told of the pictures' origin; None: they are
+                whole files.
             negative_prompt: what guidance leads away from, everywhere; None is the empty prompt.
             negative_instance_prompts: segment id -> what guidance leads away from there.
             num_images_per_prompt: pictures of each prompt and map, those of one after those of another.
@@ -264,15 +265,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         *,
         apart: bool,
     ) -> EncodedRequest:
-        refuse(
-            request_problems(
-                requests,
-                self.settings,
-                copies,
-                framing,
-                framed=self._unet_config.get("addition_embed_type") is not None,
-            )
-        )
+        refuse(request_problems(requests, self.settings, copies, framing, framed=is_sized(self.unet)))
         check_branch(self.config["condition"], self.unet)
         drawn = padded_size(size, self.side_multiple)
         each = [padded_request(request, drawn) for request in requests for _ in range(copies)]
@@ -280,6 +273,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             encoder=self._prompt_encoder(),
             settings=self.settings,
             pyramid=pyramid_of(self.unet),
+            sized=is_sized(self.unet),
             factor=self.vae_scale_factor,
             device=self._execution_device,
             dtype=self._dtype,

@@ -18,8 +18,12 @@ _ADAPTED = {
 }
 
 
+def _sized(config: Mapping[str, Any]) -> bool:
+    return config.get("addition_embed_type") == "text_time"
+
+
 def _pooled_width(config: Mapping[str, Any]) -> int:
-    if config.get("addition_embed_type") != "text_time":
+    if not _sized(config):
         return 0
     return config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
 
@@ -35,6 +39,7 @@ UNET = Backbone(
     text_width=lambda config: config["cross_attention_dim"],
     adapted={kind: rf"(?:down_blocks|mid_block|up_blocks)\.(?:.*\.)?(?:{what})" for kind, what in _ADAPTED.items()},
     pooled_width=_pooled_width,
+    sized=_sized,
     takes_pictures=True,
     lora_prefix="unet",
     decoder=("up_blocks", "conv_norm_out", "conv_out"),
