@@ -17,7 +17,7 @@ PROMPT_TOKENS = 128  # T5's limit here, padding included
 SCHEDULE = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 64, "shift": 3.0}
 
 
-def flux_pipeline(*, distilled: bool = True, **schedule) -> FluxPipeline:
+def flux_pipeline(*, distilled: bool = True, schedule: dict | None = None, **sizes) -> FluxPipeline:
     words = byte_t5_tokenizer()
     words.model_max_length = PROMPT_TOKENS
     with tempfile.TemporaryDirectory() as folder:
@@ -50,8 +50,8 @@ def flux_pipeline(*, distilled: bool = True, **schedule) -> FluxPipeline:
         tokenizer_2=words,
         text_encoder_2=T5EncoderModel(config).eval(),
         vae=vae.eval(),
-        transformer=small_flux(pooled_projection_dim=POOLED, guidance_embeds=distilled),
-        scheduler=FlowMatchEulerDiscreteScheduler(**{**SCHEDULE, **schedule}),
+        transformer=small_flux(pooled_projection_dim=POOLED, guidance_embeds=distilled, **sizes),
+        scheduler=FlowMatchEulerDiscreteScheduler(**{**SCHEDULE, **(schedule or {})}),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
@@ -76,6 +76,23 @@ def small_flux(**changes: Any) -> FluxTransformer2DModel:
         "axes_dims_rope": (4, 6, 6),
     }
     return FluxTransformer2DModel(**{**config, **changes}).eval()
+
+
+def small_flux2(**changes: Any) -> Flux2Transformer2DModel:
+    """FLUX.2-klein in small: two double and two single blocks, latents of four channels."""
+    torch.manual_seed(0)
+    config: dict[str, Any] = {
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": TEXT_WIDTH,
+        "timestep_guidance_channels": 32,
+        "guidance_embeds": False,
+        "axes_dims_rope": (4, 4, 4, 4),
+    }
+    return Flux2Transformer2DModel(**{**config, **changes}).eval()
 
 
 def two_level_unet(text_width: int, dropout: float = 0.0) -> UNet2DConditionModel:
@@ -172,6 +189,7 @@ class Models:
     mamoe = staticmethod(small_mamoe)
     pixart = staticmethod(small_pixart)
     flux = staticmethod(small_flux)
+    flux2 = staticmethod(small_flux2)
     mamoe_pixart = staticmethod(small_mamoe_pixart)
     mamoe_flux = staticmethod(small_mamoe_flux)
     trained = staticmethod(trained)

@@ -181,7 +181,7 @@ def test_there_and_back_and_through_a_file(models, tmp_path):
         (tmp_path / "stock", {"expert_rank": 4, "expert_alpha": 4.0}),
     ):
         with pytest.raises(ConfigError, match="does not hold the experts"):
-            MaMoEFluxTransformer2DModel.from_pretrained(folder, **{"num_experts": 2, **asked}, low_cpu_mem_usage=False)
+            MaMoEFluxTransformer2DModel.from_pretrained(folder, low_cpu_mem_usage=False, **{"num_experts": 2, **asked})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="it has 3 experts, 2 are asked for"):
         with_layout(model, num_experts=2)
 

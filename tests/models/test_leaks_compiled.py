@@ -14,6 +14,8 @@ ONE_BLOCK = {
     "pixart": ("pixart", {"num_layers": 1}),
     "flux, double": ("flux", {"num_layers": 1, "num_single_layers": 0}),
     "flux, single": ("flux", {"num_layers": 0, "num_single_layers": 1}),
+    "flux2, double": ("flux2", {"num_layers": 1, "num_single_layers": 0}),
+    "flux2, single": ("flux2", {"num_layers": 0, "num_single_layers": 1}),
 }
 WAYS = [  # traced alone; and what inductor makes of that, which takes minutes
     pytest.param("plain", "aot_eager", id="plain"),

@@ -1,5 +1,7 @@
 """FLUX.1 as a base model: read from its folder, drawn from as its own pipeline does."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from mamoe import LayoutPipeline
 from mamoe.bases.pretrained import load_base, text_problems
 from mamoe.conditioning.encoders import encoder_for
-from mamoe.errors import MamoeError
+from mamoe.errors import ConfigError, MamoeError
 from mamoe.vocabulary.framing import Framing
 from small_flux_base import POOLED, PROMPT_TOKENS, flux_pipeline, write_flux_base
 from small_models import TEXT_WIDTH
@@ -49,7 +51,7 @@ def test_prompts_are_encoded_as_the_stock_pipeline_encodes_them():
     ids=["dev", "not distilled", "schnell"],
 )
 def test_it_draws_what_the_stock_pipeline_draws(tmp_path, distilled, schedule):
-    base = write_flux_base(tmp_path, distilled=distilled, **schedule)
+    base = write_flux_base(tmp_path, distilled=distilled, schedule=schedule)
     ours, stock = LayoutPipeline.from_pretrained(base), FluxPipeline.from_pretrained(base)
     assert isinstance(ours.scheduler, FlowMatchEulerDiscreteScheduler) and ours.side_multiple == 16
     for pipe in (ours, stock):
@@ -75,6 +77,23 @@ def test_a_distilled_model_says_what_it_cannot_be_asked(base):
         pipe(PROMPT, framing=Framing.whole((32, 32)), **options)
 
 
+def test_pictures_are_changed_by_its_flow(base):
+    pipe = LayoutPipeline.from_pretrained(base)
+    pipe.set_progress_bar_config(disable=True)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    mask = np.zeros((64, 96), bool)
+    mask[:, 48:] = True
+    options = {"num_inference_steps": 4, "output_type": "np", "generator": torch.Generator().manual_seed(1)}
+    drawn = pipe(PROMPT, image=picture, mask_image=mask, border=0, **options).images[0]
+    np.testing.assert_allclose(drawn[:, :48], picture[:, :48] / 255, atol=1e-6)  # what is kept is kept
+    assert np.abs(drawn[:, 48:] - picture[:, 48:] / 255).max() > 0.1
+    little = pipe(PROMPT, image=picture, strength=0.25, output_type="latent", num_inference_steps=4).images
+    much = pipe(PROMPT, image=picture, strength=1.0, output_type="latent", num_inference_steps=4).images
+    clean = pipe.vae.encode(torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1).latent_dist.mean
+    clean = (clean - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
+    assert (little - clean).abs().mean() < (much - clean).abs().mean()
+
+
 def test_its_parts_must_fit(base):
     loaded = load_base(str(base))
     assert loaded.scheduler.config["use_dynamic_shifting"] and not loaded.text.force_zeros_for_empty_prompt
@@ -84,3 +103,15 @@ def test_its_parts_must_fit(base):
     words, whole = text_problems({"joint_attention_dim": 99, "pooled_projection_dim": 7}, encoders)
     assert "text features of width 99" in words and "7 numbers about the whole picture" in whole
     assert "there is one" in text_problems(config, encoders[:1])[0]
+
+
+def test_a_klein_is_refused_before_anything_is_loaded(tmp_path):
+    parts = {
+        "transformer": ["diffusers", "Flux2Transformer2DModel"],
+        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
+        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+        "vae": ["diffusers", "AutoencoderKLFlux2"],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Flux2KleinPipeline", **parts}))
+    with pytest.raises(ConfigError, match=r"reads its prompts by a Qwen3ForCausalLM.*not trained from its folder yet"):
+        load_base(str(tmp_path))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from mamoe.bases.pretrained import BaseModel, load_base
+from mamoe.bases.pretrained import BaseModel, Formats, load_base
 from mamoe.config.train import Train
 from mamoe.data.condition import drawn_kind
 from mamoe.errors import ConfigError
@@ -18,6 +18,7 @@ from mamoe.methods.options import ConcatOptions, ControlNetXSOptions
 from mamoe.models.backbones import backbone_of
 from mamoe.models.blocks.conversion import levels_with_experts
 from mamoe.models.control.call import Control, control_of, with_layout
+from mamoe.models.frozen import Frozen
 from mamoe.runs.folder import run_of
 from mamoe.runs.lookup import CHECKPOINTS, find_checkpoint, is_run
 from mamoe.runs.recipe import read_recipe
@@ -36,7 +37,7 @@ def base_of(config: Train) -> BaseModel:
     model = config.model
     where = {key: getattr(model, key) for key in ("revision", "variant", "config", "tokenizer", "vae")}
     how: dict[str, Any] = {"method": config.method.model_dump(), "trains_text": model.train_text_encoder}
-    how["text_dtype"] = text_dtype_of(config)
+    how["formats"] = Formats(network=Frozen(model.frozen_precision).dtype, text=text_dtype_of(config))
     if (kept := _kept_source(config)) is not None:
         return load_base(**kept.to_dict(), **how)
     if model.init_from is None:

@@ -32,9 +32,10 @@ from mamoe.methods.registry import method_of
 from mamoe.models.backbones import is_sized, pyramid_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
+from mamoe.models.frozen import Frozen, quantise, widen_norms
 from mamoe.models.latents import LatentScaling
 from mamoe.randomness import derive_seed
-from mamoe.runs.adapter import load_adapter
+from mamoe.runs.adapter import load_adapter, remember_base
 from mamoe.training.step.module import DiffusionModule
 from mamoe.training.step.parts import Networks, Objective, Optimization
 from mamoe.training.step.timesteps import TimestepKind, TimestepSampling
@@ -107,6 +108,11 @@ def training_module(
     unet = method.prepare(steered_unet(config, base, settings), seed=derive_seed(config.seed, "method"))
     if base.adapter is not None:
         load_adapter(unet, base.adapter)
+    frozen = Frozen(config.model.frozen_precision)
+    if frozen is not Frozen.FP32:
+        remember_base(unet)
+        widen_norms(unet)
+        quantise(unet, frozen)
     networks = Networks(
         unet=unet,
         vae=None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae,

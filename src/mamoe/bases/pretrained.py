@@ -32,6 +32,14 @@ from mamoe.runs.source import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Formats:
+    """The number formats that weights are read in."""
+
+    network: torch.dtype = torch.float32
+    text: torch.dtype | None = torch.float32  # of the text encoders, see :func:`read_text`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TextParts:
     """What turns prompts into what the network reads.
 
@@ -47,7 +55,7 @@ class TextParts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """The parts of a pretrained model, weights in float32; those of its text encoders as they were asked for."""
+    """The parts of a pretrained model; weights in float32, but for :class:`Formats` that were asked for."""
 
     source: Source
     unet: Any  # a stock UNet, one that knows regions and experts, or one with a ControlNet-XS branch
@@ -73,6 +81,9 @@ class BaseModel:
         return self.text.text_encoder if second is None else nn.ModuleList([self.text.text_encoder, second])
 
 
+FULL = Formats()
+
+
 def load_base(
     path: str,
     revision: str | None = None,
@@ -84,7 +95,7 @@ def load_base(
     base: str | None = None,
     method: Mapping[str, Any] | None = None,
     trains_text: bool = False,
-    text_dtype: torch.dtype | None = torch.float32,
+    formats: Formats = FULL,
 ) -> BaseModel:
     """Load a base model from a folder, the hub, the package itself (``package:tiny``), one original file, or a run.
 
@@ -93,7 +104,7 @@ def load_base(
         method: how it is going to be trained. A run's adapter of exactly this method is to be gone on with; any other
             becomes part of the weights.
         trains_text: whether the text encoder is going to be trained too.
-        text_dtype: of the text encoders' weights, see :func:`read_text`.
+        formats: of the weights.
 
     Raises:
         ConfigError: a part cannot be loaded, or the parts do not fit each other.
@@ -103,15 +114,16 @@ def load_base(
     )
     with _explained(path):
         parts = parts_of(source)
+        _check_text_kinds(parts.index())  # before anything heavy is loaded
         run, adapter = (parts, parts.adapter) if isinstance(parts, RunParts) else (None, None)
         if run is not None and run.trained_text and not trains_text:
             adapter = None  # the text encoder trained beside it would be left behind with the run
         if run is None or adapter is None or not same_method(run.trained().method, method):
-            unet, adapter = parts.unet(torch.float32), None
+            unet, adapter = parts.unet(formats.network), None
         else:
-            unet = run.unet_without_adapter()
+            unet = run.unet_without_adapter(formats.network)
         autoencoder = load_vae(source)
-        text = load_text(source, dtype=text_dtype)
+        text = load_text(source, dtype=formats.text)
         scheduler = parts.scheduler()
     problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
     concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
@@ -280,12 +292,25 @@ def _check_vocabulary(
         )
 
 
+def _check_text_kinds(index: Mapping[str, Any]) -> None:
+    for part in ("text_encoder", "text_encoder_2"):
+        if _present(index, part):
+            _encoder_kind(index, part)
+
+
 _SDXL_SECOND = CLIPTextModelWithProjection
 
 
 def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
-    if index[part][1] == T5EncoderModel.__name__:
+    name = str(index[part][1])
+    if name == T5EncoderModel.__name__:
         return T5EncoderModel
+    if not name.startswith("CLIPTextModel"):
+        raise ConfigError(
+            f"This model ({index.get('_class_name')}) reads its prompts by a {name} ({part}), which is not known here: "
+            f"wanted CLIP's or T5's text encoder. FLUX.2 is one of these: its transformer can be steered in Python "
+            "(mamoe.models.flux.MaMoEFlux2Transformer2DModel), but not trained from its folder yet."
+        )
     return CLIPTextModel if part == "text_encoder" else _SDXL_SECOND
 
 

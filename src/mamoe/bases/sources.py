@@ -155,9 +155,11 @@ class DiffusersFolder:
         return unet
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
-        # In its format from the start: in float32 T5 would take twice the memory, if only for a moment.
+        # In its format from the start: in float32 a large one would take twice the memory, if only for a moment.
         text = issubclass(kind, PreTrainedModel)
         options: dict[str, Any] = {"dtype": dtype} if text else {"low_cpu_mem_usage": False}
+        if part == self._network_part and dtype is torch.bfloat16:
+            options = {"torch_dtype": dtype}
         network, info = cast(Any, kind).from_pretrained(
             self._path,
             subfolder=part,

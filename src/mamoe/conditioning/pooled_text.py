@@ -44,7 +44,8 @@ class PooledPromptEncoder(PromptEncoder):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(tokenizer_2, text_encoder_2, cache, device=device)
-        self.limit = min(tokenizer_2.model_max_length, T5_TOKENS)
+        of_words: Any = tokenizer_2  # whose types are only partly known
+        self.limit: int = min(of_words.model_max_length, T5_TOKENS)
         self._clip, self._clip_tokenizer = text_encoder, tokenizer
         self._said_long = False
 
@@ -64,7 +65,8 @@ class PooledPromptEncoder(PromptEncoder):
 
     def _pooled(self, prompts: Sequence[str]) -> list[Tensor]:
         tokenizer: Any = self._clip_tokenizer
-        limit, found = tokenizer.model_max_length, []
+        limit: int = tokenizer.model_max_length
+        found: list[Tensor] = []
         device = self._device_of(self._clip)
         for start in range(0, len(prompts), CHUNK):
             chunk = list(prompts[start : start + CHUNK])

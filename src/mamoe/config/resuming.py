@@ -149,6 +149,7 @@ RULES = (
         "it is another model that learns",
         "layout.moe_levels",
         "method.*",
+        "model.frozen_precision",
         "model.train_text_encoder",
     ),
     _rule(OnResume.REFUSED, "the prompts would have other embeddings", "model.text_precision"),

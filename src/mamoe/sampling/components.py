@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
-from mamoe.bases.pretrained import TextParts, load_base, read_text
+from mamoe.bases.pretrained import Formats, TextParts, load_base, read_text
 from mamoe.bases.sources import run_parts
 from mamoe.diffusion.sampler import sampler_for
 from mamoe.errors import ConfigError
@@ -115,7 +115,7 @@ def load_base_components(path: str, *, torch_dtype: torch.dtype = torch.float32,
     """
     if odd := sorted(where.keys() - {"config", "tokenizer", "revision", "variant"}):
         raise ConfigError(f"{path} takes config, tokenizer, revision, variant and torch_dtype, not {', '.join(odd)}.")
-    base = load_base(path, **where, text_dtype=torch_dtype)
+    base = load_base(path, **where, formats=Formats(text=torch_dtype))
     for network in (base.unet, base.vae):
         nn.Module.to(network, torch_dtype)
     scheduler = sampler_for(base.scheduler.config)

@@ -30,6 +30,7 @@ class ExpertsBeside(nn.Module):
         wide: the first layer; looked at for its sizes alone, as is the next.
         narrow: the second one; None: it is shared by all experts.
         num_experts: E.
+        width: F, of what is added to what the first layer gives; None: all of it.
         rank: of the additions.
         alpha: they are scaled by alpha / rank.
         generator: see :class:`~mamoe.models.experts.lora.LowRank`.
@@ -41,19 +42,29 @@ class ExpertsBeside(nn.Module):
         narrow: nn.Linear | None,
         num_experts: int,
         *,
+        width: int | None = None,
         rank: int,
         alpha: float,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.widen = LowRank(wide, num_experts, rank, alpha, generator)
+        self.widen = LowRank(wide, num_experts, rank, alpha, generator, width)
         self.narrow = None if narrow is None else LowRank(narrow, num_experts, rank, alpha, generator)
 
-    def widened(
-        self, layer: Layer, activation: Activation, x: Float[Tensor, "B N C"], routing: ExpertRouting | None
-    ) -> Float[Tensor, "B N F"]:
-        """``activation(layer(x))`` with every cell's expert; without a routing with expert 0."""
-        return _routed(lambda rows, one: activation(layer(rows) + _added(self.widen, rows, one)), x, routing)
+    def added_to(
+        self,
+        wide: Float[Tensor, "B N F"],
+        activation: Activation,
+        x: Float[Tensor, "B N C"],
+        routing: ExpertRouting | None,
+    ) -> Float[Tensor, "B N _"]:
+        """The activation of ``wide``, which the first layer made of ``x``, with what every cell's expert adds to it."""
+
+        def compute(rows: Tensor, routing: ExpertRouting | None) -> Tensor:
+            given = wide if routing is None else wide.flatten(0, 1).index_select(0, routing.token)
+            return activation(given + _added(self.widen, rows, routing))
+
+        return _routed(compute, x, routing)
 
     def through(
         self,

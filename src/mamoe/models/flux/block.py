@@ -9,9 +9,11 @@ layout is one of the base model's shape. Letters: see :mod:`mamoe.vocabulary`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.activations import GELU
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from jaxtyping import Float
@@ -41,17 +43,23 @@ class ExpertPlace(nn.Module):
         """What the experts lie beside: the first layer, and the second where the experts have one of their own."""
         raise NotImplementedError
 
+    def widened_by(self) -> int | None:
+        """Of what the first layer gives the last so many numbers are the feed-forward's; None: all of it."""
+        return None
+
     def add_experts(self, num_experts: int, *, rank: int, alpha: float, generator: torch.Generator) -> None:
         """Give every class group an addition, which is nothing at first."""
         wide, narrow = self.shared_layers()
-        self.experts = ExpertsBeside(wide, narrow, num_experts, rank=rank, alpha=alpha, generator=generator)
+        options = {"rank": rank, "alpha": alpha, "generator": generator}
+        self.experts = ExpertsBeside(wide, narrow, num_experts, width=self.widened_by(), **options)
 
     def rest_additions(self) -> list[tuple[Tensor, Float[Tensor, "F C"]]]:
         """The shared layers' weights, and what expert 0 adds to each."""
         if self.experts is None:
             return []
         wide, narrow = self.shared_layers()
-        found = [(wide.weight, self.experts.widen.weight_of(0))]
+        added = self.experts.widen.weight_of(0)
+        found = [(wide.weight, F.pad(added, (0, 0, len(wide.weight) - len(added), 0)))]
         if narrow is not None and self.experts.narrow is not None:
             found.append((narrow.weight, self.experts.narrow.weight_of(0)))
         return found
@@ -129,13 +137,25 @@ class MaMoEFluxSingleBlock(ExpertPlace, FluxSingleTransformerBlock):
         return both[:, :tokens], both[:, tokens:]
 
     def _widened(self, normed: Tensor, tokens: int, routing: ExpertRouting | None) -> Tensor:
+        wide = self.proj_mlp(normed)
         if self.experts is None:
-            return self.act_mlp(self.proj_mlp(normed))
-        if routing is None:
-            return self.experts.widened(self.proj_mlp, self.act_mlp, normed, None)
-        text = self.experts.widened(self.proj_mlp, self.act_mlp, normed[:, :tokens], None)
-        cells = self.experts.widened(self.proj_mlp, self.act_mlp, normed[:, tokens:], routing)
-        return torch.cat([text, cells], dim=1)
+            return self.act_mlp(wide)
+        return cells_routed(self.experts, wide, self.act_mlp, normed, tokens, routing)
+
+
+def cells_routed(
+    experts: ExpertsBeside,
+    wide: Float[Tensor, "B T F"],
+    activation: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "B T C"],
+    tokens: int,
+    routing: ExpertRouting | None,
+) -> Float[Tensor, "B T _"]:
+    """See :meth:`ExpertsBeside.added_to`, of a sequence that begins with ``tokens`` of text: these go with expert 0."""
+    if routing is None:
+        return experts.added_to(wide, activation, x, None)
+    text = experts.added_to(wide[:, :tokens], activation, x[:, :tokens], None)
+    return torch.cat([text, experts.added_to(wide[:, tokens:], activation, x[:, tokens:], routing)], dim=1)
 
 
 def routed_and_told(joint_attention_kwargs: dict[str, Any] | None) -> tuple[ExpertRouting | None, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How a FLUX.1 is called: latents as rows of 2x2 cells, positions, guidance as a number, padding as a mask.
+"""How a FLUX is called: latents as rows of 2x2 cells, positions, guidance as a number, padding as a mask.
 
 Shapes: B images · c latent channels · h, w latent cells · N = h/2 * w/2 patches · S text tokens.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -65,20 +66,54 @@ def call_flux(
         inputs: text and layout, from ``Conditioning.unet_inputs()``.
         guidance: what a distilled network is told; others are told nothing.
     """
+    tokens = inputs["encoder_hidden_states"].shape[1]
+    of_text = torch.zeros(tokens, 3, device=noisy.device)  # words have no place: their order is T5's matter
+    pooled = inputs["added_cond_kwargs"]["text_embeds"]
+    return _called(network, noisy, timestep, inputs, guidance, txt_ids=of_text, pooled_projections=pooled)
+
+
+def call_flux2(
+    network: Any,
+    noisy: Float[Tensor, "B c h w"],
+    timestep: Shaped[Tensor, "B"],
+    inputs: Mapping[str, Any],
+    guidance: float = NO_GUIDANCE,
+) -> Float[Tensor, "B c h w"]:
+    """What a FLUX.2, stock or ours, makes of noisy latents; arguments as of :func:`call_flux`.
+
+    A place has four numbers there: picture, row, column, word.
+    """
+    tokens = inputs["encoder_hidden_states"].shape[1]
+    of_text = torch.zeros(tokens, 4, device=noisy.device)
+    of_text[:, 3] = torch.arange(tokens, device=noisy.device)
+    return _called(network, noisy, timestep, inputs, guidance, txt_ids=of_text)
+
+
+def _called(
+    network: Any,
+    noisy: Float[Tensor, "B c h w"],
+    timestep: Tensor,
+    inputs: Mapping[str, Any],
+    guidance: float,
+    *,
+    txt_ids: Float[Tensor, "S axes"],
+    **further: Any,
+) -> Float[Tensor, "B c h w"]:
     size, text = (noisy.shape[2], noisy.shape[3]), inputs["encoder_hidden_states"]
     told = dict(inputs.get("cross_attention_kwargs") or {})
     if (valid := inputs.get("encoder_attention_mask")) is not None:
         cells = size[0] // PATCH * (size[1] // PATCH)
         told["attention_mask"] = joint_mask(valid.unsqueeze(1).expand(-1, cells, -1), torch.zeros_like(valid).long())
     distilled = unwrapped(network).config["guidance_embeds"]
+    places = picture_places(size, noisy.device)
     rows = network(
         packed(noisy),
         text,
-        pooled_projections=inputs["added_cond_kwargs"]["text_embeds"],
         timestep=timestep.to(noisy.dtype) / NOISIEST,
-        img_ids=picture_places(size, noisy.device),
-        txt_ids=torch.zeros(text.shape[1], 3, device=noisy.device),  # words have no place: their order is T5's matter
+        img_ids=F.pad(places, (0, txt_ids.shape[1] - places.shape[1])),
+        txt_ids=txt_ids,
         guidance=torch.full((len(noisy),), guidance, device=noisy.device) if distilled else None,
         joint_attention_kwargs=told or None,
+        **further,
     ).sample
     return unpacked(rows, size)
