@@ -12,7 +12,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.models.attention import BasicTransformerBlock, FeedForward, JointTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransformerBlock, Flux2TransformerBlock
@@ -162,6 +162,7 @@ class LayoutBlock(BasicTransformerBlock):
 
 _REPEATED = (
     BasicTransformerBlock,
+    JointTransformerBlock,
     FluxTransformerBlock,
     FluxSingleTransformerBlock,
     Flux2TransformerBlock,

@@ -1,0 +1,77 @@
+"""Stable Diffusion 3's transformer block, aware of regions and experts (Esser et al. 2024, arXiv 2403.03206).
+
+Text and picture have weights of their own and meet in attention; experts in the picture's feed-forward. The first
+blocks of 3.5-medium have a second attention, of the picture alone; the last block's text goes nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from diffusers.models.activations import GELU
+from diffusers.models.attention import JointTransformerBlock
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mamoe.models.experts.grouped import Activation
+from mamoe.models.flux.block import ExpertPlace, routed_and_told
+from mamoe.models.sd3.attention import MaskedJointAttnProcessor, check_takes_mask
+from mamoe.vocabulary.conditioning import ExpertRouting
+
+
+class MaMoESD3Block(ExpertPlace, JointTransformerBlock):
+    """A joint block whose text reaches the cells of its region, and whose cells go to the expert of their group."""
+
+    def __init__(self, stock: JointTransformerBlock) -> None:
+        self.take_over(stock)
+        self.use_dual_attention, self.context_pre_only = stock.use_dual_attention, stock.context_pre_only
+        self._chunk_size, self._chunk_dim = None, 0
+        for name in ("attn2", "norm2_context", "ff_context"):  # where the stock block has none it says so
+            if not hasattr(self, name):
+                setattr(self, name, None)
+        self.take_own_processor()
+
+    def take_own_processor(self) -> None:
+        """Let the joint attention be computed by :class:`MaskedJointAttnProcessor`."""
+        self.attn.set_processor(cast(Any, MaskedJointAttnProcessor()))
+
+    def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
+        return cast(GELU, self.ff.net[0]).proj, cast(nn.Linear, self.ff.net[2])
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "B N C"],
+        encoder_hidden_states: Float[Tensor, "B S C"],
+        temb: Float[Tensor, "B C"],
+        joint_attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Float[Tensor, "B S C"] | None, Float[Tensor, "B N C"]]:
+        routing, told = routed_and_told(joint_attention_kwargs)
+        if told.get("attention_mask") is not None:
+            check_takes_mask(self.attn)
+        cells, text = hidden_states, encoder_hidden_states
+        normed, gate, shift, scale, ff_gate, *of_second = self.norm1(cells, emb=temb)
+        normed_text, *of_text = (
+            [self.norm1_context(text, temb)] if self.context_pre_only else self.norm1_context(text, emb=temb)
+        )
+        seen, seen_by_text = self.attn(hidden_states=normed, encoder_hidden_states=normed_text, **told)
+        cells = cells + gate.unsqueeze(1) * seen
+        if self.attn2 is not None:
+            normed_again, second_gate = of_second
+            cells = cells + second_gate.unsqueeze(1) * self.attn2(hidden_states=normed_again)
+        normed = self.norm2(cells) * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+        cells = cells + ff_gate.unsqueeze(1) * self._feed_forward(normed, routing)
+        if self.context_pre_only:
+            return None, cells
+        gate, shift, scale, ff_gate = (one.unsqueeze(1) for one in of_text)
+        text = text + gate * seen_by_text
+        text = text + ff_gate * self.ff_context(self.norm2_context(text) * (1 + scale) + shift)
+        return text, cells
+
+    def _feed_forward(self, normed: Float[Tensor, "B N C"], routing: ExpertRouting | None) -> Float[Tensor, "B N C"]:
+        if self.experts is None:
+            return self.ff(normed)
+        first, dropout, second = self.ff.net
+        activation = Activation.of(first)
+        assert activation is not None, "these blocks have GELU between their layers"
+        layers = (cast(GELU, first).proj, second)
+        return self.experts.through(layers, lambda inner: dropout(activation(inner)), normed, routing)
