@@ -198,3 +198,10 @@ def test_its_folder_is_checked_but_not_yet_a_base(tmp_path):
     assert not problems and "Layouts hold" in text
     with pytest.raises(ConfigError, match="three text encoders"):
         load_base(str(tmp_path))
+
+
+def test_chunks_are_refused(models):
+    model = MaMoESD3Transformer2DModel.from_transformer(models.sd3())
+    with pytest.raises(ConfigError, match="chunking"):
+        model.enable_forward_chunking(chunk_size=2)
+    model.disable_forward_chunking()

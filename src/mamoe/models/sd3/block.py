@@ -8,24 +8,21 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from diffusers.models.activations import GELU
-from diffusers.models.attention import JointTransformerBlock
+from diffusers.models.attention import FeedForward, JointTransformerBlock
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mamoe.models.experts.grouped import Activation
-from mamoe.models.flux.block import ExpertPlace, routed_and_told
+from mamoe.models.blocks.block import refuse_chunks
+from mamoe.models.flux.block import ExpertsInPicture, routed_and_told
 from mamoe.models.sd3.attention import MaskedJointAttnProcessor, check_takes_mask
-from mamoe.vocabulary.conditioning import ExpertRouting
 
 
-class MaMoESD3Block(ExpertPlace, JointTransformerBlock):
+class MaMoESD3Block(ExpertsInPicture, JointTransformerBlock):
     """A joint block whose text reaches the cells of its region, and whose cells go to the expert of their group."""
 
     def __init__(self, stock: JointTransformerBlock) -> None:
         self.take_over(stock)
         self.use_dual_attention, self.context_pre_only = stock.use_dual_attention, stock.context_pre_only
-        self._chunk_size, self._chunk_dim = None, 0
         for name in ("attn2", "norm2_context", "ff_context"):  # where the stock block has none it says so
             if not hasattr(self, name):
                 setattr(self, name, None)
@@ -35,10 +32,7 @@ class MaMoESD3Block(ExpertPlace, JointTransformerBlock):
         """Let the joint attention be computed by :class:`MaskedJointAttnProcessor`."""
         self.attn.set_processor(cast(Any, MaskedJointAttnProcessor()))
 
-    def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
-        return cast(GELU, self.ff.net[0]).proj, cast(nn.Linear, self.ff.net[2])
-
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - the last block's text is None in the stock one too
         self,
         hidden_states: Float[Tensor, "B N C"],
         encoder_hidden_states: Float[Tensor, "B S C"],
@@ -59,19 +53,19 @@ class MaMoESD3Block(ExpertPlace, JointTransformerBlock):
             normed_again, second_gate = of_second
             cells = cells + second_gate.unsqueeze(1) * self.attn2(hidden_states=normed_again)
         normed = self.norm2(cells) * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
-        cells = cells + ff_gate.unsqueeze(1) * self._feed_forward(normed, routing)
+        cells = cells + ff_gate.unsqueeze(1) * self.feed_forward(normed, routing)
         if self.context_pre_only:
             return None, cells
         gate, shift, scale, ff_gate = (one.unsqueeze(1) for one in of_text)
         text = text + gate * seen_by_text
-        text = text + ff_gate * self.ff_context(self.norm2_context(text) * (1 + scale) + shift)
+        normed_text = cast(nn.LayerNorm, self.norm2_context)(text) * (1 + scale) + shift
+        text = text + ff_gate * cast(FeedForward, self.ff_context)(normed_text)
         return text, cells
 
-    def _feed_forward(self, normed: Float[Tensor, "B N C"], routing: ExpertRouting | None) -> Float[Tensor, "B N C"]:
-        if self.experts is None:
-            return self.ff(normed)
-        first, dropout, second = self.ff.net
-        activation = Activation.of(first)
-        assert activation is not None, "these blocks have GELU between their layers"
-        layers = (cast(GELU, first).proj, second)
-        return self.experts.through(layers, lambda inner: dropout(activation(inner)), normed, routing)
+    def set_chunk_feed_forward(self, chunk_size: int | None, dim: int = 0) -> None:
+        """Refused: experts work on slices of their own already.
+
+        Raises:
+            ConfigError: a chunk size is given.
+        """
+        refuse_chunks(chunk_size)
