@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import T5EncoderModel
+from transformers import Qwen3ForCausalLM, T5EncoderModel
 
 from mamoe.conditioning.encoded import EmbeddingCache
 from mamoe.conditioning.pooled_text import PooledPromptEncoder
+from mamoe.conditioning.stacked_text import StackedPromptEncoder
 from mamoe.conditioning.text import PromptEncoder
 
 
@@ -27,6 +28,8 @@ def encoder_for(
         return PooledPromptEncoder(
             tokenizer, text_encoder, cache, tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2, device=device
         )
+    if isinstance(text_encoder, Qwen3ForCausalLM):
+        return StackedPromptEncoder(tokenizer, text_encoder, cache, device=device)
     return PromptEncoder(
         tokenizer,
         text_encoder,

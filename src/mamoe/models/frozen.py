@@ -54,11 +54,11 @@ def quantise(network: nn.Module, kind: Frozen) -> None:
     for block in blocks_of(network):
         for parent in list(block.modules()):
             for name, layer in list(parent.named_children()):
-                if _may_shrink(layer, kind):
+                if isinstance(layer, nn.Linear) and _may_shrink(layer, kind):
                     setattr(parent, name, _in_fewer_bits(library, layer, kind))
 
 
-def _may_shrink(layer: nn.Module, kind: Frozen) -> bool:
+def _may_shrink(layer: nn.Linear, kind: Frozen) -> bool:
     if type(layer) is not nn.Linear or layer.weight.requires_grad:
         return False
     return kind is not Frozen.NF4 or layer.in_features % _BLOCK == 0
