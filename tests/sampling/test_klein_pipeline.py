@@ -9,7 +9,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from mamoe import LayoutPipeline
 from mamoe.bases.pretrained import load_base, text_problems
 from mamoe.conditioning.encoded import EmbeddingCache, fingerprint
-from mamoe.conditioning.encoders import encoder_for
+from mamoe.conditioning.encoders import encoder_for, reader_of
 from mamoe.models.flux.backbone import drawn_shift
 from mamoe.models.latents import LatentScaling
 from small_klein_base import PROMPT_TOKENS, WIDTH, klein_pipeline, write_klein_base
@@ -36,6 +36,8 @@ def test_prompts_are_encoded_as_the_stock_pipeline_encodes_them(tmp_path):
     torch.testing.assert_close(own, embeds[0][:count], rtol=1e-4, atol=1e-5)
     assert own.shape == (count, 3 * WIDTH) and encoder.from_cache().num_tokens(PROMPT) == count
     assert encoder.encode([], padded=False) == []
+    words, room = reader_of(stock.tokenizer)
+    assert words is stock.tokenizer and room == PROMPT_TOKENS - encoder.num_tokens("")
     with pytest.warns(UserWarning, match=f"limit of {PROMPT_TOKENS}"):
         (cut,) = encoder.encode(["car " * 60], padded=False)
     assert len(cut) == PROMPT_TOKENS

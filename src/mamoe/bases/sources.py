@@ -186,11 +186,10 @@ class DiffusersFolder:
         index = self.index()
         if str(index[part][1]).startswith("T5"):
             # Its files name the limit of T5, not that of the network that reads it.
-            limit: dict[str, Any] = (
-                {"model_max_length": _T5_TOKENS[name]} if (name := index.get("_class_name")) in _T5_TOKENS else {}
-            )
-            return T5Tokenizer.from_pretrained(self._path, subfolder=part, **self._version, **limit)
-        if str(self.index()[part][1]).startswith("Qwen2"):
+            limit = _T5_TOKENS.get(str(index.get("_class_name")))
+            said: dict[str, Any] = self._version | ({} if limit is None else {"model_max_length": limit})
+            return T5Tokenizer.from_pretrained(self._path, subfolder=part, **said)
+        if str(index[part][1]).startswith("Qwen2"):
             return Qwen2Tokenizer.from_pretrained(self._path, subfolder=part, **self._version)
         return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import Qwen3ForCausalLM, T5EncoderModel
+from transformers import Qwen2Tokenizer, Qwen3ForCausalLM, T5EncoderModel, T5Tokenizer
 
 from mamoe.conditioning.encoded import EmbeddingCache
+from mamoe.conditioning.pooled_text import T5_TOKENS as WITH_POOLED
 from mamoe.conditioning.pooled_text import PooledPromptEncoder
-from mamoe.conditioning.stacked_text import StackedPromptEncoder
-from mamoe.conditioning.text import PromptEncoder
+from mamoe.conditioning.stacked_text import StackedPromptEncoder, room_for_words
+from mamoe.conditioning.text import T5_TOKENS, PromptEncoder
+
+
+def reader_of(tokenizer: Any, tokenizer_2: Any = None) -> tuple[Any, int]:
+    """The tokenizer of the encoder whose words the network reads, and how many tokens of a prompt it takes at most."""
+    words = tokenizer_2 if isinstance(tokenizer_2, T5Tokenizer) else tokenizer
+    limit: int = getattr(words, "model_max_length")  # noqa: B009 - of a type that is only partly known
+    if isinstance(words, T5Tokenizer):
+        limit = min(limit, T5_TOKENS if words is tokenizer else WITH_POOLED)
+    if isinstance(words, Qwen2Tokenizer):
+        limit = room_for_words(words)
+    return words, limit
 
 
 def encoder_for(

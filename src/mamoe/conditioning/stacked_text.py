@@ -78,6 +78,12 @@ class StackedPromptEncoder(PromptEncoder):
         return torch.cat([output.hidden_states[layer] for layer in LAYERS], dim=2), None
 
 
+def room_for_words(tokenizer: Qwen2Tokenizer) -> int:
+    """How many tokens of a prompt are read beside those of the template."""
+    of_words: Any = tokenizer
+    return min(of_words.model_max_length, TOKENS) - len(_ids_of(tokenizer, ""))
+
+
 class _CachedMessages(CachedPrompts):
     def num_tokens(self, prompt: str) -> int:
         return len(_ids_of(self.tokenizer, prompt)[: self.limit])

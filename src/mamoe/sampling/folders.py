@@ -25,6 +25,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from mamoe.data.check.readings import reading_notes
 from mamoe.data.encoded import content_of, content_of_picture
 from mamoe.data.folder.listing import bare_name
 from mamoe.data.folder.prompts import raise_problems
@@ -159,6 +160,7 @@ def _said(pipe: LayoutPipeline, layouts: LayoutFolder, jobs: Sequence[Job], draw
     lines = without_effect(pipe.settings, [job.prompts for job in jobs], maps, shown=shown)
     lines += binding_without_effect(pipe.settings, bound=bool(drawing.regions_from or drawing.regions_until < 1.0))
     lines += empty_said(sum(job.empty for job in jobs), len(jobs))
+    lines += reading_notes(list(dict.fromkeys(look for job in jobs for look in job.looks)))
     if layouts.negative_prompt:
         negative = [RegionPrompts(global_prompt=layouts.negative_prompt)]
         lines += negative_without_effect(pipe.settings, negative, [None], guided=drawing.scale != 1.0)
