@@ -306,6 +306,12 @@ def _check_vocabulary(
 
 
 def _check_text_kinds(index: Mapping[str, Any]) -> None:
+    if _present(index, "text_encoder_3"):
+        raise ConfigError(
+            f"This model ({index.get('_class_name')}) reads its prompts by three text encoders, and one or two are "
+            "known here. Stable Diffusion 3 is one of these: its transformer can be steered in Python "
+            "(mamoe.models.sd3.MaMoESD3Transformer2DModel), but not trained from its folder yet."
+        )
     for part in ("text_encoder", "text_encoder_2"):
         if _present(index, part):
             _encoder_kind(index, part)

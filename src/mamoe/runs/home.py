@@ -37,7 +37,8 @@ class Home:
             noted: Any = json.loads((run / DATASET).read_text(encoding="utf-8"))
         except (OSError, ValueError):  # of an earlier version, or a checkpoint alone
             noted = {}
-        places = {key: Path(noted[key]) for key in ("run", "working_directory") if key in noted}
+        noted = noted if isinstance(noted, dict) else {}
+        places = {key: Path(noted[key]) for key in ("run", "working_directory") if isinstance(noted.get(key), str)}
         return cls(now=run.resolve(), **places)
 
     @classmethod
