@@ -48,7 +48,7 @@ def test_a_note_that_says_nothing_is_none(run, content):
 def test_a_checkpoint_with_a_damaged_recipe_is_passed_over_as_any_damaged_one(run, caplog):
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
     (newest / "recipe.json").write_text("{")
-    outcome = mamoe("train", f"resume={run}", "trainer.max_steps=5")
+    outcome = mamoe("train", f"resume={run}", "trainer.max_steps=5", "callbacks.samples=null")
     assert outcome.code == 0 and "trying the one before" in outcome.err + caplog.text
     assert (run / "checkpoints/step-00000005").is_dir()
 

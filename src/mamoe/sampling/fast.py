@@ -84,9 +84,13 @@ class _Rounded:
         self._made: dict[str, Any] = {}
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        embeds, regions = inputs["encoder_hidden_states"], (inputs.get("cross_attention_kwargs") or {}).get("regions")
-        missing = -embeds.shape[1] % TOKENS
-        if not missing or not regions or any(level.attend is None for level in regions):
+        embeds, regions = (
+            inputs.get("encoder_hidden_states"),
+            (inputs.get("cross_attention_kwargs") or {}).get("regions"),
+        )
+        if embeds is None or not regions or any(level.attend is None for level in regions):
+            return inputs
+        if not (missing := -embeds.shape[1] % TOKENS):
             return inputs
         of = self._of
         if of is None or of[0] is not embeds or of[1] != embeds._version or of[2] is not regions:
