@@ -1,5 +1,6 @@
 """Small files of a run that something else wrote over: each is named, with what to do, or is not needed."""
 
+import json
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from factories import mamoe
 from mamoe.errors import ConfigError
 from mamoe.runs.folder import read_config, read_overrides
 from mamoe.runs.home import Home
+from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.training.loop.metrics import read_rows
 
 BINARY = b"\x00\xff\xfe"
@@ -41,6 +43,23 @@ def test_a_note_that_says_nothing_is_none(run, content):
     assert read_config(run) in (None, {"run": 3, "working_directory": None})
     outcome = mamoe("evaluate", run, "--steps", "1")
     assert outcome.code == 2 and "Traceback" not in outcome.err
+
+
+def test_a_checkpoint_with_a_damaged_recipe_is_passed_over_as_any_damaged_one(run, caplog):
+    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
+    (newest / "recipe.json").write_text("{")
+    outcome = mamoe("train", f"resume={run}", "trainer.max_steps=5", "callbacks.samples=null")
+    assert outcome.code == 0 and "trying the one before" in outcome.err + caplog.text
+    assert (run / "checkpoints/step-00000005").is_dir()
+
+
+@pytest.mark.parametrize("layout", ["nonsense", "[3]"])
+def test_a_pipeline_whose_layout_is_none_is_refused(run, tmp_path, layout):
+    LayoutPipeline.from_pretrained(run).save_pretrained(tmp_path / "pipe")
+    index = tmp_path / "pipe/model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "layout": layout}))
+    with pytest.raises(ConfigError, match=r"layout in model_index\.json"):
+        LayoutPipeline.from_pretrained(tmp_path / "pipe")
 
 
 def test_half_a_row_is_left_out_as_ever(tmp_path):
