@@ -11,6 +11,7 @@ from typing import Any
 from mamoe.commands.card.page import CARD
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.machine.stopping import TRY_AGAIN
+from mamoe.runs.lookup import is_run
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -34,7 +35,7 @@ def files_to_push(folder: Path, repo: str) -> list[Path]:
         raise ConfigError(f"{repo} is no name on the hub: wanted OWNER/NAME of letters, digits, '-', '_' and '.'.")
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {folder}. Make one: mamoe export RUN {folder}")
-    if (folder / "checkpoints").is_dir() or (folder / "recipe.json").is_file():
+    if is_run(folder):
         raise ConfigError(f"{folder} is a run, whose optimizer and data nobody wants. First: mamoe export {folder} OUT")
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     kept = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]

@@ -9,15 +9,17 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mamoe.errors import ConfigError
+from mamoe.runs.folder import OVERRIDES
 from mamoe.runs.manifest import MANIFEST, problems_of
 from mamoe.runs.recipe import RECIPE
 
 CHECKPOINTS = "checkpoints"
+_NONE = "It has none yet: a training writes one every callbacks.checkpoints.every steps, and at its end."
 
 
 def is_run(folder: Path) -> bool:
-    """Whether the folder is a training run or one of its checkpoints."""
-    return (folder / CHECKPOINTS).is_dir() or (folder / RECIPE).is_file()
+    """Whether the folder is a training run, with checkpoints or none yet, or one of its checkpoints."""
+    return (folder / CHECKPOINTS).is_dir() or any((folder / name).is_file() for name in (OVERRIDES, RECIPE))
 
 
 def find_checkpoint(run: Path, checkpoint: str = "latest") -> Path:
@@ -35,7 +37,7 @@ def find_checkpoint(run: Path, checkpoint: str = "latest") -> Path:
         folder = root / folder.read_text(encoding="utf-8").strip()
     if not (folder / RECIPE).is_file():
         present = sorted(p.name for p in root.glob("*") if (p / RECIPE).is_file())
-        there = f"There are: {', '.join(present)}." if present else "It has none yet."
+        there = f"There are: {', '.join(present)}." if present else _NONE
         raise ConfigError(f"Run {run} has no checkpoint {checkpoint!r}. {there}")
     return _step_of_copy(folder.resolve())
 
