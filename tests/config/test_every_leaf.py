@@ -46,7 +46,6 @@ FREE = {
     "logger.wandb.project",
     "logger.wandb.entity",
     "evaluate_after.clip",
-    "evaluate_after.split",
     "objective.logit_mean",
 }
 OPEN = ("evaluate_after.extractors", "evaluate_after.segmenters", "evaluate_after.scores")  # lists of free text

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mamoe.config.drawn import Drawn
-from mamoe.config.schema import Int, Section
+from mamoe.config.schema import Int, Section, SplitName
 from mamoe.errors import ConfigError, nearest
 from mamoe.vocabulary.drawing import Mode
 
@@ -25,7 +25,7 @@ class Budget(Section):
 
 
 class Pictures(Drawn):
-    split: str
+    split: SplitName
     images: Int | None = Field(ge=1)  # layouts drawn, spread evenly; null = all of the split
     mode: Mode
     batch_size: Int = Field(ge=1)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mamoe.config.drawn import Drawn
-from mamoe.config.schema import Float, Int, Section
+from mamoe.config.schema import Float, Int, Section, SplitName
 from mamoe.config.targets import CallbackTarget, LoggerTarget
 from mamoe.vocabulary.drawing import DRAWING, Mode
 
@@ -76,7 +76,7 @@ class Callbacks(Section):
 
 
 class EvaluateAfter(Drawn):
-    split: str = "test"
+    split: SplitName = "test"
     modes: list[Mode] = Field(list(Mode), min_length=1)
     scores: list[str] | None = Field(None, min_length=1)  # as `mamoe evaluate --scores`; null = all but use
     extractors: list[str] = Field(["inception"], min_length=1)

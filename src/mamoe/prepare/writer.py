@@ -28,6 +28,7 @@ from mamoe.prepare.sources import links_outside
 from mamoe.prepare.splits import with_validation
 from mamoe.storage.hashing import short_file_hash, short_hash
 from mamoe.vocabulary.panoptic import class_pixels, write_panoptic
+from mamoe.vocabulary.splits import split_name
 from mamoe.vocabulary.taxonomy import Taxonomy, shipped_taxonomies
 
 Report = Callable[[Path, Sequence[Written]], Sequence[str]]  # (folder, what is in it) -> notes
@@ -120,9 +121,10 @@ def write_dataset(
         report: adds files of its own to the folder when all pictures are there.
 
     Raises:
+        ConfigError: the name of a split is none.
         DatasetError: ``out`` is in use, names clash, or a source file is wrong; ``out`` is then left as it was.
     """
-    splits = with_validation(splits, manner.val)
+    splits = {split_name(name): pictures for name, pictures in with_validation(splits, manner.val).items()}
     problems: list[str] = []
     names, prefixed = flat_names({split: [p.name for p in pictures] for split, pictures in splits.items()}, problems)
     raise_problems(problems, f"The import to {out}")

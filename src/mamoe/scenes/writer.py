@@ -12,6 +12,7 @@ from PIL import Image
 from mamoe.data.folder.description import DATA_YAML, data_yaml
 from mamoe.errors import ConfigError
 from mamoe.storage.staging import staged_folder
+from mamoe.vocabulary.splits import split_name
 
 from .scene import Domain, Scene, draw_scene
 
@@ -41,7 +42,8 @@ def write_scenes(
         progress: called with (scenes written, scenes in all) after every scene.
 
     Raises:
-        ConfigError: a count or size that cannot be drawn, or ``folder`` has the ``data.yaml`` of another data set.
+        ConfigError: a count or size that cannot be drawn, a split whose name is none, or ``folder``
+            has the ``data.yaml`` of another data set.
         DiskFullError: the folder is as it was.
     """
     root = Path(folder)
@@ -49,6 +51,7 @@ def write_scenes(
     if (root / DATA_YAML).exists() and (root / DATA_YAML).read_bytes() != described.encode():
         raise ConfigError(f"{root / DATA_YAML} describes another data set; name a new folder, or delete that one.")
     for split, count in counts.items():
+        split_name(split)
         if not 0 <= count < 1_000_000:
             raise ConfigError(f"counts[{split!r}] must be from 0 to 999999, got {count}; draw several data sets")
     with staged_folder(root, merge=True) as stage:

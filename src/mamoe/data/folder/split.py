@@ -16,6 +16,7 @@ from mamoe.data.reading.pictures import SUFFIXES, why_unread
 from mamoe.errors import DatasetError
 from mamoe.vocabulary.map_kinds import why_no_suffix
 from mamoe.vocabulary.prompts import RegionPrompts
+from mamoe.vocabulary.splits import split_name
 
 T = TypeVar("T")
 MAP_SUFFIXES = (".png",)
@@ -60,11 +61,14 @@ def index_split(
     their paths stands for the split. Samples are ordered by the numbers in their names (see
     :func:`mamoe.data.folder.listing.order_of`).
 
-    Nothing raises: what is missing or wrong is listed in ``problems``, what is left aside in ``notes``.
+    What is missing or wrong in the files raises nothing: it is listed in ``problems``, what is left aside in ``notes``.
+
+    Raises:
+        ConfigError: ``split`` is no name; see :func:`mamoe.vocabulary.splits.split_name`.
     """
     problems: list[str] = []
     notes: list[str] = []
-    folder = images / split
+    folder = images / split_name(split)
     pictures = _list(folder, SUFFIXES, "pictures", recursive, problems)
     names = pictures.names
     if folder.is_dir() and not names and not problems:
