@@ -18,7 +18,7 @@ from mamoe.commands.sample import BaseOption, sample
 from mamoe.commands.starting import init
 from mamoe.commands.synthesize import synthesize
 from mamoe.config.shipped import group_names
-from mamoe.console import progress
+from mamoe.console import progress, visible_lines
 from mamoe.errors import ConfigError, MamoeError
 from mamoe.machine.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
 from mamoe.machine.threads import wait_politely
@@ -268,7 +268,8 @@ def main() -> None:
 
 
 def _refuse(error: MamoeError) -> NoReturn:
-    typer.echo(str(error) if isinstance(error, Stopped) else f"Error: {error}", err=True)
+    text = visible_lines(str(error))
+    typer.echo(text if isinstance(error, Stopped) else f"Error: {text}", err=True)
     sys.exit(error.exit_code)
 
 

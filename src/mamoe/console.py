@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,9 @@ from typing import Any
 
 Report = Callable[[int, int], None]  # (done, in all)
 Bar = Callable[[str], AbstractContextManager[Report]]  # a title -> a progress bar
+
+# Control characters, line ends of Unicode, what turns the direction of writing, and bytes that are no UTF-8.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @contextmanager
@@ -35,7 +39,25 @@ def silent(title: str) -> Iterator[Callable[..., None]]:
     yield lambda done, total, word="": None
 
 
+def visible(text: str) -> str:
+    r"""The text in one line, control characters as ``\n``, ``\t``, ``\x1b``.
+
+    Names of files may hold them: printed as they are, they break lines, colour a terminal, or move its cursor.
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def visible_lines(text: str) -> str:
+    """A text of several lines, each as :func:`visible` has it."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def note(text: str) -> None:
-    """Print it on standard error; of several processes only the first does."""
+    """Print it in one line on standard error; of several processes only the first does."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"Note: {text}", file=sys.stderr)
+        print(f"Note: {visible(text)}", file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Print it in one line on standard error."""
+    print(f"Warning: {visible(text)}", file=sys.stderr)

@@ -1,6 +1,8 @@
 """Names that lead elsewhere or hold what no name should; run folders in which there is nothing to draw with yet."""
 
+import json
 import shutil
+import unicodedata
 
 import pytest
 from odd_folders import indexed, make_set
@@ -8,6 +10,8 @@ from odd_folders import indexed, make_set
 from factories import mamoe
 from mamoe.config.compose import compose
 from mamoe.config.train import validated
+from mamoe.console import note, visible, visible_lines, warn
+from mamoe.data.folder.listing import some
 from mamoe.errors import ConfigError
 from mamoe.scenes import Domain, write_scenes
 
@@ -79,3 +83,55 @@ def test_a_split_of_a_command_and_of_the_configuration(tmp_path):
         validated(plain)
     outcome = mamoe("benchmark", "benchmark=tiny", "pictures.split=../x", "--dry-run")
     assert outcome.code == 2 and "A split is the name of one folder" in outcome.err, outcome.err
+
+
+# Control characters in names of files.
+
+ODD = ["a\nProblem: b.png", "c\td.png", "\x1b[31mred\x1b[0m.png", "e\u2028f\u202eg.png", "plain ü.png"]
+SHOWN = ["a\\nProblem: b", "c\\td", "\\x1b[31mred\\x1b[0m", "e\\u2028f\\u202eg", "plain ü"]
+
+
+def printed(outcome):
+    """Both streams; nothing in them that is no letter, but for line ends."""
+    text = outcome.out + outcome.err
+    assert not [letter for letter in text if unicodedata.category(letter) in ("Cc", "Zl") and letter != "\n"]
+    assert "\u202e" not in text and "\nProblem" not in text
+    return text
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Pictures of odd names, whose maps are missing."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/data.yaml").write_text("taxonomy: cityscapes\n")
+    return make_set(tmp_path / "set", ODD, maps=[])
+
+
+def test_visible_text_is_one_line_and_stays_as_it_is_when_shown_again():
+    assert [visible(name) for name in ODD] == [f"{name}.png" for name in SHOWN]
+    assert visible("a\udcffb\r\x00\x9b") == "a\\udcffb\\r\\x00\\x9b"
+    shown = visible("".join(ODD))
+    assert visible(shown) == shown and visible_lines("a\tb\nc\r") == "a\\tb\nc\\r"
+    assert visible("日本語\u3000é 👩\u200d🎨") == "日本語\u3000é 👩\u200d🎨"
+
+
+def test_a_check_lists_odd_names_in_a_line_each(odd, tmp_path):
+    outcome = mamoe("check", odd, "--out", tmp_path / "out")
+    text, page = printed(outcome), (tmp_path / "out/check.html").read_text()
+    found = json.loads((tmp_path / "out/check.json").read_text())["findings"]
+    assert outcome.code == 3 and len(found) >= len(ODD)
+    missing = [line for line in text.splitlines() if "has no panoptic map in" in line]
+    assert len(missing) == len(ODD) and all(line.startswith("- ") for line in missing)
+    for name, shown in zip(ODD, SHOWN, strict=True):
+        assert any(f"/{shown}.png has no" in line for line in missing)
+        assert f"/{shown}.png has no" in page
+        (one,) = [one for one in found if f"/{shown}.png has no" in one["text"]]
+        assert one["file"] == str(odd / "images/train" / name)  # for programs, as it is
+
+
+def test_errors_notes_and_warnings_show_odd_names(odd, tmp_path, capsys):
+    said = printed(mamoe("evaluate", tmp_path / "\x1b[31mnowhere\tat all", "--against", odd / "images/train"))
+    assert "\\x1b[31mnowhere\\tat all" in said
+    note("a\nb"), warn("c\x1bd")
+    assert capsys.readouterr().err == "Note: a\\nb\nWarning: c\\x1bd\n"
+    assert some(ODD, most=2) == f"{SHOWN[0]}.png, {SHOWN[1]}.png and 3 more"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mamoe.console import progress
+from mamoe.console import progress, warn
 from mamoe.errors import ConfigError
 from mamoe.machine.stopping import stopped_with
 from mamoe.vocabulary.drawing import DRAWING, Drawing, mode_of
@@ -142,7 +142,7 @@ def sample(
             drawing,
             processes=processes,
             progress=update,
-            warn=lambda line: typer.echo(f"Warning: {line}", err=True),
+            warn=warn,
             fast=fast,
         )
     if processes.first:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mamoe.commands.sample import BaseOption, Precision
-from mamoe.console import progress
+from mamoe.console import progress, warn
 from mamoe.machine.stopping import stopped_with
 from mamoe.vocabulary.drawing import DRAWING, Drawing, mode_of
 
@@ -109,7 +109,7 @@ def synthesize(
             drawing,
             processes=processes,
             bar=progress,
-            warn=lambda line: typer.echo(f"Warning: {line}", err=True),
+            warn=warn,
         )
     if summary is not None:
         typer.echo(summary.text())

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mamoe.console import visible
 from mamoe.evaluation.protocol import Better, ProtocolError, Score, conflicts
 
 _ARROWS = {Better.LOWER: "↓", Better.HIGHER: "↑"}
@@ -69,7 +70,7 @@ class Table:
 
     def markdown(self) -> str:
         """A Markdown table, scores downwards and pictures across; under it, what the intervals are."""
-        lines = [["score", *(row.label for row in self.rows)], ["---"] * (len(self.rows) + 1)]
+        lines = [["score", *(visible(row.label) for row in self.rows)], ["---"] * (len(self.rows) + 1)]
         for name in self.columns:
             arrow = _ARROWS[_first(name, self.rows).better]
             lines.append([f"{name} {arrow}", *(_cell(row.score(name)) for row in self.rows)])

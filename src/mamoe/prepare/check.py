@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mamoe.console import visible
 from mamoe.data.check.split import Closer, SplitContents, inspect_split
 from mamoe.data.folder.description import data_folder
 from mamoe.data.folder.holdout import SHARE, holds_files
@@ -40,12 +41,13 @@ class DatasetReport:
 
     def counts(self) -> list[str]:
         """Notes on the whole, the counts of every split, and the share of every class."""
-        lines = [*(f"Note: {note}" for note in self.notes)]
+        named = {visible(split): contents for split, contents in self.splits.items()}
+        lines = [*(f"Note: {visible(note)}" for note in self.notes)]
         lines += [f"{'split':<12}{'pictures':>10}{'prompts':>10}{'instances':>11}{'with prompt':>13}"]
-        for split, c in self.splits.items():
+        for split, c in named.items():
             things = sum(int(c.instances[row.id]) for row in self.taxonomy.classes if row.is_thing)
             lines.append(f"{split:<12}{c.images:>10}{c.with_prompt:>10}{things:>11}{c.instance_prompts:>13}")
-        lines += ["", f"{'share of pixels':<24}" + "".join(f"{split:>12}" for split in self.splits)]
+        lines += ["", f"{'share of pixels':<24}" + "".join(f"{split:>12}" for split in named)]
         rows = [(row.name, row.id) for row in self.taxonomy.classes] + [("void", self.taxonomy.void_id)]
         for name, class_id in rows:
             shares = [c.pixels[class_id] / max(1, c.pixels.sum()) for c in self.splits.values()]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mamoe.console import visible
 from mamoe.data.folder.description import DATA_YAML, Size, data_yaml
 from mamoe.data.folder.prompts import HEADER, raise_problems
 from mamoe.data.reading.pictures import picture_header
@@ -63,7 +64,7 @@ class ImportSummary:
 
     def text(self) -> str:
         """The counts by split, then every note, as plain lines."""
-        return "\n".join([f"{self.folder}: {self._counts()}.", *(f"- {note}" for note in self.notes)])
+        return "\n".join([f"{self.folder}: {self._counts()}.", *(f"- {visible(note)}" for note in self.notes)])
 
     def _counts(self) -> str:
         counts = "; ".join(

@@ -102,7 +102,8 @@ def layouts_of(
             split: dataset(config, split, taxonomy).unaugmented() for split in list_splits(Path(config.data.images))
         }
     except MamoeError as error:
-        note(f"There are no maps to begin with, unless --data FOLDER names some. {error}")
+        for line in f"There are no maps to begin with, unless --data FOLDER names some. {error}".splitlines():
+            note(line)
         return Layouts({})
     return Layouts({split: source for split, source in splits.items() if len(source)})
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mamoe.console import visible
 from mamoe.data.folder.split import SampleFiles
 from mamoe.data.reading.pictures import read_picture
 from mamoe.errors import DatasetError
@@ -104,7 +105,7 @@ def _good(diagnosis: Diagnosis) -> Iterator[tuple[str, Picture]]:
     for split, samples in diagnosis.samples.items():
         pictures = _pictures(samples[0], diagnosis.report.taxonomy) if samples else None
         if pictures is not None:
-            yield f"{split}: {samples[0].key}", pictures[1]
+            yield visible(f"{split}: {samples[0].key}"), pictures[1]
 
 
 def _pictures(

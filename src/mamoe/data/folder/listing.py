@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mamoe.console import visible
 from mamoe.errors import DatasetError
 
 _LITTER = frozenset(
@@ -97,8 +98,8 @@ def bare_name(name: str) -> str:
 
 
 def some(names: Collection[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    first = ", ".join(list(names)[:most])
+    """The first few names, as people can read them, and how many more there are."""
+    first = ", ".join(map(visible, list(names)[:most]))
     return first if len(names) <= most else f"{first} and {len(names) - most} more"
 
 

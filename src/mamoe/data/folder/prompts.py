@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mamoe.console import visible
 from mamoe.errors import DatasetError
 from mamoe.storage.text_file import require_file
 from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID
@@ -114,7 +115,7 @@ def raise_problems(problems: list[str], what: str) -> None:
 
 def in_lines(texts: Sequence[str]) -> list[str]:
     """One line for each of the first fifty, and one that counts the others."""
-    lines = [f"- {text}" for text in texts[:_MOST_LISTED]]
+    lines = [f"- {visible(text)}" for text in texts[:_MOST_LISTED]]
     return lines if len(texts) <= _MOST_LISTED else [*lines, f"- and {len(texts) - _MOST_LISTED} more"]
 
 

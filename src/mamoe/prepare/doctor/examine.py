@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mamoe.console import visible
 from mamoe.data.folder.description import DataFolder, data_folder
 from mamoe.data.folder.listing import some
 from mamoe.data.folder.split import SampleFiles, SplitFiles, for_split
@@ -163,7 +164,9 @@ def examine(
         needs.append(checkpoint_needs(model.weights(next(iter(counter.groupings.values())).num_experts)))
     machine = [Finding(severity=Severity.NOTE, kind="machine", text=text) for text in machine_notes(needs, folder)]
     closely = [*gathered.findings, *map(_of_twins, twins), *texts, *machine]
-    named = {split: {one.image.name: one.image for one in files.samples} for split, (files, _) in looks.items()}
+    named = {
+        split: {visible(one.image.name): one.image for one in files.samples} for split, (files, _) in looks.items()
+    }
     findings = [
         *located_colours(located(Severity.PROBLEM, report.problems, folder), gathered.wrong_colour),
         *located(Severity.WARNING, report.warnings, folder),
@@ -176,7 +179,7 @@ def examine(
     return Diagnosis(
         folder=folder,
         report=replace(report, across=more[Severity.WARNING], notes=(*report.notes, *more[Severity.NOTE])),
-        findings=tuple(findings),
+        findings=tuple(replace(one, text=visible(one.text)) for one in findings),
         twins=tuple(twins),
         samples={split: files.samples for split, (files, _) in looks.items()},
         cells=gathered.cells,

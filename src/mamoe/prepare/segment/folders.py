@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mamoe.console import visible
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.reading.pictures import read_picture
 from mamoe.errors import DatasetError
@@ -86,7 +87,7 @@ class PartsSummary:
             head += " would be written (dry run)"
         elif self.has_instances:
             head += f", {self.things} masks in instances.json"
-        return "\n".join([f"{head}.", *(f"- {note}" for note in self.notes)])
+        return "\n".join([f"{head}.", *(f"- {visible(note)}" for note in self.notes)])
 
 
 @lru_cache(maxsize=1)

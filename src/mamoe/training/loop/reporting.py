@@ -10,6 +10,8 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from mamoe.console import visible_lines
+
 log = logging.getLogger(__name__)
 
 
@@ -49,4 +51,4 @@ class _ConsoleLines(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(visible_lines(record.getMessage()), markup=False, highlight=False, soft_wrap=True)
