@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer, PreTrainedModel, T5Tokenizer
 
 from mamoe.bases.other_autoencoder import WithAutoencoder
 from mamoe.bases.parts import Parts, Trained
-from mamoe.bases.shipped import resolved
+from mamoe.bases.shipped import holder_of, resolved
 from mamoe.bases.single_file import SingleFile, is_single_file
 from mamoe.bases.trained import RunParts
 from mamoe.diffusion.schedules import Schedule, schedule_from
@@ -156,7 +156,7 @@ class DiffusersFolder:
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         options: dict[str, Any] = {} if issubclass(kind, PreTrainedModel) else {"low_cpu_mem_usage": False}
         network, info = cast(Any, kind).from_pretrained(
-            self._path,
+            holder_of(self._path, part),
             subfolder=part,
             variant=self._variant,
             use_safetensors=True,
@@ -176,9 +176,8 @@ class DiffusersFolder:
         return "unet" if "unet" in self.index() else backbone_in(self.index()).part
 
     def tokenizer(self, part: str) -> Any:
-        if str(self.index()[part][1]).startswith("T5"):
-            return T5Tokenizer.from_pretrained(self._path, subfolder=part, **self._version)
-        return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)
+        kind = T5Tokenizer if str(self.index()[part][1]).startswith("T5") else CLIPTokenizer
+        return kind.from_pretrained(holder_of(self._path, part), subfolder=part, **self._version)
 
     def scheduler(self) -> Schedule:
         config: Any = DDPMScheduler.load_config(self._path, subfolder="scheduler", **self._version)
