@@ -78,7 +78,7 @@ class Encoded:
     def kept(cls, base: BaseModel, folder: Path, file: Path) -> Encoded:
         """Those of a folder, from ``file`` where an earlier call left them."""
         if not file.exists():
-            save_file(vars(cls.of(base, folder)), file)
+            save_file({name: own.contiguous() for name, own in vars(cls.of(base, folder)).items()}, file)
         return cls(**load_file(file))
 
     @classmethod

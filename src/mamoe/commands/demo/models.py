@@ -17,6 +17,6 @@ class DemoModel(StrEnum):
         return "demo" if self is DemoModel.TINY else f"demo_{self}"
 
     @property
-    def words(self) -> str:
-        """What the demo calls it."""
-        return "the tiny base model" if self is DemoModel.TINY else "the tiny transformer"
+    def kind(self) -> str:
+        """What its network is."""
+        return "a UNet" if self is DemoModel.TINY else "a transformer"

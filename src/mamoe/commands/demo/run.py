@@ -109,7 +109,7 @@ def run_demo(
     resume = [setting("resume", latest)] if (latest / "checkpoints" / "latest").exists() else []
     plain = compose([*overrides, *resume])
     config = validated(plain)
-    say.line(f"Fine-tuning {model.words} with regions and experts (Ctrl-C is safe: start again to go on)")
+    say.line(f"Fine-tuning {model}, {model.kind}, with regions and experts (Ctrl-C is safe: start again to go on)")
     result, run = train(config, plain=plain, overrides=overrides)
     if result.exit_code:
         return result.exit_code
@@ -126,7 +126,7 @@ def run_demo(
     # Page.
     report = DemoReport(
         title="One town at dusk",
-        summary=SUMMARY,
+        summary=SUMMARY.format(kind=model.kind),
         scores=scores,
         rows=tuple(gallery(tests, swapped, pictures, Taxonomy.load("scenes"))[:ROWS]),
         losses=losses_of(run),
@@ -147,9 +147,9 @@ def run_demo(
 
 
 SUMMARY = (
-    "A small latent diffusion model, trained on drawn streets of every kind, was fine-tuned on 256 pictures of one "
-    "town at dusk. It now draws layouts it has never seen: every car, bus and coat has a prompt of its own, and each "
-    "group of classes an expert of its own."
+    "A small latent diffusion model, {kind}, trained on drawn streets of every kind, was fine-tuned on 256 pictures "
+    "of one town at dusk. It now draws layouts it has never seen: every car, bus and coat has a prompt of its own, and "
+    "each group of classes an expert of its own."
 )
 
 
