@@ -3,9 +3,17 @@ export HF_HUB_OFFLINE = 1
 export TRANSFORMERS_OFFLINE = 1
 unexport PYTHONDONTWRITEBYTECODE  # every process would compile all libraries anew
 
-.PHONY: check lint docs test slow format perf
+# `make check ALL=1` runs the slower tests too, in one go with the others; it is what .ci/run calls.
+ALL =
 
-check: lint docs test
+.PHONY: check static lint docs test slow browser format perf
+
+# What needs no second processor runs beside the page's tests, which wait for Chromium most of the time.
+check:
+	$(MAKE) --output-sync --jobs 2 static $(if $(ALL),browser)
+	$(MAKE) test
+
+static: lint docs
 
 lint:
 	uv run ruff format --check .
@@ -17,10 +25,12 @@ docs:
 	uv run mkdocs build --strict --quiet
 
 test:
-	uv run pytest -q
+	uv run pytest -q $(if $(ALL),-m "not gpu and not browser")
 
 slow:
 	uv run pytest -q -m "slow or real"
+
+browser:
 	uv run pytest -q -n 0 -m browser
 
 format:
@@ -33,6 +43,7 @@ perf:
 	uv run python perf/data.py --quick
 	uv run python perf/step.py --quick
 	uv run python perf/gpu.py --quick
+	uv run python perf/drawing.py --quick
 	uv run python perf/cache.py --quick
 	uv run python perf/scores.py --quick
 	uv run python perf/fuse.py --quick

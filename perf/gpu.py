@@ -31,21 +31,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
+from drawing import both_pipelines
 from gpu_measuring import FULL, Scale, compared, milliseconds, peak_gib, quick_scale, ratios, settle
 from lightning.pytorch import Callback
 from step import GLOBAL_TOKENS, REGION_TOKENS, REGIONS, conditioning_of, drawn_layouts, with_experts
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from mamoe import LayoutPipeline, PanopticMap
-from mamoe.bases.tiny import new_tokenizer
-from mamoe.diffusion.sampler import ddim_scheduler
+from mamoe import PanopticMap
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
-from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.runs.recipe import Recipe, Terms
 from mamoe.runs.source import Source
 from mamoe.sampling.fast import speed_up
@@ -234,40 +231,10 @@ class StepClock(Callback):
 
 
 def draw(scale: Scale) -> dict[str, Any]:
-    settings = LayoutSettings(taxonomy=Taxonomy.load("cityscapes"), grouping="things")
-    stock = stock_unet(scale).eval()
-    dtype = torch.bfloat16 if scale.autocast else torch.float32
-    tokenizer = new_tokenizer(row.prompt for row in settings.taxonomy.classes)
-    width = scale.unet["cross_attention_dim"]
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=4,
-            num_attention_heads=width // 16,
-            max_position_embeddings=tokenizer.model_max_length,
-        )
-    )
-    vae = AutoencoderKL(
-        block_out_channels=scale.vae_widths,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        norm_num_groups=min(32, scale.vae_widths[0] // 2),
-    )
-    scheduler = ddim_scheduler(make_scheduler("v", zero_snr=True).config)
-    parts = {"vae": vae, "text_encoder": text, "tokenizer": tokenizer, "scheduler": scheduler}
-    plain = StableDiffusionPipeline(
-        **parts, unet=stock, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    ).to(scale.device, dtype)
-    experts = MaMoEUNet2DConditionModel.from_unet(stock, num_experts=settings.num_experts)
-    ours = LayoutPipeline(**parts, unet=experts.eval(), layout=settings.to_dict()).to(scale.device, dtype)
+    plain, ours = both_pipelines(stock_unet(scale).eval(), scale, "things", 4, shared=False)
     side, found = 8 * scale.cells, {}
     segment = np.kron(np.arange(16).reshape(4, 4), np.ones((side // 4, side // 4), dtype=np.int64))
     layout = PanopticMap(segment_id=segment.astype(np.int32), class_id=segment.astype(np.uint8))
-    for pipe in (plain, ours):
-        pipe.set_progress_bar_config(disable=True)
     given = {"num_inference_steps": scale.steps, "guidance_scale": 4.0}
     works_of: dict[int, dict[str, Callable[[], object]]] = {}
     for count in scale.pictures:

@@ -14,10 +14,13 @@ import pytest
 from jaxtyping import config
 
 import shapes
-import yaml_once
 
 shapes.enforce("mamoe")  # before anything of the package is imported
+
+import yaml_once  # noqa: E402
+
 yaml_once.parse_once()
+yaml_once.compose_once()
 
 from mamoe.machine.threads import wait_politely  # noqa: E402
 

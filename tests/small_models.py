@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
+from mamoe.models.flux.model import MaMoEFluxTransformer2DModel
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.vocabulary.conditioning import ExpertRouting, LevelConditioning, level_grids
 
 TEXT_WIDTH = 24
+POOLED_WIDTH = 20  # of a prompt as one vector, where a network is told one
 SHAPES: dict[str, dict[str, Any]] = {
     "sd15": {"attention_head_dim": 2, "use_linear_projection": False},  # heads, in spite of its name
     "sd21": {"attention_head_dim": (2, 4, 4), "use_linear_projection": True},
@@ -59,6 +61,40 @@ def small_pixart(**changes: Any) -> PixArtTransformer2DModel:
     return PixArtTransformer2DModel(**{**config, **changes}).eval()
 
 
+def small_flux(**changes: Any) -> FluxTransformer2DModel:
+    """FLUX.1 in small: two double and two single blocks, guidance-distilled, latents of four channels."""
+    torch.manual_seed(0)
+    config: dict[str, Any] = {
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": TEXT_WIDTH,
+        "pooled_projection_dim": POOLED_WIDTH,
+        "guidance_embeds": True,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    return FluxTransformer2DModel(**{**config, **changes}).eval()
+
+
+def small_flux2(**changes: Any) -> Flux2Transformer2DModel:
+    """FLUX.2-klein in small: two double and two single blocks, latents of four channels."""
+    torch.manual_seed(0)
+    config: dict[str, Any] = {
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": TEXT_WIDTH,
+        "timestep_guidance_channels": 32,
+        "guidance_embeds": False,
+        "axes_dims_rope": (4, 4, 4, 4),
+    }
+    return Flux2Transformer2DModel(**{**config, **changes}).eval()
+
+
 def two_level_unet(text_width: int, dropout: float = 0.0) -> UNet2DConditionModel:
     """The smallest that trains: attention on its finer level alone."""
     torch.manual_seed(0)
@@ -90,6 +126,13 @@ def small_mamoe(shape: str = "sd15", num_experts: int = 3, **options: Any) -> Ma
 
 def small_mamoe_pixart(num_experts: int = 3, **options: Any) -> MaMoEPixArtTransformer2DModel:
     model = MaMoEPixArtTransformer2DModel.from_transformer(small_pixart(), num_experts=num_experts, **options)
+    return trained(model)  # type: ignore[return-value]
+
+
+def small_mamoe_flux(num_experts: int = 3, rank: int | None = 4, **options: Any) -> MaMoEFluxTransformer2DModel:
+    model = MaMoEFluxTransformer2DModel.from_transformer(small_flux(), num_experts=num_experts, **options)
+    if rank is not None:
+        model.add_experts(rank=rank, alpha=float(rank), generator=torch.Generator().manual_seed(4))
     return trained(model)  # type: ignore[return-value]
 
 
@@ -145,7 +188,10 @@ class Models:
     unet = staticmethod(small_unet)
     mamoe = staticmethod(small_mamoe)
     pixart = staticmethod(small_pixart)
+    flux = staticmethod(small_flux)
+    flux2 = staticmethod(small_flux2)
     mamoe_pixart = staticmethod(small_mamoe_pixart)
+    mamoe_flux = staticmethod(small_mamoe_flux)
     trained = staticmethod(trained)
     levels = staticmethod(random_levels)
     inputs = staticmethod(inputs)

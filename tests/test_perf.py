@@ -10,6 +10,15 @@ import pytest
 PERF = Path(__file__).parents[1] / "perf"
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_pictures_are_timed_beside_the_stock_pipelines(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(PERF))
+    monkeypatch.setattr(sys, "argv", ["drawing.py", "--quick", "--steps", "2", "--rounds", "1"])
+    runpy.run_path(str(PERF / "drawing.py"), run_name="__main__")
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert found["time_ratio"] > 0 and found["memory_ratio"] > 0 and found["weights_ratio"] > 1
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_gpu_script_measures_each_part_without_a_gpu(monkeypatch, capsys):

@@ -97,13 +97,18 @@ def test_a_single_file_goes_round_through_diffusers_own_reader(finished_run, tmp
 
 @pytest.mark.slow
 def test_a_single_file_with_two_text_encoders(xl_base, scenes, tmp_path):
-    trained(*short_run(xl_base, scenes, tmp_path / "runs"), "callbacks.samples=null", "callbacks.validation=null")
+    words = ["callbacks.samples=null", "callbacks.validation=null"]
+    words += ["objective.prediction=v_prediction", "objective.zero_snr=true"]
+    trained(*short_run(xl_base, scenes, tmp_path / "runs"), *words)
     run = only_run(tmp_path / "runs")
     exported(run, tmp_path / "file", "single-file")
     exported(run, tmp_path / "dense", "dense")
     read = StableDiffusionXLPipeline.from_single_file(
         str(tmp_path / "file/model.safetensors"), config=str(tmp_path / "file/config"), torch_dtype=torch.float32
     )
+    with safe_open(tmp_path / "file/model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert {"v_pred", "ztsnr"} <= names  # by which others know what it predicts
     stock = StableDiffusionXLPipeline.from_pretrained(tmp_path / "dense")
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         wanted, got = getattr(stock, part).state_dict(), getattr(read, part).state_dict()

@@ -1,5 +1,10 @@
+import math
+
+import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from mamoe.diffusion.levels import NoiseLevels
 from mamoe.diffusion.parameterization import (
@@ -12,8 +17,8 @@ from mamoe.diffusion.parameterization import (
     to_x0,
     velocity,
 )
-from mamoe.diffusion.sampler import sampler_for, stock_sampler
-from mamoe.diffusion.schedules import is_flow, make_flow, make_scheduler, prediction_of, schedule_from
+from mamoe.diffusion.sampler import sampler_for, set_steps, stock_sampler
+from mamoe.diffusion.schedules import is_flow, make_flow, make_scheduler, prediction_of, schedule_from, shift_of
 from mamoe.errors import ConfigError
 
 DIFFUSIONS = [one for one in Prediction if one is not Prediction.FLOW]
@@ -71,8 +76,23 @@ def test_a_flow_is_known_from_any_config_that_speaks_of_it():
         assert is_flow(config) and prediction_of(config) is Prediction.FLOW
         assert schedule_from(config).config["shift"] == 2.5
     assert not is_flow(make_scheduler("v", zero_snr=True).config)
-    with pytest.raises(ConfigError, match="use_dynamic_shifting"):
-        schedule_from({**flow.config, "use_dynamic_shifting": True})
+    with pytest.raises(ConfigError, match=r"shift_terminal.*use_dynamic_shifting false"):
+        schedule_from({**flow.config, "use_dynamic_shifting": True, "shift_terminal": 0.02})
+
+
+def test_a_shift_that_grows_with_the_picture_is_that_of_the_stock_pipeline():
+    growing = schedule_from(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0).config)
+    for patches in (256, 1024, 4096, 9216):
+        mu = calculate_shift(patches)
+        assert shift_of(growing.config, patches) == pytest.approx(math.exp(mu))
+        levels = NoiseLevels.of(growing, patches)
+        growing.set_timesteps(sigmas=torch.linspace(1, 1 / 1000, 1000).tolist(), mu=mu)  # every level, noisiest first
+        torch.testing.assert_close(levels.sigma.flip(0), growing.sigmas[:-1], rtol=1e-5, atol=1e-6)
+        set_steps(growing, 8, patches=patches, even=True)
+        stock = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+        stock.set_timesteps(sigmas=np.linspace(1.0, 1 / 8, 8), mu=mu)
+        torch.testing.assert_close(growing.timesteps, stock.timesteps)
+    assert shift_of(make_flow(shift=3.0).config, 4096) == 3.0
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])

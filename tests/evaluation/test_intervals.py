@@ -52,6 +52,27 @@ def test_linear_deviation_is_that_of_the_replicates():
     assert deviation_of_linear(VALUES) == pytest.approx(float(means.std()), rel=0.05)
 
 
+def test_pictures_of_one_layout_are_drawn_together():
+    """The same picture three times says no more than once."""
+    layouts = torch.arange(200).repeat_interleave(3).tolist()
+    thrice = VALUES.repeat_interleave(3)
+    counts = bootstrap_counts(600, seed=0, replicates=50, layouts=layouts).reshape(50, 200, 3)
+    assert (counts == counts[:, :, :1]).all() and (counts[:, :, 0].sum(1) == 200).all()
+    once, again = interval_of_mean(VALUES), interval_of_mean(thrice, layouts=layouts)
+    assert again is not None and once is not None and again.over is Over.LAYOUTS
+    assert (again.low, again.high) == pytest.approx((once.low, once.high))
+    assert deviation_of_linear(thrice, layouts) == pytest.approx(deviation_of_linear(VALUES))
+    assert interval_of_mean(thrice, layouts=[0] * 600) is None
+
+
+def test_linear_deviation_of_layouts_is_that_of_the_replicates():
+    """Also where layouts have different numbers of pictures."""
+    layouts = [i // 2 if i < 100 else i - 50 for i in range(200)]
+    counts = bootstrap_counts(200, seed=0, replicates=4000, layouts=layouts)
+    means = counts @ VALUES / counts.sum(1)
+    assert deviation_of_linear(VALUES, layouts) == pytest.approx(float(means.std()), rel=0.05)
+
+
 def test_interval_around():
     interval = interval_around(3.0, 0.5)
     assert (interval.low, interval.high) == pytest.approx((3 - 0.98, 3 + 0.98), abs=1e-3)

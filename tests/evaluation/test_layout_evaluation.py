@@ -54,6 +54,10 @@ def test_several_pictures_of_a_layout_are_held_against_it(evaluated, town, tmp_p
     twice, once = rows_in(tmp_path / "out"), rows_in(evaluated)
     for name in ("mIoU-domain", "PQ-domain", "colour hits"):
         assert twice["generated"].score(name).value == pytest.approx(once["generated"].score(name).value), name
+        # No surer than once: pictures of one layout are drawn together.
+        intervals = [rows["generated"].score(name).interval for rows in (twice, once)]
+        assert [one.over.value for one in intervals] == ["bootstrap over layouts", "bootstrap over images"]
+        assert intervals[0].low == pytest.approx(intervals[1].low), name
     assert twice["generated"].score("pixel accuracy-domain").n == 16 and twice["real"].score("PQ-domain").n == 8
 
 
@@ -198,7 +202,35 @@ def test_use_tells_true_pictures_from_empty_ones(tmp_path, monkeypatch):
     turned = scores(row("turned", [image[::-1] for image, _ in scenes]))
     assert turned["use/mIoU"].interval.high < ceiling["use/mIoU"].interval.low
     assert scores(row("elsewhere", []))["use/mIoU"].missing == "not here"
-    assert "wants 4 pictures" in scores(row("few", [scenes[0][0]]))["use+real/mIoU"].missing
+    assert "wants 4 layouts" in scores(row("few", [scenes[0][0]]))["use+real/mIoU"].missing
+
+
+def test_no_network_is_tested_on_a_layout_it_met(tmp_path, monkeypatch):
+    """Two pictures of each layout lie in one half."""
+    layouts = {str(i): scene(i)[1] for i in range(4)}
+    asked = Asked(layouts=layouts, classes=CLASSES, reference="x", geometry=None, elsewhere={})
+    for name in layouts:
+        Image.fromarray(scene(int(name))[0]).save(tmp_path / f"{name}.png")
+    files = tuple(tmp_path / f"{name}.png" for name in layouts)
+    reference = PictureSet(label="real", paths=files, generation=None)
+    twice = tuple(path for path in files for _ in range(2))
+    drawn = PictureSet(label="cfg", paths=twice, generation=None, drawn_from=tuple(path.stem for path in twice))
+    tested = []
+
+    class Taught:
+        def __init__(self, met):
+            self.met = met
+
+        def predict(self, images):
+            tested.append((self.met, len(images)))
+            return [np.zeros(image.shape[:2], np.uint8) for image in images]
+
+    monkeypatch.setattr(use, "_taught", lambda images, of, asked, seed: Taught(of))
+    use.use_family(asked, use.Real(reference=reference, train=[], train_layouts=[]))(drawn)
+    (first, n), (second, m) = tested
+    assert n == m == 4
+    assert {id(one) for one in first} == {id(layouts["1"]), id(layouts["3"])}
+    assert {id(one) for one in second} == {id(layouts["0"]), id(layouts["2"])}
 
 
 def test_text_agreement_is_clips_own(tmp_path):

@@ -10,7 +10,7 @@ from mamoe.evaluation.distances.frechet import frechet_distance, gaussian
 from mamoe.evaluation.distances.kernels import kid
 from mamoe.evaluation.features.extractors import ExtractorName
 from mamoe.evaluation.features.store import Features
-from mamoe.evaluation.protocol import Better
+from mamoe.evaluation.protocol import Better, Over
 from mamoe.randomness import generator_for
 
 
@@ -30,6 +30,23 @@ def test_every_kind_has_a_number_and_an_interval_around_it():
     assert found[Kind.FID].value == frechet_distance(gaussian(x.values), gaussian(y.values))
     assert found[Kind.KID].value == pytest.approx(kid(x.values, y.values), rel=1e-12)
     assert measure(list(Kind), x, y) == found != measure(list(Kind), x, y, seed=1)
+
+
+def test_several_pictures_of_a_layout_make_nothing_surer():
+    """Each picture four times: what is a mean over pairs or pictures stays as it is, and as sure as it was."""
+    x, y = features(40, 0, 0.3), features(70, 1)
+    values, names = x.values.repeat_interleave(4, 0), tuple(map(str, range(160)))
+    four = Features(values=values, extractor="net", preprocessing="none", names=names)
+    layouts = torch.arange(40).repeat_interleave(4).tolist()
+    kinds = [Kind.CMMD, Kind.PRECISION]
+    once, again, naive = measure(kinds, x, y), measure(kinds, four, y, layouts=layouts), measure(kinds, four, y)
+    for kind in kinds:
+        assert again[kind].value == pytest.approx(once[kind].value), kind
+        a, b = again[kind].interval, once[kind].interval
+        assert a.over is Over.LAYOUTS and (a.low, a.high) == pytest.approx((b.low, b.high)), kind
+        assert naive[kind].interval.high - naive[kind].interval.low < 0.8 * (a.high - a.low), kind
+    single = measure([*kinds, Kind.FID], four, y, layouts=[0] * 160)
+    assert all(found.value is not None and found.interval is None for found in single.values())
 
 
 def test_unit_length_is_what_cmmd_compares():

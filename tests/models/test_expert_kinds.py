@@ -178,7 +178,7 @@ def test_a_shared_expert_is_saved_and_read_by_us_and_as_a_stock_unet(models, tmp
 
 @pytest.mark.parametrize("method", [LoraExperts(rank=2), SharedExpert()], ids=["lora", "shared"])
 def test_unets_that_do_not_fit_are_refused(method, models):
-    with pytest.raises(ConfigError, match=r"this UNet has none: switch layout\.moe on"):
+    with pytest.raises(ConfigError, match=r"this network has none: switch layout\.moe on"):
         method.prepare(models.unet(), seed=0)
     with pytest.raises(ConfigError, match=r"trained before"):
         method.prepare(models.mamoe(), seed=0)

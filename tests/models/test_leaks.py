@@ -4,14 +4,25 @@ import pytest
 import torch
 
 from mamoe.methods.lora import Lora
+from mamoe.methods.lora_experts import LoraExperts
+from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import predict, with_layout
 from mamoe.models.leaks import leaks_of
 from mamoe.vocabulary.conditioning import LevelConditioning, level_grids
-from small_models import TEXT_WIDTH, hard_routing
+from small_models import POOLED_WIDTH, TEXT_WIDTH, hard_routing
 
 SIZE, TOKENS = (12, 16), 9  # latent cells; tokens of the whole picture (3), the left region (3) and the right one (3)
 RIGHT = torch.arange(TOKENS) >= 6
-FAMILIES = {"unet": ("unet", 0, 3), "pixart": ("pixart", 1, 1)}  # maker of a stock one, halvings skipped, levels
+REGION = (torch.arange(TOKENS) // 3)[None]  # whose token
+# Maker of a stock one, halvings skipped, levels.
+FAMILIES = {"unet": ("unet", 0, 3), "pixart": ("pixart", 1, 1), "flux": ("flux", 1, 1), "flux2": ("flux2", 1, 1)}
+ONE_BLOCK = {
+    "pixart": ("pixart", {"num_layers": 1}),
+    "flux, double": ("flux", {"num_layers": 1, "num_single_layers": 0}),
+    "flux, single": ("flux", {"num_layers": 0, "num_single_layers": 1}),
+    "flux2, double": ("flux2", {"num_layers": 1, "num_single_layers": 0}),
+    "flux2, single": ("flux2", {"num_layers": 0, "num_single_layers": 1}),
+}
 FORMS = ["plain", "checkpointed", "lora"]
 
 
@@ -24,13 +35,23 @@ def halves(skipped, count, *, masked=True):
         if masked:
             sees[:, 3:6], sees[:, 6:] = ~right[:, None], right[:, None]
         routing = hard_routing(right.long()[None], 2)
-        levels.append(LevelConditioning(grid=grid, attend=sees[None], routing=routing))
+        region = REGION if masked else torch.zeros_like(REGION)
+        levels.append(LevelConditioning(grid=grid, attend=sees[None], routing=routing, region=region))
     return tuple(levels)
 
 
 def text(**changes):
     embeds = torch.randn((1, TOKENS, TEXT_WIDTH), generator=torch.Generator().manual_seed(5))
     return embeds if not changes else torch.where(RIGHT[:, None], embeds * 3 + 1, embeds)
+
+
+def steered(network, embeds, levels):
+    """Keyword arguments of a call with a layout."""
+    inputs = {"encoder_hidden_states": embeds, "cross_attention_kwargs": {"regions": levels}}
+    if backbone_of(network).pooled_width(network.config):
+        pooled = torch.randn((1, POOLED_WIDTH), generator=torch.Generator().manual_seed(7))
+        inputs["added_cond_kwargs"] = {"text_embeds": pooled}
+    return inputs
 
 
 def noisy():
@@ -40,8 +61,13 @@ def noisy():
 def made(models, family, form="plain", **changes):
     stock = getattr(models, FAMILIES[family][0])(**changes)
     network = models.trained(with_layout(stock, num_experts=2))
+    if backbone_of(network).routed is not None and form != "lora":
+        network = models.trained(LoraExperts(rank=4, alpha=4).prepare(network, seed=0))
     if form == "lora":
-        network = models.trained(Lora(rank=4, alpha=4, conv=family == "unet").prepare(network, seed=0))
+        has_own = family != "flux2" or changes.get("num_layers") != 0  # its single blocks have none by itself
+        network = models.trained(
+            Lora(rank=4, alpha=4, conv=family == "unet", feed_forward=has_own).prepare(network, seed=0)
+        )
     if form == "checkpointed":
         network.train().enable_gradient_checkpointing()
     return network
@@ -51,7 +77,7 @@ def made(models, family, form="plain", **changes):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_every_layer_text_enters_where_the_layout_lets_it(models, family, form):
     network, levels = made(models, family, form), halves(*FAMILIES[family][1:])
-    inputs = {"encoder_hidden_states": text(), "cross_attention_kwargs": {"regions": levels}}
+    inputs = steered(network, text(), levels)
     found = leaks_of(network, lambda: predict(network, noisy(), 500, inputs), levels, RIGHT)
     assert len(found) >= 2
     for leak in found:
@@ -63,20 +89,22 @@ def test_the_test_finds_a_leak(models, family):
     # The layer is told of no mask: the other half's text reaches everywhere.
     network, levels = made(models, family), halves(*FAMILIES[family][1:])
     open_ = halves(*FAMILIES[family][1:], masked=False)
-    inputs = {"encoder_hidden_states": text(), "cross_attention_kwargs": {"regions": open_}}
+    inputs = steered(network, text(), open_)
     for leak in leaks_of(network, lambda: predict(network, noisy(), 500, inputs), levels, RIGHT):
         assert leak.outside > 1e-3 and leak.gradient > 0
 
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("form", FORMS)
-def test_of_one_block_the_other_half_stays_as_it_is(models, form, masked):
+@pytest.mark.parametrize("kind", ONE_BLOCK)
+def test_of_one_block_the_other_half_stays_as_it_is(models, kind, form, masked):
     # Nothing mixes cells behind the only block of a transformer, so the picture itself shows what leaks.
-    network, levels = made(models, "pixart", form, num_layers=1), halves(1, 1, masked=masked)
+    family, sizes = ONE_BLOCK[kind]
+    network, levels = made(models, family, form, **sizes), halves(1, 1, masked=masked)
     outputs, gradient = [], None
     for embeds in (text(), text(other=True)):
         embeds.requires_grad_()
-        inputs = {"encoder_hidden_states": embeds, "cross_attention_kwargs": {"regions": levels}}
+        inputs = steered(network, embeds, levels)
         out = predict(network, noisy(), 500, inputs)
         (gradient,) = torch.autograd.grad(out[..., : SIZE[1] // 2].square().sum(), embeds)
         outputs.append(out.detach())

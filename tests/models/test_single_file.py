@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from mamoe import LayoutPipeline
-from mamoe.bases.originals import original_autoencoder, original_clip, original_open_clip, original_unet
+from mamoe.bases.originals import original_autoencoder, original_clip, original_names, original_open_clip, original_unet
 from mamoe.bases.pretrained import BaseModel, load_base
-from mamoe.bases.single_file import SingleFile
+from mamoe.bases.single_file import FAMILIES, SingleFile
 from mamoe.errors import ConfigError
 
 REAL_WORDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "clip_tokenizer"
@@ -124,6 +126,47 @@ def test_what_is_no_base_model_is_refused(files, base_model, tmp_path):
         load_base(str(tmp_path / "inpainting.safetensors"))
     with pytest.raises(ConfigError, match=r"model\.config=sd15: only a single \.safetensors file needs that"):
         load_base(str(base_model), config="sd15")
+
+
+# Keys, and characters of the sorted list of "name [shape]" in lines, of the files that were published: Stable Diffusion
+# 1.5, 2.1 and XL, as a list of their parts for an inspecting tool has them.
+PUBLISHED = {
+    "sd15": {"model.diffusion_model.": (686, 36314), "first_stage_model.": (248, 10149)},
+    "sd21": {"model.diffusion_model.": (686, 36218), "first_stage_model.": (248, 10149)},
+    "sdxl": {"model.diffusion_model.": (1680, 101976), "first_stage_model.": (248, 10149)},
+}
+# Text encoders: the same, with what no program misses and is not written. Of Stable Diffusion 2 also the last layer,
+# which its prompts do not pass.
+OF_TEXT = {
+    "sd15": ("cond_stage_model.transformer.text_model.", 8744, ["embeddings.position_ids [1,77]"]),
+    "sd21": ("cond_stage_model.model.", 14193, ["logit_scale []", "text_projection [1024,1024]"]),
+    "sdxl": ("conditioner.embedders.1.model.", 18913, ["logit_scale []"]),
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_names_and_shapes_are_those_of_the_published_files(family):
+    folder = FAMILIES / family
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+        words = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+        second = folder / "text_encoder_2"
+        more = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(second)) if second.is_dir() else None
+    names = original_names(unet, vae, words, more)
+
+    def lines(prefix: str) -> list[str]:
+        of = {key.removeprefix(prefix): value.shape for key, value in names.items() if key.startswith(prefix)}
+        return [f"{key} [{','.join(map(str, shape))}]" for key, shape in of.items()]
+
+    for prefix, published in PUBLISHED[family].items():
+        assert (len(lines(prefix)), len("\n".join(lines(prefix)))) == published, prefix
+    prefix, published, absent = OF_TEXT[family]
+    if family == "sd21":
+        last = [line for line in lines(prefix) if ".22." in line]
+        assert len(last) == 12
+        absent = [*absent, *(line.replace(".22.", ".23.") for line in last)]
+    assert len("\n".join([*lines(prefix), *absent])) == published
 
 
 def test_a_file_without_its_autoencoder_is_refused(base_model, files, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -204,3 +206,29 @@ def test_the_next_commands_run_as_they_stand(tmp_path, name, tree, taxonomy):
         outcome = mamoe("prepare", "import", name, tmp_path / "source", out)
     assert trained_by(outcome)[0].name == taxonomy
     assert f"mamoe train data={name} data.root={out}" in outcome.out
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(
+    ("name", "tree", "labels"),
+    [
+        ("ade20k", ade20k, "annotations/training/*.png"),
+        ("kitti360", kitti360, "data_2d_semantics/train/*/image_00/instance/*.png"),
+        ("bdd100k", bdd100k, "labels/pan_seg/bitmasks/train/*.png"),
+        ("mapillary", mapillary, "training/v2.0/panoptic/*.png"),
+    ],
+)
+def test_field_labels_that_exif_turns_are_refused(tmp_path, name, tree, labels, behind):
+    """Wherever in the file it says so."""
+    path = sorted(tree(tmp_path / "raw").glob(labels))[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    if behind:
+        content = exif.tobytes().removeprefix(b"Exif\0\0")
+        chunk = struct.pack(">I", len(content)) + b"eXIf" + content + struct.pack(">I", zlib.crc32(b"eXIf" + content))
+        path.write_bytes(path.read_bytes()[:-12] + chunk + path.read_bytes()[-12:])
+    else:
+        Image.open(path).save(path, exif=exif)
+    with pytest.raises(DatasetError, match=r"EXIF orientation \(6\)"):
+        IMPORTERS[name](tmp_path / "raw", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from factories import mamoe
 from mamoe.machine.precision import drawing_format, format_name
-from mamoe.sampling.fast import speed_up
+from mamoe.sampling.fast import replayed_if_it_works, speed_up
 
 
 def pixels(picture):
@@ -61,6 +61,30 @@ def test_compiled_blocks_draw_the_same(pipe, make_map):
         assert told == []
         assert any(module._compiled_call_impl is not None for module in pipe.unet.modules())
         torch.testing.assert_close(draw(), plain, atol=1e-4, rtol=1e-3)
+    finally:
+        uncompile(pipe.unet)
+
+
+def test_pictures_of_nearly_as_many_words_share_a_recording(pipe, make_map):
+    """Also those of regions that bind for a while; what stands in for a CUDA graph is the call itself."""
+    made, layout = [], make_map()
+
+    def record(run):
+        out = run().clone()
+        made.append(1)
+        return lambda: out.copy_(run()), out
+
+    def draw(text, **further):
+        own = {"num_inference_steps": 4, "generator": torch.Generator().manual_seed(0), "output_type": "pt"}
+        return pipe("a", layout, {7: text}, **own, **further).images
+
+    told = [("a red car", {}), ("a car in red, and new", {}), ("a blue car", {"regions_from": 0.5}), ("a car", {})]
+    plain = [draw(text, **further) for text, further in told]
+    assert replayed_if_it_works(pipe.unet, lambda: None, record) is None
+    try:
+        for (text, further), wanted in zip(told, plain, strict=True):
+            torch.testing.assert_close(draw(text, **further), wanted, atol=1e-5, rtol=1e-4)
+        assert len(made) == 2  # with regions, and before they bind
     finally:
         uncompile(pipe.unet)
 

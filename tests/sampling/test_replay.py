@@ -56,6 +56,16 @@ def test_what_is_no_tensor_and_every_shape_has_a_recording_of_its_own(change):
     assert torch.equal(replayed(x, **wanted), work(x, **wanted)) and len(made) == 2
 
 
+def test_what_is_used_between_others_is_never_recorded_again():
+    """As the steps before regions bind, which are the same for every picture."""
+    made = []
+    replayed = counted(work, made)
+    for width in range(2, MOST + 4):
+        for own in (1, width):
+            assert torch.equal(replayed(torch.ones(1), **given(own, 3.0)), torch.full((own,), 3.0))
+    assert len(made) == 1 + MOST + 2
+
+
 def test_old_recordings_make_room():
     made = []
     replayed = counted(work, made)

@@ -16,6 +16,7 @@ from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.run import drawn_otherwise, folder_row, layout_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.editing import weights_of
+from mamoe.sampling.effect import WithoutEffect
 from mamoe.sampling.folders import sample_folder
 from mamoe.sampling.jobs import Editing, LayoutFolder, list_jobs
 from mamoe.sampling.pipeline import LayoutPipeline
@@ -109,6 +110,7 @@ def test_a_picture_is_known_as_its_maps(pipe, layouts, tmp_path):
     row = folder_row(tmp_path / "out")
     found = [layout_of(path, name, known) for path, name in zip(row.paths, row.names, strict=True)]
     assert found == ["town_1", "town_1", "town_2", "town_2"]  # records speak, also where a map has the very name
+    assert row.layout_numbers == (0, 0, 1, 1) and row.spread(2).layout_names == ("town_1", "town_2")
     for path in result.pictures:
         path.with_suffix(".json").unlink()
     found = [layout_of(path, path.stem, {"town_1", "town_2"}) for path in result.pictures]
@@ -209,6 +211,46 @@ def test_negative_prompt_and_rescale_are_part_of_the_record(pipe, layouts, tmp_p
     assert np.abs(read(result.pictures[0]) - read(plain.pictures[0])).max() > 0
     with pytest.raises(DatasetError, match="drawn with another negative_prompt, guidance_rescale"):
         sample_folder(pipe, layouts, out, HOW)
+
+
+def test_when_regions_bind_and_guidance_on_the_layout(pipe, make_pipe, layouts, make_map, tmp_path, monkeypatch):
+    """From the command line: the pictures that Python draws with the same words, and records that say so."""
+    monkeypatch.setattr(LayoutPipeline, "from_pretrained", lambda *_, **__: pipe)
+    (tmp_path / "i.json").write_text(json.dumps({"town_1.png": {"7": "a blue car"}}))
+    words = ["sample", tmp_path, "--panoptic", layouts.panoptic / "town_1.png", "--steps", "4", "--device", "cpu"]
+    words += ["--instance-prompts", tmp_path / "i.json"]
+    options = {"regions_from": 0.25, "regions_until": 0.75, "guidance_layout": 6.0}
+    flags = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    outcome = mamoe(*words, *flags, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    made = record(tmp_path / "out/town_1.png")
+    assert {key: made[key] for key in options} == options and made["mode"] == "cfg"
+    own = {"num_inference_steps": 4, "generator": torch.Generator().manual_seed(made["seed"])}
+    wanted = pipe("", make_map(1), {7: "a blue car"}, **own, **options).images[0]
+    assert np.abs(read(tmp_path / "out/town_1.png") - np.asarray(wanted).astype(int)).max() <= 1
+    assert mamoe(*words, "--out", tmp_path / "plain").code == 0
+    assert not record(tmp_path / "plain/town_1.png").keys() & options.keys()
+    assert np.abs(read(tmp_path / "out/town_1.png") - read(tmp_path / "plain/town_1.png")).max() > 0
+    for further, says in (
+        (["--out", tmp_path / "out"], "drawn with another guidance_layout, regions_from, regions_until"),
+        (
+            ["--regions-from", "0.8", "--regions-until", "0.3", "--out", tmp_path / "no"],
+            "the first not behind the second",
+        ),
+    ):
+        refused = mamoe(*words, *further)
+        assert refused.code in (2, 3) and says in " ".join(refused.err.split()), refused.err
+    with pytest.raises(ConfigError, match="knows no layout: leave out guidance_layout"):
+        sample_folder(make_pipe(layout=False), layouts, tmp_path / "no", replace(HOW, guidance_layout=2.0))
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_model_without_regions_binds_nothing(pipe, layouts, make_map, tmp_path):
+    pipe.settings, told = replace(pipe.settings, region_attention=False), []
+    sample_folder(pipe, layouts, tmp_path / "out", replace(HOW, steps=1, regions_from=0.5), warn=told.append)
+    with pytest.warns(WithoutEffect, match="When prompts of segments bind has no effect"):
+        pipe("", make_map(1), num_inference_steps=1, regions_until=0.5)
+    assert [line.split(":")[0] for line in told] == ["When prompts of segments bind has no effect"]
 
 
 def test_schedulers_by_name(make_pipe):

@@ -10,10 +10,14 @@ import pytest
 from PIL import Image
 
 from factories import drawn_data, mamoe
+from mamoe.assemble.synthesis import material_of, settings_of_pipeline, settings_of_run
+from mamoe.console import silent
 from mamoe.data.folder.prompts import read_instance_prompts, read_prompts_csv
 from mamoe.evaluation.table import Table
 from mamoe.prepare import writer
+from mamoe.runs.lookup import find_checkpoint
 from mamoe.sampling import filling
+from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.synthesis import layouts, reading
 from mamoe.vocabulary.panoptic import read_panoptic
 from mamoe.vocabulary.taxonomy import Taxonomy
@@ -157,7 +161,7 @@ def test_mistakes_are_explained(made, finished_run, town, tmp_path):
         return outcome.err
 
     where = ("--data", town, "--out", tmp_path / "set")
-    assert "is no run" in refusal(town, *where)
+    assert "is no model" in refusal(town, *where)
     assert "no class tram to call rare" in refusal(finished_run, *where, "--rare", "tram")
     assert "'nowhere'" in refusal(finished_run, *where, "--split", "nowhere")
     work = ("--work", made.with_name("set.work"))
@@ -167,6 +171,33 @@ def test_mistakes_are_explained(made, finished_run, town, tmp_path):
     shutil.copytree(town, foreign)
     (foreign / "data.yaml").write_text("taxonomy: camvid\n")
     assert "camvid" in refusal(finished_run, *where, "--layouts", foreign)
+
+
+def test_a_saved_pipeline_serves_as_a_run_does(made, finished_run, town, tmp_path):
+    """Its size is that of the maps' data.yaml; nobody saying one, it must be given."""
+    outcome = mamoe("export", finished_run, tmp_path / "pipe", "--weights", "fp32")
+    assert outcome.code == 0, outcome.err
+    outcome = synthesize(tmp_path / "pipe", town, tmp_path / "set")
+    assert outcome.code == 0, outcome.err
+    ours, theirs = (
+        {n: c for n, c in contents(f / "layouts/maps").items()}
+        for f in (tmp_path / "set.work", made.with_name("set.work"))
+    )
+    assert ours == theirs
+    plain = tmp_path / "plain"
+    shutil.copytree(town, plain)
+    (plain / "data.yaml").write_text("taxonomy: scenes\n")
+    refused = synthesize(tmp_path / "pipe", plain, tmp_path / "no")
+    assert refused.code == 2 and "give --size HEIGHT WIDTH" in refused.err
+    settings = LayoutPipeline.from_pretrained(tmp_path / "pipe").settings
+    for config in (
+        settings_of_pipeline(settings, plain, (32, 64)),
+        settings_of_run(find_checkpoint(finished_run), (32, 64)),
+    ):
+        material = material_of(config, plain, None, split="test", bar=silent)
+        assert [material.layouts[i].panoptic.size for i in range(3)] == [(32, 64)] * 3
+    refused = synthesize(Path("package:tiny"), town, tmp_path / "no")
+    assert refused.code == 2 and "knows no layout" in refused.err and not (tmp_path / "no").exists()
 
 
 def test_the_use_of_a_set_is_measured_beside_real_pictures(made, town, tmp_path, monkeypatch):

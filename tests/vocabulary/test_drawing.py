@@ -13,7 +13,7 @@ from mamoe.config.train import EvaluateAfter, Samples, Scores
 from mamoe.errors import ConfigError
 from mamoe.sampling.folders import sample_folder
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.vocabulary.drawing import DRAWING, Drawing, Mode, mode_of, modes_of
+from mamoe.vocabulary.drawing import DRAWING, SAID, Drawing, Mode, mode_of, modes_of
 
 GROUPS = Path(mamoe.config.__path__[0]) / "groups"
 
@@ -31,6 +31,17 @@ def test_everything_wrong_is_named_at_once():
         assert said in str(caught.value)
     with pytest.raises(ConfigError, match="guidance_scale"):
         Drawing(guidance_scale=math.nan)
+
+
+def test_regions_bind_in_order_and_guidance_on_the_layout_is_guidance():
+    said = Drawing(guidance_layout=2.0, regions_from=0.2, regions_until=0.2, rescale=0.5).said
+    assert tuple(said) == SAID and said["regions_until"] == 0.2
+    assert DRAWING.said == {} and mode_of(1.0, 2.0) is Mode.CFG
+    for wrong in ({"regions_from": 0.6, "regions_until": 0.5}, {"regions_from": -0.1}, {"regions_until": math.nan}):
+        with pytest.raises(ConfigError, match="regions_from and regions_until"):
+            Drawing(**wrong)
+    with pytest.raises(ConfigError, match="guidance_layout is for mode cfg, got cond"):
+        Drawing(guidance_layout=2.0, mode=Mode.COND)
 
 
 def test_names_become_modes_or_are_refused():

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DConditionModel
 
-from mamoe.bases.pretrained import BaseModel, load_base
+from mamoe.bases.pretrained import BaseModel, Formats, load_base
 from mamoe.config.train import Train
 from mamoe.data.condition import drawn_kind
 from mamoe.errors import ConfigError
@@ -17,6 +18,7 @@ from mamoe.methods.options import ConcatOptions, ControlNetXSOptions
 from mamoe.models.backbones import backbone_of
 from mamoe.models.blocks.conversion import levels_with_experts
 from mamoe.models.control.call import Control, control_of, with_layout
+from mamoe.models.frozen import Frozen
 from mamoe.runs.folder import run_of
 from mamoe.runs.lookup import CHECKPOINTS, find_checkpoint, is_run
 from mamoe.runs.recipe import read_recipe
@@ -34,7 +36,8 @@ def base_of(config: Train) -> BaseModel:
     """
     model = config.model
     where = {key: getattr(model, key) for key in ("revision", "variant", "config", "tokenizer", "vae")}
-    how = {"method": config.method.model_dump(), "trains_text": model.train_text_encoder}
+    how: dict[str, Any] = {"method": config.method.model_dump(), "trains_text": model.train_text_encoder}
+    how["formats"] = Formats(network=Frozen(model.frozen_precision).dtype, text=text_dtype_of(config))
     if (kept := _kept_source(config)) is not None:
         return load_base(**kept.to_dict(), **how)
     if model.init_from is None:
@@ -46,6 +49,22 @@ def base_of(config: Train) -> BaseModel:
             "one of its checkpoints; any other model is model.path."
         )
     return load_base(model.init_from, base=model.path, **where, **how)
+
+
+def text_dtype_of(config: Train) -> torch.dtype | None:
+    """What the text encoders' weights are kept in; None: what is usual for their kind.
+
+    Raises:
+        ConfigError: a text encoder that is trained is to be kept in less than float32.
+    """
+    model = config.model
+    if model.train_text_encoder and model.text_precision not in (None, "fp32"):
+        raise ConfigError(
+            f"model.text_precision={model.text_precision} is for text encoders that stay as they are; "
+            "model.train_text_encoder=true trains one in float32. Leave one of them out."
+        )
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    return torch.float32 if model.train_text_encoder else known.get(model.text_precision or "")
 
 
 def _kept_source(config: Train) -> Source | None:
@@ -72,6 +91,12 @@ def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> An
         )
     if not settings.region_attention and not settings.moe:
         return base.unet
+    backbone = backbone_of(base.unet)
+    if settings.strength is Strength.SOFT and not backbone.weighs:
+        raise ConfigError(
+            f"regions.strength=soft weighs the text that a cell reads, and in a {backbone.stock.__name__} text reads "
+            "cells, too, by a mask that says yes or no: set regions.strength=hard."
+        )
     return with_layout(
         base.unet,
         num_experts=settings.num_experts,

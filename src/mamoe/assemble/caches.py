@@ -16,6 +16,7 @@ from mamoe.assemble.data import check_batches, layout_settings, splits
 from mamoe.assemble.device import device_of
 from mamoe.bases.pretrained import BaseModel, TextParts
 from mamoe.conditioning.encoded import EmbeddingCache, fingerprint
+from mamoe.conditioning.encoders import encoder_for
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.config.train import Train
 from mamoe.console import Bar
@@ -73,7 +74,7 @@ def build_caches(config: Train, bar: Bar) -> list[str]:
 
 def prompt_encoder(text: TextParts, cache: EmbeddingCache | None = None) -> PromptEncoder:
     """What encodes prompts as the base model's UNet reads them."""
-    return PromptEncoder(
+    return encoder_for(
         text.tokenizer,
         text.text_encoder,
         cache,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from PIL import Image
@@ -173,13 +174,14 @@ class PictureSampler:
     source: Source
     scheduler: Schedule
     settings: LayoutSettings
+    text_dtype: torch.dtype | None = torch.float32  # see read_text
 
     @contextmanager
     def __call__(self, module: DiffusionModule) -> Iterator[Draw]:
         # The pipeline declares these as classes of diffusers and transformers, the module as any network.
         unet: Any = module.unet
         trained_text: Any = module.trained.get("text_encoder")
-        text = components_of(load_text(self.source, trained_text))
+        text = components_of(load_text(self.source, trained_text, dtype=self.text_dtype))
         vae = module.vae or load_vae(self.source)
         parts: list[object] = [vae, *text.values()]
         for network in parts:

@@ -60,6 +60,7 @@ def _whole(config: Train, split: str, taxonomy: Taxonomy) -> LayoutDataset:
         size=data.size,
         crop=data.crop,
         buckets=data.buckets,
+        multiple=data.multiple,
         flip=data.flip,
         extra=[instantiate(spec, "data.transforms") for spec in data.transforms],
     )

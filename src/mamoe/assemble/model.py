@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from diffusers import UNet2DConditionModel
+from transformers import T5EncoderModel
 
 from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
@@ -23,17 +24,18 @@ from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.losses import MinSnr
 from mamoe.diffusion.parameterization import Prediction
 from mamoe.diffusion.sampler import is_zero_snr
-from mamoe.diffusion.schedules import Schedule, is_flow, make_flow, make_scheduler, prediction_of
+from mamoe.diffusion.schedules import Schedule, is_flow, make_flow, make_scheduler, prediction_of, schedule_from
 from mamoe.errors import ConfigError
 from mamoe.methods.method import require_pictures
 from mamoe.methods.options import ControlNetXSOptions
 from mamoe.methods.registry import method_of
-from mamoe.models.backbones import pyramid_of
+from mamoe.models.backbones import is_sized, pyramid_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
+from mamoe.models.frozen import Frozen, quantise, widen_norms
 from mamoe.models.latents import LatentScaling
 from mamoe.randomness import derive_seed
-from mamoe.runs.adapter import load_adapter
+from mamoe.runs.adapter import load_adapter, remember_base
 from mamoe.training.step.module import DiffusionModule
 from mamoe.training.step.parts import Networks, Objective, Optimization
 from mamoe.training.step.timesteps import TimestepKind, TimestepSampling
@@ -55,8 +57,9 @@ def objective_scheduler(config: Train, base: Schedule) -> Schedule:
                 "objective.zero_snr=true rescales betas, and a flow (objective.prediction=flow) has none: it ends in "
                 "pure noise as it is. Leave it out."
             )
-        of_base = base.config["shift"] if is_flow(base.config) else 1.0
-        return make_flow(shift=of_base if asked.shift is None else asked.shift)
+        if asked.shift is None and is_flow(base.config):
+            return schedule_from(base.config)
+        return make_flow(shift=1.0 if asked.shift is None else asked.shift)
     if asked.shift is not None:
         raise ConfigError(
             f"objective.shift={asked.shift} belongs to a flow, and this training has the prediction {prediction}: set "
@@ -83,10 +86,10 @@ def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[Lay
     odd = Counter(size for source in sources for size in source.sizes() if any(side % multiple for side in size))
     if odd:
         listed = ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in odd.most_common(4))
-        buckets = ", and data.buckets=false: buckets are multiples of 8" if config.data.buckets else ""
         raise ConfigError(
             f"method={config.method.name} with this base model needs pictures whose height and width are multiples of "
-            f"{multiple} pixels; those of the data become {listed}. Set data.size to such a (height, width){buckets}."
+            f"{multiple} pixels; those of the data become {listed}. Set data.multiple={multiple}, and data.size to "
+            "such numbers."
         )
 
 
@@ -105,12 +108,17 @@ def training_module(
     unet = method.prepare(steered_unet(config, base, settings), seed=derive_seed(config.seed, "method"))
     if base.adapter is not None:
         load_adapter(unet, base.adapter)
+    frozen = Frozen(config.model.frozen_precision)
+    if frozen is not Frozen.FP32:
+        remember_base(unet)
+        widen_norms(unet)
+        quantise(unet, frozen)
     networks = Networks(
         unet=unet,
         vae=None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae,
         scaling=LatentScaling.of(base.vae),
         text_encoder=base.text_networks if trained_text else None,
-        conditioner=Conditioner(prompts, settings, *astuple(pyramid_of(base.unet))),
+        conditioner=Conditioner(prompts, settings, *astuple(pyramid_of(base.unet)), sized=is_sized(base.unet)),
         train_text_encoder=trained_text,
         gradient_checkpointing=config.model.gradient_checkpointing,
         channels_last=config.model.channels_last,
@@ -143,18 +151,26 @@ def training_prompts(
 ) -> Prompts:
     """How the training gets its prompts' embeddings: from the encoder it trains, or all of them from the cache.
 
+    In the second case the text encoders lose their weights.
+
     Raises:
-        ConfigError: there is more than one text encoder to train.
+        ConfigError: there is more than one text encoder to train, or it is T5's.
     """
     _check_trainable_text(config.model.train_text_encoder, base)
     if config.model.train_text_encoder:
         return prompt_encoder(base.text)
     encoder = caching_encoder(config, base)
     fill_prompts(config, encoder, settings, prompts, bar)
+    base.text_networks.to("meta")  # whoever still holds them: their weights are gone, and with them T5's gigabytes
     return encoder.from_cache()
 
 
 def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
+    if wanted and isinstance(base.text_encoder, T5EncoderModel):
+        raise ConfigError(
+            f"model.train_text_encoder=true trains CLIP's text encoder, and that of {base.source.path} is T5's, which "
+            "stays as it is. Set it to false."
+        )
     if wanted and base.text.text_encoder_2 is not None:
         raise ConfigError(
             f"model.train_text_encoder=true trains the only text encoder of a base model, but {base.source.path} has "

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
-from mamoe.assemble.base import base_of, started_from
+from mamoe.assemble.base import base_of, started_from, text_dtype_of
 from mamoe.assemble.caches import encoded
 from mamoe.assemble.callbacks import PictureSampler, best_by, patience, training_callbacks, training_loggers
 from mamoe.assemble.checking import check_data
@@ -111,7 +111,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 shown=validates,
                 collate=collate,
                 run_dir=run_dir,
-                sampler=PictureSampler(job.source, job.scheduler, settings),
+                sampler=PictureSampler(job.source, job.scheduler, settings, text_dtype_of(config)),
             )
             if origin is not None:
                 notes = notes_on(told_anew(run_dir, plain), read_recipe(origin))

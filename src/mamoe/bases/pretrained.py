@@ -25,25 +25,37 @@ from mamoe.bases.sources import parts_of
 from mamoe.bases.trained import RunParts
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
+from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.runs.adapter import same_method
 from mamoe.runs.source import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Formats:
+    """The number formats that weights are read in."""
+
+    network: torch.dtype = torch.float32
+    text: torch.dtype | None = torch.float32  # of the text encoders, see :func:`read_text`
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TextParts:
-    """What turns prompts into what the network reads: one text encoder (CLIP's or T5's), or two of the SDXL kind."""
+    """What turns prompts into what the network reads.
+
+    One text encoder (CLIP's or T5's), two of the SDXL kind, or CLIP's and T5's of the FLUX.1 kind.
+    """
 
     tokenizer: CLIPTokenizer | T5Tokenizer
     text_encoder: CLIPTextModel | T5EncoderModel
-    tokenizer_2: CLIPTokenizer | None = None
-    text_encoder_2: CLIPTextModelWithProjection | None = None
+    tokenizer_2: CLIPTokenizer | T5Tokenizer | None = None
+    text_encoder_2: CLIPTextModelWithProjection | T5EncoderModel | None = None
     force_zeros_for_empty_prompt: bool = False  # the empty prompt is all zeros, as the base model was trained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """The parts of a pretrained model, weights in float32."""
+    """The parts of a pretrained model; weights in float32, but for :class:`Formats` that were asked for."""
 
     source: Source
     unet: Any  # a stock UNet, one that knows regions and experts, or one with a ControlNet-XS branch
@@ -69,6 +81,9 @@ class BaseModel:
         return self.text.text_encoder if second is None else nn.ModuleList([self.text.text_encoder, second])
 
 
+FULL = Formats()
+
+
 def load_base(
     path: str,
     revision: str | None = None,
@@ -80,6 +95,7 @@ def load_base(
     base: str | None = None,
     method: Mapping[str, Any] | None = None,
     trains_text: bool = False,
+    formats: Formats = FULL,
 ) -> BaseModel:
     """Load a base model from a folder, the hub, the package itself (``package:tiny``), one original file, or a run.
 
@@ -88,6 +104,7 @@ def load_base(
         method: how it is going to be trained. A run's adapter of exactly this method is to be gone on with; any other
             becomes part of the weights.
         trains_text: whether the text encoder is going to be trained too.
+        formats: of the weights.
 
     Raises:
         ConfigError: a part cannot be loaded, or the parts do not fit each other.
@@ -97,21 +114,23 @@ def load_base(
     )
     with _explained(path):
         parts = parts_of(source)
+        _check_text_kinds(parts.index())  # before anything heavy is loaded
         run, adapter = (parts, parts.adapter) if isinstance(parts, RunParts) else (None, None)
         if run is not None and run.trained_text and not trains_text:
             adapter = None  # the text encoder trained beside it would be left behind with the run
         if run is None or adapter is None or not same_method(run.trained().method, method):
-            unet, adapter = parts.unet(torch.float32), None
+            unet, adapter = parts.unet(formats.network), None
         else:
-            unet = run.unet_without_adapter()
+            unet = run.unet_without_adapter(formats.network)
         autoencoder = load_vae(source)
-        text = load_text(source)
+        text = load_text(source, dtype=formats.text)
         scheduler = parts.scheduler()
     problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
     concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
-    if unet.config["in_channels"] != autoencoder.config["latent_channels"] * (2 if concat else 1):
+    reads = backbone_of(unet).latent_channels(unet.config)
+    if reads != autoencoder.config["latent_channels"] * (2 if concat else 1):
         problems.append(
-            f"the UNet reads {unet.config['in_channels']} channels, the autoencoder's latents have "
+            f"the UNet reads {reads} channels, the autoencoder's latents have "
             f"{autoencoder.config['latent_channels']} (inpainting and depth models cannot be a base)"
         )
     if problems:
@@ -139,14 +158,16 @@ def load_vae(source: Source) -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
-def load_text(source: Source, text_encoder: Any | None = None) -> TextParts:
-    """A base model's text encoders and tokenizers alone, float32; ``text_encoder`` takes the first encoder's place.
+def load_text(
+    source: Source, text_encoder: Any | None = None, *, dtype: torch.dtype | None = torch.float32
+) -> TextParts:
+    """A base model's text encoders and tokenizers alone, see :func:`read_text`.
 
     Raises:
         ConfigError: they cannot be loaded.
     """
     with _explained(source.path):
-        return read_text(parts_of(source), torch.float32, text_encoder)
+        return read_text(parts_of(source), dtype, text_encoder)
 
 
 @contextmanager
@@ -164,8 +185,13 @@ def _explained(path: str) -> Iterator[None]:
         ) from None
 
 
-def read_text(parts: Parts, dtype: torch.dtype, text_encoder: Any | None = None) -> TextParts:
-    """The text encoders and tokenizers, weights in ``dtype``; ``text_encoder`` takes the place of the first encoder.
+def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None = None) -> TextParts:
+    """The text encoders and tokenizers.
+
+    Args:
+        parts: of the model.
+        dtype: of the encoders' weights; None: T5's, which is large and was trained in it, bfloat16, CLIP's float32.
+        text_encoder: takes the place of the first encoder.
 
     Raises:
         ConfigError: the model has no first text encoder, or a tokenizer without its vocabulary.
@@ -178,12 +204,13 @@ def read_text(parts: Parts, dtype: torch.dtype, text_encoder: Any | None = None)
             "other kinds cannot be a base."
         )
     two = _present(index, "text_encoder_2")
+    second = _encoder_kind(index, "text_encoder_2") if two else None
     text = TextParts(
         tokenizer=parts.tokenizer("tokenizer"),
-        text_encoder=text_encoder or parts.network(_encoder_kind(index), "text_encoder", dtype),
+        text_encoder=text_encoder or _encoder(parts, _encoder_kind(index, "text_encoder"), "text_encoder", dtype),
         tokenizer_2=parts.tokenizer("tokenizer_2") if two else None,
-        text_encoder_2=parts.network(CLIPTextModelWithProjection, "text_encoder_2", dtype) if two else None,
-        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", two)),
+        text_encoder_2=_encoder(parts, second, "text_encoder_2", dtype) if second is not None else None,
+        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", second is _SDXL_SECOND)),
     )
     _check_vocabulary("tokenizer", text.tokenizer, text.text_encoder)
     _check_vocabulary("tokenizer_2", text.tokenizer_2, text.text_encoder_2)
@@ -195,6 +222,8 @@ def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None])
     configs: list[Any] = [encoder.config for encoder in encoders if encoder is not None]
     if "caption_channels" in unet:
         return _transformer_problems(unet, configs)
+    if "pooled_projection_dim" in unet:
+        return _pooled_problems(unet, configs)
     width = sum(config.hidden_size for config in configs)
     gives = f"the text encoder{'s' if len(configs) > 1 else ''} give{'' if len(configs) > 1 else 's'}"
     reads = unet["cross_attention_dim"]
@@ -226,11 +255,23 @@ def _transformer_problems(network: Mapping[str, Any], configs: Sequence[Any]) ->
     reads = network["caption_channels"] or network["cross_attention_dim"]
     if reads != width:
         problems.append(f"the transformer reads text features of width {reads}, its text encoder gives {width}")
-    sized = network.get("use_additional_conditions")
-    if sized or (sized is None and network.get("sample_size") == 128):  # which is what diffusers makes of None
+    return problems
+
+
+def _pooled_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list[str]:
+    if len(configs) != 2:
+        return ["the transformer reads one encoder's words and another's vector of the whole prompt, and there is one"]
+    pooled, words = (config.hidden_size for config in configs)
+    problems = []
+    if network["joint_attention_dim"] != words:
         problems.append(
-            "the transformer wants the picture's resolution and aspect ratio (use_additional_conditions, PixArt-alpha "
-            "at 1024 pixels), which no base model here gives; PixArt-Sigma does without"
+            f"the transformer reads text features of width {network['joint_attention_dim']}, the second text encoder "
+            f"gives {words}"
+        )
+    if network["pooled_projection_dim"] != pooled:
+        problems.append(
+            f"the transformer reads {network['pooled_projection_dim']} numbers about the whole picture, the first text "
+            f"encoder gives {pooled}"
         )
     return problems
 
@@ -251,8 +292,31 @@ def _check_vocabulary(
         )
 
 
-def _encoder_kind(index: Mapping[str, Any]) -> type[PreTrainedModel]:
-    return T5EncoderModel if index["text_encoder"][1] == T5EncoderModel.__name__ else CLIPTextModel
+def _check_text_kinds(index: Mapping[str, Any]) -> None:
+    for part in ("text_encoder", "text_encoder_2"):
+        if _present(index, part):
+            _encoder_kind(index, part)
+
+
+_SDXL_SECOND = CLIPTextModelWithProjection
+
+
+def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
+    name = str(index[part][1])
+    if name == T5EncoderModel.__name__:
+        return T5EncoderModel
+    if not name.startswith("CLIPTextModel"):
+        raise ConfigError(
+            f"This model ({index.get('_class_name')}) reads its prompts by a {name} ({part}), which is not known here: "
+            f"wanted CLIP's or T5's text encoder. FLUX.2 is one of these: its transformer can be steered in Python "
+            "(mamoe.models.flux.MaMoEFlux2Transformer2DModel), but not trained from its folder yet."
+        )
+    return CLIPTextModel if part == "text_encoder" else _SDXL_SECOND
+
+
+def _encoder(parts: Parts, kind: type[PreTrainedModel], part: str, dtype: torch.dtype | None) -> Any:
+    usual = torch.bfloat16 if kind is T5EncoderModel else torch.float32
+    return parts.network(kind, part, usual if dtype is None else dtype)
 
 
 def _present(index: Mapping[str, Any], part: str) -> bool:

@@ -29,6 +29,7 @@ from mamoe.runs.lookup import find_checkpoint, is_run
 from mamoe.runs.recipe import read_recipe
 from mamoe.runs.source import Source
 
+_T5_TOKENS = {"PixArtAlphaPipeline": 120}  # of a prompt, where it is less than an encoder takes by itself
 log = logging.getLogger(__name__)
 
 
@@ -154,7 +155,11 @@ class DiffusersFolder:
         return unet
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
-        options: dict[str, Any] = {} if issubclass(kind, PreTrainedModel) else {"low_cpu_mem_usage": False}
+        # In its format from the start: in float32 a large one would take twice the memory, if only for a moment.
+        text = issubclass(kind, PreTrainedModel)
+        options: dict[str, Any] = {"dtype": dtype} if text else {"low_cpu_mem_usage": False}
+        if part == self._network_part and dtype is torch.bfloat16:
+            options = {"torch_dtype": dtype}
         network, info = cast(Any, kind).from_pretrained(
             holder_of(self._path, part),
             subfolder=part,
@@ -166,7 +171,7 @@ class DiffusersFolder:
         )
         if part == self._network_part:
             _require_whole(f"{self._path}/{part}", type(network).__name__, info)
-        # Cast afterwards: the name of the option that says so differs between libraries and their releases.
+        # Diffusers' networks are cast afterwards: the name of their option differs between releases.
         # As a plain module, because diffusers' own `to` warns even of an empty list of parts to be kept in float32.
         return nn.Module.to(network, dtype)
 
@@ -176,8 +181,13 @@ class DiffusersFolder:
         return "unet" if "unet" in self.index() else backbone_in(self.index()).part
 
     def tokenizer(self, part: str) -> Any:
-        kind = T5Tokenizer if str(self.index()[part][1]).startswith("T5") else CLIPTokenizer
-        return kind.from_pretrained(holder_of(self._path, part), subfolder=part, **self._version)
+        index, place = self.index(), holder_of(self._path, part)
+        if str(index[part][1]).startswith("T5"):
+            # Its files name the limit of T5, not that of the network that reads it.
+            limit = _T5_TOKENS.get(str(index.get("_class_name")))
+            said: dict[str, Any] = self._version | ({} if limit is None else {"model_max_length": limit})
+            return T5Tokenizer.from_pretrained(place, subfolder=part, **said)
+        return CLIPTokenizer.from_pretrained(place, subfolder=part, **self._version)
 
     def scheduler(self) -> Schedule:
         config: Any = DDPMScheduler.load_config(self._path, subfolder="scheduler", **self._version)

@@ -17,7 +17,7 @@ from mamoe.errors import ConfigError
 from mamoe.methods.registry import method_of
 from mamoe.models.backbones import BACKBONES, backbone_of
 from mamoe.models.control.call import with_layout
-from mamoe.runs.adapter import ADAPTER, load_adapter
+from mamoe.runs.adapter import ADAPTER, load_adapter, was_rounded
 from mamoe.runs.lookup import part_of_network, require_sound
 from mamoe.runs.recipe import Recipe
 from mamoe.runs.source import Source
@@ -70,13 +70,15 @@ class RunParts:
             kind = _NETWORKS[self._config()["_class_name"]]
             return nn.Module.to(kind.from_pretrained(self._folder("unet"), use_safetensors=True), dtype)
         method = method_of(self._recipe.terms.method)
-        unet = method.prepare(self.unet_without_adapter(), seed=0)  # what the seed decides is read from the file
+        # What was learned beside weights in bfloat16 is drawn beside such where that is asked for, else beside whole.
+        reads = dtype if dtype is torch.bfloat16 and was_rounded(self.adapter) else torch.float32
+        unet = method.prepare(self.unet_without_adapter(reads), seed=0)  # what the seed decides is read from the file
         load_adapter(unet, self.adapter)
         return nn.Module.to(method.merged(unet), dtype)
 
-    def unet_without_adapter(self) -> Any:
-        """The UNet that the adapter was trained beside, float32; experts that its method replaces are not made."""
-        config, unet = self._config(), self._base.unet(torch.float32)
+    def unet_without_adapter(self, dtype: torch.dtype = torch.float32) -> Any:
+        """The UNet that the adapter was trained beside, in ``dtype``; experts that its method replaces are not made."""
+        config, unet = self._config(), self._base.unet(dtype)
         backbone = backbone_of(unet)
         if config["_class_name"] != backbone.ours.__name__:
             return unet

@@ -93,13 +93,12 @@ def evaluate_folder(folder: Path, asked: Asked, progress: Progress | None = None
             f"--instance-prompts {asked.instance_prompts} belongs to maps: name their data set with --data."
         )
     out = asked.out or Path("eval") / folder.resolve().name
-    row = folder_row(folder, recursive=asked.recursive)
-    drawn = replace(row, paths=spread(row.paths, asked.images))
+    drawn = folder_row(folder, recursive=asked.recursive).spread(asked.images)
     geometry = None if asked.size is None else Geometry(size=asked.size, crop=Crop.CENTER, multiple=1)
     train = None if asked.train is None else list_pictures(asked.train, recursive=asked.recursive)
     layouts = None
     if asked.data is not None:
-        geometry = geometry or Geometry(size=common_size({row.label: drawn.paths}), multiple=1)
+        geometry = geometry or Geometry(size=common_size({drawn.label: drawn.paths}), multiple=1)
         _check_layout_size(geometry.size)
         parts = data_folder(asked.data, None if asked.taxonomy is None else Taxonomy.load(asked.taxonomy))
         for text in parts.notes:

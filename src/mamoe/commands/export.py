@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from diffusers import (
+    FluxPipeline,
+    FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     StableDiffusionPipeline,
@@ -20,10 +22,12 @@ from safetensors.torch import save_file
 from mamoe.bases.originals import original_names
 from mamoe.commands.card.facts import facts_of
 from mamoe.commands.card.page import write_card
-from mamoe.diffusion.sampler import stock_sampler
+from mamoe.diffusion.sampler import is_zero_snr, stock_sampler
 from mamoe.errors import ConfigError
 from mamoe.methods.lora_file import LoraFile, lora_problems, lora_state
+from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import control_of
+from mamoe.models.flux.rest import rest_as_adapters
 from mamoe.runs.adapter import ADAPTER
 from mamoe.runs.lookup import find_checkpoint, is_run, part_of_network
 from mamoe.sampling.components import load_trained_adapter
@@ -31,7 +35,7 @@ from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.storage.staging import require_free, staged_folder
 from mamoe.vocabulary.layout import Strength
 
-Stock = PixArtSigmaPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline
+Stock = FluxPipeline | PixArtSigmaPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline
 log = logging.getLogger(__name__)
 
 SINGLE_FILE = "model.safetensors"
@@ -63,7 +67,7 @@ def export_run(
 
     ``base`` is the base model's place, if it has moved. A run without region attention, experts and condition pictures
     is written as a stock ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline`` where the base model has two text
-    encoders, ``PixArtSigmaPipeline`` where it is one.
+    encoders, ``PixArtSigmaPipeline`` or ``FluxPipeline`` where it is one.
 
     Returns:
         What of the model has no place in that form, a sentence each.
@@ -83,7 +87,7 @@ def export_run(
             f"{run} is shown a condition picture, which --format {form} has no place for. Take --format "
             f"{Form.PIPELINE}."
         )
-    if form is Form.SINGLE_FILE and isinstance(pipe.unet, PixArtTransformer2DModel):
+    if form is Form.SINGLE_FILE and backbone_of(pipe.unet).part != "unet":
         raise ConfigError(
             f"{run} is a transformer, which has no original file of one piece. Take --format {Form.DENSE}."
         )
@@ -93,7 +97,7 @@ def export_run(
         if folder is None:
             log.warning("%s is no run: nothing is known of its training, and no model card is written.", run)
         else:
-            two = pipe.text_encoder_2 is not None
+            two = pipe.text_encoder_2 is not None and not isinstance(pipe.unet, FluxTransformer2DModel)
             write_card(facts_of(folder, form=form.value, stock=whole, left_out=left, two_encoders=two), stage)
     return left
 
@@ -109,12 +113,14 @@ def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "late
     """
     require_free(out)
     adapter = load_trained_adapter(run, checkpoint=checkpoint)
-    if adapter.method["name"] not in ("lora", "dora"):
+    additions = adapter.backbone.routed is not None  # experts that lie beside what all share
+    if adapter.method["name"] not in (("lora", "lora_experts") if additions else ("lora", "dora")):
         raise ConfigError(
             f"{run} was trained with method={adapter.method['name']}: LoRA files hold what method=lora and dora train. "
             "--format pipeline writes everything."
         )
-    problems = lora_problems(adapter.state, form)
+    trained = rest_as_adapters(adapter.state) if additions else adapter.state
+    problems = lora_problems(trained, form, prefix := adapter.backbone.lora_prefix)
     if adapter.text_encoder:
         problems.append("the text encoder was trained itself, not by an adapter")
     if problems:
@@ -122,7 +128,9 @@ def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "late
             f"{run} does not fit into a {form} file: {'; '.join(problems)}. --format pipeline writes everything."
         )
     rank, alpha = adapter.method["rank"], adapter.method["alpha"]
-    state = lora_state(adapter.state, form, rank=rank, alpha=alpha)
+    state = lora_state(trained, form, rank=rank, alpha=alpha, prefix=prefix or "")
+    if trained.keys() != adapter.state.keys():
+        log.warning("A stock model has no experts: the file holds that of the rest group, the others are left out.")
     about = {"format": "pt", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
     metadata = about if form is LoraFile.KOHYA else {"format": "pt"}
     plain = {key: value.to(torch.float16 if half else torch.float32).contiguous() for key, value in state.items()}
@@ -179,8 +187,13 @@ def _write_single_file(pipe: Stock, stage: Path) -> None:
     """One file under original names, and beside it what such files do not say: sizes, schedule and vocabulary."""
     networks: Mapping[str, Any] = pipe.components
     state = original_names(pipe.unet, pipe.vae, pipe.text_encoder, networks.get("text_encoder_2"))
-    prediction = "v" if pipe.scheduler.config["prediction_type"] == "v_prediction" else "epsilon"
+    predicted = pipe.scheduler.config["prediction_type"]
+    prediction = "v" if predicted == "v_prediction" else predicted
     metadata = {"format": "pt", "modelspec.sai_model_spec": "1.0.0", "modelspec.prediction_type": prediction}
+    if "text_encoder_2" in networks and prediction == "v":  # of this kind ComfyUI and others know them by these names
+        state["v_pred"] = torch.tensor([])
+        if is_zero_snr(pipe.scheduler.config):
+            state["ztsnr"] = torch.tensor([])
     save_file({name: value.contiguous().clone() for name, value in state.items()}, stage / SINGLE_FILE, metadata)
     folder = stage / CONFIG
     pipe.save_config(folder)
@@ -207,6 +220,9 @@ def stock_pipeline(pipe: LayoutPipeline, unet: Any = None) -> Stock:
     }
     if isinstance(unet, PixArtTransformer2DModel):
         return PixArtSigmaPipeline(**shared, transformer=unet)
+    if isinstance(unet, FluxTransformer2DModel):
+        second = {"text_encoder_2": pipe.text_encoder_2, "tokenizer_2": pipe.tokenizer_2}
+        return FluxPipeline(**{**shared, **second, "scheduler": pipe.scheduler}, transformer=unet)
     shared["unet"] = unet
     if pipe.text_encoder_2 is not None:
         return StableDiffusionXLPipeline(

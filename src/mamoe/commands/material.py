@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from mamoe.commands.sample import Precision
 from mamoe.console import progress
-from mamoe.errors import DatasetError
+from mamoe.errors import ConfigError, DatasetError
 
 
 class Drawn(StrEnum):
@@ -22,19 +23,35 @@ class Drawn(StrEnum):
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="A data set in the package's layout.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="A data set in the package's layout; without one --model itself is looked at.")
+    ] = None,
     taxonomy: Annotated[str | None, typer.Option(help="Name or YAML file, where data.yaml does not say it.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Base model, or a folder with CLIP's vocabulary: counts the prompts' tokens.")
+        str | None,
+        typer.Option(
+            help="Base model, or a folder with CLIP's vocabulary: counts the prompts' tokens. Without a data set: "
+            "folder, hub name, file, run or export whose network is tested: does a region's text stay in the region?"
+        ),
     ] = None,
     method: Annotated[str, typer.Option(help="Whose checkpoints are reckoned, with a --model on this disk.")] = "full",
-    out: Annotated[Path | None, typer.Option(help="Folder for check.json and check.html.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for check.json and check.html, or leaks.json.")] = None,
     fix: Annotated[Path | None, typer.Option(help="New folder for a copy with what can be mended safely.")] = None,
+    size: Annotated[int, typer.Option(min=1, help="Of --model alone: latent cells a side.")] = 16,
+    precision: Annotated[
+        Precision, typer.Option(help="Of --model alone: of its weights; bf16 needs half the memory.")
+    ] = Precision.FP32,
+    device: Annotated[str | None, typer.Option(help="Of --model alone: cpu, cuda, …; the best there is.")] = None,
 ) -> None:
     """Open every file of a data set, list everything that is wrong or odd; --fix OUT writes a mended copy.
 
-    Example: mamoe check data/cityscapes --out check
+    With --model alone: convert its network, and look whether a region's prompt changes what is inside the region alone.
+
+    Example: mamoe check data/cityscapes --out check, mamoe check --model models/sd21
     """
+    if folder is None:
+        _check_model(model, size=size, precision=precision.value, device=device, out=out, others=(taxonomy, fix))
+        return
     from mamoe.commands.check.run import check_data_set
     from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -48,6 +65,23 @@ def check(
     typer.echo(text)
     if problems:
         raise DatasetError(f"{folder if fix is None else fix} has {problems} problems, listed above.")
+
+
+def _check_model(
+    model: str | None, *, size: int, precision: str, device: str | None, out: Path | None, others: tuple[object, ...]
+) -> None:
+    if model is None or any(one is not None for one in others):
+        raise ConfigError(
+            "mamoe check wants a data set's FOLDER, or --model alone; --taxonomy and --fix go with a data set."
+        )
+    from mamoe.commands.check.network import check_network
+    from mamoe.machine.libraries import quiet_libraries
+
+    quiet_libraries()
+    text, problems = check_network(model, cells=size, precision=precision, device=device, out=out)
+    typer.echo(text)
+    if problems:
+        raise ConfigError(f"Layouts do not steer {model} as they should, see above.")
 
 
 def scenes(

@@ -68,6 +68,13 @@ def sample(
     rescale: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Of guidance; default: 0.7 for a zero-SNR schedule, else 0.")
     ] = None,
+    guidance_layout: Annotated[
+        float | None, typer.Option(min=0.0, help="On the layout by itself, --guidance-scale being that on the prompt.")
+    ] = None,
+    regions_from: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the steps from which prompts of segments bind.")
+    ] = 0.0,
+    regions_until: Annotated[float, typer.Option(min=0.0, max=1.0, help="And until which.")] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1)] = DRAWING.batch_size,
     jpeg: Annotated[bool, typer.Option("--jpeg", help="JPEG in place of PNG: a tenth of the size.")] = False,
     device: Annotated[str | None, typer.Option(help="For example cuda or cpu; default: what there is.")] = None,
@@ -111,9 +118,12 @@ def sample(
         editing=_editing(image, only_instance, border, strength, jpeg),
     )
     drawing = Drawing(
-        mode=mode_of(guidance_scale),
+        mode=mode_of(guidance_scale, guidance_layout),
         steps=steps,
         guidance_scale=guidance_scale,
+        guidance_layout=guidance_layout,
+        regions_from=regions_from,
+        regions_until=regions_until,
         rescale=rescale,
         batch_size=batch_size,
         seed=seed,

@@ -9,13 +9,12 @@ import typer
 
 from mamoe.commands.sample import BaseOption, Precision
 from mamoe.console import progress
-from mamoe.errors import ConfigError
 from mamoe.machine.stopping import stopped_with
 from mamoe.vocabulary.drawing import DRAWING, Drawing, mode_of
 
 
 def synthesize(
-    run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    run: Annotated[Path, typer.Argument(help="A run, one of its checkpoints, or a saved pipeline.")],
     data: Annotated[Path, typer.Option(help="Data set whose pictures teach the segmenter.")],
     out: Annotated[Path, typer.Option(help="Folder of the new data set.")],
     pictures: Annotated[int | None, typer.Option(min=1, help="To draw; default: one for each map.")] = None,
@@ -23,6 +22,12 @@ def synthesize(
         Path | None, typer.Option(help="Data set of the same classes whose maps are drawn; default: --data.")
     ] = None,
     split: Annotated[str, typer.Option(help="Of the maps.")] = "train",
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            min=8, metavar="H W", help="Of the pictures; default: the run's, of a pipeline that in data.yaml."
+        ),
+    ] = None,
     flip: Annotated[float, typer.Option(min=0, max=1, help="Share of the layouts that are mirrored.")] = 0.5,
     mix: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the layouts that get instances of other maps.")
@@ -60,7 +65,7 @@ def synthesize(
 
     Example: mamoe synthesize runs/mamoe/latest --data data/cityscapes --out data/synthetic --pictures 3000
     """
-    from mamoe.assemble.synthesis import material_of
+    from mamoe.assemble.synthesis import material_of, settings_of_pipeline, settings_of_run
     from mamoe.machine.devices import usable_device
     from mamoe.machine.libraries import quiet_libraries
     from mamoe.machine.precision import drawing_format
@@ -73,11 +78,15 @@ def synthesize(
     from mamoe.synthesis.run import synthesize as make_set
 
     quiet_libraries()
-    if not is_run(run):
-        raise ConfigError(f"{run} is no run and no checkpoint of one; a run says at which size maps are drawn.")
     device = usable_device(device)
-    found = find_checkpoint(run, checkpoint)
-    material = material_of(found, data, layouts, split=split, bar=progress)
+    model = find_checkpoint(run, checkpoint) if is_run(run) else run
+    dtype = drawing_format(device, precision)
+    pipe = LayoutPipeline.from_pretrained(model, checkpoint=checkpoint, base=base, torch_dtype=dtype)
+    if is_run(run):
+        settings = settings_of_run(model, size)
+    else:
+        settings = settings_of_pipeline(pipe.settings, layouts or data, size)
+    material = material_of(settings, data, layouts, split=split, bar=progress)
     aims = Aims(pictures=pictures or len(material.layouts), flip=flip, mix=mix, rare_share=rare_share, seed=seed)
     wanted = Wanted(
         out=out,
@@ -89,8 +98,6 @@ def synthesize(
     drawing = Drawing(
         mode=mode_of(guidance_scale), steps=steps, guidance_scale=guidance_scale, batch_size=batch_size, seed=seed
     )
-    dtype = drawing_format(device, precision)
-    pipe = LayoutPipeline.from_pretrained(found, base=base, torch_dtype=dtype)
     pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     kept = stopped_with(f"what is finished is kept in {wanted.work}; the same command goes on from there.")

@@ -37,13 +37,17 @@ class Conditioner:
         settings: those the tables were made with.
         num_levels: levels of the network, as its backbone says.
         skipped: halvings of the latent before the first level, log2 of a transformer's patch.
+        sized: whether the network is told how large pictures are, whether or not its prompts are pooled.
     """
 
-    def __init__(self, encoder: Prompts, settings: LayoutSettings, num_levels: int, skipped: int = 0) -> None:
+    def __init__(
+        self, encoder: Prompts, settings: LayoutSettings, num_levels: int, skipped: int = 0, *, sized: bool = False
+    ) -> None:
         self.encoder = encoder
         self.settings = settings
         self.num_levels = num_levels + skipped
         self.skipped = skipped
+        self.sized = sized
 
     def __call__(
         self, regions: RegionBatch, *, device: torch.device | str, dtype: torch.dtype = torch.float32
@@ -75,14 +79,14 @@ class Conditioner:
             routings = expert_routings(tables, self.settings.expert_resize, self.num_levels)
         grids = level_grids(regions.grid, self.num_levels)
         levels = [
-            LevelConditioning(grid=grid, attend=attend, routing=routing)
+            LevelConditioning(grid=grid, attend=attend, routing=routing, region=text.region)
             for grid, attend, routing in zip(grids, attends, routings, strict=True)
         ]
         rows = _whole_framings(regions) if regions.framing is None else regions.framing
         return Conditioning(
             text=text,
             levels=tuple(levels[self.skipped :]),
-            picture=picture_conditioning(whole, rows, device, dtype),
+            picture=picture_conditioning(whole, rows, device, dtype, sized=self.sized),
             padded=restricted and not steered,
         )
 
@@ -110,17 +114,24 @@ class Conditioner:
 
 
 def picture_conditioning(
-    whole: Sequence[EncodedPrompt], framing: Int32[Tensor, "B 6"], device: torch.device | str, dtype: torch.dtype
+    whole: Sequence[EncodedPrompt],
+    framing: Int32[Tensor, "B 6"],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    sized: bool = False,
 ) -> PictureConditioning | None:
-    """What the UNet is told of each picture as a whole; None where the base model's prompts have no pooled vector.
+    """What the network is told of each picture as a whole; None where it is told nothing.
+
+    That is where its prompts are not pooled, and it is not ``sized`` either.
 
     The framing's numbers are given in float32 whatever ``dtype`` is: bfloat16 knows no 1023.
     """
     pooled = [encoded.pooled for encoded in whole if encoded.pooled is not None]
-    if not pooled:
+    if not pooled and not sized:
         return None
     return PictureConditioning(
-        pooled=sent(torch.stack(pooled), device, dtype),
+        pooled=sent(torch.stack(pooled), device, dtype) if pooled else None,
         time_ids=sent(framing, device, torch.float32),
     )
 
@@ -198,8 +209,9 @@ def concatenate_conditionings(conditionings: Sequence[Conditioning]) -> Conditio
 def _concatenate_pictures(pictures: Sequence[PictureConditioning]) -> PictureConditioning | None:
     if not pictures:
         return None
+    pooled = [one.pooled for one in pictures if one.pooled is not None]
     return PictureConditioning(
-        pooled=torch.cat([one.pooled for one in pictures]), time_ids=torch.cat([one.time_ids for one in pictures])
+        pooled=torch.cat(pooled) if pooled else None, time_ids=torch.cat([one.time_ids for one in pictures])
     )
 
 
@@ -215,7 +227,8 @@ def _concatenate_level(
     routings = [level.routing for level in levels if level.routing is not None]
     tokens = [len(text.valid) * cells for text in texts]
     routing = concatenate_routings(routings, tokens) if routings else None
-    return LevelConditioning(grid=levels[0].grid, attend=attend, routing=routing)
+    region = torch.cat([text.region for text in texts])
+    return LevelConditioning(grid=levels[0].grid, attend=attend, routing=routing, region=region)
 
 
 def _full_attend(attend: Shaped[Tensor, "B N S1"] | None, text: TextTokens, cells: int) -> Shaped[Tensor, "B N S"]:

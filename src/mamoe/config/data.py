@@ -24,6 +24,7 @@ class Data(Section):
     size: tuple[Annotated[Int, Field(ge=1)], Annotated[Int, Field(ge=1)]] | Annotated[Int, Field(ge=1)]
     crop: Literal["random", "center"] | None = None
     buckets: bool = False
+    multiple: Literal[8, 16, 32, 64] = 8  # pixels that sides are divisible by
     flip: Float = Field(0.5, ge=0, le=1)
     transforms: list[TransformTarget] = Field([])
     val_share: Float | None = Field(None, gt=0, le=0.5)  # of train; null = a tenth where there is no split val

@@ -14,10 +14,12 @@ class Model(Section):
     init_from: str | None = None  # a run or checkpoint whose trained weights a new run starts with
     revision: str | None = None
     variant: str | None = None
+    frozen_precision: Literal["fp32", "bf16", "int8", "nf4"] = "fp32"  # of weights beside adapters, which stay
     config: str | None = None  # of a single file: sd15, sd21, sd21_base, sdxl, or a folder of JSON
     tokenizer: str | None = None  # of a single file: folder or hub id of CLIP's vocabulary
     vae: str | None = None  # another autoencoder: a folder or hub id of one, or of a model that has one
     train_text_encoder: bool = False
+    text_precision: Literal["fp32", "bf16"] | None = None  # of text encoders at rest; null = bf16 for T5, fp32 for CLIP
     gradient_checkpointing: bool = False
     channels_last: bool = False
 

@@ -113,6 +113,7 @@ RULES = (
         "data.size",
         "data.crop",
         "data.buckets",
+        "data.multiple",
     ),
     _rule(OnResume.REFUSED, "a folder may move", "data.condition", by_meaning=True),
     _rule(
@@ -148,8 +149,10 @@ RULES = (
         "it is another model that learns",
         "layout.moe_levels",
         "method.*",
+        "model.frozen_precision",
         "model.train_text_encoder",
     ),
+    _rule(OnResume.REFUSED, "the prompts would have other embeddings", "model.text_precision"),
     _rule(
         OnResume.REFUSED,
         "compared by what it means: null is what the base model says",

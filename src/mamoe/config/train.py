@@ -33,6 +33,8 @@ from mamoe.methods.options import ControlNetXSOptions
 from mamoe.vocabulary.layout import strength_problem, text_problem
 from mamoe.vocabulary.taxonomy import Taxonomy
 
+_BESIDE = ("lora", "lora_experts")  # methods that add low-rank products to weights and look at them no further
+
 
 class Train(Section):
     """What ``mamoe train`` runs."""
@@ -126,6 +128,23 @@ class Train(Section):
     def _method_has_experts(self) -> Train:
         if self.method.kind.needs_experts and not self.layout.moe:
             raise ValueError(f"method={self.method.name} needs layout.moe=true: it is a way of having experts")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_weights_stay(self) -> Train:
+        kind, method, precision = self.model.frozen_precision, self.method.name, self.trainer.precision
+        problems = []
+        if method not in _BESIDE:
+            problems.append(f"method={method} changes or holds the weights themselves: choose {' or '.join(_BESIDE)}")
+        if precision != "bf16-mixed":
+            problems.append(
+                f"trainer.precision={precision} computes in another format: set trainer.precision=bf16-mixed"
+            )
+        if kind != "fp32" and problems:
+            raise ValueError(
+                f"model.frozen_precision={kind} keeps weights that never move in fewer bits; {'; '.join(problems)}; "
+                "or set model.frozen_precision=fp32"
+            )
         return self
 
     @model_validator(mode="after")

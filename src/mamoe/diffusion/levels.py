@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from mamoe.diffusion.parameterization import Prediction
-from mamoe.diffusion.schedules import is_flow, prediction_of
+from mamoe.diffusion.schedules import is_flow, prediction_of, shift_of
 from mamoe.machine.transfers import sent
 
 
@@ -24,15 +24,18 @@ class NoiseLevels:
     told: Shaped[Tensor, "T"]  # what the network is told: i64 0..T-1 in a diffusion, f32 T * sigma in a flow
 
     @classmethod
-    def of(cls, scheduler: Any) -> NoiseLevels:
+    def of(cls, scheduler: Any, patches: int | None = None) -> NoiseLevels:
         """Those of a scheduler that :mod:`mamoe.diffusion.schedules` makes or reads.
+
+        ``patches`` are the picture's, for a flow whose shift grows with them; None: as many as it has its base for.
 
         A flow's place i has u = (i + 1) / T and sigma = shift u / (1 + (shift - 1) u), Esser et al. 2024, section
         5.3.2: drawing u and shifting it are one draw from this table.
         """
         prediction = prediction_of(scheduler.config)
         if is_flow(scheduler.config):
-            count, shift = scheduler.config["num_train_timesteps"], scheduler.config["shift"]
+            count = scheduler.config["num_train_timesteps"]
+            shift = shift_of(scheduler.config, scheduler.config["base_image_seq_len"] if patches is None else patches)
             even = torch.arange(1, count + 1, dtype=torch.float64) / count
             sigma = shift * even / (1 + (shift - 1) * even)
             levels = ((1 - sigma).float(), sigma.float(), (sigma * count).float())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from mamoe.diffusion.schedules import is_flow, schedule_from
+from mamoe.diffusion.schedules import grows_with_size, is_flow, schedule_from, shift_of
 from mamoe.errors import ConfigError
 
 
@@ -71,6 +74,26 @@ def stock_sampler(config: Mapping[str, Any]) -> DDIMScheduler | DPMSolverMultist
     else:
         made = DDIMScheduler.from_config(dict(config), steps_offset=1)
     return made
+
+
+def set_steps(scheduler: Any, steps: int, *, patches: int, even: bool) -> None:
+    """Tell a scheduler how many steps to take.
+
+    Args:
+        scheduler: whose ``timesteps`` are set.
+        steps: how many.
+        patches: of the picture; a flow's shift may grow with them.
+        even: a flow's steps are of one length, before they are shifted: the last one begins at the share 1 / steps of
+            noise. Otherwise it begins where the training's last level is.
+    """
+    told: dict[str, Any] = {}
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    if is_flow(scheduler.config) and grows_with_size(scheduler.config) and "mu" in takes:
+        told["mu"] = math.log(shift_of(scheduler.config, patches))
+    if is_flow(scheduler.config) and even and "sigmas" in takes:
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **told)
+    else:
+        scheduler.set_timesteps(steps, **told)
 
 
 def scaled_for_model(scheduler: Any, noisy: Tensor, timestep: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,23 +35,57 @@ def make_flow(*, shift: float = 1.0, num_train_timesteps: int = 1000) -> FlowMat
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=num_train_timesteps, shift=shift)
 
 
+def grows_with_size(config: Mapping[str, Any]) -> bool:
+    """Whether larger pictures are shifted further, as FLUX.1-dev was trained."""
+    return bool(config.get("use_dynamic_shifting"))
+
+
+def shift_of(config: Mapping[str, Any], patches: int) -> float:
+    """The shift of a flow for a picture of so many patches.
+
+    Where it grows with the size, its logarithm lies on the line through (base_image_seq_len, base_shift) and
+    (max_image_seq_len, max_shift); Esser et al. 2024, section 5.3.2, say why it grows.
+    """
+    if not grows_with_size(config):
+        return config["shift"]
+    first, last = (config[f"{end}_image_seq_len"] for end in ("base", "max"))
+    low, high = config["base_shift"], config["max_shift"]
+    return math.exp(low + (high - low) * (patches - first) / (last - first))
+
+
 def schedule_from(config: Mapping[str, Any]) -> Schedule:
     """The schedule to train on that a scheduler's ``config`` stands for, whatever sampler wrote it.
 
     Raises:
-        ConfigError: a flow whose shift depends on the picture's size.
+        ConfigError: a flow whose shift grows with the picture's size in another way than :func:`shift_of` knows.
     """
     if not is_flow(config):
         made = DDPMScheduler.from_config(dict(config))
         assert isinstance(made, DDPMScheduler)
         return made
-    if config.get("use_dynamic_shifting"):
-        raise ConfigError(
-            "This model's noise schedule shifts with the size of the picture (use_dynamic_shifting), which is not "
-            "known here: give its scheduler a fixed shift, with use_dynamic_shifting false."
-        )
+    if grows_with_size(config):
+        return _growing(config)
     shift = config.get("shift", config.get("flow_shift", 1.0))
     return make_flow(shift=shift, num_train_timesteps=config["num_train_timesteps"])
+
+
+_GROWS_BY = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
+
+
+def _growing(config: Mapping[str, Any]) -> FlowMatchEulerDiscreteScheduler:
+    odd = {key: config[key] for key in ("shift_terminal", "time_shift_type") if config.get(key)}
+    if odd.get("time_shift_type") == "exponential":
+        del odd["time_shift_type"]
+    if odd:
+        raise ConfigError(
+            f"This model's noise schedule shifts with the size of the picture in a way that is not known here ({odd}): "
+            "give its scheduler a fixed shift, with use_dynamic_shifting false."
+        )
+    return FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=config["num_train_timesteps"],
+        use_dynamic_shifting=True,
+        **{key: config[key] for key in _GROWS_BY if key in config},
+    )
 
 
 def make_scheduler(prediction: Prediction | str, *, zero_snr: bool, **overrides: Any) -> DDPMScheduler:

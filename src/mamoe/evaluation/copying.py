@@ -21,7 +21,7 @@ from mamoe.data.reading.pictures import read_picture
 from mamoe.evaluation.distances.family import Measured
 from mamoe.evaluation.distances.manifolds import squared_distances
 from mamoe.evaluation.features.store import Features
-from mamoe.evaluation.intervals import interval_of_mean
+from mamoe.evaluation.intervals import Layouts, interval_of_mean
 from mamoe.evaluation.protocol import Better
 from mamoe.vocabulary.selection import spread
 
@@ -48,7 +48,9 @@ class Copying:
     gap: Measured
 
 
-def copying(pictures: Features, train: Features, held_out: Features, *, seed: int = 0) -> Copying:
+def copying(
+    pictures: Features, train: Features, held_out: Features, *, seed: int = 0, layouts: Layouts = None
+) -> Copying:
     """Look up every picture's nearest training picture, and set the distances against those of held-out pictures.
 
     The gap takes as many training pictures as there are held-out ones, spread evenly: more would be nearer by number
@@ -59,6 +61,7 @@ def copying(pictures: Features, train: Features, held_out: Features, *, seed: in
         train: of the training pictures.
         held_out: of real pictures the model was not trained on.
         seed: of the intervals.
+        layouts: of ``pictures``.
 
     Raises:
         ValueError: the features come from different extractors.
@@ -77,8 +80,8 @@ def copying(pictures: Features, train: Features, held_out: Features, *, seed: in
         why = why if len(real) < LEAST else "half of the held-out pictures are training pictures too"
         rate = gap = Measured(value=None, missing=why)
     else:
-        rate = _mean((distances < threshold).double(), seed)
-        gap = _mean((to_held_out - to_train) / unit, seed)
+        rate = _mean((distances < threshold).double(), seed, layouts)
+        gap = _mean((to_held_out - to_train) / unit, seed, layouts)
     return Copying(distances=distances, neighbours=neighbours, threshold=threshold, rate=rate, gap=gap)
 
 
@@ -110,8 +113,8 @@ def copy_sheet(found: Copying, pictures: Sequence[Path], train: Sequence[Path], 
     return sheet
 
 
-def _mean(values: Float64[Tensor, "n"], seed: int) -> Measured:
-    return Measured(value=float(values.mean()), interval=interval_of_mean(values, seed=seed))
+def _mean(values: Float64[Tensor, "n"], seed: int, layouts: Layouts) -> Measured:
+    return Measured(value=float(values.mean()), interval=interval_of_mean(values, seed=seed, layouts=layouts))
 
 
 def _spread(features: Tensor, count: int) -> Tensor:

@@ -63,7 +63,9 @@ def distribution_family(
     def family(row: PictureSet) -> Sequence[Score]:
         if row.missing is None:
             drawn = reading.features(row.paths, extractor)
-            found = measure(kinds, drawn, real, seed=seed) if reading.processes.first else {}
+            found = (
+                measure(kinds, drawn, real, seed=seed, layouts=row.layout_numbers) if reading.processes.first else {}
+            )
         else:
             found = {kind: Measured(value=None, missing=row.missing) for kind in kinds}
         protocols = {kind: _protocol(method(kind), extractor, reading, hashed, row) for kind in found}
@@ -108,7 +110,7 @@ def copying_family(
             drawn = reading.features(row.paths, extractor)
             if not reading.processes.first:
                 return []
-            result = copying(drawn, *known, seed=seed)
+            result = copying(drawn, *known, seed=seed, layouts=row.layout_numbers)
             found = {COPY_RATE: result.rate, COPY_GAP: result.gap}
             if row.generation is not None:
                 with replaced_file(sheets / f"copies-{row.label}-{extractor.name}.png") as partial:

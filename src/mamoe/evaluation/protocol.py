@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cache
 from importlib import metadata
@@ -19,6 +19,7 @@ from mamoe.data.folder.matching import same_name
 from mamoe.data.reading.pictures import reading_of
 from mamoe.errors import MamoeError
 from mamoe.storage.hashing import file_hash, text_hash
+from mamoe.vocabulary.selection import spread
 
 CONFIDENCE = 0.95
 _PACKAGES = ("mamoe", "torch", "torchvision", "numpy", "pillow", "diffusers", "transformers", "torch-fidelity")
@@ -39,6 +40,7 @@ class Over(StrEnum):
     """What an interval was taken over."""
 
     IMAGES = "bootstrap over images"
+    LAYOUTS = "bootstrap over layouts"  # of which some have several pictures
     SEEDS = "over seeds"
 
 
@@ -150,6 +152,20 @@ class PictureSet:
     def layout_names(self) -> tuple[str, ...]:
         """What the layouts of the pictures are called, without endings."""
         return self.names if self.drawn_from is None else self.drawn_from
+
+    @property
+    def layout_numbers(self) -> tuple[int, ...] | None:
+        """Which pictures are of one layout: a number each, from 0 on; None where each has a layout of its own."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.drawn_from or ()))}
+        if len(numbers) == len(self.drawn_from or ()):
+            return None
+        return tuple(numbers[name] for name in self.layout_names)
+
+    def spread(self, count: int | None) -> PictureSet:
+        """``count`` of the pictures, spread evenly; all when there are no more or None is given."""
+        places = spread(range(len(self.paths)), count)
+        of = None if self.drawn_from is None else tuple(self.drawn_from[place] for place in places)
+        return replace(self, paths=tuple(self.paths[place] for place in places), drawn_from=of)
 
 
 Family = Callable[[PictureSet], Sequence[Score]]  # measures one row: distribution scores, layout scores, ...

@@ -31,6 +31,7 @@ from mamoe.machine.processes import Processes
 from mamoe.sampling.filling import ABOUT
 from mamoe.sampling.records import with_mode
 from mamoe.storage.staging import write_whole
+from mamoe.vocabulary.drawing import SAID
 from mamoe.vocabulary.selection import spread
 
 COPYING = "copying"
@@ -41,7 +42,7 @@ REAL_FLOOR, AUTOENCODER_FLOOR = "real (train)", "autoencoder"
 CEILING = "real"  # the reference pictures themselves
 METRICS = "metrics.json"
 
-_OF_A_ROW = ("model_hash", "negative_prompt", "guidance_rescale")  # what records of one row agree in, besides the way
+_OF_A_ROW = ("model_hash", "negative_prompt", *SAID)  # what records of one row agree in, besides the way
 _NUMBERED = re.compile(r"_\d+$")  # what tells several pictures of one layout apart
 
 T = TypeVar("T")
@@ -161,7 +162,9 @@ def folder_row(folder: Path, label: str = "generated", *, recursive: bool = Fals
             f"{folder}: the pictures were drawn with different {', '.join(mixed)}, as their records say, and would be "
             "scored as if they were of one kind. Keep those of different jobs in different folders."
         )
-    return PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}), root=folder)
+    row = PictureSet(label=label, paths=paths, generation=ways.pop() if ways else _way({}), root=folder)
+    said = [_layout_said(path) or name for path, name in zip(paths, row.names, strict=True)]
+    return row if said == list(row.names) else replace(row, drawn_from=tuple(said))
 
 
 def _families(comparison: Comparison, reading: Reading) -> list[Family]:
@@ -237,10 +240,16 @@ def layout_of(picture: Path, name: str, known: Collection[str]) -> str | None:
     Returns:
         One of ``known``, or None.
     """
+    said = _layout_said(picture)
+    found = [name, _NUMBERED.sub("", name)] if said is None else [said]
+    return next((layout for layout in found if layout in known), None)
+
+
+def _layout_said(picture: Path) -> str | None:
+    """The layout that the record beside a picture says it was drawn of, if there is one that does."""
     record = picture.with_suffix(".json")
     said = _record(record).get("layout") if record.is_file() else None
-    found = [same_name(said)] if isinstance(said, str) else [name, _NUMBERED.sub("", name)]
-    return next((layout for layout in found if layout in known), None)
+    return same_name(said) if isinstance(said, str) else None
 
 
 def drawn_otherwise(drawn: PictureSet, samples: Mapping[str, SampleFiles]) -> list[str]:

@@ -42,7 +42,7 @@ class Replayed:
     """``call``, a function of nested tensors to one tensor, without gradients, answered from recordings.
 
     Weights may change in place between calls, but must stay where they are. Of more than :data:`MOST` sets of shapes
-    the one recorded first is recorded anew when it comes again.
+    the one not used for longest is recorded anew when it comes again.
 
     Args:
         call: see above; other arguments than tensors count as part of the shape and must compare equal.
@@ -63,11 +63,12 @@ class Replayed:
         form: list[Any] = []
         _walk((args, kwargs), given.append, form.append)
         key = tuple(form)
-        recording = self._recordings.get(key)
+        recording = self._recordings.pop(key, None)
         if recording is None:
             while len(self._recordings) >= MOST:
                 del self._recordings[next(iter(self._recordings))]
-            recording = self._recordings[key] = self._recorded(args, kwargs)
+            recording = self._recorded(args, kwargs)
+        self._recordings[key] = recording  # the last is the one used last
         return recording.run(given)
 
     def _recorded(self, args: Any, kwargs: Any) -> _Recording:

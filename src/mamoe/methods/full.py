@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from mamoe.methods.method import require_fits
 from mamoe.methods.options import FullOptions
 
 
@@ -14,6 +15,7 @@ class Full(FullOptions):
     """Every weight trains."""
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        require_fits(unet, self.name)
         unet.requires_grad_(True)
         return unet
 

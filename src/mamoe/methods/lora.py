@@ -20,7 +20,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from mamoe.errors import ConfigError
-from mamoe.methods.method import names_of_modules, require_decoder, train_strengths
+from mamoe.methods.fresh_experts import train_additions
+from mamoe.methods.method import names_of_modules, require_decoder, require_fits, train_strengths
 from mamoe.methods.options import LoraOptions, Target
 from mamoe.models.backbones import backbone_of
 from mamoe.randomness import seeded
@@ -46,6 +47,8 @@ class Lora(LoraOptions):
         if self.decoder_only:
             require_decoder(backbone, "method.decoder_only=true")
         where = rf"(?={re.escape(backbone.decoder[0])}\.)" if self.decoder_only else ""
+        if self._has_additions(network):
+            where += rf"(?!(?:{backbone.routed})$)"  # every expert has adapters of its own there
         present = {t: rf"{where}(?:{e})" for t in Target if (e := backbone.adapted.get(t)) is not None}
         present = {t: e for t, e in present.items() if any(re.fullmatch(e, name) for name in names)}
         if absent := [target for target in self.targets if target not in present]:
@@ -57,7 +60,13 @@ class Lora(LoraOptions):
             )
         return "|".join(f"(?:{present[target]})" for target in self.targets)
 
+    def _has_additions(self, network: Any) -> bool:
+        """Whether experts are to get adapters that are no copies' but additions to what they share."""
+        own = backbone_of(network).routed is not None and network.config.get("num_experts", 1) > 1
+        return own and Target.FEED_FORWARD in self.targets
+
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        require_fits(unet, self.name)
         layers = self.layers(unet)
         unet.requires_grad_(False)
         config = LoraConfig(
@@ -68,6 +77,11 @@ class Lora(LoraOptions):
         )
         with seeded(seed):  # peft initialises from the global generator
             _add(unet, config)
+        for parameter in unet.parameters():
+            if parameter.requires_grad:  # peft gives adapters the number format of frozen weights
+                parameter.data = parameter.data.float()
+        if self._has_additions(unet):
+            train_additions(unet, self.name, rank=self.rank, alpha=self.alpha, seed=seed)
         if self.decoder_only:
             for name in backbone_of(unet).decoder[1:]:
                 unet.get_submodule(name).requires_grad_(True)

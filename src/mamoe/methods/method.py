@@ -44,6 +44,21 @@ def names_of_modules(network: nn.Module) -> list[str]:
     return [name for name, _ in typed.named_modules()]
 
 
+def require_fits(network: Any, method: str) -> None:
+    """Refuse a method that the family of a network cannot take.
+
+    Raises:
+        ConfigError: says which it can.
+    """
+    backbone = backbone_of(network)
+    if backbone.methods is not None and method not in backbone.methods:
+        raise ConfigError(
+            f"method={method} does not fit a {backbone.stock.__name__}: its weights are too many to be moved or held "
+            f"a second time, so it is fine-tuned by low-rank additions beside them. Choose another method: "
+            f"{_others(backbone)}."
+        )
+
+
 def require_decoder(backbone: Backbone, setting: str) -> None:
     """Refuse a setting that trains a decoder of networks that have none.
 
@@ -53,8 +68,7 @@ def require_decoder(backbone: Backbone, setting: str) -> None:
     if not backbone.decoder:
         raise ConfigError(
             f"{setting} trains the part of a network that draws, and a {backbone.stock.__name__} has no such part: all "
-            "its blocks are alike. Leave it out, or choose another method: full, lora, dora, lora_experts, "
-            "shared_expert."
+            f"its blocks are alike. Leave it out, or choose another method: {_others(backbone)}."
         )
 
 
@@ -68,8 +82,12 @@ def require_pictures(network: Any, method: str) -> None:
     if not backbone.takes_pictures:
         raise ConfigError(
             f"method={method} shows a UNet a condition picture, and this is a {backbone.stock.__name__}, for which "
-            "there is no such thing yet. Choose another method: full, lora, dora, lora_experts, shared_expert."
+            f"there is no such thing yet. Choose another method: {_others(backbone)}."
         )
+
+
+def _others(backbone: Backbone) -> str:
+    return ", ".join(backbone.methods or ("full", "lora", "dora", "lora_experts", "shared_expert"))
 
 
 def train_strengths(unet: UNet2DConditionModel) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.methods.fresh_experts import fresh_experts
+from mamoe.methods.method import require_fits
 from mamoe.methods.options import SharedExpertOptions
 from mamoe.models.experts.moe import SharedExpertFeedForward
 
@@ -24,6 +25,7 @@ class SharedExpert(SharedExpertOptions):
     """
 
     def prepare(self, unet: UNet2DConditionModel, *, seed: int) -> UNet2DConditionModel:
+        require_fits(unet, self.name)
         if unet.config.get("shared_expert"):  # trained so before
             return unet.requires_grad_(True)
         for block, experts in fresh_experts(unet, self.name):

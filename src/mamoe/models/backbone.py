@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pyramid:
@@ -18,13 +21,29 @@ class Pyramid:
     skipped: int = 0  # halvings of the latent before the first level: log2 of a transformer's patch
 
 
+def called(
+    network: Any, noisy: Float[Tensor, "B C h w"], timestep: Tensor, inputs: Mapping[str, Any], guidance: float = 1.0
+) -> Float[Tensor, "B _ h w"]:
+    """What a network makes of noisy latents that takes them, and its inputs, as they are; it knows no ``guidance``.
+
+    Behind the latent's channels there may be those of a learned variance.
+    """
+    return network(noisy, timestep=timestep, **inputs).sample
+
+
+def in_channels(config: Mapping[str, Any]) -> int:
+    """Channels of the latents that a network reads which takes them as they are."""
+    return config["in_channels"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backbone:
     """A family of networks.
 
     A mask and a routing enter every family alike: as ``cross_attention_kwargs={"regions": levels}`` of a call, one
-    ``LevelConditioning`` per level; and so does text, as ``encoder_hidden_states``. The feed-forwards that can have
-    experts are those of its ``LayoutBlock``s.
+    ``LevelConditioning`` per level; and so does text, as ``encoder_hidden_states``. Families that are called otherwise
+    say how (``call``). The feed-forwards that can have experts are those of its ``LayoutBlock``s, or of its
+    ``ExpertPlace``s.
     """
 
     part: str  # its folder in a diffusers pipeline
@@ -36,5 +55,15 @@ class Backbone:
     levels_with_blocks: Callable[[Any], tuple[int, ...]]  # of a network
     text_width: Callable[[Mapping[str, Any]], Any]  # D of the text it reads; a list where its levels differ
     adapted: Mapping[str, str]  # kind of layer (methods' Target) -> expression that full names of such layers match
+    pooled_width: Callable[[Mapping[str, Any]], int] = lambda config: 0  # P of the pooled prompt it is told; 0: of none
+    sized: Callable[[Mapping[str, Any]], bool] = lambda config: False  # whether it is told how large pictures are
+    call: Callable[..., Any] = called  # (network, noisy, timestep, inputs, guidance) -> prediction, see called
+    latent_channels: Callable[[Mapping[str, Any]], int] = in_channels  # of its configuration
     takes_pictures: bool = False  # whether it can be shown a condition picture
     decoder: tuple[str, ...] = ()  # parts that draw, as opposed to those that look; none: they cannot be told apart
+    methods: tuple[str, ...] | None = None  # of fine-tuning, by name; None: all that do not say otherwise themselves
+    distilled: Callable[[Mapping[str, Any]], bool] = lambda config: False  # whether it is told how far to guide itself
+    even_steps: bool = False  # of a flow: it is drawn in steps of one length, see set_steps
+    weighs: bool = True  # whether a mask may be log weights, as regions.strength=soft makes them
+    routed: str | None = None  # expression for layers whose experts are additions; None: experts are copies
+    lora_prefix: str | None = None  # before its layers' names in LoRA files of diffusers; None: nobody reads such files

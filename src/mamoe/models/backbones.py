@@ -8,19 +8,21 @@ from typing import Any
 from mamoe.errors import ConfigError
 from mamoe.models.backbone import Backbone, Pyramid
 from mamoe.models.dit.backbone import PIXART
+from mamoe.models.flux.backbone import FLUX, FLUX2
 from mamoe.models.unet.backbone import UNET
 from mamoe.models.wrapped import unwrapped
 
-BACKBONES = (UNET, PIXART)
+BACKBONES = (UNET, PIXART, FLUX, FLUX2)
 
 # What keeps layouts from networks of diffusers that people ask for, tried with one block each.
 _LACKING = {
-    "SD3Transformer2DModel": "it takes a mask and ignores it; it would need an attention processor of its own",
-    "FluxTransformer2DModel": "text and picture attend to each other in one sequence; it would need blocks of its own",
-    "Flux2Transformer2DModel": "text and picture attend to each other in one sequence; it would need blocks of its own",
-    "QwenImageTransformer2DModel": "its attention refuses a mask; it would need an attention processor of its own",
+    "SD3Transformer2DModel": "it takes a mask and ignores it; it would need an attention processor of its own, and "
+    "prompts of regions from its three text encoders",
+    "QwenImageTransformer2DModel": "its attention refuses a mask; it would need an attention processor of its own, and "
+    "positions that start anew with every prompt",
     "ZImageTransformer2DModel": "it makes its own mask within its forward pass, which would have to be another",
-    "SanaTransformer2DModel": "a convolution in its feed-forward carries a region's text to the cells beside it",
+    "SanaTransformer2DModel": "its feed-forward is a convolution, which carries a region's text a cell further in "
+    "every block and leaves no place for experts of single cells",
 }
 
 
@@ -59,11 +61,15 @@ def backbone_in(index: Mapping[str, Any]) -> Backbone:
         raise ConfigError(
             f"A {index.get('_class_name')} has no network that layouts could steer: wanted a unet/ or a transformer/."
         )
-    name = _named(index, parts[0])
+    return backbone_named(str(_named(index, parts[0])))
+
+
+def backbone_named(name: str) -> Backbone:
+    """The family of a class by its name, ours or diffusers'; see :func:`backbone_of`."""
     for backbone in BACKBONES:
         if name in (backbone.stock.__name__, backbone.ours.__name__):
             return backbone
-    raise ConfigError(_unknown(str(name)))
+    raise ConfigError(_unknown(name))
 
 
 def _named(index: Mapping[str, Any], part: str) -> str | None:
@@ -77,3 +83,12 @@ def pyramid_of(network: Any) -> Pyramid:
         ConfigError: see :func:`backbone_of`.
     """
     return backbone_of(network).pyramid(unwrapped(network).config)
+
+
+def is_sized(network: Any) -> bool:
+    """Whether a network of a known family is told how large pictures are.
+
+    Raises:
+        ConfigError: see :func:`backbone_of`.
+    """
+    return backbone_of(network).sized(unwrapped(network).config)

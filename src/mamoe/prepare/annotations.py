@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from mamoe.errors import DatasetError
+from mamoe.vocabulary.exif import orientation_of
 from mamoe.vocabulary.map_kinds import raw_mode, why_no_format
 from mamoe.vocabulary.panoptic import UNREADABLE
 from mamoe.vocabulary.taxonomy import Taxonomy
@@ -28,7 +29,7 @@ def read_index_picture(path: Path) -> Int32[np.ndarray, "H W"]:
         DatasetError: the file is missing, damaged, no PNG, has several channels, a palette that leaves open what the
             numbers are, or is turned by EXIF.
     """
-    with _opened(path) as picture:
+    with opened_annotation(path) as picture:
         if picture.mode not in ("1", "L", "P") and not picture.mode.startswith("I"):
             raise DatasetError(
                 f"{path} must hold one number per pixel, got pixels of the kind {picture.mode!r}"
@@ -49,7 +50,7 @@ def read_colour_ids(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         DatasetError: the file is missing, damaged, no PNG, not of 8 bits and three channels, or is turned by EXIF.
     """
-    with _opened(path) as picture:
+    with opened_annotation(path) as picture:
         raw = raw_mode(picture) or picture.mode
         if picture.mode not in ("RGB", "P") or "16" in raw:
             raise DatasetError(
@@ -61,7 +62,7 @@ def read_colour_ids(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 def is_eight_bit(path: Path) -> bool:
     """Whether a readable label picture has room for no number above 255."""
-    with _opened(path) as picture:
+    with opened_annotation(path) as picture:
         return picture.mode in ("1", "L", "P")
 
 
@@ -120,15 +121,19 @@ def _root(parent: list[int], i: int) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened_annotation(path: Path) -> Iterator[Image.Image]:
+    """A label picture, not yet decoded.
+
+    Raises:
+        DatasetError: the file is missing, damaged, no PNG, or turned by EXIF; also inside the ``with``.
+    """
     try:
         with Image.open(path) as picture:
             if not isinstance(picture, PngImagePlugin.PngImageFile):
                 name = picture.format or "unknown"
                 reason = why_no_format(name, lossy=name in ("JPEG", "WEBP", "AVIF", "JPEG2000"))
                 raise DatasetError(f"The annotation {path} must be a PNG, {reason}.")
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1) if picture.info.get("exif") else 1
-            if orientation != 1:
+            if (orientation := orientation_of(picture)) != 1:
                 raise DatasetError(
                     f"The annotation {path} has an EXIF orientation ({orientation}): there is no telling which way up "
                     "it is meant. Turn its pixels to suit the picture as it is shown and save it without EXIF."

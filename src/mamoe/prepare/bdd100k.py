@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, PngImagePlugin
 
 from mamoe.data.folder.listing import some
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.errors import DatasetError
+from mamoe.prepare.annotations import opened_annotation
 from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.sources import advice, files_of, litter_note
 from mamoe.prepare.writer import STREETS, ImportSummary, write_import
-from mamoe.vocabulary.panoptic import UNREADABLE, PanopticMap
+from mamoe.vocabulary.panoptic import PanopticMap
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 SPLITS = ("train", "val")  # the test split's labels are not public
@@ -95,16 +95,10 @@ def panoptic_from_bitmask(rgba: UInt8[np.ndarray, "H W 4"], taxonomy: Taxonomy) 
 
 
 def _load(path: Path, taxonomy: Taxonomy) -> Labelled:
-    try:
-        with Image.open(path) as picture:
-            if not isinstance(picture, PngImagePlugin.PngImageFile) or picture.mode != "RGBA":
-                raise DatasetError(
-                    f"{path} must be a PNG of four channels (class, flags, instance), got {picture.format} "
-                    f"{picture.mode}; the bitmasks are in labels/pan_seg/bitmasks, not in colormaps."
-                )
-            rgba = np.array(picture)
-        return panoptic_from_bitmask(rgba, taxonomy)
-    except DatasetError:
-        raise
-    except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the annotation {path}: {error}") from None
+    with opened_annotation(path) as picture:
+        if picture.mode != "RGBA":
+            raise DatasetError(
+                f"{path} must be a PNG of four channels (class, flags, instance), got {picture.mode}; the bitmasks are "
+                "in labels/pan_seg/bitmasks, not in colormaps."
+            )
+        return panoptic_from_bitmask(np.array(picture), taxonomy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -18,6 +17,7 @@ from mamoe.prepare.classes import ClassTable
 from mamoe.prepare.fuse.masks import Mask, from_counts, from_polygons
 from mamoe.prepare.fuse.rules import Thing
 from mamoe.prepare.panoptic_json import is_inside
+from mamoe.storage.text_file import read_json
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the names of uploaded files
 
@@ -53,8 +53,8 @@ def read_coco(path: Path, table: ClassTable) -> CocoInstances:
         DatasetError: it cannot be read, categories have no class, or entries are wrong; one error lists them.
     """
     try:
-        plain = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        plain = read_json(path)
+    except (OSError, ValueError) as error:
         raise DatasetError(f"Cannot read {path} as JSON: {error}") from None
     if isinstance(plain, Mapping) and isinstance(plain.get("shapes"), list):
         raise DatasetError(
@@ -100,8 +100,8 @@ def read_categories(path: Path) -> tuple[Category, ...]:
         DatasetError: it cannot be read, or what they say is wrong.
     """
     try:
-        plain = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        plain = read_json(path)
+    except (OSError, ValueError) as error:
         raise DatasetError(f"Cannot read {path} as JSON: {error}") from None
     rows = plain.get("categories", []) if isinstance(plain, Mapping) else []
     problems: list[str] = []

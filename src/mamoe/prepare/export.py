@@ -90,6 +90,11 @@ def export_coco_panoptic(
         DatasetError: the data set has faults, or ``out`` is in use.
     """
     found = data_folder(data, taxonomy)
+    for read in (found.images, found.panoptic_maps):
+        if out.resolve().is_relative_to(read.resolve()):
+            raise DatasetError(
+                f"{out} lies in {read}, where it would become a part of the data set: name another folder."
+            )
     groups = groups_of(data)
     tasks: list[_Task] = []
     problems: list[str] = []
@@ -134,7 +139,8 @@ def export_coco_panoptic(
     identity = [repr((found.taxonomy.to_dict(), manner.link))]
     identity += [f"{t.key} {file_stamp(t.picture)} {file_stamp(t.panoptic)} {sorted(t.groups)}" for t in tasks]
     run = partial(_export_all, found.taxonomy, manner.link)
-    left = made_folder(out, identity, tasks, run, finish, manner=manner, progress=progress)
+    reads = (data, found.images, found.panoptic_maps)
+    left = made_folder(out, identity, tasks, run, finish, manner=manner, progress=progress, reads=reads)
     return ExportSummary(
         folder=out, pictures=counts, segments=segments, done=not left and any(segments.values()), left=left
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.sources import advice, files_of, folders_of, litter_note
 from mamoe.prepare.writer import STREETS, ImportSummary, write_import
+from mamoe.storage.text_file import read_json
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 SPLITS = ("train", "val")  # the test split's labels are not public
@@ -125,8 +125,8 @@ def panoptic_from_polygons(objects: Sequence[Mapping[str, Any]], size: tuple[int
 
 def _load(path: Path, picture: Path, taxonomy: Taxonomy) -> Labelled:
     try:
-        plain = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        plain = read_json(path)
+    except (OSError, ValueError) as error:
         raise DatasetError(f"Cannot read {path} as JSON: {error}") from None
     if not isinstance(plain, Mapping) or not isinstance(plain.get("objects"), list):
         raise DatasetError(f"{path} needs imgHeight, imgWidth and a list of objects; is it IDD's or Cityscapes' JSON?")

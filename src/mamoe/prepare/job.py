@@ -42,6 +42,7 @@ def made_folder(
     *,
     manner: Manner,
     progress: Progress | None = None,
+    reads: Sequence[Path] = (),
 ) -> int:
     """Do every task in a folder that becomes ``out`` when all are done.
 
@@ -54,6 +55,7 @@ def made_folder(
         finish: adds what is written once, when all is done.
         manner: how.
         progress: called after every task.
+        reads: folders and files that the tasks read; ``--overwrite`` must not take them away.
 
     Returns:
         How many tasks other processes have not done yet; 0: the folder is there.
@@ -61,7 +63,7 @@ def made_folder(
     Raises:
         DatasetError: ``out`` is in use, or there are problems; ``out`` is as it was.
     """
-    _require_replaceable(out, manner)
+    _require_replaceable(out, manner, reads)
     key = short_hash("\n".join(identity), 8, errors="surrogateescape")
     alone = manner.share.alone
     with growing_folder(out, key, replace=manner.overwrite, alone=alone, refusal=DatasetError) as folder:
@@ -118,10 +120,14 @@ def _run(run: Run[T], stage: Path, tasks: Sequence[T]) -> list[tuple[str, Mappin
     return [(task.key, outcome) for task, outcome in zip(tasks, run(stage, tasks), strict=True)]
 
 
-def _require_replaceable(out: Path, manner: Manner) -> None:
-    """``--overwrite`` is for what such a job made, not for whatever a slip of the finger names."""
+def _require_replaceable(out: Path, manner: Manner, reads: Sequence[Path]) -> None:
+    """``--overwrite`` is for what such a job made, not for whatever a slip of the finger names, nor for its sources."""
     if not manner.overwrite or not out.exists():
         return
+    if lost := [path for path in reads if path.resolve().is_relative_to(out.resolve())]:
+        raise DatasetError(
+            f"{lost[0]} lies in {out}, which --overwrite would take away, and it is read from: name another folder."
+        )
     if not out.is_dir() or (
         any(out.iterdir()) and not any((out / name).is_file() for name in (DATA_YAML, DATASET_JSON))
     ):

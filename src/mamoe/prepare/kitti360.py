@@ -17,6 +17,7 @@ from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.panoptic_json import is_inside
 from mamoe.prepare.sources import advice, files_of, folders_of
 from mamoe.prepare.writer import STREETS, ImportSummary, write_import
+from mamoe.storage.text_file import read_text
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 # Cityscapes' labels and, of those KITTI-360 adds, garage as building, gate as fence, smallpole as pole; the others are
@@ -60,7 +61,7 @@ def import_kitti360(
 
 def _listed_pictures(source: Path, path: Path, taxonomy: Taxonomy, problems: list[str]) -> list[SourcePicture]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(path).split("\n")
     except (OSError, ValueError) as error:
         raise DatasetError(f"Cannot read {path}: {error}") from None
     found = []

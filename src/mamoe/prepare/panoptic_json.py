@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import read_colour_ids
 from mamoe.prepare.categories import Category, parse_categories
 from mamoe.prepare.labelled import Labelled, SourcePicture
+from mamoe.storage.text_file import read_json
 from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, PanopticMap
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -238,8 +238,8 @@ def _segments(annotation: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        plain = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        plain = read_json(path)
+    except (OSError, ValueError) as error:
         raise DatasetError(f"Cannot read {path} as JSON: {error}") from None
     if not isinstance(plain, Mapping):
         raise DatasetError(f"{path} must hold an object with images and annotations.")

@@ -161,6 +161,7 @@ def write_dataset(
         finish,
         manner=manner,
         progress=progress,
+        reads=roots,
     )
     if not written:
         return summary(instances=nothing, groups=nothing, notes=tuple(notes), done=False, left=left)

@@ -17,6 +17,8 @@ from mamoe.storage.tensor_file import read_metadata, read_tensors, write_tensors
 
 ADAPTER = "adapter.safetensors"
 _BASE = "base"  # in the file's metadata
+_ROUNDED = "bf16-"  # before the fingerprint of a base model that was read in bfloat16
+_REMEMBERED = "_base_fingerprint"
 _SAMPLED = 64  # values of each frozen weight that enter its fingerprint
 
 
@@ -37,14 +39,31 @@ def save_adapter(network: nn.Module, state: Mapping[str, Tensor], folder: Path) 
     write_tensors(kept, folder / ADAPTER, {"format": "pt", _BASE: base_fingerprint(network)})
 
 
-def base_fingerprint(network: nn.Module) -> str:
+def base_fingerprint(network: nn.Module, *, rounded: bool = False) -> str:
     """A name for the weights that do not train: what an adapter was trained beside.
 
-    It goes by a sample of each weight, rounded to float16: a base model kept in half precision has the same name.
+    It goes by a sample of each weight, rounded to float16: a base model kept in half precision has the same name. One
+    that was read in bfloat16 has a name of its own, which others have where they are ``rounded`` likewise.
     """
+    known = getattr(network, _REMEMBERED, None)
+    if known is not None:
+        return known
     frozen = {name: parameter for name, parameter in network.named_parameters() if not parameter.requires_grad}
-    sample = {name: p.flatten()[:: max(1, p.numel() // _SAMPLED)].half() for name, p in frozen.items()}
-    return fingerprint_of(str([tuple(parameter.shape) for parameter in frozen.values()]), sample)
+    rounded = rounded or any(parameter.dtype == torch.bfloat16 for parameter in frozen.values())
+    sample = {name: p.flatten()[:: max(1, p.numel() // _SAMPLED)] for name, p in frozen.items()}
+    sample = {name: (p.bfloat16() if rounded else p).half() for name, p in sample.items()}
+    name = fingerprint_of(str([tuple(parameter.shape) for parameter in frozen.values()]), sample)
+    return f"{_ROUNDED}{name}" if rounded else name
+
+
+def remember_base(network: nn.Module) -> None:
+    """Let :func:`base_fingerprint` say what it says now, whatever is going to hold the frozen weights."""
+    setattr(network, _REMEMBERED, base_fingerprint(network))
+
+
+def was_rounded(folder: Path) -> bool:
+    """Whether an adapter was trained beside weights that were read in bfloat16."""
+    return str(read_metadata(folder / ADAPTER).get(_BASE)).startswith(_ROUNDED)
 
 
 def read_adapter(network: nn.Module, folder: Path) -> dict[str, Tensor]:
@@ -67,7 +86,7 @@ def read_adapter(network: nn.Module, folder: Path) -> dict[str, Tensor]:
             f"{wanted.get(name, 'has none')}, adapter {came.get(name, 'has none')}). Give the base model, the method "
             "and the layout it was trained with."
         )
-    own_base = base_fingerprint(network)
+    own_base = base_fingerprint(network, rounded=str(base).startswith(_ROUNDED))
     if base not in (None, own_base):
         raise ConfigError(
             f"The adapter in {folder} was trained on another base model{_place(folder)}, whose frozen weights have the "

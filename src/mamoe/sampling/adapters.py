@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders.lora_pipeline import (
+    FluxLoraLoaderMixin,
+    StableDiffusionLoraLoaderMixin,
+    StableDiffusionXLLoraLoaderMixin,
+)
 
 from mamoe.errors import ConfigError
+from mamoe.models.backbones import backbone_of
 from mamoe.models.control.controlnet_xs import ControlledUNet
 from mamoe.models.wrapped import unwrapped
 
@@ -33,5 +38,24 @@ class LoraLoading(StableDiffusionLoraLoaderMixin):
                 "This UNet stands beside a ControlNet-XS branch, and diffusers' loader knows no such pair: call "
                 "pipe.unet.base.load_lora_adapter(...) for the layers of the UNet."
             )
+        if backbone_of(self.unet).part != "unet":
+            self._load_into_transformer(*args, **options)
+            return
         kind: Any = StableDiffusionLoraLoaderMixin if self.text_encoder_2 is None else StableDiffusionXLLoraLoaderMixin
         kind.load_lora_weights(self, *args, **options)
+
+    def _load_into_transformer(self, source: Any, adapter_name: str | None = None, **options: Any) -> None:
+        """As FLUX's pipelines do it, but that the network has another name here."""
+        backbone = backbone_of(self.unet)
+        if backbone.lora_prefix is None:
+            raise ConfigError(f"diffusers knows no LoRA files for a {backbone.stock.__name__}.")
+        state, alphas = FluxLoraLoaderMixin.lora_state_dict(source, return_alphas=True, **options)
+        if foreign := sorted(name for name in state if not name.startswith(f"{backbone.lora_prefix}.")):
+            raise ConfigError(
+                f"This file holds layers of other networks than the transformer, {len(foreign)} in all, first "
+                f"{foreign[0]!r}; only those of the transformer can be loaded here."
+            )
+        network: Any = unwrapped(self.unet)
+        network.load_lora_adapter(
+            state, network_alphas=alphas or None, adapter_name=adapter_name, prefix=backbone.lora_prefix
+        )

@@ -77,6 +77,7 @@ def draw(
         "num_inference_steps": drawing.steps,
         "guidance_scale": drawing.scale,
         "guidance_rescale": drawing.rescale,
+        "guidance_layout": drawing.guidance_layout,
         "negative_prompt": [request.negative.global_prompt for request in requests],
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
     }
@@ -87,8 +88,9 @@ def draw(
             height, width = maps[0].size
             output = pipe(text, height=height, width=width, **options)
         else:
+            bound = {"regions_from": drawing.regions_from, "regions_until": drawing.regions_until}
             by_segment = [request.prompts.by_segment for request in requests]
-            output = pipe(text, maps, by_segment, condition=given or None, **options, **(edit or {}))
+            output = pipe(text, maps, by_segment, condition=given or None, **options, **bound, **(edit or {}))
     assert isinstance(output, ImagePipelineOutput) and isinstance(output.images, list)
     return output.images
 

@@ -124,14 +124,14 @@ def request_problems(
     copies: int,
     framing: Framing | None,
     *,
-    pools: bool,
+    framed: bool,
 ) -> list[str]:
-    """What of the requests this model does not know; ``pools``: it has two text encoders."""
+    """What of the requests this model does not know; ``framed``: it is told how pictures were cut out."""
     problems = []
     if copies < 1:
         problems.append(f"num_images_per_prompt must be at least 1, got {copies}")
-    if framing is not None and not pools:
-        problems.append("this base model knows no framing (it has one text encoder): leave it out")
+    if framing is not None and not framed:
+        problems.append("this base model knows no framing, as those of the SDXL kind do: leave it out")
     maps = [request.panoptic for request in requests if request.panoptic is not None]
     if maps and settings is None:
         problems.append("this model knows no layout: leave out panoptic, or load a model fine-tuned with layouts")

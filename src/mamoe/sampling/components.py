@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
-from mamoe.bases.pretrained import TextParts, load_base, read_text
+from mamoe.bases.pretrained import Formats, TextParts, load_base, read_text
 from mamoe.bases.sources import run_parts
 from mamoe.diffusion.sampler import sampler_for
 from mamoe.errors import ConfigError
+from mamoe.models.backbone import Backbone
+from mamoe.models.backbones import backbone_named
 from mamoe.runs.adapter import ADAPTER
 from mamoe.runs.lookup import find_checkpoint, part_of_network, require_sound
 from mamoe.runs.recipe import read_recipe
@@ -69,6 +71,7 @@ class TrainedAdapter:
     """What a run with adapters learned, by the names the weights have in its UNet."""
 
     method: Mapping[str, Any]  # as the recipe has it
+    backbone: Backbone  # the family of its network
     state: Mapping[str, Tensor]
     text_encoder: bool  # the text encoder was trained too
 
@@ -81,11 +84,14 @@ def load_trained_adapter(run: Path, *, checkpoint: str = "latest", ema: bool = T
     """
     folder = find_checkpoint(run, checkpoint)
     require_sound(folder, [part_of_network(folder, name, ema).name for name in ("unet", "text_encoder")])
-    method, file = read_recipe(folder).terms.method, part_of_network(folder, "unet", ema) / ADAPTER
+    method, place = read_recipe(folder).terms.method, part_of_network(folder, "unet", ema)
+    file = place / ADAPTER
     if not file.is_file():
         raise ConfigError(f"{folder} holds no adapter but a whole UNet: it was trained with method={method['name']}.")
     trained_text = part_of_network(folder, "text_encoder", ema).is_dir()
-    return TrainedAdapter(method=method, state=read_tensors(file), text_encoder=trained_text)
+    kind: Any = UNet2DConditionModel.load_config(place)
+    backbone = backbone_named(kind["_class_name"])
+    return TrainedAdapter(method=method, backbone=backbone, state=read_tensors(file), text_encoder=trained_text)
 
 
 def is_foreign_transformer(path: str, revision: str | None = None) -> bool:
@@ -109,8 +115,8 @@ def load_base_components(path: str, *, torch_dtype: torch.dtype = torch.float32,
     """
     if odd := sorted(where.keys() - {"config", "tokenizer", "revision", "variant"}):
         raise ConfigError(f"{path} takes config, tokenizer, revision, variant and torch_dtype, not {', '.join(odd)}.")
-    base = load_base(path, **where)
-    for network in (base.unet, base.vae, base.text_networks):
+    base = load_base(path, **where, formats=Formats(text=torch_dtype))
+    for network in (base.unet, base.vae):
         nn.Module.to(network, torch_dtype)
     scheduler = sampler_for(base.scheduler.config)
     return {"unet": base.unet, "vae": base.vae, "scheduler": scheduler, **components_of(base.text)}

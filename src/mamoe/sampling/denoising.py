@@ -11,9 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mamoe.diffusion.sampler import is_zero_snr
+from mamoe.diffusion.sampler import is_zero_snr, set_steps
+from mamoe.diffusion.schedules import is_flow
 from mamoe.errors import MamoeError
+from mamoe.machine.transfers import sent
 from mamoe.sampling.editing import Edit
+from mamoe.sampling.requests import refuse
 
 Callback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any]]
 TENSORS = ("latents", "prompt_embeds")  # what a callback may be shown, and change
@@ -63,14 +66,16 @@ def step_end_of(call: Callback | None, tensors: Sequence[str]) -> StepEnd | None
     return StepEnd(call=call, tensors=wanted)
 
 
-def steps_of(scheduler: Any, steps: int, edit: Edit | None) -> Tensor:
+def steps_of(scheduler: Any, steps: int, edit: Edit | None, *, patches: int = 1, even: bool = False) -> Tensor:
     """The timesteps to walk, on the host; an edit leaves out those its strength does not ask for.
+
+    ``patches`` and ``even``: see :func:`~mamoe.diffusion.sampler.set_steps`.
 
     Raises:
         MamoeError: no step is left.
     """
     # A scheduler computes with single numbers, which it reads on the host; only the UNet wants them on the device.
-    scheduler.set_timesteps(steps)
+    set_steps(scheduler, steps, patches=patches, even=even)
     if edit is None:
         return scheduler.timesteps
     first = edit.first_step(steps)
@@ -83,6 +88,25 @@ def steps_of(scheduler: Any, steps: int, edit: Edit | None) -> Tensor:
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped)
     return scheduler.timesteps[skipped:]
+
+
+def noise_of(
+    generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device
+) -> Float[Tensor, "B C h w"]:
+    """Noise of a ``shape`` (B, C, h, w), every picture's from its own generator."""
+    noise = [torch.randn(shape[1:], generator=one, device=one.device).cpu() for one in generators]
+    return sent(torch.stack(noise), device)
+
+
+def given_noise(latents: Tensor, shape: tuple[int, ...], device: torch.device) -> Float[Tensor, "B C h w"]:
+    """A user's own noise.
+
+    Raises:
+        MamoeError: it is of another shape.
+    """
+    if tuple(latents.shape) != shape:
+        refuse([f"latents must have the shape {shape} (pictures, channels, h, w), got {tuple(latents.shape)}"])
+    return sent(latents.float(), device)
 
 
 def started(
@@ -128,6 +152,8 @@ def steering_at(phases: Sequence[tuple[float, dict[str, Any]]], done: float) -> 
 def schedule_problem(scheduler: Any) -> str | None:
     """Why the scheduler cannot walk the schedule its own configuration asks for; None where it can."""
     name, takes = type(scheduler).__name__, inspect.signature(type(scheduler)).parameters
+    if is_flow(scheduler.config) and ("shift" in takes or "use_flow_sigmas" in takes):
+        return None
     if "beta_schedule" not in takes:
         return f"{name} does not walk the noise schedule of Stable Diffusion: it is made for other models"
     if is_zero_snr(scheduler.config) and "rescale_betas_zero_snr" not in takes:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mamoe.conditioning.regions import has_own_prompt
+from mamoe.sampling.binding import ALWAYS
 from mamoe.sampling.requests import Request
 from mamoe.vocabulary.layout import LayoutSettings, RegionPolicy
 from mamoe.vocabulary.panoptic import PanopticMap
@@ -30,6 +31,7 @@ def call_without_effect(
     """
     maps = [one.panoptic for one in requests]
     lines = without_effect(settings, [one.prompts for one in requests], maps, shown=shown)
+    lines += binding_without_effect(settings, bound=any(one.binding != ALWAYS for one in requests))
     lines += empty_said(sum(one is not None and is_empty(one, settings) for one in maps), len(maps))
     return lines + negative_without_effect(settings, [one.negative for one in requests], maps, guided=guided)
 
@@ -47,6 +49,16 @@ def negative_without_effect(
     if not guided:
         return ["Negative prompts have no effect: without guidance (a scale of 1) nobody looks at them."]
     return [f"Negative prompts: {line}" for line in without_effect(settings, prompts, maps, shown=True)]
+
+
+def binding_without_effect(settings: LayoutSettings | None, *, bound: bool) -> list[str]:
+    """What of saying when prompts of segments bind (``bound``: somebody did) changes nothing."""
+    if not bound or settings is None or settings.region_attention:
+        return []
+    return [
+        "When prompts of segments bind has no effect: this model was trained with layout.region_attention=false, it "
+        "reads the prompt of the whole picture alone."
+    ]
 
 
 def is_empty(panoptic: PanopticMap, settings: LayoutSettings | None) -> bool:

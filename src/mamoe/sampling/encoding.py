@@ -68,6 +68,7 @@ class RequestEncoder:
     encoder: PromptEncoder
     settings: LayoutSettings | None  # None: a model without layout
     pyramid: Pyramid  # of the network
+    sized: bool  # whether the network is told how large pictures are
     factor: int  # pixels per side of a latent cell
     device: torch.device
     dtype: torch.dtype
@@ -107,13 +108,13 @@ class RequestEncoder:
     def _by_text(self, prompts: list[str], framing: Int32[Tensor, "B 6"]) -> Conditioning:
         whole = self.encoder.encode_whole(prompts)
         tokens = text_tokens([[encoded.tokens] for encoded in whole], self.device, self.dtype)
-        picture = picture_conditioning(whole, framing, self.device, self.dtype)
+        picture = picture_conditioning(whole, framing, self.device, self.dtype, sized=self.sized)
         return Conditioning(text=tokens, levels=(), picture=picture)
 
     def _by_layouts(
         self, layouts: Sequence[RegionLayout], settings: LayoutSettings, framing: Int32[Tensor, "B 6"]
     ) -> Conditioning:
-        conditioner = Conditioner(self.encoder, settings, *astuple(self.pyramid))
+        conditioner = Conditioner(self.encoder, settings, *astuple(self.pyramid), sized=self.sized)
         regions = replace(collate_layouts(layouts, settings.num_experts), framing=framing)
         return conditioner(regions, device=self.device, dtype=self.dtype)
 

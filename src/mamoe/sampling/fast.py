@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
-from torch import nn
+from torch import Tensor, nn
 
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.machine.memory import is_out_of_memory
-from mamoe.machine.replay import Replayed, cuda_graph
+from mamoe.machine.replay import Replay, Replayed, cuda_graph
 from mamoe.models.blocks.block import blocks_of
 from mamoe.sampling.padding import padded_size
 from mamoe.sampling.pipeline import LayoutPipeline
+
+TOKENS = 64  # what the number of prompt tokens is rounded up to: pictures of nearly as many share a recording
 
 
 def speed_up(pipe: LayoutPipeline, size: tuple[int, int], say: Callable[[str], None]) -> None:
@@ -29,26 +33,34 @@ def speed_up(pipe: LayoutPipeline, size: tuple[int, int], say: Callable[[str], N
     size = padded_size(size, pipe.side_multiple)
     trial = partial(pipe, "", height=size[0], width=size[1], num_inference_steps=1, output_type="latent")
     if pipe.device.type == "cuda":
-        problem = replayed_if_it_works(pipe.unet, trial)
+        record = partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
+        problem = replayed_if_it_works(pipe.unet, trial, record)
     else:
         problem = compiled_if_it_works(blocks_of(pipe.unet), trial)
     if problem is not None:
         say(f"--fast does not work here, the pictures are drawn as without it: {problem}")
 
 
-def replayed_if_it_works(unet: nn.Module, trial: Callable[[], object]) -> str | None:
+def replayed_if_it_works(
+    unet: nn.Module, trial: Callable[[], object], record: Callable[..., tuple[Replay, Tensor]] = cuda_graph
+) -> str | None:
     """Let calls of ``unet`` be answered from recordings, if ``trial``, which uses it, then ends well.
+
+    Args:
+        unet: see above.
+        trial: see above.
+        record: makes a recording.
 
     Returns:
         None, or in a line why it computes as before.
     """
     before = unet._compiled_call_impl
     call: Callable[..., Any] = before or unet._call_impl
-    record = partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
     replayed = Replayed(lambda *args, **inputs: call(*args, **inputs).sample, record)
+    rounded = _Rounded()
 
     def answer(*args: Any, **inputs: Any) -> UNet2DConditionOutput:
-        return UNet2DConditionOutput(sample=replayed(*args, **inputs))
+        return UNet2DConditionOutput(sample=replayed(*args, **rounded(inputs)))
 
     unet._compiled_call_impl = answer
     try:
@@ -59,3 +71,33 @@ def replayed_if_it_works(unet: nn.Module, trial: Callable[[], object]) -> str | 
         unet._compiled_call_impl = before
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return None
+
+
+class _Rounded:
+    """Inputs of a network with as many tokens as :data:`TOKENS` divides, those at the end seen by no cell.
+
+    They are the same from step to step, and so is what is made of them: recordings copy what is new to them.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[Tensor, int, Any] | None = None
+        self._made: dict[str, Any] = {}
+
+    def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        embeds, regions = inputs["encoder_hidden_states"], (inputs.get("cross_attention_kwargs") or {}).get("regions")
+        missing = -embeds.shape[1] % TOKENS
+        if not missing or not regions or any(level.attend is None for level in regions):
+            return inputs
+        of = self._of
+        if of is None or of[0] is not embeds or of[1] != embeds._version or of[2] is not regions:
+            levels = tuple(replace(level, attend=_lengthened(level.attend, missing)) for level in regions)
+            self._of = (embeds, embeds._version, regions)
+            self._made = {
+                "encoder_hidden_states": F.pad(embeds, (0, 0, 0, missing)),
+                "cross_attention_kwargs": {**inputs["cross_attention_kwargs"], "regions": levels},
+            }
+        return {**inputs, **self._made}
+
+
+def _lengthened(attend: Tensor, missing: int) -> Tensor:
+    return F.pad(attend, (0, missing), value=False if attend.dtype == torch.bool else -torch.inf)

@@ -25,18 +25,25 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from mamoe.data.check.readings import reading_notes
 from mamoe.data.encoded import content_of, content_of_picture
 from mamoe.data.folder.listing import bare_name
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.reading.pictures import CONTACT_SHEET, read_picture
-from mamoe.errors import DatasetError
+from mamoe.errors import ConfigError, DatasetError
 from mamoe.machine.precision import format_name
 from mamoe.machine.processes import Processes
 from mamoe.models.control.call import control_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import batches_by_size, draw
 from mamoe.sampling.components import load_components
-from mamoe.sampling.effect import WithoutEffect, empty_said, negative_without_effect, without_effect
+from mamoe.sampling.effect import (
+    WithoutEffect,
+    binding_without_effect,
+    empty_said,
+    negative_without_effect,
+    without_effect,
+)
 from mamoe.sampling.fast import speed_up
 from mamoe.sampling.filling import fill
 from mamoe.sampling.jobs import Job, LayoutFolder, list_jobs
@@ -44,7 +51,7 @@ from mamoe.sampling.padding import padded_size, padding_said
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import JPEG, contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
 from mamoe.sampling.requests import Request
-from mamoe.vocabulary.drawing import DRAWING, Drawing
+from mamoe.vocabulary.drawing import DRAWING, SAID, Drawing
 from mamoe.vocabulary.panoptic import read_panoptic, resized_panoptic
 from mamoe.vocabulary.prompts import RegionPrompts
 
@@ -58,7 +65,7 @@ _NOT_ALWAYS = (
     "border",
     "strength",
     "negative_prompt",
-    "guidance_rescale",
+    *SAID,
 )
 
 
@@ -104,10 +111,13 @@ def sample_folder(
         fast: compile the model's blocks first.
 
     Raises:
+        ConfigError: guidance on the layout of a model that knows none.
         DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
     """
     processes = processes or Processes()
     _check_apart(out, layouts)
+    if drawing.guidance_layout is not None and pipe.settings is None:
+        raise ConfigError("This model knows no layout: leave out guidance_layout.")
     jobs = list_jobs(layouts, pipe)
     if processes.first:
         tell = warn or partial(warnings.warn, category=WithoutEffect, stacklevel=2)
@@ -148,7 +158,9 @@ def _said(pipe: LayoutPipeline, layouts: LayoutFolder, jobs: Sequence[Job], draw
     maps = (read_panoptic(job.panoptic) for job in jobs)
     shown = control_of(pipe.unet) is not None
     lines = without_effect(pipe.settings, [job.prompts for job in jobs], maps, shown=shown)
+    lines += binding_without_effect(pipe.settings, bound=bool(drawing.regions_from or drawing.regions_until < 1.0))
     lines += empty_said(sum(job.empty for job in jobs), len(jobs))
+    lines += reading_notes(list(dict.fromkeys(look for job in jobs for look in job.looks)))
     if layouts.negative_prompt:
         negative = [RegionPrompts(global_prompt=layouts.negative_prompt)]
         lines += negative_without_effect(pipe.settings, negative, [None], guided=drawing.scale != 1.0)

@@ -24,6 +24,7 @@ class Guidance:
     scale: float  # 0 or more
     layout: float | None  # 0 or more; None: the layout is led with the text
     rescale: float  # in [0, 1]
+    distilled: bool = False  # the network has learned to guide itself: it is told how far, and asked once
 
     def problems(self, *, knows_layout: bool) -> list[str]:
         """What is out of range, or not for a model that knows no layout."""
@@ -36,14 +37,28 @@ class Guidance:
             found.append(f"guidance_layout must be 0 or more, got {self.layout}")
         if self.layout is not None and not knows_layout:
             found.append("this model knows no layout: leave out guidance_layout")
+        if self.layout is not None and self.distilled:
+            found.append(
+                "this model was distilled to guide itself, by prompt and layout together: leave out guidance_layout"
+            )
         return found
+
+    @property
+    def told(self) -> float:
+        """What the network is told, if it was distilled; 1 is no guidance."""
+        return self.scale if self.distilled and self.scale else 1.0
+
+    @property
+    def leads_away(self) -> bool:
+        """Whether there is something that negative prompts could lead away from."""
+        return not self.distilled and (self.scale != 1.0 or self.layout is not None)
 
     def steered(self, phase: Phase) -> Conditioning:
         """What the network is asked with in one pass: the parts that are needed, the one that says least first."""
         if self.layout is not None:
             assert phase.text is not None, "encoded without the text alone"
             return concatenate_conditionings([phase.unconditional, phase.text, phase.conditional])
-        if self.scale in (0.0, 1.0):
+        if self.distilled or self.scale in (0.0, 1.0):
             return phase.conditional if self.scale else phase.unconditional
         return concatenate_conditionings([phase.unconditional, phase.conditional])
 

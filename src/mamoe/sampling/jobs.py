@@ -17,6 +17,7 @@ from mamoe.data.folder.matching import Names, keyed
 from mamoe.data.folder.prompts import raise_problems, read_instance_prompts, read_prompts_csv
 from mamoe.data.folder.split import MAP_SUFFIXES, condition_of, namesakes
 from mamoe.data.folder.variants import read_variants
+from mamoe.data.reading.looks import PictureLook, look_at_picture
 from mamoe.data.reading.pictures import SUFFIXES, picture_size
 from mamoe.errors import DatasetError
 from mamoe.models.control.call import control_of
@@ -78,6 +79,7 @@ class Job:
     place: int = 0  # among the pictures of one map and variant
     image: Path | None = None  # to be changed; None: drawn from nothing
     empty: bool = False  # the map says nothing
+    looks: tuple[tuple[Path, PictureLook], ...] = ()  # its condition picture and the one to change, as they are read
 
 
 def list_jobs(layouts: LayoutFolder, pipe: LayoutPipeline) -> list[Job]:
@@ -122,6 +124,8 @@ def list_jobs(layouts: LayoutFolder, pipe: LayoutPipeline) -> list[Job]:
         image = None if edited is None else edited.get(name)
         if layouts.editing is not None:
             problems += [f"{path}: {text}" for text in _editing_problems(layouts.editing, layout, wanted, image)]
+        used = None if conditions is None or condition is None else conditions / condition
+        looks = _looked([one for one in (used, image) if one is not None], problems)
         jobs += [
             Job(
                 panoptic=path,
@@ -129,10 +133,11 @@ def list_jobs(layouts: LayoutFolder, pipe: LayoutPipeline) -> list[Job]:
                 name=_name_of(name, variant, place if layouts.count > 1 else None, layouts.jpeg),
                 size=wanted,
                 prompts=RegionPrompts(global_prompt=", ".join(filter(None, (text, added))), by_segment=segments),
-                condition=None if conditions is None or condition is None else conditions / condition,
+                condition=used,
                 place=place,
                 image=image,
                 empty=is_empty(layout, pipe.settings),
+                looks=looks,
             )
             for variant, added in variants.items()
             for place in range(layouts.count)
@@ -162,6 +167,17 @@ def _name_of(layout: str, variant: str, place: int | None, jpeg: bool) -> str:
     return "_".join([bare_name(layout), *further]) + (JPEG if jpeg else ".png")
 
 
+def _looked(paths: Sequence[Path], problems: list[str]) -> tuple[tuple[Path, PictureLook], ...]:
+    """Pictures read to their end, before anything is drawn."""
+    found = []
+    for path in paths:
+        try:
+            found.append((path, look_at_picture(path)))
+        except DatasetError as error:
+            problems.append(str(error))
+    return tuple(found)
+
+
 def _pictures_of(images: Path, names: Sequence[str], recursive: bool) -> dict[str, Path]:
     """The picture of every map that has one."""
     if images.is_file() and len(names) == 1:
@@ -181,7 +197,11 @@ def _editing_problems(editing: Editing, layout: PanopticMap, size: tuple[int, in
     if missing := [segment for segment in editing.instances if segment not in known]:
         there = some([str(segment) for segment in known])
         problems.append(f"there is no segment {', '.join(map(str, missing))} to change; there are {there}")
-    if (own := picture_size(image)) != size:
+    try:
+        own = picture_size(image)
+    except DatasetError:
+        return problems  # which is said of the picture itself
+    if own != size:
         problems.append(f"its picture {image} has size {own} (H, W), wanted {size}: its pixels are to be kept")
     return problems
 

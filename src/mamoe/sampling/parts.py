@@ -21,10 +21,9 @@ from mamoe.bases.shipped import resolved
 from mamoe.bases.single_file import is_single_file
 from mamoe.diffusion.sampler import sampler_for
 from mamoe.errors import ConfigError
-from mamoe.models.backbones import pyramid_of
+from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
-from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
@@ -44,7 +43,7 @@ class PipelineParts(DiffusionPipeline):
         text_encoder: CLIP-type encoder of the prompts.
         tokenizer: its tokenizer.
         unet: a MaMoE UNet, or a stock one for text alone.
-        text_encoder_2: the second encoder of a base model of the SDXL kind.
+        text_encoder_2: the second encoder of a base model of the SDXL kind, or FLUX.1's T5.
         tokenizer_2: its tokenizer.
         force_zeros_for_empty_prompt: the empty prompt is all zeros, as the base model was trained.
         scheduler: any diffusers scheduler; :func:`~mamoe.diffusion.sampler.sampler_for` makes the default one.
@@ -188,7 +187,8 @@ class PipelineParts(DiffusionPipeline):
         if unet is not self.unet:
             self.with_unet(unet).save_pretrained(str(save_directory), **options)
             return
-        if isinstance(unet, MaMoEPixArtTransformer2DModel):
+        backbone = backbone_of(unet)
+        if backbone.part != "unet" and isinstance(unet, backbone.ours):
             self.register_to_config(unet=(type(self).__module__, type(unet).__name__))
         if isinstance(unet, MaMoEUNet2DConditionModel):
             # Without a layout nothing would tell on reading that this is more than the stock UNet.

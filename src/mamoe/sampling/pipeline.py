@@ -17,16 +17,15 @@ from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from jaxtyping import Float
 from torch import Tensor
 
+from mamoe.conditioning.encoders import encoder_for
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.diffusion.sampler import is_zero_snr, scaled_for_model
 from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import decoded, without_overflow
-from mamoe.models.backbones import pyramid_of
+from mamoe.models.backbones import BACKBONES, backbone_of, is_sized, pyramid_of
 from mamoe.models.control.call import control_input, control_of, predict
-from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
-from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.sampling.adapters import LoraLoading
 from mamoe.sampling.binding import Share
 from mamoe.sampling.checks import call_problems, check_branch, request_problems
@@ -36,6 +35,8 @@ from mamoe.sampling.denoising import (
     Callback,
     StepEnd,
     generators_taken,
+    given_noise,
+    noise_of,
     schedule_problem,
     started,
     steering_at,
@@ -62,8 +63,9 @@ from mamoe.vocabulary.drawing import DRAWING
 from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.panoptic import PanopticMap
 
+__all__ = ["LayoutPipeline", "ModelMixin"]
 # diffusers looks up a component of another library, and ModelMixin, in the module its folder names: this one.
-__all__ = ["LayoutPipeline", "MaMoEPixArtTransformer2DModel", "MaMoEUNet2DConditionModel", "ModelMixin"]
+globals().update({backbone.ours.__name__: backbone.ours for backbone in BACKBONES})
 
 ZERO_SNR_RESCALE = 0.7
 
@@ -158,7 +160,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             panoptic: the layout, [H W] in pixels; None draws by the prompt alone.
             instance_prompts: segment id -> prompt; other segments take the prompt of their class.
             num_inference_steps: steps of the scheduler.
-            guidance_scale: 1 follows the prompts without guidance, 0 ignores prompts and layout.
+            guidance_scale: 1 follows the prompts without guidance, 0 ignores prompts and layout. A model that was
+                distilled to guide itself (FLUX.1-dev) is told it, as by its own pipeline.
             guidance_rescale: in [0, 1]; None is 0.7 for a zero-terminal-SNR scheduler and else 0.
             generator: one for each picture; one for several pictures seeds one for each.
             height: in pixels, of pictures without a map; by default that of ``image``, or what the UNet was made for.
@@ -166,7 +169,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             condition: picture for a model that takes one, of the size of what is drawn; None = drawn from the map.
             output_type: "pil", "np" (f32[B H W 3] in [0, 1]), "pt" (f32[B 3 H W] in [0, 1]) or "latent".
             return_dict: False returns a tuple.
-            framing: what a base model of the SDXL kind is told of the pictures' origin; None: they are whole files.
+            framing: what a base model of the SDXL or PixArt-alpha kind is told of the pictures' origin; None: they are
+                whole files.
             negative_prompt: what guidance leads away from, everywhere; None is the empty prompt.
             negative_instance_prompts: segment id -> what guidance leads away from there.
             num_images_per_prompt: pictures of each prompt and map, those of one after those of another.
@@ -210,6 +214,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             scale=guidance_scale,
             layout=guidance_layout,
             rescale=self._rescale() if guidance_rescale is None else guidance_rescale,
+            distilled=backbone_of(self.unet).distilled(self._unet_config),
         )
         further = {
             "height": height,
@@ -239,7 +244,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
 
         # Noise.
         generators = generators_for(generator, len(encoded.requests))
-        noise = self._noise(encoded.size, generators) if latents is None else self._given_noise(latents, encoded)
+        shape = (len(encoded.requests), *self._latent_shape(encoded.size))
+        noise = noise_of(generators, shape, device) if latents is None else given_noise(latents, shape, device)
         edit = made_edit(asked, encoded, self.vae, device)
 
         # Denoise.
@@ -259,7 +265,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         *,
         apart: bool,
     ) -> EncodedRequest:
-        refuse(request_problems(requests, self.settings, copies, framing, pools=self.text_encoder_2 is not None))
+        refuse(request_problems(requests, self.settings, copies, framing, framed=is_sized(self.unet)))
         check_branch(self.config["condition"], self.unet)
         drawn = padded_size(size, self.side_multiple)
         each = [padded_request(request, drawn) for request in requests for _ in range(copies)]
@@ -267,6 +273,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             encoder=self._prompt_encoder(),
             settings=self.settings,
             pyramid=pyramid_of(self.unet),
+            sized=is_sized(self.unet),
             factor=self.vae_scale_factor,
             device=self._execution_device,
             dtype=self._dtype,
@@ -294,7 +301,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         return control.repeat_interleave(copies, dim=0)
 
     def _prompt_encoder(self) -> PromptEncoder:
-        return PromptEncoder(
+        return encoder_for(
             self.tokenizer,
             self.text_encoder,
             tokenizer_2=self.tokenizer_2,
@@ -309,7 +316,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             self.settings,
             encoded.requests,
             shown=control_of(self.unet) is not None,
-            guided=guidance.scale != 1.0 or guidance.layout is not None,
+            guided=guidance.leads_away,
         )
         padded = padding_said(encoded.asked, encoded.size, self.side_multiple)
         problem = schedule_problem(self.scheduler)
@@ -318,17 +325,6 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             *map(Padded, padded),
             *([] if problem is None else [UserWarning(problem)]),
         ]
-
-    def _noise(self, size: tuple[int, int], generators: list[torch.Generator]) -> Float[Tensor, "B C h w"]:
-        shape = self._latent_shape(size)
-        noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
-        return sent(torch.stack(noise), self._execution_device)
-
-    def _given_noise(self, latents: Tensor, encoded: EncodedRequest) -> Float[Tensor, "B C h w"]:
-        wanted = (len(encoded.requests), *self._latent_shape(encoded.size))
-        if tuple(latents.shape) != wanted:
-            refuse([f"latents must have the shape {wanted} (pictures, channels, h, w), got {tuple(latents.shape)}"])
-        return sent(latents.float(), self._execution_device)
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         factor = self.vae_scale_factor
@@ -345,7 +341,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         step_end: StepEnd | None,
     ) -> Float[Tensor, "B C h w"]:
         prepare_experts(self.unet)
-        timesteps = steps_of(self.scheduler, steps, edit)
+        backbone, patches = backbone_of(self.unet), noise[0, 0].numel() // 4 ** pyramid_of(self.unet).skipped
+        timesteps = steps_of(self.scheduler, steps, edit, patches=patches, even=backbone.even_steps)
         latents, count = started(self.scheduler, noise, timesteps, edit), len(noise)
         control = guidance.control(encoded.control)
         phases = [(phase.start, guidance.steered(phase).unet_inputs()) for phase in encoded.phases]
@@ -358,7 +355,9 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
                 inputs = steering_at(phases, step / len(timesteps))
                 noisy = latents.repeat(len(inputs["encoder_hidden_states"]) // count, 1, 1, 1)
                 noisy = scaled_for_model(self.scheduler, noisy, timestep).to(self._dtype)
-                output = guidance.combined(predict(self.unet, noisy, told, inputs, control).float(), count)
+                output = guidance.combined(
+                    predict(self.unet, noisy, told, inputs, control, guidance.told).float(), count
+                )
                 latents = self.scheduler.step(output, timestep, latents, **taken).prev_sample
                 latents = with_kept(self.scheduler, latents, noise, timesteps[step + 1 :], edit)
                 if step_end is not None:
@@ -380,7 +379,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         return ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
 
     def _default_size(self) -> tuple[int, int]:
-        cells = self._unet_config["sample_size"]
+        cells = self._unet_config.get("sample_size", 128)  # which is what pipelines of those take that do not say
         height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
         return height * self.vae_scale_factor, width * self.vae_scale_factor
 

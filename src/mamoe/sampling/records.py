@@ -62,7 +62,7 @@ def record_of(
         "mode": drawing.mode.value,
         "steps": drawing.steps,
         "guidance_scale": drawing.scale,
-        **({} if drawing.rescale is None else {"guidance_rescale": drawing.rescale}),
+        **drawing.said,
     }
 
 

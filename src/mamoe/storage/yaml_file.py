@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import yaml
 
+from mamoe.storage.text_file import require_file
+
 _MOST_BYTES = 1 << 20
 _MOST_VALUES = 100_000  # with every alias counted as what it stands for
 
@@ -31,6 +33,7 @@ def read_yaml(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: what is wrong with the file, in words that follow its name.
     """
+    require_file(path)
     with path.open("rb") as file:
         raw = file.read(_MOST_BYTES + 1)
     if len(raw) > _MOST_BYTES:

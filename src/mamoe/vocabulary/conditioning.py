@@ -24,9 +24,12 @@ class TextTokens:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PictureConditioning:
-    """What a UNet of the SDXL kind is told of each picture as a whole, beside the words (Podell et al. 2023, 2.2)."""
+    """What networks of the SDXL and the PixArt-alpha kind are told of each picture as a whole, beside the words.
 
-    pooled: Float[Tensor, "B P"]  # the global prompt as one vector
+    Podell et al. 2023, section 2.2; Chen et al. 2023 (arXiv 2310.00426).
+    """
+
+    pooled: Float[Tensor, "B P"] | None  # the global prompt as one vector; None: PixArt-alpha's, which knows no such
     time_ids: Float[Tensor, "B 6"]  # see framing_rows
 
 
@@ -65,6 +68,8 @@ class LevelConditioning:
     # is finite. None = every cell attends every token.
     attend: Bool[Tensor, "B N S"] | Float[Tensor, "B N S"] | None
     routing: ExpertRouting | None  # None = dense: every cell goes through expert 0
+    # The region that each token speaks of, 0 = the whole picture: what networks ask in which text attends text, too.
+    region: Int64[Tensor, "B S"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,8 +89,15 @@ class Conditioning:
         elif self.padded:
             inputs["encoder_attention_mask"] = self.text.valid
         if self.picture is not None:
-            inputs["added_cond_kwargs"] = {"text_embeds": self.picture.pooled, "time_ids": self.picture.time_ids}
+            inputs["added_cond_kwargs"] = _told(self.picture)
         return inputs
+
+
+def _told(picture: PictureConditioning) -> dict[str, Tensor]:
+    sizes = picture.time_ids
+    if picture.pooled is not None:
+        return {"text_embeds": picture.pooled, "time_ids": sizes}
+    return {"resolution": sizes[:, :2], "aspect_ratio": sizes[:, 4:5] / sizes[:, 5:6]}  # of the file, of the picture
 
 
 def level_grids(grid: tuple[int, int], num_levels: int) -> tuple[tuple[int, int], ...]:

@@ -29,6 +29,9 @@ class Drawing:
     mode: Mode = Mode.CFG
     steps: int = 50  # of the scheduler
     guidance_scale: float = 4.0  # of mode cfg; the other two have none
+    guidance_layout: float | None = None  # on the layout by itself, guidance_scale being that on the global prompt
+    regions_from: float = 0.0  # share of the steps, in [0, 1], from which prompts of segments bind
+    regions_until: float = 1.0  # and until which
     rescale: float | None = None  # of guidance, in [0, 1]; None: 0.7 for a zero-terminal-SNR schedule, else 0
     batch_size: int = 4  # pictures drawn together
     seed: int = 0  # those of the pictures derive from it
@@ -41,6 +44,15 @@ class Drawing:
             problems.append(f"steps must be at least 1, got {self.steps}")
         if not 0.0 <= self.guidance_scale < math.inf:
             problems.append(f"guidance_scale must be 0 or more and finite, got {self.guidance_scale}")
+        if self.guidance_layout is not None and not 0.0 <= self.guidance_layout < math.inf:
+            problems.append(f"guidance_layout must be 0 or more and finite, got {self.guidance_layout}")
+        if self.guidance_layout is not None and self.mode is not Mode.CFG:
+            problems.append(f"guidance_layout is for mode cfg, got {self.mode}")
+        if not 0.0 <= self.regions_from <= self.regions_until <= 1.0:
+            problems.append(
+                "regions_from and regions_until are shares of the steps in [0, 1], the first not behind the second, "
+                f"got {self.regions_from} and {self.regions_until}"
+            )
         if self.rescale is not None and not 0.0 <= self.rescale <= 1.0:
             problems.append(f"rescale must lie in [0, 1], got {self.rescale}")
         if self.batch_size < 1:
@@ -53,8 +65,20 @@ class Drawing:
         """The guidance scale the mode stands for: 1 follows the prompts, 0 ignores prompts and layout."""
         return {Mode.COND: 1.0, Mode.UNCOND: 0.0, Mode.CFG: self.guidance_scale}[self.mode]
 
+    @property
+    def said(self) -> dict[str, float]:
+        """What records say besides mode, steps and scale: what is not as it is where nobody said anything."""
+        given = {
+            "guidance_rescale": self.rescale,
+            "guidance_layout": self.guidance_layout,
+            "regions_from": self.regions_from or None,
+            "regions_until": None if self.regions_until == 1.0 else self.regions_until,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
 
 DRAWING = Drawing()
+SAID = ("guidance_rescale", "guidance_layout", "regions_from", "regions_until")  # what may stand in Drawing.said
 
 
 def modes_of(names: Iterable[str]) -> tuple[Mode, ...]:
@@ -70,6 +94,8 @@ def modes_of(names: Iterable[str]) -> tuple[Mode, ...]:
     return tuple(map(Mode, given))
 
 
-def mode_of(scale: float) -> Mode:
-    """The mode that a guidance scale stands for, where nobody said one."""
+def mode_of(scale: float, guidance_layout: float | None = None) -> Mode:
+    """The mode that guidance stands for, where nobody said one."""
+    if guidance_layout is not None:
+        return Mode.CFG
     return {1.0: Mode.COND, 0.0: Mode.UNCOND}.get(scale, Mode.CFG)

@@ -14,7 +14,7 @@ from jaxtyping import Int16, Int32, Int64, UInt8, UInt32
 from PIL import Image, UnidentifiedImageError
 
 from mamoe.errors import DatasetError
-from mamoe.storage.png import encode_png
+from mamoe.storage.png import decode_png, encode_png
 from mamoe.vocabulary.exif import orientation_of
 from mamoe.vocabulary.map_kinds import why_no_map
 
@@ -131,7 +131,7 @@ def panoptic_of_bytes(data: bytes, name: str) -> PanopticMap:
     Raises:
         DatasetError: as :func:`read_panoptic`.
     """
-    with _decoded(BytesIO(data), name) as picture:
+    with _opened(BytesIO(data), name) as picture:
         return _meant(np.array(picture), name)
 
 
@@ -146,8 +146,9 @@ def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     Raises:
         DatasetError: the file is missing, damaged, not an 8-bit RGB PNG, or turned by EXIF.
     """
-    with _decoded(path, path) as picture:
-        return np.array(picture)
+    with _opened(path, path) as picture:
+        found = decode_png(path)
+        return np.array(picture) if found is None else found
 
 
 def read_panoptic_colours(path: Path) -> UInt32[np.ndarray, "H W"]:
@@ -156,17 +157,18 @@ def read_panoptic_colours(path: Path) -> UInt32[np.ndarray, "H W"]:
     Raises:
         DatasetError: as :func:`read_panoptic_rgb`.
     """
-    with _decoded(path, path) as picture:  # as PIL holds it, four bytes a pixel, which is copied as it is
-        pixels = np.frombuffer(picture.tobytes("raw", "RGBX"), dtype=">u4")
-        return (pixels >> 8).reshape(picture.height, picture.width)
+    rgb = read_panoptic_rgb(path)
+    parts = np.zeros((*rgb.shape[:2], 4), dtype=np.uint8)
+    for place, channel in ((2, 0), (1, 1), (0, 2)):
+        parts[..., place] = rgb[..., channel]
+    return parts.view("<u4")[..., 0]
 
 
 @contextmanager
-def _decoded(source: Path | BytesIO, name: Path | str) -> Generator[Image.Image]:
+def _opened(source: Path | BytesIO, name: Path | str) -> Generator[Image.Image]:
     try:
         with Image.open(source) as picture:
             _require_rgb_png(picture, name)
-            picture.load()
             _require_upright(picture, name)
             yield picture
     except FileNotFoundError:

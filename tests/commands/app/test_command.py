@@ -1,14 +1,11 @@
 """`mamoe app` from its words: where it listens, what it opens, what it refuses."""
 
 import base64
-import functools
 import http.client
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 import urllib.request
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 import yaml
 from serving import Served
 
+from apart import Command
 from factories import mamoe
 from mamoe.commands.app.guard import is_loopback
 from mamoe.commands.app.layouts import layouts_of
@@ -26,7 +24,6 @@ from mamoe.commands.app.studio import Cancelled
 from mamoe.errors import DatasetError
 from mamoe.vocabulary.panoptic import PanopticMap, panoptic_bytes
 from mamoe.vocabulary.taxonomy import Taxonomy
-from wholeruns import COMMAND
 
 
 @pytest.mark.parametrize(
@@ -114,20 +111,18 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_it_serves_until_told_to_stop(saved_pipeline: Path, how, code):
-    words = [*COMMAND, "app", str(saved_pipeline), "--host", "0.0.0.0", "--port", "0", "--device", "cpu"]
-    environment = {**os.environ, "MAMOE_APP_TOKEN": "of-the-environment"}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A suite that was started in the background passes on that Ctrl-C is nobody's business.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(words, env=environment, preexec_fn=heed, **streams) as process:
-        line = process.stdout.readline()
-        address, _, token = line.split()[2].partition("#token=")
-        assert token == "of-the-environment"
-        asked = urllib.request.Request(f"{address}api/about", headers={"Authorization": f"Bearer {token}"})
-        asked.full_url = asked.full_url.replace("0.0.0.0", "127.0.0.1")
-        assert json.load(urllib.request.urlopen(asked))["name"] == "a_town"
-        process.send_signal(how)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == code and "open pages keep what was painted" in err
-    assert "Traceback" not in err and not out
+def test_it_serves_until_told_to_stop(saved_pipeline: Path, tmp_path, monkeypatch, how, code):
+    monkeypatch.setenv("MAMOE_APP_TOKEN", "of-the-environment")
+    words = ["app", saved_pipeline, "--host", "0.0.0.0", "--port", "0", "--device", "cpu"]
+    served = Command(words, tmp_path / "said")
+    assert served.wait(until=lambda: served.out.endswith("\n")), served.outcome()
+    address, _, token = served.out.split()[2].partition("#token=")
+    assert token == "of-the-environment"
+    asked = urllib.request.Request(f"{address}api/about", headers={"Authorization": f"Bearer {token}"})
+    asked.full_url = asked.full_url.replace("0.0.0.0", "127.0.0.1")
+    assert json.load(urllib.request.urlopen(asked))["name"] == "a_town"
+    before = served.out
+    served.send(how)
+    ended = served.outcome(timeout=30)
+    assert ended.code == code and "open pages keep what was painted" in ended.err
+    assert "Traceback" not in ended.err and ended.out == before

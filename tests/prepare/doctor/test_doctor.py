@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from broken_sets import FAULTS, panoptic, picture, prompt_of_line, table, with_entries, with_line
-from diffusers import UNet2DConditionModel
+from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from PIL import Image
 
 from factories import drawn_data, mamoe, tiny_base
@@ -22,6 +22,7 @@ from mamoe.conditioning.experts import route_hard
 from mamoe.data.reading.looks import look_at_map_closely, look_at_picture_closely
 from mamoe.data.reading.pictures import read_picture
 from mamoe.methods.registry import method_of
+from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.prepare.check import check_folder
 from mamoe.prepare.doctor.cells import CellCounter, CellCounts
@@ -31,6 +32,7 @@ from mamoe.prepare.doctor.twins import Print, find_twins
 from mamoe.prepare.importers import IMPORTERS
 from mamoe.vocabulary.panoptic import read_panoptic, read_panoptic_rgb
 from mamoe.vocabulary.taxonomy import Taxonomy
+from small_pixart_base import write_alpha_base, write_pixart_base
 
 SCENES = Taxonomy.load("scenes")
 SHARED = Path(__file__).resolve().parents[4] / "shared/data"
@@ -205,6 +207,13 @@ def test_a_mended_copy(data, tmp_path):
     assert again.code == 2 and "not empty" in again.err
 
 
+def test_no_copy_is_made_in_what_it_copies(data):
+    """It would be a part of the data set itself at the next look."""
+    for inside in (data, data / "mended", data / "images/train/mended"):
+        outcome = mamoe("check", data, "--fix", inside)
+        assert outcome.code == 2 and "name a folder beside it" in outcome.err and not (inside / "mended").exists()
+
+
 def _cut_off(path: Path) -> None:
     path.write_text(path.read_text()[:-30])
 
@@ -256,6 +265,19 @@ def test_room_for_checkpoints_is_that_of_the_method(clean, tmp_path, method):
     assert need.bytes == 4 * 4 * (2 * (learns if method == "lora" else whole) + 2 * learns)
     assert f"method={method} with 2 experts" in need.how
     assert (learns == whole) == (method == "full")
+
+
+def test_a_transformer_has_t5s_limit_and_its_own_weights(clean, tmp_path):
+    sigma, alpha = write_pixart_base(tmp_path / "sigma"), write_alpha_base(tmp_path / "alpha")
+    assert model_of(str(sigma)).counter.limit == 300 and model_of(str(alpha)).counter.limit == 120
+    assert model_of(str(sigma)).counter.count("a car") == len("a car") + 2  # a beginning space and the end
+    network = PixArtTransformer2DModel.from_pretrained(sigma, subfolder="transformer", low_cpu_mem_usage=False)
+    steered = MaMoEPixArtTransformer2DModel.from_transformer(network, num_experts=2)
+    adapted = method_of({"name": "lora", "conv": False}).prepare(steered, seed=0)
+    learns = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    assert model_of(str(sigma), "lora").weights(2).trained == learns
+    outcome = mamoe("check", clean, "--model", sigma, "--method", "decoder")
+    assert outcome.code == 2 and "no such part" in outcome.err
 
 
 def test_an_unknown_method_is_refused(clean, tmp_path):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import CLIPTokenizer
 
 from mamoe.assemble.weights import weights_of
+from mamoe.bases.parts import Parts
 from mamoe.bases.sources import parts_of
+from mamoe.conditioning.encoders import reader_of
 from mamoe.errors import ConfigError
 from mamoe.methods.options import OPTIONS, FullOptions
 from mamoe.prepare.doctor.examine import Model
@@ -17,7 +20,7 @@ from mamoe.runs.source import Source
 
 
 def model_of(place: str, method: str = FullOptions.name) -> Model:
-    """The tokenizer of a base model, and how many weights a method trains of its UNet.
+    """The tokenizer of a base model, and how many weights a method trains of its network.
 
     Raises:
         ConfigError: nothing there has a tokenizer, or there is no such method.
@@ -27,12 +30,19 @@ def model_of(place: str, method: str = FullOptions.name) -> Model:
     folder = Path(place)
     try:
         if (folder / "vocab.json").is_file():
-            tokenizer = CLIPTokenizer.from_pretrained(folder)
+            tokenizers = [CLIPTokenizer.from_pretrained(folder)]
         else:
-            tokenizer = parts_of(Source(path=place)).tokenizer("tokenizer")
+            tokenizers = _tokenizers(parts_of(Source(path=place)))
     except (OSError, ValueError) as error:
         raise ConfigError(f"--model {place}: no tokenizer can be read there: {error}") from None
-    limit = min(LIMIT, int(tokenizer.model_max_length))
+    tokenizer, limit = reader_of(*tokenizers)
+    if isinstance(tokenizer, CLIPTokenizer):  # a folder of its vocabulary alone does not say
+        limit = min(LIMIT, int(limit))
     counter = TokenCounter(count=lambda text: len(tokenizer(text, verbose=False).input_ids), limit=limit, name=place)
-    unet = folder / "unet/config.json"
-    return Model(counter=counter, weights=partial(weights_of, unet, method) if unet.is_file() else None)
+    configs = [file for part in ("unet", "transformer") if (file := folder / part / "config.json").is_file()]
+    return Model(counter=counter, weights=partial(weights_of, configs[0], method) if configs else None)
+
+
+def _tokenizers(parts: Parts) -> list[Any]:
+    index = parts.index()
+    return [parts.tokenizer(part) for part in ("tokenizer", "tokenizer_2") if index.get(part, [None])[0] is not None]

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mamoe.commands.check.page import render_page
-from mamoe.errors import DatasetError
+from mamoe.errors import ConfigError, DatasetError
 from mamoe.machine.allocation import keep_freed_memory
 from mamoe.prepare.check import Progress, check_folder
 from mamoe.prepare.doctor.examine import Diagnosis, Model, examine
@@ -40,9 +40,11 @@ def check_data_set(
         fix: new or empty folder for a mended copy; the problems are counted there then.
 
     Raises:
-        DatasetError, ConfigError: the folder cannot be looked through, ``fix`` is in use.
+        DatasetError, ConfigError: the folder cannot be looked through, ``fix`` is in use or lies in it.
     """
     if fix is not None:
+        if fix.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(f"{fix} lies in {folder}, of which it is to be a copy: name a folder beside it.")
         require_free(fix)
     keep_freed_memory()
     with bar("Checking") as update:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mamoe.errors import DatasetError
+from mamoe.storage.text_file import require_file
 from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID
 from mamoe.vocabulary.prompts import is_text
 
@@ -124,6 +125,7 @@ def read_text(path: Path) -> str:
         DatasetError: it is missing, cannot be read, or is something else.
     """
     try:
+        require_file(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             return file.read()
     except FileNotFoundError:
@@ -161,14 +163,14 @@ def _segments(path: Path, name: str, entries: Any, problems: list[str]) -> dict[
         return {}
     prompts = {}
     for key, prompt in entries.items():
-        where = f"{path}, key {name!r} -> {key!r}"
+        where = f"{path}, key {name!r} -> {key!r:.60}"
         if not (key.isascii() and key.isdigit() and len(key) <= 5 and 1 <= int(key) <= MAX_SEGMENT_ID):
             problems.append(f"{where}: a segment id is a whole number in 1..{MAX_SEGMENT_ID}")
         elif int(key) in prompts:
             problems.append(f"{where}: segment {int(key)} is given twice")
         elif not is_text(prompt) or not prompt.strip():
             problems.append(
-                f"{where}: a prompt is text that is not empty, got {prompt!r}; leave the segment out instead"
+                f"{where}: a prompt is text that is not empty, got {prompt!r:.60}; leave the segment out instead"
             )
         else:
             prompts[int(key)] = prompt

@@ -82,9 +82,9 @@ class Geometry:
 
     ``size`` (H, W) without a crop squeezes the picture to exactly that size; with a crop the picture is resized,
     keeping its aspect, until it covers (H, W), and the crop is taken from it. A whole number is the short side: the
-    aspect is kept and the long side is cut at its centre to a multiple of 8, or a square is cropped. With ``buckets``
-    the picture is squeezed, a little, to the nearest of a few sizes that have the area of ``size`` (of a square, for a
-    whole number): see :mod:`mamoe.data.geometry.buckets`.
+    aspect is kept and the long side is cut at its centre to a multiple of 8 (or of ``multiple``), or a square is
+    cropped. With ``buckets`` the picture is squeezed, a little, to the nearest of a few sizes that have the area of
+    ``size`` (of a square, for a whole number): see :mod:`mamoe.data.geometry.buckets`.
 
     Random choices are drawn from torch's global generator, as torchvision does; see
     :class:`mamoe.data.dataset.LayoutDataset`, which seeds it per sample.
@@ -99,7 +99,8 @@ class Geometry:
     flip: float = 0.0  # probability of a horizontal flip
     buckets: bool = False
     extra: Sequence[Callable[..., Any]] = ()  # torchvision v2 transforms that keep size and dtype; see extra.py
-    multiple: int = field(default=MULTIPLE, repr=False)  # of a size; 1 where pictures meet no autoencoder
+    # Of a size: 8; more where a network takes cells in patches; 1 where pictures meet no autoencoder.
+    multiple: int = field(default=MULTIPLE, repr=False)
 
     def __post_init__(self) -> None:
         problems = []
@@ -195,16 +196,20 @@ class Geometry:
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         return height, width
 
+    @property
+    def _cells(self) -> int:
+        return max(self.multiple, MULTIPLE)
+
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
         if self.buckets:
-            return bucket_size((height, width), self._target, MULTIPLE)
+            return bucket_size((height, width), self._target, self._cells)
         if self.crop is None and not isinstance(self.size, int):
             return self._target
         return covering((height, width), self._target)
 
     def _cropped_size(self, resized: tuple[int, int]) -> tuple[int, int]:
         if self.crop is None:
-            return in_cells(resized)
+            return in_cells(resized, self._cells)
         return self._target
 
     def _offset(self, whole: int, cut: int) -> int:

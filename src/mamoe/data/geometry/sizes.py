@@ -11,6 +11,6 @@ def covering(picture: tuple[int, int], least: tuple[int, int]) -> tuple[int, int
     return max(least[0], round(picture[0] * scale)), max(least[1], round(picture[1] * scale))
 
 
-def in_cells(size: tuple[int, int]) -> tuple[int, int]:
-    """What is left of (H, W) when it is cut to whole latent cells."""
-    return size[0] - size[0] % MULTIPLE, size[1] - size[1] % MULTIPLE
+def in_cells(size: tuple[int, int], multiple: int = MULTIPLE) -> tuple[int, int]:
+    """What is left of (H, W) when it is cut to whole latent cells, or patches of them of ``multiple`` pixels."""
+    return size[0] - size[0] % multiple, size[1] - size[1] % multiple

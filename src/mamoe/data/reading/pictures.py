@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from mamoe.errors import DatasetError
+from mamoe.storage.png import decode_png
 from mamoe.vocabulary.exif import ON_THEIR_SIDE, UPRIGHT, orientation_of
 from mamoe.vocabulary.map_kinds import raw_mode
 from mamoe.vocabulary.panoptic import UNREADABLE
@@ -42,7 +43,8 @@ def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         DatasetError: the file is missing, damaged, no picture, or has more than 8 bits per channel.
     """
     with _opened(path) as picture:
-        return as_rgb(picture)
+        found = _plain(picture, path)
+        return as_rgb(picture) if found is None else found
 
 
 def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
@@ -164,7 +166,17 @@ def shrunk_grey(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w"], Pictur
         _draft(picture, factor)
         if header.orientation != 1 or header.alpha or picture.mode not in ("L", "RGB"):
             return np.asarray(Image.fromarray(as_rgb(picture)).convert("L")), header, mode
+        if (found := _plain(picture, path)) is not None:
+            return np.asarray(Image.fromarray(found).reduce(factor).convert("L")), header, mode
         return np.asarray(picture.reduce(max(1, max(picture.size) // side)).convert("L")), header, mode
+
+
+def _plain(picture: Image.Image, path: Path) -> UInt8[np.ndarray, "H W 3"] | None:
+    """The pixels of a PNG that is shown as it is stored; None of any other file."""
+    if not isinstance(picture, PngImagePlugin.PngImageFile) or picture.mode != "RGB":
+        return None
+    header = _header(picture)
+    return None if header.alpha or header.orientation != 1 or header.frames > 1 else decode_png(path)
 
 
 def _draft(picture: Image.Image, factor: int) -> None:

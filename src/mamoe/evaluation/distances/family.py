@@ -35,10 +35,12 @@ from mamoe.evaluation.features.extractors import ExtractorName
 from mamoe.evaluation.features.store import Features
 from mamoe.evaluation.intervals import (
     KERNEL_REPLICATES,
+    Layouts,
     bootstrap_counts,
     deviation_of_linear,
     interval_around,
     interval_of_mean,
+    is_single,
 )
 from mamoe.evaluation.protocol import Better, Interval, Protocol, Score
 
@@ -57,6 +59,7 @@ class Kind(StrEnum):
 
 
 _HIGHER = (Kind.PRECISION, Kind.RECALL, Kind.DENSITY, Kind.COVERAGE)
+_OF_PICTURES = (Kind.PRECISION, Kind.DENSITY)  # means over the pictures, and not over the reference
 _LEAST = {
     Kind.FID: 2,
     Kind.FID_INFINITY: INFINITY_LEAST,
@@ -125,7 +128,9 @@ class Measured:
         )
 
 
-def measure(kinds: Sequence[Kind], pictures: Features, reference: Features, *, seed: int = 0) -> dict[Kind, Measured]:
+def measure(
+    kinds: Sequence[Kind], pictures: Features, reference: Features, *, seed: int = 0, layouts: Layouts = None
+) -> dict[Kind, Measured]:
     """All asked-for scores of some pictures against a reference, with bootstrap intervals over the pictures of both.
 
     Args:
@@ -133,6 +138,7 @@ def measure(kinds: Sequence[Kind], pictures: Features, reference: Features, *, s
         pictures: features of the row's pictures.
         reference: features of the reference, by the same extractor.
         seed: of the replicates.
+        layouts: of the row's pictures.
 
     Raises:
         ValueError: the features come from different extractors.
@@ -147,28 +153,37 @@ def measure(kinds: Sequence[Kind], pictures: Features, reference: Features, *, s
             found[kind] = Measured(value=None, missing=why)
     ready = [kind for kind in kinds if kind not in found]
     if frechet := {Kind.FID, Kind.FID_INFINITY} & set(ready):
-        found |= _frechet(x, y, Kind.FID_INFINITY in frechet, seed)
+        found |= _frechet(x, y, Kind.FID_INFINITY in frechet, seed, layouts)
     if Kind.KID in ready:
-        found[Kind.KID] = _kernel(unbiased, polynomial_kernel, x, y, seed, 1.0, least=-math.inf)
+        found[Kind.KID] = _kernel(unbiased, polynomial_kernel, x, y, seed, 1.0, layouts, least=-math.inf)
     if Kind.CMMD in ready:
         a, b = (F.normalize(features.double(), dim=1) for features in (x, y))
-        found[Kind.CMMD] = _kernel(biased, gaussian_kernel_less_one, a, b, seed, CMMD_SCALE, least=0.0)
+        found[Kind.CMMD] = _kernel(biased, gaussian_kernel_less_one, a, b, seed, CMMD_SCALE, layouts, least=0.0)
     if members := [kind for kind in ready if kind in _HIGHER]:
         inside = membership(x, y)
         for kind in members:
             values = getattr(inside, kind.value)
-            found[kind] = Measured(value=float(values.mean()), interval=interval_of_mean(values, seed=seed))
+            of = layouts if kind in _OF_PICTURES else None
+            interval = interval_of_mean(values, seed=seed, layouts=of)
+            found[kind] = Measured(value=float(values.mean()), interval=interval)
     return {kind: found[kind] for kind in kinds}
 
 
-def _frechet(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], with_infinity: bool, seed: int) -> dict[Kind, Measured]:
+def _frechet(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], with_infinity: bool, seed: int, layouts: Layouts
+) -> dict[Kind, Measured]:
     one, other = gaussian(x), gaussian(y)
     value = frechet_distance(one, other)
-    deviation = math.hypot(*(deviation_of_linear(influences(a, b)) for a, b in ((one, other), (other, one))))
-    found = {Kind.FID: Measured(value=value, interval=interval_around(value, deviation, least=0.0))}
+    single = is_single(len(x), layouts)
+    deviation = math.hypot(
+        deviation_of_linear(influences(one, other), layouts), deviation_of_linear(influences(other, one))
+    )
+    around = None if single else interval_around(value, deviation, least=0.0, layouts=layouts)
+    found = {Kind.FID: Measured(value=value, interval=around)}
     if with_infinity:
         end, error = frechet_infinity(x, other, seed=seed)
-        found[Kind.FID_INFINITY] = Measured(value=end, interval=interval_around(end, math.hypot(deviation, error)))
+        around = None if single else interval_around(end, math.hypot(deviation, error), layouts=layouts)
+        found[Kind.FID_INFINITY] = Measured(value=end, interval=around)
     return found
 
 
@@ -179,6 +194,7 @@ def _kernel(
     y: Float[Tensor, "m d"],
     seed: int,
     scale: float,
+    layouts: Layouts,
     *,
     least: float,
 ) -> Measured:
@@ -186,12 +202,16 @@ def _kernel(
         torch.cat(
             [
                 torch.ones(1, len(features), dtype=torch.float64),
-                bootstrap_counts(len(features), seed=seed, replicates=KERNEL_REPLICATES, purpose=f"bootstrap {side}"),
+                bootstrap_counts(
+                    len(features), seed=seed, replicates=KERNEL_REPLICATES, purpose=f"bootstrap {side}", layouts=of
+                ),
             ]
         )
-        for side, features in (("pictures", x), ("reference", y))
+        for side, features, of in (("pictures", x, layouts), ("reference", y, None))
     ]
     values = scale * statistic(kernel, x, y, *weights)
     replicates = values[1:][values[1:].isfinite()]  # two pictures drawn as one picture twice have no pairs
     value = max(least, float(values[0]))
-    return Measured(value=value, interval=interval_around(value, float(replicates.std()), least))
+    if is_single(len(x), layouts):
+        return Measured(value=value)
+    return Measured(value=value, interval=interval_around(value, float(replicates.std()), least, layouts=layouts))

@@ -114,7 +114,9 @@ def fidelity_family(
         why = asked.why_not(row)
         if why is None:
             readings = segmenter.read(asked.pictures(row))
-            found = fidelity(readings, asked.of(row), asked.classes, unknown=unknown, seed=seed)
+            found = fidelity(
+                readings, asked.of(row), asked.classes, unknown=unknown, seed=seed, numbers=row.layout_numbers
+            )
         else:
             found = absent(names_of(asked.classes), why)
         return [
@@ -154,7 +156,9 @@ def colour_family(
                     [image], [layout.panoptic], [named_colours(layout.prompts, list(vocabulary))], vocabulary
                 )
                 hits.append((rate.hits, rate.n))
-            measured = measured_of_sums(np.array(hits), ratio, absent="no prompt names a colour", seed=seed)
+            measured = measured_of_sums(
+                np.array(hits), ratio, absent="no prompt names a colour", seed=seed, layouts=row.layout_numbers
+            )
         else:
             measured = Measured(value=None, missing=why)
         method = f"share of instances of {MIN_AREA} pixels or more whose mean colour is nearest to its word's"
@@ -170,7 +174,9 @@ def text_family(asked: Asked, clip: TextRegions | None, *, seed: int = 0) -> Fam
         why = asked.why_not(row) or ("no CLIP is given; see --clip" if clip is None else None)
         if why is None and clip is not None:
             sums = clip(asked.pictures(row), asked.of(row))
-            measured = measured_of_sums(sums, ratio, absent="no instance has a prompt", seed=seed)
+            measured = measured_of_sums(
+                sums, ratio, absent="no instance has a prompt", seed=seed, layouts=row.layout_numbers
+            )
         else:
             measured = Measured(value=None, missing=why)
         method = f"mean cosine of cut-out and prompt, instances of {MIN_AREA} pixels or more"

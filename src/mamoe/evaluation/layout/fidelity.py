@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from mamoe.evaluation.distances.family import Measured
+from mamoe.evaluation.intervals import Layouts
 from mamoe.evaluation.layout.asked import Classes, Layout
 from mamoe.evaluation.layout.panoptic_quality import Reading, panoptic_counts, panoptic_quality
 from mamoe.evaluation.ratios import measured_of_sums, ratio
@@ -44,6 +45,7 @@ def fidelity(
     unknown: frozenset[int] = frozenset(),
     cell: int = 8,
     seed: int = 0,
+    numbers: Layouts = None,
 ) -> dict[str, Measured]:
     """mIoU, pixel accuracy, PQ, IoU of every class, and recall of instances by size; each with its interval.
 
@@ -57,6 +59,7 @@ def fidelity(
         unknown: numbers of classes the segmenter does not know; their IoU is n/a and not in the means.
         cell: pixels per side of a latent cell.
         seed: of the intervals.
+        numbers: which of ``layouts`` are one; see :data:`mamoe.evaluation.intervals.Layouts`.
 
     Raises:
         ValueError: a reading and its map differ in size.
@@ -83,20 +86,25 @@ def fidelity(
 
     nothing = "the maps hold no class the segmenter knows"
     found = {
-        "mIoU": measured_of_sums(pixel, miou, absent=nothing, seed=seed),
-        "pixel accuracy": measured_of_sums(pixel, accuracy, absent=nothing, seed=seed),
-        "PQ": measured_of_sums(segment, pq, absent=nothing, seed=seed),
+        "mIoU": measured_of_sums(pixel, miou, absent=nothing, seed=seed, layouts=numbers),
+        "pixel accuracy": measured_of_sums(pixel, accuracy, absent=nothing, seed=seed, layouts=numbers),
+        "PQ": measured_of_sums(segment, pq, absent=nothing, seed=seed, layouts=numbers),
     }
-    found |= class_ious(pixel, classes, unknown=unknown, seed=seed)
+    found |= class_ious(pixel, classes, unknown=unknown, seed=seed, numbers=numbers)
     for place, (low, high) in enumerate(SIZES):
         found[f"recall {_range(low, high)} cells"] = measured_of_sums(
-            recall[:, place], ratio, absent="no instance of this size in the maps", seed=seed
+            recall[:, place], ratio, absent="no instance of this size in the maps", seed=seed, layouts=numbers
         )
     return found
 
 
 def class_ious(
-    pixels: Float64[np.ndarray, "n 3 K"], classes: Classes, *, unknown: frozenset[int] = frozenset(), seed: int = 0
+    pixels: Float64[np.ndarray, "n 3 K"],
+    classes: Classes,
+    *,
+    unknown: frozenset[int] = frozenset(),
+    seed: int = 0,
+    numbers: Layouts = None,
 ) -> dict[str, Measured]:
     """IoU/<class> of every class from the pixel counts of every picture; n/a for one that no map holds."""
     found = {}
@@ -105,7 +113,9 @@ def class_ious(
             found[f"IoU/{name}"] = Measured(value=None, missing=_UNKNOWN if number in unknown else _EMPTY)
         else:
             column = pixels[:, :, [number]]
-            found[f"IoU/{name}"] = measured_of_sums(column, lambda sums: iou(sums)[..., 0], absent=_EMPTY, seed=seed)
+            found[f"IoU/{name}"] = measured_of_sums(
+                column, lambda sums: iou(sums)[..., 0], absent=_EMPTY, seed=seed, layouts=numbers
+            )
     return found
 
 

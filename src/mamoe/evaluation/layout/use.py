@@ -23,7 +23,7 @@ from mamoe.evaluation.ratios import measured_of_sums
 from mamoe.models.segmenter import MULTIPLE, train_segmenter
 
 STEPS = 240
-LEAST = 4  # pictures
+LEAST = 4  # layouts
 _BATCH = 8
 _METHOD = f"domain segmenter, {STEPS} steps, two halves of the layouts crossed"
 Images = Sequence[np.ndarray]
@@ -55,8 +55,9 @@ def use_family(asked: Asked, real: Real, *, seed: int = 0) -> Family:
             if why is None:
                 counts = _crossed(row, with_train)
                 absent = "the maps hold no class"
-                values = {"mIoU": measured_of_sums(counts, mean_iou, absent=absent, seed=seed)}
-                values |= class_ious(counts, asked.classes, seed=seed)
+                numbers = row.layout_numbers
+                values = {"mIoU": measured_of_sums(counts, mean_iou, absent=absent, seed=seed, layouts=numbers)}
+                values |= class_ious(counts, asked.classes, seed=seed, numbers=numbers)
             else:
                 values = {key: Measured(value=None, missing=why) for key in ("mIoU", *_ious(asked))}
             method = f"{_METHOD}; trained on {'real training pictures and these' if with_train else 'these alone'}"
@@ -70,14 +71,15 @@ def use_family(asked: Asked, real: Real, *, seed: int = 0) -> Family:
         images, layouts = asked.pictures(row), asked.of(row)
         tests = [by_name[name] for name in row.layout_names]
         counts = np.zeros((len(images), 3, len(asked.classes)))
+        numbers = row.layout_numbers or range(len(images))  # all pictures of a layout are in one half
         for half in (0, 1):
-            learn = [i for i in range(len(images)) if i % 2 != half]
+            learn = [i for i in range(len(images)) if numbers[i] % 2 != half]
             # The reference row without its own pictures: real training pictures alone.
             own = [] if with_train and row.label == real.reference.label else learn
             shown = [images[i] for i in own] + (list(real.train) if with_train else [])
             asked_for = [layouts[i] for i in own] + (list(real.train_layouts) if with_train else [])
             network = _taught(shown, asked_for, asked, seed + half)
-            held = [i for i in range(len(images)) if i % 2 == half]
+            held = [i for i in range(len(images)) if numbers[i] % 2 == half]
             for i, labels in zip(held, network.predict([tests[i] for i in held]), strict=True):
                 counts[i] = pixel_counts(labels, asked.classes.numbers(layouts[i].panoptic), len(asked.classes))
         return counts
@@ -100,4 +102,5 @@ def _ious(asked: Asked) -> list[str]:
 
 
 def _too_few(row: PictureSet) -> str | None:
-    return f"wants {LEAST} pictures, got {len(row.paths)}" if len(row.paths) < LEAST else None
+    different = len(set(row.layout_names))
+    return f"wants {LEAST} layouts, got {different}" if different < LEAST else None

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
+from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransformerBlock, Flux2TransformerBlock
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -158,9 +160,18 @@ class LayoutBlock(BasicTransformerBlock):
             )
 
 
+_REPEATED = (
+    BasicTransformerBlock,
+    FluxTransformerBlock,
+    FluxSingleTransformerBlock,
+    Flux2TransformerBlock,
+    Flux2SingleTransformerBlock,
+)
+
+
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """The transformer blocks of a network, ours or stock ones: what repeats, and is worth compiling alone."""
-    return [module for module in network.modules() if isinstance(module, BasicTransformerBlock)]
+    return [module for module in network.modules() if isinstance(module, _REPEATED)]
 
 
 def _check_kind(stock: BasicTransformerBlock, norms: str) -> None:

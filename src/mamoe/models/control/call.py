@@ -36,7 +36,8 @@ def control_of(unet: nn.Module) -> Control | None:
     if isinstance(network, ControlledUNet):
         return Control.PICTURE
     config: Mapping[str, Any] = network.config
-    return Control.LATENT if config["in_channels"] == 2 * config["out_channels"] else None
+    given, made = config["in_channels"], config["out_channels"]
+    return Control.LATENT if made is not None and given == 2 * made else None
 
 
 def with_layout(unet: Any, **own: Any) -> Any:
@@ -76,12 +77,14 @@ def predict(
     timestep: Tensor | float | int,
     inputs: Mapping[str, Any],
     control: Tensor | None = None,
+    guidance: float = 1.0,
 ) -> Float[Tensor, "B C h w"]:
     """What ``unet`` makes of noisy latents.
 
     Args:
         inputs: text and layout, from ``Conditioning.unet_inputs()``.
         control: the condition picture in the form ``control_of(unet)`` says; None for a UNet that takes none.
+        guidance: what a network that was distilled for guidance is told; 1 = none. Others know no such number.
 
     Raises:
         ValueError: a condition is missing, or there is one too many; or a layout is given that the network would
@@ -99,4 +102,4 @@ def predict(
     shown = noisy if control is None else torch.cat([noisy, control], dim=1)
     # By name, because families differ in the order. What comes after the latent's channels is a learned variance.
     told = torch.as_tensor(timestep, device=noisy.device).expand(len(noisy))
-    return unet(shown, timestep=told, **inputs).sample[:, : noisy.shape[1]]
+    return backbone_of(unet).call(unet, shown, told, inputs, guidance)[:, : noisy.shape[1]]

@@ -27,6 +27,12 @@ def _pyramid(config: Mapping[str, Any]) -> Pyramid:
     return Pyramid(count=1, skipped=patch.bit_length() - 1)
 
 
+def _sized(config: Mapping[str, Any]) -> bool:
+    """PixArt-alpha at 1024 pixels; where the configuration says nothing, diffusers goes by the size, too."""
+    said = config.get("use_additional_conditions")
+    return config["sample_size"] == 128 if said is None else bool(said)
+
+
 PIXART = Backbone(
     part="transformer",
     stock=PixArtTransformer2DModel,
@@ -36,6 +42,7 @@ PIXART = Backbone(
     pyramid=_pyramid,
     levels_with_blocks=lambda transformer: (0,),
     text_width=lambda config: config["caption_channels"] or config["cross_attention_dim"],
+    sized=_sized,
     adapted={
         "attention": r"transformer_blocks\.\d+\.attn[12]\.(?:to_q|to_k|to_v|to_out\.0)",
         "projection": r"pos_embed\.proj|proj_out|(?:caption_projection|adaln_single)\.(?:.*\.)?linear(?:_[12])?",

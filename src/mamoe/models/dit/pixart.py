@@ -8,10 +8,8 @@ It has one level: the latent over the patch size. Letters: see :mod:`mamoe.vocab
 from __future__ import annotations
 
 import inspect
-from os import PathLike
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
-import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -23,15 +21,13 @@ from mamoe.errors import ConfigError
 from mamoe.models.blocks.conversion import (
     check_levels,
     check_nothing_is_dropped,
-    check_whole,
-    filled,
-    initial_state,
     noise_level_of,
     option_problems,
     put_back_processors,
     with_own_arguments,
 )
 from mamoe.models.blocks.norms import keep_format
+from mamoe.models.blocks.steered import SteeredNetwork
 from mamoe.models.dit.block import MaMoEPixArtBlock
 from mamoe.models.wrapped import unwrapped
 
@@ -39,7 +35,7 @@ from mamoe.models.wrapped import unwrapped
 OWN_CONFIG = ("num_experts", "region_attention", "learned_strength", "shared_expert")
 
 
-class MaMoEPixArtTransformer2DModel(PixArtTransformer2DModel):
+class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
     """A ``PixArtTransformer2DModel`` with region-masked cross-attention and class-aware experts.
 
     Called like the stock one; the layout comes as ``cross_attention_kwargs={"regions": levels}`` with the one
@@ -59,6 +55,9 @@ class MaMoEPixArtTransformer2DModel(PixArtTransformer2DModel):
         ConfigError: a value is out of range, or the blocks are not of the usual kind.
     """
 
+    stock: ClassVar[type[Any]] = PixArtTransformer2DModel
+    own_config: ClassVar[tuple[str, ...]] = OWN_CONFIG
+    converter: ClassVar[str] = "from_transformer"
     _no_split_modules = ["MaMoEPixArtBlock", "PatchEmbed"]  # noqa: RUF012
     _repeated_blocks = ["MaMoEPixArtBlock"]  # noqa: RUF012
 
@@ -110,34 +109,9 @@ class MaMoEPixArtTransformer2DModel(PixArtTransformer2DModel):
         """
         transformer = cast(PixArtTransformer2DModel, unwrapped(transformer))
         check_nothing_is_dropped(transformer, num_experts, learned_strength, shared_expert)
-        with torch.device("meta"):
-            options = {"num_experts": num_experts, "region_attention": region_attention}
-            options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
-            model = cast(Self, cls.from_config(transformer.config, **options))
-        state = initial_state(model, transformer, shared_expert=shared_expert, copies=copies)
-        return filled(model, transformer, state, whole=copies)
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, folder: str | PathLike[str], *, output_loading_info: bool = False, **options: Any
-    ) -> Any:
-        """Read what ``save_pretrained`` wrote; options and result as in diffusers.
-
-        Raises:
-            ConfigError: experts or a learned strength are asked for that the folder does not hold.
-        """
-        loaded: Any = super().from_pretrained(folder, output_loading_info=True, **options)
-        model, info = loaded
-        check_whole(folder, model.config, info["missing_keys"], f"{cls.__name__}.from_transformer")
-        return (model, info) if output_loading_info else model
-
-    def to_dense(self) -> PixArtTransformer2DModel:
-        """A stock transformer with the weights of expert 0. This model stays as it is."""
-        with torch.device("meta"):
-            config = {key: value for key, value in self.config.items() if key not in OWN_CONFIG}
-            model = cast(PixArtTransformer2DModel, PixArtTransformer2DModel.from_config(config))
-        state = self.state_dict()
-        return filled(model, self, {key: state[key] for key in model.state_dict()})
+        options: dict[str, Any] = {"num_experts": num_experts, "region_attention": region_attention}
+        options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
+        return cls.of_stock(transformer, options, copies=copies)
 
     # The stock options by name only, after the three that everybody gives.
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -36,19 +36,29 @@ class LowRank(nn.Module):
     """What each expert adds to a frozen linear layer: (alpha / rank) B_e A_e x; zero at first, because B is.
 
     Args:
-        layer: the frozen layer, C in and F out.
+        layer: the frozen layer, C in; looked at alone.
         num_experts: E.
         rank: r.
         alpha: see above.
         generator: draws A, uniform with the bound 1 / sqrt(C), as LoRA's authors do.
+        width: F, of what is added; None: all that the layer gives.
     """
 
-    def __init__(self, layer: nn.Linear, num_experts: int, rank: int, alpha: float, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        layer: nn.Linear,
+        num_experts: int,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+        width: int | None = None,
+    ) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(layer.in_features)
+        bound, width = 1 / math.sqrt(layer.in_features), layer.out_features if width is None else width
         drawn = torch.rand((num_experts, rank, layer.in_features), generator=generator) * (2 * bound) - bound
-        self.down_ErC = nn.Parameter(drawn.to(layer.weight))
-        self.up_EFr = nn.Parameter(layer.weight.new_zeros((num_experts, layer.out_features, rank)))
+        # In float32 whatever the frozen layer is kept in: these are what learns.
+        self.down_ErC = nn.Parameter(drawn.to(layer.weight.device))
+        self.up_EFr = nn.Parameter(torch.zeros((num_experts, width, rank), device=layer.weight.device))
         self.scale = alpha / rank
 
     def forward(self, rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]) -> Float[Tensor, "K F"]:
@@ -63,6 +73,10 @@ class LowRank(nn.Module):
     def of_expert(self, expert: int, x: Float[Tensor, "*M C"]) -> Float[Tensor, "*M F"]:
         """What one expert adds for all of ``x``."""
         return self.scale * F.linear(F.linear(x, self.down_ErC[expert]), self.up_EFr[expert])
+
+    def weight_of(self, expert: int) -> Float[Tensor, "F C"]:
+        """What one expert adds to the layer's weight."""
+        return self.scale * self.up_EFr[expert] @ self.down_ErC[expert]
 
     def weights(self) -> Float[Tensor, "E F C"]:
         """What each expert adds to the layer's weight."""

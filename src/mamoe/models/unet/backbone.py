@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from mamoe.models.backbone import Backbone, Pyramid
@@ -14,6 +17,17 @@ _ADAPTED = {
     "feed_forward": r"ff(?:\.experts\.\d+)?\.net\.0\.proj|ff(?:\.experts\.\d+)?\.net\.2",
 }
 
+
+def _sized(config: Mapping[str, Any]) -> bool:
+    return config.get("addition_embed_type") == "text_time"
+
+
+def _pooled_width(config: Mapping[str, Any]) -> int:
+    if not _sized(config):
+        return 0
+    return config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+
+
 UNET = Backbone(
     part="unet",
     stock=UNet2DConditionModel,
@@ -24,6 +38,9 @@ UNET = Backbone(
     levels_with_blocks=levels_with_blocks,
     text_width=lambda config: config["cross_attention_dim"],
     adapted={kind: rf"(?:down_blocks|mid_block|up_blocks)\.(?:.*\.)?(?:{what})" for kind, what in _ADAPTED.items()},
+    pooled_width=_pooled_width,
+    sized=_sized,
     takes_pictures=True,
+    lora_prefix="unet",
     decoder=("up_blocks", "conv_norm_out", "conv_out"),
 )

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Sequence
-from os import PathLike
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
-import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
@@ -25,9 +23,6 @@ from mamoe.errors import ConfigError
 from mamoe.models.blocks.conversion import (
     check_levels,
     check_nothing_is_dropped,
-    check_whole,
-    filled,
-    initial_state,
     levels_with_experts,
     noise_level_of,
     option_problems,
@@ -35,6 +30,7 @@ from mamoe.models.blocks.conversion import (
     with_own_arguments,
 )
 from mamoe.models.blocks.norms import keep_format
+from mamoe.models.blocks.steered import SteeredNetwork
 from mamoe.models.unet.block import MaMoETransformerBlock
 from mamoe.models.wrapped import unwrapped
 from mamoe.vocabulary.conditioning import level_grids
@@ -43,7 +39,7 @@ from mamoe.vocabulary.conditioning import level_grids
 OWN_CONFIG = ("num_experts", "region_attention", "moe_levels", "learned_strength", "shared_expert")
 
 
-class MaMoEUNet2DConditionModel(UNet2DConditionModel):
+class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
     """A ``UNet2DConditionModel`` with region-masked cross-attention and class-aware experts.
 
     Called like the stock one; the layout comes as ``cross_attention_kwargs={"regions": levels}`` with one
@@ -65,6 +61,9 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
             level that is to get experts.
     """
 
+    stock: ClassVar[type[Any]] = UNet2DConditionModel
+    own_config: ClassVar[tuple[str, ...]] = OWN_CONFIG
+    converter: ClassVar[str] = "from_unet"
     _no_split_modules = ["MaMoETransformerBlock", "ResnetBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]  # noqa: RUF012
     _repeated_blocks = ["MaMoETransformerBlock"]  # noqa: RUF012
 
@@ -133,34 +132,13 @@ class MaMoEUNet2DConditionModel(UNet2DConditionModel):
         unet = cast(UNet2DConditionModel, unwrapped(unet))
         lost = _lost_levels(unet, moe_levels)
         check_nothing_is_dropped(unet, num_experts, learned_strength, shared_expert, lost)
-        with torch.device("meta"):
-            options = {"num_experts": num_experts, "region_attention": region_attention, "moe_levels": moe_levels}
-            options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
-            model = cast(Self, cls.from_config(unet.config, **options))
-        state = initial_state(model, unet, shared_expert=shared_expert, copies=copies)
-        return filled(model, unet, state, whole=copies)
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, folder: str | PathLike[str], *, output_loading_info: bool = False, **options: Any
-    ) -> Any:
-        """Read what ``save_pretrained`` wrote; options and result as in diffusers.
-
-        Raises:
-            ConfigError: experts or a learned strength are asked for that the folder does not hold.
-        """
-        loaded: Any = super().from_pretrained(folder, output_loading_info=True, **options)
-        model, info = loaded
-        check_whole(folder, model.config, info["missing_keys"], f"{cls.__name__}.from_unet")
-        return (model, info) if output_loading_info else model
-
-    def to_dense(self) -> UNet2DConditionModel:
-        """A stock UNet with the weights of expert 0. This model stays as it is."""
-        with torch.device("meta"):
-            config = {key: value for key, value in self.config.items() if key not in OWN_CONFIG}
-            model = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(config))
-        state = self.state_dict()
-        return filled(model, self, {key: state[key] for key in model.state_dict()})
+        options: dict[str, Any] = {
+            "num_experts": num_experts,
+            "region_attention": region_attention,
+            "moe_levels": moe_levels,
+        }
+        options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
+        return cls.of_stock(unet, options, copies=copies)
 
     # The stock options by name only, after the three that everybody gives by place.
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -19,6 +19,7 @@ from mamoe.prepare.coco_json import CocoInstances, read_coco, things_of, without
 from mamoe.prepare.fuse.masks import cut_out, from_polygons
 from mamoe.prepare.fuse.rules import Thing
 from mamoe.prepare.pairing import files_below, paired
+from mamoe.storage.text_file import read_text
 
 Size = tuple[int, int]
 Masks = Callable[[Size], list[Thing]]  # the masks of one picture of (H, W); raises DatasetError
@@ -230,7 +231,7 @@ def _require_size(found: tuple[int, ...], size: Size, path: Path) -> None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line for line in read_text(path).splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DatasetError(f"Cannot read {path}: {error}") from None
 

@@ -244,7 +244,7 @@ def segment_parts(
     identity = [repr(("parts", how)), *(f"{task.key} {file_stamp(task.picture)}" for task in tasks)]
     run = partial(_write_parts, how)
     manner = replace(manner, together=how.batch)
-    left = made_folder(out, identity, tasks, run, finish, manner=manner, progress=progress)
+    left = made_folder(out, identity, tasks, run, finish, manner=manner, progress=progress, reads=(images,))
     return summary(things=sum(counts), has_instances=bool(counts), done=not left, left=left)
 
 

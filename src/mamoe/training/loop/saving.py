@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from mamoe.errors import CheckpointError, ConfigError
-from mamoe.runs.adapter import read_adapter, save_adapter
+from mamoe.runs.adapter import read_adapter, save_adapter, trained_names
 from mamoe.runs.checkpoint import DISK, checkpoint_dir, link, prune, step_of, write_checkpoint
 from mamoe.runs.dealt import part_of
 from mamoe.runs.recipe import Recipe, write_recipe
@@ -204,9 +204,10 @@ class Checkpoints(Callback):
     ) -> _Learned | None:
         """What was learned up to ``step``; None on all processes but the first. Called by every one."""
         ema, first, optimizer = module.ema, trainer.is_global_zero, trainer.optimizers[0]
-        tensors = {name: gathered(network.state_dict(), first) for name, network in module.trained.items()}
+        named = module.trained.items()
+        tensors = {name: gathered(_held(module, name, network.state_dict()), first) for name, network in named}
         if ema is not None:
-            tensors |= {f"{name}_ema": gathered(ema.state_dict(name), first) for name in module.trained}
+            tensors |= {f"{name}_ema": gathered(_held(module, name, ema.state_dict(name)), first) for name, _ in named}
         moments = gathered(optimizer.state_dict(), first)
         if not first:
             return None
@@ -242,6 +243,13 @@ class _Learned:
 
 def _is_adapter(module: DiffusionModule, name: str) -> bool:
     return name == "unet" and module.adapter_alone
+
+
+def _held(module: DiffusionModule, name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a checkpoint holds of a network's state: of one with an adapter the weights that train alone."""
+    if not _is_adapter(module, name):
+        return state
+    return {weight: state[weight] for weight in trained_names(module.trained[name])}
 
 
 def _reader(module: DiffusionModule, name: str) -> Callable[[nn.Module, Path], dict[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from mamoe.errors import ConfigError
+from mamoe.machine import optional
 
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]  # weights, or torch's parameter groups
 
@@ -29,13 +28,17 @@ class Part(StrEnum):
     REST = "rest"
 
 
+_EXPERTS = {"ff", "experts", "proj_mlp"}
+_ATTENTION = {"attn1", "attn2", "attn"}
+
+
 def part_of(name: str) -> Part:
     """The part a weight of this name belongs to."""
     pieces = name.split(".")
-    if "transformer_blocks" in pieces:
-        if "ff" in pieces:
+    if "transformer_blocks" in pieces or "single_transformer_blocks" in pieces:
+        if not _EXPERTS.isdisjoint(pieces):
             return Part.EXPERTS
-        if "attn1" in pieces or "attn2" in pieces:
+        if not _ATTENTION.isdisjoint(pieces):
             return Part.ATTENTION
     return Part.REST
 
@@ -70,19 +73,13 @@ def as_groups(parameters: Parameters) -> list[dict[str, Any]]:
 
 
 def required(package: str, setting: str) -> Any:
-    """An optional package.
+    """An optional package of an optimizer.
 
     Raises:
         ConfigError: it is not installed, or does not work here.
     """
-    try:
-        return importlib.import_module(package)
-    except (ImportError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"{setting} needs the package {package} ({reason}): pip install 'mamoe[optimizers]', or choose another "
-            "optimizer: adamw, adam, muon."
-        ) from None
+    instead = "choose another optimizer: adamw, adam, muon"
+    return optional.required(package, setting, extra="optimizers", instead=instead)
 
 
 def check_installed(target: str) -> None:

@@ -19,10 +19,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from mamoe.diffusion.levels import NoiseLevels
 from mamoe.diffusion.losses import Denoised
 from mamoe.diffusion.parameterization import noised
+from mamoe.diffusion.schedules import grows_with_size
 from mamoe.errors import ConfigError, NonFiniteLossError
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.machine.transfers import sent, works_ahead
 from mamoe.methods.lora import to_channels_last
+from mamoe.models.backbones import pyramid_of
 from mamoe.models.blocks.block import blocks_of
 from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
@@ -71,7 +73,8 @@ class DiffusionModule(LightningModule):
         self.train()  # from_pretrained hands networks over in evaluation mode
         self._vae, self.scaling, self.adapter_alone = (vae,), networks.scaling, networks.adapter_alone
         self.conditioner = networks.conditioner
-        self.levels = NoiseLevels.of(objective.scheduler)
+        self.levels, self._scheduler = NoiseLevels.of(objective.scheduler), objective.scheduler
+        self._levels_by_size: dict[int, NoiseLevels] = {}
         self.loss, self.weighting, self.timesteps = objective.loss, objective.weighting, objective.timesteps
         self.prompt_dropout, self.seed = objective.prompt_dropout, seed
         self.ema: AveragedWeights | None = None
@@ -133,8 +136,9 @@ class DiffusionModule(LightningModule):
         conditioning, control = self._condition(regions), self._control(regions)
 
         # Noise.
-        alpha, sigma = (sent(x, latents.device) for x in self.levels.at(draws.timesteps))
-        told = sent(self.levels.told_at(draws.timesteps), latents.device)
+        levels = self._levels_for((latents.shape[2], latents.shape[3]))
+        alpha, sigma = (sent(x, latents.device) for x in levels.at(draws.timesteps))
+        told = sent(levels.told_at(draws.timesteps), latents.device)
         draws = draws.to(latents.device)
         noisy = noised(latents, draws.noise, alpha, sigma)
 
@@ -157,6 +161,15 @@ class DiffusionModule(LightningModule):
             weighting=self.weighting,
         )
         return self.loss(denoised)
+
+    def _levels_for(self, size: tuple[int, int]) -> NoiseLevels:
+        """The noise levels of latents of ``size`` (h, w): all the same, unless the schedule grows with the picture."""
+        if not grows_with_size(self._scheduler.config):
+            return self.levels
+        patches = size[0] * size[1] // 4 ** pyramid_of(self.unet).skipped
+        if patches not in self._levels_by_size:
+            self._levels_by_size[patches] = NoiseLevels.of(self._scheduler, patches)
+        return self._levels_by_size[patches]
 
     @property
     def _data(self) -> LayoutDataModule:

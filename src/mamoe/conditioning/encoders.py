@@ -1,0 +1,48 @@
+"""Which kind of encoder the text encoders of a base model make together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import T5EncoderModel, T5Tokenizer
+
+from mamoe.conditioning.encoded import EmbeddingCache
+from mamoe.conditioning.pooled_text import T5_TOKENS as WITH_POOLED
+from mamoe.conditioning.pooled_text import PooledPromptEncoder
+from mamoe.conditioning.text import T5_TOKENS, PromptEncoder
+
+
+def reader_of(tokenizer: Any, tokenizer_2: Any = None) -> tuple[Any, int]:
+    """The tokenizer of the encoder whose words the network reads, and how many tokens of a prompt it takes at most."""
+    words = tokenizer_2 if isinstance(tokenizer_2, T5Tokenizer) else tokenizer
+    limit: int = getattr(words, "model_max_length")  # noqa: B009 - of a type that is only partly known
+    if isinstance(words, T5Tokenizer):
+        limit = min(limit, T5_TOKENS if words is tokenizer else WITH_POOLED)
+    return words, limit
+
+
+def encoder_for(
+    tokenizer: Any,
+    text_encoder: Any,
+    cache: EmbeddingCache | None = None,
+    *,
+    tokenizer_2: Any = None,
+    text_encoder_2: Any = None,
+    zero_empty: bool = False,
+    device: torch.device | None = None,
+) -> PromptEncoder:
+    """What encodes prompts as the base model's network reads them; arguments as of :class:`PromptEncoder`."""
+    if isinstance(text_encoder_2, T5EncoderModel):
+        return PooledPromptEncoder(
+            tokenizer, text_encoder, cache, tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2, device=device
+        )
+    return PromptEncoder(
+        tokenizer,
+        text_encoder,
+        cache,
+        tokenizer_2=tokenizer_2,
+        text_encoder_2=text_encoder_2,
+        zero_empty=zero_empty,
+        device=device,
+    )

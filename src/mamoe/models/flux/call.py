@@ -1,0 +1,119 @@
+"""How a FLUX is called: latents as rows of 2x2 cells, positions, guidance as a number, padding as a mask.
+
+Shapes: B images · c latent channels · h, w latent cells · N = h/2 * w/2 patches · S text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from mamoe.models.blocks.joint import joint_mask
+from mamoe.models.wrapped import unwrapped
+
+PATCH = 2  # cells a side
+NOISIEST = 1000.0  # what everybody else calls the timestep of pure noise; it is 1 here
+# What a guidance-distilled network is told where nobody asks for guidance, as in training: at 1 it predicts what the
+# pictures themselves are, which is what a fine-tuning has to compare it with.
+NO_GUIDANCE = 1.0
+
+
+def packed(latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B N c4"]:
+    """Patches in reading order; of each the four cells of a channel side by side.
+
+    Raises:
+        ValueError: the latents are no whole number of patches.
+    """
+    height, width = latents.shape[2:]
+    if height % PATCH or width % PATCH:
+        raise ValueError(f"Latents must be whole patches of {PATCH}x{PATCH} cells, got {height}x{width} cells.")
+    patches = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # B c h/2 2 w/2 2
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpacked(rows: Float[Tensor, "B N c4"], size: tuple[int, int]) -> Float[Tensor, "B c h w"]:
+    """The inverse of :func:`packed` for latents of ``size`` (h, w)."""
+    patches = rows.unflatten(2, (-1, PATCH, PATCH)).unflatten(1, (size[0] // PATCH, -1))
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def picture_places(size: tuple[int, int], device: torch.device) -> Float[Tensor, "N 3"]:
+    """Where every patch of latents of ``size`` (h, w) lies: 0, row, column."""
+    row = torch.arange(size[0] // PATCH, device=device, dtype=torch.float32)
+    column = torch.arange(size[1] // PATCH, device=device, dtype=torch.float32)
+    rows, columns = torch.meshgrid(row, column, indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=2).flatten(0, 1)
+
+
+def call_flux(
+    network: Any,
+    noisy: Float[Tensor, "B c h w"],
+    timestep: Shaped[Tensor, "B"],
+    inputs: Mapping[str, Any],
+    guidance: float = NO_GUIDANCE,
+) -> Float[Tensor, "B c h w"]:
+    """What a FLUX.1, stock or ours, makes of noisy latents.
+
+    Args:
+        network: the transformer, compiled or not.
+        noisy: latents.
+        timestep: in [0, 1000].
+        inputs: text and layout, from ``Conditioning.unet_inputs()``.
+        guidance: what a distilled network is told; others are told nothing.
+    """
+    tokens = inputs["encoder_hidden_states"].shape[1]
+    of_text = torch.zeros(tokens, 3, device=noisy.device)  # words have no place: their order is T5's matter
+    pooled = inputs["added_cond_kwargs"]["text_embeds"]
+    return _called(network, noisy, timestep, inputs, guidance, txt_ids=of_text, pooled_projections=pooled)
+
+
+def call_flux2(
+    network: Any,
+    noisy: Float[Tensor, "B c h w"],
+    timestep: Shaped[Tensor, "B"],
+    inputs: Mapping[str, Any],
+    guidance: float = NO_GUIDANCE,
+) -> Float[Tensor, "B c h w"]:
+    """What a FLUX.2, stock or ours, makes of noisy latents; arguments as of :func:`call_flux`.
+
+    A place has four numbers there: picture, row, column, word.
+    """
+    tokens = inputs["encoder_hidden_states"].shape[1]
+    of_text = torch.zeros(tokens, 4, device=noisy.device)
+    of_text[:, 3] = torch.arange(tokens, device=noisy.device)
+    return _called(network, noisy, timestep, inputs, guidance, txt_ids=of_text)
+
+
+def _called(
+    network: Any,
+    noisy: Float[Tensor, "B c h w"],
+    timestep: Tensor,
+    inputs: Mapping[str, Any],
+    guidance: float,
+    *,
+    txt_ids: Float[Tensor, "S axes"],
+    **further: Any,
+) -> Float[Tensor, "B c h w"]:
+    size, text = (noisy.shape[2], noisy.shape[3]), inputs["encoder_hidden_states"]
+    told = dict(inputs.get("cross_attention_kwargs") or {})
+    if (valid := inputs.get("encoder_attention_mask")) is not None:
+        cells = size[0] // PATCH * (size[1] // PATCH)
+        told["attention_mask"] = joint_mask(valid.unsqueeze(1).expand(-1, cells, -1), torch.zeros_like(valid).long())
+    distilled = unwrapped(network).config["guidance_embeds"]
+    places = picture_places(size, noisy.device)
+    rows = network(
+        packed(noisy),
+        text,
+        timestep=timestep.to(noisy.dtype) / NOISIEST,
+        img_ids=F.pad(places, (0, txt_ids.shape[1] - places.shape[1])),
+        txt_ids=txt_ids,
+        guidance=torch.full((len(noisy),), guidance, device=noisy.device) if distilled else None,
+        joint_attention_kwargs=told or None,
+        **further,
+    ).sample
+    return unpacked(rows, size)

@@ -1,0 +1,109 @@
+"""FLUX.2's transformer whose blocks know regions and experts; see :mod:`mamoe.models.flux.steered`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, cast
+
+import torch
+from diffusers.models.transformers.transformer_flux2 import (
+    Flux2SingleTransformerBlock,
+    Flux2Transformer2DModel,
+    Flux2TransformerBlock,
+)
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from mamoe.errors import ConfigError
+from mamoe.models.blocks.conversion import with_own_arguments
+from mamoe.models.blocks.norms import keep_format
+from mamoe.models.flux.attention2 import PlacedAttnProcessor, PlacedParallelProcessor, places_in_prompts
+from mamoe.models.flux.block import Rotation
+from mamoe.models.flux.block2 import MaMoEFlux2Block, MaMoEFlux2SingleBlock
+from mamoe.models.flux.steered import SteeredFlux
+
+
+class MaMoEFlux2Transformer2DModel(SteeredFlux, Flux2Transformer2DModel):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """A ``Flux2Transformer2DModel`` with region-masked joint attention and class-aware experts.
+
+    Words have places here. With a layout those of every prompt begin at 0, as if it stood alone.
+
+    Args: see :class:`~mamoe.models.flux.model.MaMoEFluxTransformer2DModel`.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    _stock: ClassVar[type[Any]] = Flux2Transformer2DModel
+    _no_split_modules = ["MaMoEFlux2Block", "MaMoEFlux2SingleBlock"]  # noqa: RUF012
+    _repeated_blocks = ["MaMoEFlux2Block", "MaMoEFlux2SingleBlock"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_experts: int = 1,
+        region_attention: bool = True,
+        expert_rank: int | None = None,
+        expert_alpha: float | None = None,
+        **config: Any,
+    ) -> None:
+        super().__init__(**config)
+        self.transformer_blocks = nn.ModuleList(
+            MaMoEFlux2Block(cast(Flux2TransformerBlock, block)) for block in self.transformer_blocks
+        )
+        self.single_transformer_blocks = nn.ModuleList(
+            MaMoEFlux2SingleBlock(cast(Flux2SingleTransformerBlock, block)) for block in self.single_transformer_blocks
+        )
+        self._set_up(num_experts, region_attention, expert_rank, expert_alpha)
+        keep_format(self)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        hidden_states: Float[Tensor, "B N c4"],
+        encoder_hidden_states: Float[Tensor, "B S D"],
+        *,
+        img_ids: Tensor,
+        joint_attention_kwargs: dict[str, Any] | None = None,
+        **stock: Any,
+    ) -> Any:
+        """The stock forward pass, after a check of the layout. Pictures to look at (``kv_cache_mode``) are not known.
+
+        Raises:
+            ValueError: the layout does not fit the latents, the text or this model.
+            ConfigError: attention processors are in the place of ours that would drop the layout or the experts.
+        """
+        told = self.steering(joint_attention_kwargs, hidden_states, encoder_hidden_states)
+        told = {**(told or {}), "tokens": encoder_hidden_states.shape[1]}
+        levels = (joint_attention_kwargs or {}).get("regions")
+        if levels is not None and levels[0].region is not None:
+            told["places"] = self._placed(places_in_prompts(levels[0].region), img_ids)
+        if "places" in told or self.config["expert_rank"] is not None:
+            self._check_processors()
+        return super().forward(
+            hidden_states, encoder_hidden_states, img_ids=img_ids, joint_attention_kwargs=told, **stock
+        )
+
+    def _placed(self, places: Int64[Tensor, "B S"], img_ids: Tensor) -> Rotation:
+        """The angles of every position [B T c], text first."""
+        axes = len(self.pos_embed.axes_dim)
+        each = torch.zeros(places.shape[1], axes, device=places.device)
+        each[:, -1] = torch.arange(places.shape[1], device=places.device)  # the last axis counts words
+        of_words, of_cells = self.pos_embed(each), self.pos_embed(img_ids if img_ids.ndim == 2 else img_ids[0])
+        cosine, sine = (
+            torch.cat([words[places], cells.expand(len(places), -1, -1)], dim=1)
+            for words, cells in zip(of_words, of_cells, strict=True)
+        )
+        return cosine, sine
+
+    def _check_processors(self) -> None:
+        ours = (PlacedAttnProcessor, PlacedParallelProcessor)
+        strange = {type(one).__name__ for one in self.attn_processors.values() if not isinstance(one, ours)}
+        if strange:
+            raise ConfigError(
+                f"The attention processor {', '.join(sorted(strange))} would drop places and experts of a layout. "
+                "Leave out what put it there (set_attn_processor, kv caching)."
+            )
+
+
+MaMoEFlux2Transformer2DModel.__init__.__signature__ = with_own_arguments(  # pyright: ignore[reportFunctionMemberAccess]
+    inspect.signature(Flux2Transformer2DModel.__init__), inspect.signature(MaMoEFlux2Transformer2DModel.__init__)
+)

@@ -1,0 +1,184 @@
+"""What the transformers of the FLUX family have in common where they become ours.
+
+    stock transformer --from_transformer--> MaMoE transformer --to_dense--> stock transformer
+
+They have one level: the latent over patches of 2x2 cells. Their experts are low-rank additions to layers that all
+share (:mod:`mamoe.models.experts.beside`), because nobody holds several copies of twelve thousand million weights:
+``num_experts`` says for how many there is a place, and a method of fine-tuning puts them there, of its own rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mamoe.errors import ConfigError
+from mamoe.models.blocks.conversion import filled, option_problems
+from mamoe.models.blocks.joint import joint_mask
+from mamoe.models.flux.block import ExpertPlace
+from mamoe.models.wrapped import unwrapped
+from mamoe.vocabulary.conditioning import LevelConditioning
+
+# Arguments a stock transformer does not have.
+OWN_CONFIG = ("num_experts", "region_attention", "expert_rank", "expert_alpha")
+
+
+class SteeredFlux:
+    """A transformer of the FLUX family that knows regions and experts; mixed into diffusers' own class.
+
+    Called like the stock one; the layout comes as ``joint_attention_kwargs={"regions": levels}`` with the one
+    ``LevelConditioning`` of its patches. Without it the model is the dense one of expert 0.
+    """
+
+    _stock: ClassVar[type[Any]]
+
+    def _set_up(self, num_experts: int, region_attention: bool, rank: int | None, alpha: float | None) -> None:
+        """Register the own options, and make the experts they ask for."""
+        problems = option_problems(num_experts, region_attention, learned_strength=False, shared=False)
+        if (rank is None) != (alpha is None):
+            problems.append(f"expert_rank and expert_alpha go together, got {rank} and {alpha}")
+        if problems:
+            raise ConfigError("; ".join(problems) + ".")
+        own: Any = self
+        own.register_to_config(
+            num_experts=num_experts, region_attention=region_attention, expert_rank=None, expert_alpha=None
+        )
+        if rank is not None and alpha is not None:
+            self.add_experts(rank=rank, alpha=alpha, generator=torch.Generator().manual_seed(0))
+
+    @property
+    def places(self) -> list[ExpertPlace]:
+        """The blocks that have experts, or may get some."""
+        return [module for module in cast(nn.Module, self).modules() if isinstance(module, ExpertPlace)]
+
+    def add_experts(self, *, rank: int, alpha: float, generator: torch.Generator) -> None:
+        """Give every block an addition for each class group, which is nothing at first.
+
+        Raises:
+            ConfigError: there are no class groups (``num_experts`` is 1), or experts already.
+        """
+        own: Any = self
+        count, has = own.config["num_experts"], own.config["expert_rank"]
+        if count < 2 or has is not None:
+            why = "it has some already" if has is not None else "num_experts is 1: there are no groups to have them"
+            raise ConfigError(f"This transformer cannot be given experts: {why}.")
+        for place in self.places:
+            place.add_experts(count, rank=rank, alpha=alpha, generator=generator)
+        own.register_to_config(expert_rank=rank, expert_alpha=alpha)
+
+    @classmethod
+    def from_transformer(cls, transformer: Any, num_experts: int = 1, region_attention: bool = True) -> Self:
+        """Convert a transformer, which stays as it is; experts it has already are kept.
+
+        The result computes what ``transformer`` does: for any routing, and for regions that all cover everything.
+
+        Raises:
+            ConfigError: a value is out of range, or the result has no place for the experts of ``transformer``.
+        """
+        transformer = unwrapped(transformer)
+        has = transformer.config.get("num_experts", 1)
+        if transformer.config.get("expert_rank") is not None and num_experts != has:
+            raise ConfigError(
+                f"Nothing that this network learned may be dropped: it has {has} experts, {num_experts} are asked for. "
+                "Ask for what it has, or start from its dense part: to_dense()."
+            )
+        made: Any = cls
+        with torch.device("meta"):
+            model = made.from_config(transformer.config, num_experts=num_experts, region_attention=region_attention)
+        return filled(model, transformer, transformer.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | PathLike[str], *, output_loading_info: bool = False, **options: Any) -> Any:
+        """Read what ``save_pretrained`` wrote; options and result as in diffusers.
+
+        Raises:
+            ConfigError: experts are asked for that the folder does not hold.
+        """
+        stock: Any = super()
+        try:
+            model, info = stock.from_pretrained(folder, output_loading_info=True, **options)
+        except RuntimeError as error:
+            if ".experts." not in str(error):
+                raise
+            raise ConfigError(_other_experts(folder, cls.__name__)) from None
+        if any(".experts." in key for key in info["missing_keys"]):
+            raise ConfigError(_other_experts(folder, cls.__name__))
+        return (model, info) if output_loading_info else model
+
+    def to_dense(self) -> Any:
+        """A stock transformer, expert 0 part of its weights. This model stays as it is."""
+        own: Any = self
+        with torch.device("meta"):
+            config = {key: value for key, value in own.config.items() if key not in OWN_CONFIG}
+            model: Any = self._stock.from_config(config)
+        state = {key: value for key, value in own.state_dict().items() if ".experts." not in key}
+        names = {id(parameter): name for name, parameter in own.named_parameters()}
+        for place in self.places:
+            for layer, added in place.rest_additions():
+                name = names[id(layer)]
+                state[name] = (state[name] + added.to(state[name])).to(state[name].dtype)
+        return filled(model, cast(nn.Module, self), {key: state[key] for key in model.state_dict()})
+
+    def steering(
+        self,
+        told: Mapping[str, Any] | None,
+        cells: Float[Tensor, "B N _"],
+        text: Float[Tensor, "B S _"],
+    ) -> dict[str, Any] | None:
+        """What the blocks are told of a layout: a mask for all of them, and who works where.
+
+        Raises:
+            ValueError: the layout does not fit the latents, the text or this model.
+        """
+        others = dict(told or {})
+        levels: Sequence[LevelConditioning] | None = others.pop("regions", None)
+        if levels is None:
+            return others or None
+        own: Any = self
+        if problems := _problems(levels, cells, text, own.config, masked="attention_mask" in others):
+            raise ValueError("The layout does not fit this call: " + "; ".join(problems) + ".")
+        (level,) = levels
+        if level.attend is not None:
+            attend, region = level.attend, level.region
+            assert region is not None, "it was just looked at"
+            if not own.config["region_attention"]:
+                attend, region = attend.any(dim=1, keepdim=True).expand_as(attend), torch.zeros_like(region)
+            others["attention_mask"] = joint_mask(attend, region)
+        return {**others, "routing": level.routing}
+
+
+def _other_experts(folder: Any, kind: str) -> str:
+    return (
+        f"{folder} does not hold the experts that are asked for. Read it with the num_experts, expert_rank and "
+        f"expert_alpha it was saved with, or read the stock network and convert it: {kind}.from_transformer(…, "
+        "num_experts=…)."
+    )
+
+
+def _problems(
+    levels: Sequence[LevelConditioning], cells: Tensor, text: Tensor, config: Mapping[str, Any], *, masked: bool
+) -> list[str]:
+    if len(levels) != 1:
+        return [f"it must have the one level of this network, got {len(levels)}"]
+    (level,), problems = levels, []
+    batch, count, tokens = len(cells), cells.shape[1], text.shape[1]
+    if level.grid[0] * level.grid[1] != count:
+        problems.append(f"its grid {tuple(level.grid)} must have the {count} patches of the latents")
+    attend, region = level.attend, level.region
+    if attend is not None and tuple(attend.shape) != (batch, count, tokens):
+        problems.append(f"its mask [B N S] must be {(batch, count, tokens)}, got {tuple(attend.shape)}")
+    if attend is not None and attend.dtype != torch.bool:
+        problems.append(f"its mask must be boolean, got log weights ({attend.dtype}): joint attention takes no others")
+    if attend is not None and (region is None or tuple(region.shape) != (batch, tokens)):
+        problems.append(f"it must say of which region each token [B S] = {(batch, tokens)} speaks (region)")
+    if masked and attend is not None:
+        problems.append("there is an attention_mask beside it: a region mask leaves padding out too")
+    if level.routing is not None and level.routing.offsets.shape[0] != config["num_experts"]:
+        got = level.routing.offsets.shape[0]
+        problems.append(f"it must be routed to the network's {config['num_experts']} experts, got {got}")
+    return problems

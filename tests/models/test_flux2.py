@@ -1,0 +1,192 @@
+"""FLUX.2's transformer: the stock one where it must be, steered where it may be, and words have places in it."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
+from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor
+
+from mamoe.errors import ConfigError
+from mamoe.methods.lora import Lora
+from mamoe.methods.options import Target
+from mamoe.methods.registry import METHODS
+from mamoe.models.backbones import backbone_of, pyramid_of
+from mamoe.models.control.call import predict, with_layout
+from mamoe.models.flux.attention2 import places_in_prompts
+from mamoe.models.flux.call import packed
+from mamoe.models.flux.model2 import MaMoEFlux2Transformer2DModel
+from small_models import TEXT_WIDTH
+
+SIZE, GRID, TOKENS = (6, 8), (3, 4), 9  # latent cells; patches; tokens: 3 of the whole picture, 3 of each region
+REGION = (torch.arange(TOKENS) // 3).repeat(2, 1)
+KLEIN = {  # FLUX.2-klein-4B
+    "attention_head_dim": 128,
+    "axes_dims_rope": (32, 32, 32, 32),
+    "guidance_embeds": False,
+    "in_channels": 128,
+    "joint_attention_dim": 7680,
+    "mlp_ratio": 3.0,
+    "num_attention_heads": 24,
+    "num_layers": 5,
+    "num_single_layers": 20,
+    "rope_theta": 2000,
+    "timestep_guidance_channels": 256,
+}
+
+
+def noisy():
+    return torch.randn((2, 4, *SIZE), generator=torch.Generator().manual_seed(1))
+
+
+def text():
+    return torch.randn((2, TOKENS, TEXT_WIDTH), generator=torch.Generator().manual_seed(2))
+
+
+def layout(models, *, one_prompt=False):
+    (level,) = models.levels(2, GRID, 3, num_levels=1)
+    attend = level.attend.repeat_interleave(3, dim=2)
+    if one_prompt:
+        return (dataclasses.replace(level, attend=torch.ones_like(attend), region=torch.zeros_like(REGION)),)
+    return (dataclasses.replace(level, attend=attend, region=REGION),)
+
+
+def run(model, levels=None, embeds=None):
+    told = {} if levels is None else {"cross_attention_kwargs": {"regions": levels}}
+    inputs = {"encoder_hidden_states": text() if embeds is None else embeds, **told}
+    return predict(model, noisy(), torch.tensor([300.0, 700.0]), inputs)
+
+
+def difference(a, b):
+    return (a - b).abs().max().item()
+
+
+@torch.no_grad()
+def test_it_is_called_as_the_stock_pipeline_calls_it(models):
+    stock, latents = models.flux2(), noisy()
+    patches = Flux2KleinPipeline._patchify_latents(latents)
+    rows = stock(
+        hidden_states=Flux2KleinPipeline._pack_latents(patches),
+        encoder_hidden_states=text(),
+        timestep=torch.tensor([0.3, 0.7]),
+        img_ids=Flux2KleinPipeline._prepare_latent_ids(patches),
+        txt_ids=Flux2KleinPipeline._prepare_text_ids(text()),
+    ).sample
+    assert torch.equal(Flux2KleinPipeline._pack_latents(patches), packed(latents))
+    assert difference(packed(run(stock)), rows) < 1e-6
+
+
+@torch.no_grad()
+def test_at_initialisation_it_is_the_stock_transformer(models):
+    stock = models.flux2()
+    wanted = run(stock)
+    model = with_layout(stock, num_experts=3)
+    assert difference(run(model), wanted) < 1e-5
+    assert difference(run(model, layout(models, one_prompt=True)), wanted) < 1e-5
+    assert difference(run(model, layout(models)), wanted) > 1e-3
+    model.add_experts(rank=4, alpha=4.0, generator=torch.Generator())
+    assert difference(run(model, layout(models, one_prompt=True)), wanted) < 1e-5
+    assert difference(run(model.to_dense()), wanted) == 0
+
+
+def mamoe(models):
+    model = with_layout(models.flux2(), num_experts=3)
+    model.add_experts(rank=4, alpha=4.0, generator=torch.Generator().manual_seed(4))
+    return models.trained(model)
+
+
+def test_every_prompt_is_counted_from_its_own_beginning():
+    region = torch.tensor([[0, 0, 1, 1, 1, 2, 0]])  # the last is padding
+    assert places_in_prompts(region).tolist() == [[0, 1, 0, 1, 2, 0, 6]]
+
+
+@torch.no_grad()
+def test_the_order_of_prompts_says_nothing_though_words_have_places(models):
+    model, (level,) = mamoe(models), layout(models)
+    order = torch.tensor([3, 4, 5, 6, 7, 8, 0, 1, 2])
+    turned = dataclasses.replace(level, attend=level.attend[:, :, order], region=level.region[:, order])
+    assert difference(run(model, (level,)), run(model, (turned,), text()[:, order])) < 1e-5
+    other = torch.tensor([1, 0, 2, 3, 4, 5, 6, 7, 8])  # two words of one prompt
+    assert difference(run(model, (level,)), run(model, (level,), text()[:, other])) > 1e-4
+
+
+@torch.no_grad()
+def test_cells_go_to_their_experts_and_what_it_is_without_is_dense(models, tmp_path):
+    model, (level,) = mamoe(models), layout(models, one_prompt=True)
+    every = torch.zeros((2, 12), dtype=torch.long)
+    rest = dataclasses.replace(level, routing=models.hard(every, 3))
+    other = dataclasses.replace(level, routing=models.hard(every + 1, 3))
+    assert difference(run(model, (rest,)), run(model)) < 1e-5
+    assert difference(run(model, (other,)), run(model)) > 1e-3
+    dense = model.to_dense()
+    assert type(dense) is Flux2Transformer2DModel and difference(run(dense), run(model)) < 1e-5
+    model.save_pretrained(tmp_path)
+    again = MaMoEFlux2Transformer2DModel.from_pretrained(tmp_path)
+    assert torch.equal(run(again, layout(models)), run(model, layout(models)))
+
+
+def test_checkpointing_gives_the_same_gradients(models):
+    model, levels = mamoe(models).train(), layout(models)
+    weights = list(model.parameters())
+    kept = torch.autograd.grad(run(model, levels).square().sum(), weights)
+    model.enable_gradient_checkpointing()
+    again = torch.autograd.grad(run(model, levels).square().sum(), weights)
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
+
+
+@torch.no_grad()
+def test_processors_that_would_drop_the_layout_are_refused(models):
+    model = mamoe(models)
+    model.transformer_blocks[0].attn.set_processor(Flux2AttnProcessor())
+    with pytest.raises(ConfigError, match="Flux2AttnProcessor would drop"):
+        run(model, layout(models))
+
+
+def test_flux_klein_has_the_names_experts_and_targets_it_should():
+    with torch.device("meta"):
+        stock = Flux2Transformer2DModel(**KLEIN)
+        model = with_layout(stock, num_experts=5)
+        assert dict(model.named_parameters()).keys() == dict(stock.named_parameters()).keys()
+        METHODS["lora_experts"](rank=16, alpha=16).prepare(model, seed=0)
+    width, double, single = 3072, 8 + 2 * 9, 9 + 4  # in squares of the width
+    squares = 5 * double + 20 * single + (6 + 6 + 3) + 1 + 2  # blocks, modulations, timestep, output norm
+    thin = width * (128 + 7680 + 256 + 128) + 128 * (5 * 4 + 20 * 2)  # into and out of it; norms of heads
+    assert sum(p.numel() for p in stock.parameters()) == squares * width**2 + thin == 3_875_544_576
+    names, added = set(dict(stock.named_parameters())), set(dict(model.named_parameters()))
+    parts = ("down_ErC", "up_EFr")
+    experts = {f"transformer_blocks.{b}.experts.{x}.{p}" for b in range(5) for x in ("widen", "narrow") for p in parts}
+    experts |= {f"single_transformer_blocks.{b}.experts.widen.{p}" for b in range(20) for p in parts}
+    assert added == names | experts
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == experts
+    wide, narrow = 16 * (3072 + 2 * 9216), 16 * (9216 + 3072)  # of one expert
+    assert sum(model.get_parameter(name).numel() for name in experts) == 5 * (25 * wide + 5 * narrow)
+    family = backbone_of(model)
+    assert (pyramid_of(model).count, pyramid_of(model).skipped) == (1, 1)
+    assert family.text_width(model.config) == 7680 and family.latent_channels(model.config) == 32
+    counts = {
+        Target.ATTENTION: 5 * 8 + 20 * 2,
+        Target.PROJECTION: 4 + 3 + 2,
+        Target.FEED_FORWARD: 5 * 4,
+    }
+    for target, count in counts.items():
+        assert len(adapted(stock, target)) == count, target
+    assert len(adapted(model, Target.FEED_FORWARD)) == counts[Target.FEED_FORWARD] - 5 * 2
+
+
+def adapted(model, target):
+    expression = Lora(rank=2, **{other: other == target for other in Target}).layers(model)
+    return [name for name, _ in model.named_modules() if re.fullmatch(expression, name)]
+
+
+@pytest.mark.parametrize("name", ["lora", "lora_experts"])
+@torch.no_grad()
+def test_methods_begin_as_the_model_and_merge_to_what_they_computed(models, name):
+    stock = models.flux2()
+    method = METHODS[name](rank=4, alpha=8, **({"conv": False} if name == "lora" else {}))
+    network = method.prepare(with_layout(stock, num_experts=3), seed=1)
+    assert difference(run(network, layout(models, one_prompt=True)), run(stock)) < 1e-5
+    for p in [p for p in network.parameters() if p.requires_grad]:
+        p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3))
+    after = run(network, layout(models))
+    assert difference(run(method.merged(network), layout(models)), after) < 1e-4

@@ -1,0 +1,128 @@
+"""Why layouts cannot steer the transformers that are refused, tried on one block: a new diffusers may be another."""
+
+import inspect
+
+import pytest
+import torch
+from diffusers import (
+    QwenImageTransformer2DModel,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    ZImageTransformer2DModel,
+)
+
+from mamoe.errors import ConfigError
+from mamoe.models.backbones import backbone_of_class
+
+WIDTH, TOKENS, SIDE = 16, 9, 8
+RIGHT_TOKENS = torch.arange(TOKENS) >= 6
+
+
+def seeded(network):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return network.eval()
+
+
+def changes(call):
+    """What another prompt of the right half changes, by column of a latent of SIDE x SIDE cells."""
+    text = torch.randn((1, TOKENS, WIDTH), generator=torch.Generator().manual_seed(1))
+    other = torch.where(RIGHT_TOKENS[:, None], text.flip(1) * 2 + 1, text)
+    with torch.no_grad():
+        return (call(other) - call(text)).abs().amax((0, 1, 2))
+
+
+def noisy(channels=4):
+    return torch.randn((1, channels, SIDE, SIDE), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (SD3Transformer2DModel, "ignores it"),
+        (QwenImageTransformer2DModel, "refuses a mask"),
+        (ZImageTransformer2DModel, "its own mask"),
+        (SanaTransformer2DModel, "convolution"),
+    ],
+)
+def test_each_is_refused_with_what_it_would_need(kind, said):
+    with pytest.raises(ConfigError, match=rf"cannot steer a {kind.__name__}: .*{said}.*Known are UNet2DConditionModel"):
+        backbone_of_class(kind)
+
+
+def test_sana_carries_text_a_cell_further():
+    network = seeded(
+        SanaTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=1,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=WIDTH,
+            caption_channels=WIDTH,
+            sample_size=SIDE,
+            patch_size=1,
+        )
+    )
+    right = (torch.arange(SIDE) >= SIDE // 2).repeat(SIDE)
+    mask = torch.ones(1, SIDE * SIDE, TOKENS, dtype=torch.bool)
+    mask[0, :, 3:6], mask[0, :, 6:] = ~right[:, None], right[:, None]
+    by_column = changes(lambda text: network(noisy(), text, torch.tensor([500.0]), encoder_attention_mask=mask).sample)
+    assert by_column[: SIDE // 2 - 1].max() == 0.0 < by_column[SIDE // 2 - 1] < by_column[SIDE // 2 :].min()
+
+
+def test_sd3_ignores_a_mask():
+    network = seeded(
+        SD3Transformer2DModel(
+            sample_size=SIDE,
+            patch_size=1,
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            caption_projection_dim=16,
+            pooled_projection_dim=8,
+            pos_embed_max_size=SIDE,
+        )
+    )
+    nobody = torch.eye(SIDE * SIDE + TOKENS, dtype=torch.bool)[None, None]  # everybody sees itself alone
+
+    def call(text, told):
+        return network(noisy(), text, torch.zeros(1, 8), torch.tensor([500.0]), joint_attention_kwargs=told).sample
+
+    text = torch.randn((1, TOKENS, WIDTH), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(call(text, {"attention_mask": nobody}), call(text, {}))
+    assert changes(lambda words: call(words, {"attention_mask": nobody})).min() > 0
+
+
+def test_qwen_image_refuses_a_mask():
+    network = seeded(
+        QwenImageTransformer2DModel(
+            patch_size=2,
+            in_channels=16,
+            out_channels=4,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            axes_dims_rope=(4, 6, 6),
+        )
+    )
+    rows, text = torch.randn(1, 16, 16), torch.randn(1, TOKENS, WIDTH)
+    told = {"timestep": torch.tensor([0.5]), "img_shapes": [[(1, 4, 4)]]}
+    mask = torch.ones(1, 1, 16 + TOKENS, 16 + TOKENS, dtype=torch.bool)
+    network(rows, text, **told)
+    with pytest.raises(ValueError, match="does not accept an external attention_mask"):
+        network(rows, text, **told, attention_kwargs={"attention_mask": mask})
+
+
+def test_z_image_is_given_no_mask():
+    takes = inspect.signature(ZImageTransformer2DModel.forward).parameters
+    assert "x" in takes and not any("attention_mask" in name for name in takes)
