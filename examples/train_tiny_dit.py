@@ -1,8 +1,8 @@
 """Trains the transformer of the tiny base `tiny_dit` for as many seconds as there are.
 
-    mamoe scenes data/close_ups --domain close_ups --train 12000 --val 64 --test 0 --height 64 --width 64
-    mamoe scenes data/broad --domain broad --train 8000 --val 64 --test 0
-    python examples/train_tiny_dit.py build/tiny_dit --close-ups data/close_ups --streets data/broad --seconds 5400
+    mamoe scenes data/close_ups --domain close_ups --train 6000 --val 64 --test 0 --height 64 --width 64
+    mamoe scenes data/broad --domain broad --train 3000 --val 64 --test 0
+    python examples/train_tiny_dit.py build/tiny_dit --close-ups data/close_ups --streets data/broad --seconds 3740
 
 Autoencoder and text encoder are those of `tiny`, as they are: pictures and captions are encoded once and stay in
 memory. The transformer is PixArt's, small; it learns a flow (noise minus picture), first close-ups at 64x64 for the
@@ -40,7 +40,7 @@ from mamoe.training.optim.muon import make_muon
 
 WORDS_ALONE = 0.25  # of the time close-ups alone; then one step in four
 PADDED = 0.125  # of the batches: both is read later, and 77 tokens cost more than what they describe
-RATE, WARM_UP, DECAY = 2e-3, 200, 0.999
+RATE, WARM_UP, DECAY = 2e-3, 50, 0.998
 
 
 class PlainAttention:
@@ -214,9 +214,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--close-ups", type=Path, required=True, help="a folder that `mamoe scenes` made")
     parser.add_argument("--streets", type=Path, required=True, help="another, of whole streets")
-    parser.add_argument("--seconds", type=float, default=5400, help="of training, all calls together")
+    parser.add_argument("--seconds", type=float, default=3740, help="of training, all calls together")
     parser.add_argument("--every", type=float, default=240, help="seconds between two states")
-    parser.add_argument("--batch", type=int, nargs=2, default=[64, 16], help="close-ups, streets a step")
+    parser.add_argument("--batch", type=int, nargs=2, default=[48, 16], help="close-ups, streets a step")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 

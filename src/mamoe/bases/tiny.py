@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
@@ -151,11 +152,12 @@ def new_transformer(latent_channels: int, text_width: int = TEXT_WIDTH) -> PixAr
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
     nothing = [network.adaln_single.linear.weight, network.scale_shift_table, network.proj_out.weight]
-    for block in network.transformer_blocks:
+    blocks: Any = network.transformer_blocks
+    for block in blocks:
         nothing += [block.attn2.to_out[0].weight, block.scale_shift_table]
     for weight in nothing:
         nn.init.zeros_(weight)
     with torch.no_grad():
-        for block in network.transformer_blocks:
+        for block in blocks:
             block.scale_shift_table[[2, 5]] = 0.2  # the gates of attention and feed-forward
     return network
