@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 
 from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
@@ -76,6 +82,27 @@ def small_flux(**changes: Any) -> FluxTransformer2DModel:
         "axes_dims_rope": (4, 6, 6),
     }
     return FluxTransformer2DModel(**{**config, **changes}).eval()
+
+
+def small_sd3(**changes: Any) -> SD3Transformer2DModel:
+    """Stable Diffusion 3.5-medium in small: three blocks, the first with a second attention."""
+    torch.manual_seed(0)
+    config: dict[str, Any] = {
+        "sample_size": 16,
+        "patch_size": 2,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 3,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": TEXT_WIDTH,
+        "caption_projection_dim": 32,
+        "pooled_projection_dim": POOLED_WIDTH,
+        "pos_embed_max_size": 16,
+        "dual_attention_layers": (0,),
+        "qk_norm": "rms_norm",
+    }
+    return SD3Transformer2DModel(**{**config, **changes}).eval()
 
 
 def small_flux2(**changes: Any) -> Flux2Transformer2DModel:
@@ -189,6 +216,7 @@ class Models:
     mamoe = staticmethod(small_mamoe)
     pixart = staticmethod(small_pixart)
     flux = staticmethod(small_flux)
+    sd3 = staticmethod(small_sd3)
     flux2 = staticmethod(small_flux2)
     mamoe_pixart = staticmethod(small_mamoe_pixart)
     mamoe_flux = staticmethod(small_mamoe_flux)

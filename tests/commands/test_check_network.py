@@ -64,18 +64,20 @@ def test_a_leak_ends_the_command(base_model, monkeypatch):
 
 def test_what_cannot_be_looked_at_is_refused(pixart_base, base_model, tmp_path, monkeypatch):
     index = json.loads((pixart_base / "model_index.json").read_text())
-    index["transformer"] = ["diffusers", "SD3Transformer2DModel"]
+    index["transformer"] = ["diffusers", "ZImageTransformer2DModel"]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     for words, said in (
-        ([tmp_path], "ignores it"),
+        ([tmp_path], "its own mask"),
         ([tmp_path / "nowhere"], "no folder or file"),
         ([pixart_base, "--size", "7"], "a multiple of 2"),
         ([base_model, "--size", "2"], "at least 4"),
-        ([base_model, "--fix", tmp_path / "out"], "go with a data set"),
+        ([base_model, "--fix", tmp_path / "out"], "--fix belong to the check of a data set"),
     ):
         outcome = checked(*words)
         assert outcome.code == 2 and said in outcome.err, outcome.err
     assert mamoe("check").code == 2
+    outcome = mamoe("check", pixart_base, "--size", "8")
+    assert outcome.code == 2 and "--size belong to the check of --model alone" in outcome.err
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**10))
     outcome = checked(base_model)
     assert outcome.code == 2 and "--precision bf16" in outcome.err

@@ -170,6 +170,7 @@ def test_data_hash_sees_contents_names_and_treatment(tmp_path):
     assert data_hash([a, b]) != before
 
 
+@pytest.mark.slow
 def test_use_tells_true_pictures_from_empty_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(use, "STEPS", 24)
     scenes = [scene(i) for i in range(8)]

@@ -13,6 +13,8 @@ from mamoe.errors import ConfigError, DatasetError
 from mamoe.prepare.classes import read_class_table
 from mamoe.prepare.coco import import_coco
 from mamoe.prepare.coco_json import read_categories
+from mamoe.prepare.fuse.instances import _class_number
+from mamoe.prepare.fuse.masks import from_counts
 from mamoe.storage.text_file import read_json, read_text
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -79,3 +81,11 @@ def test_check_ends_where_a_pipe_lies(tmp_path):
     os.mkfifo(tmp_path / "data.yaml")
     outcome = mamoe("check", tmp_path)
     assert outcome.code == 3 and "data.yaml: it is a pipe" in outcome.err
+
+
+def test_masks_say_what_is_wrong_with_them(tmp_path):
+    """-5 and 4101 do make up 4096 pixels, which was the whole message."""
+    with pytest.raises(ValueError, match="a run length is negative"):
+        from_counts([-5, 4101], (64, 64))
+    with pytest.raises(ValueError, match="a class is a whole number, and spaces part the words, got '13,'"):
+        _class_number("13,")

@@ -15,13 +15,20 @@ SIZE, TOKENS = (12, 16), 9  # latent cells; tokens of the whole picture (3), the
 RIGHT = torch.arange(TOKENS) >= 6
 REGION = (torch.arange(TOKENS) // 3)[None]  # whose token
 # Maker of a stock one, halvings skipped, levels.
-FAMILIES = {"unet": ("unet", 0, 3), "pixart": ("pixart", 1, 1), "flux": ("flux", 1, 1), "flux2": ("flux2", 1, 1)}
+FAMILIES = {
+    "unet": ("unet", 0, 3),
+    "pixart": ("pixart", 1, 1),
+    "flux": ("flux", 1, 1),
+    "flux2": ("flux2", 1, 1),
+    "sd3": ("sd3", 1, 1),
+}
 ONE_BLOCK = {
     "pixart": ("pixart", {"num_layers": 1}),
     "flux, double": ("flux", {"num_layers": 1, "num_single_layers": 0}),
     "flux, single": ("flux", {"num_layers": 0, "num_single_layers": 1}),
     "flux2, double": ("flux2", {"num_layers": 1, "num_single_layers": 0}),
     "flux2, single": ("flux2", {"num_layers": 0, "num_single_layers": 1}),
+    "sd3": ("sd3", {"num_layers": 1}),
 }
 FORMS = ["plain", "checkpointed", "lora"]
 
@@ -64,7 +71,8 @@ def made(models, family, form="plain", **changes):
     if backbone_of(network).routed is not None and form != "lora":
         network = models.trained(LoraExperts(rank=4, alpha=4).prepare(network, seed=0))
     if form == "lora":
-        has_own = family != "flux2" or changes.get("num_layers") != 0  # its single blocks have none by itself
+        # FLUX.2's single blocks and Stable Diffusion 3's last one have no feed-forward beside that of the experts.
+        has_own = (family, changes.get("num_layers")) not in (("flux2", 0), ("sd3", 1))
         network = models.trained(
             Lora(rank=4, alpha=4, conv=family == "unet", feed_forward=has_own).prepare(network, seed=0)
         )

@@ -14,6 +14,7 @@ ONE_BLOCK = {
     "pixart": ("pixart", {"num_layers": 1}),
     "flux, double": ("flux", {"num_layers": 1, "num_single_layers": 0}),
     "flux, single": ("flux", {"num_layers": 0, "num_single_layers": 1}),
+    "sd3": ("sd3", {"num_layers": 1}),
     "flux2, double": ("flux2", {"num_layers": 1, "num_single_layers": 0}),
     "flux2, single": ("flux2", {"num_layers": 0, "num_single_layers": 1}),
 }
@@ -30,7 +31,9 @@ pytestmark = pytest.mark.usefixtures("compilable")
 def made(models, family, form, **changes):
     network = models.trained(with_layout(getattr(models, family)(**changes), num_experts=2))
     if form == "lora":
-        network = models.trained(Lora(rank=4, alpha=4, conv=family == "unet").prepare(network, seed=0))
+        network = models.trained(
+            Lora(rank=4, alpha=4, conv=family == "unet", feed_forward=family != "sd3").prepare(network, seed=0)
+        )
     return network
 
 

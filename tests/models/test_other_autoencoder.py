@@ -26,6 +26,7 @@ def same(one, two):
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_and_its_export_keep_it(base_model, scenes, tmp_path):
     wanted = other(base_model, tmp_path / "vae")
     words = [f"model.vae={tmp_path / 'vae'}", "callbacks.samples=null", "callbacks.validation=null"]

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from diffusers import PixArtTransformer2DModel, QwenImageTransformer2DModel, SD3Transformer2DModel
+from diffusers import PixArtTransformer2DModel, QwenImageTransformer2DModel, SanaTransformer2DModel
 
 from mamoe.errors import ConfigError
 from mamoe.methods.lora import Lora
@@ -209,7 +209,8 @@ def test_methods_that_do_not_fit_say_so(models, method, said):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [(SD3Transformer2DModel, "ignores it"), (QwenImageTransformer2DModel, "attention refuses a mask")]
+    ("kind", "said"),
+    [(SanaTransformer2DModel, "convolution"), (QwenImageTransformer2DModel, "attention refuses a mask")],
 )
 def test_an_unknown_backbone_is_refused_with_those_that_are_known(kind, said):
     with pytest.raises(

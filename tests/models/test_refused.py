@@ -7,7 +7,6 @@ import torch
 from diffusers import (
     QwenImageTransformer2DModel,
     SanaTransformer2DModel,
-    SD3Transformer2DModel,
     ZImageTransformer2DModel,
 )
 
@@ -41,7 +40,6 @@ def noisy(channels=4):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (SD3Transformer2DModel, "ignores it"),
         (QwenImageTransformer2DModel, "refuses a mask"),
         (ZImageTransformer2DModel, "its own mask"),
         (SanaTransformer2DModel, "convolution"),
@@ -73,33 +71,6 @@ def test_sana_carries_text_a_cell_further():
     mask[0, :, 3:6], mask[0, :, 6:] = ~right[:, None], right[:, None]
     by_column = changes(lambda text: network(noisy(), text, torch.tensor([500.0]), encoder_attention_mask=mask).sample)
     assert by_column[: SIDE // 2 - 1].max() == 0.0 < by_column[SIDE // 2 - 1] < by_column[SIDE // 2 :].min()
-
-
-def test_sd3_ignores_a_mask():
-    network = seeded(
-        SD3Transformer2DModel(
-            sample_size=SIDE,
-            patch_size=1,
-            in_channels=4,
-            out_channels=4,
-            num_layers=1,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            joint_attention_dim=WIDTH,
-            caption_projection_dim=16,
-            pooled_projection_dim=8,
-            pos_embed_max_size=SIDE,
-        )
-    )
-    nobody = torch.eye(SIDE * SIDE + TOKENS, dtype=torch.bool)[None, None]  # everybody sees itself alone
-
-    def call(text, told):
-        return network(noisy(), text, torch.zeros(1, 8), torch.tensor([500.0]), joint_attention_kwargs=told).sample
-
-    text = torch.randn((1, TOKENS, WIDTH), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        assert torch.equal(call(text, {"attention_mask": nobody}), call(text, {}))
-    assert changes(lambda words: call(words, {"attention_mask": nobody})).min() > 0
 
 
 def test_qwen_image_refuses_a_mask():

@@ -180,6 +180,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(models, steered):
         torch.testing.assert_close(mine, theirs, atol=0.0, rtol=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compilable")
 @torch.no_grad()
 def test_one_compiled_graph_for_all_layouts(models, steered):

@@ -42,6 +42,7 @@ def own_picture(pipe):
     return pipe("a street", generator=torch.Generator().manual_seed(1), **options).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_it_trains_resumes_to_the_bit_draws_and_is_exported(base, scenes, tmp_path, method):
     trained(*words_of(base, scenes, tmp_path / "runs", *METHODS[method], "callbacks.samples=null"))

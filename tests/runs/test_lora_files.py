@@ -49,6 +49,7 @@ def assert_the_files_draw_what_the_run_draws(run, base_model, out, formats):
         base.unload_lora_weights()
 
 
+@pytest.mark.slow
 def test_a_stock_pipeline_loads_a_lora_and_draws_the_same(stock_lora, base_model, tmp_path):
     assert_the_files_draw_what_the_run_draws(stock_lora, base_model, tmp_path, list(LoraFile))
     refused = mamoe("export", stock_lora, tmp_path / "kohya", "--format", "kohya")

@@ -76,6 +76,7 @@ def test_trains_saves_reloads_and_samples_the_same_picture(name, steered, base_m
     assert_equal(tensors(run, STEPS), tensors(copy, STEPS))
 
 
+@pytest.mark.slow
 def test_an_adapter_is_saved_alone_and_resumed(base_model, scenes, tmp_path):
     words = [*short_run(base_model, scenes, tmp_path / "runs"), "method=lora", *SMALL_RANK, "callbacks.samples=null"]
     trained(*words)

@@ -94,6 +94,7 @@ def test_a_run_without_layout_is_exported_as_a_stock_pipeline(base_model, scenes
         assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_text_encoder_can_be_trained_too(base_model, scenes, tmp_path):
     words = ["model.train_text_encoder=true", "callbacks.validation=null", "optimizer.lr=1e-2"]
     trained(*short_run(base_model, scenes, tmp_path / "runs"), *words)

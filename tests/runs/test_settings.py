@@ -14,7 +14,9 @@ from mamoe.training.step.module import DiffusionModule
 from wholeruns import COMMAND, SMALL, run_folders, tensors, trained
 
 
-@pytest.mark.parametrize("debug", ["default", "fdr", "limit", "overfit", "profiler"])
+@pytest.mark.parametrize(
+    "debug", [pytest.param("default", marks=pytest.mark.slow), "fdr", "limit", "overfit", "profiler"]
+)
 def test_debugging_runs(debug, base_model, scenes, tmp_path):
     shorter = {"overfit": ["trainer.max_steps=3"], "profiler": ["trainer.max_steps=2"], "limit": []}.get(debug, [])
     own = ("trainer.max_steps", "callbacks")  # what the debug option is to decide itself
@@ -35,6 +37,7 @@ def test_debugging_runs(debug, base_model, scenes, tmp_path):
         assert json.loads((run / "dataset.json").read_text())["val_images"] == 6  # the training pictures
 
 
+@pytest.mark.slow
 def test_limits_and_anomaly_detection_reach_the_training(base_model, scenes, tmp_path, monkeypatch):
     seen, step = [], DiffusionModule.training_step
 
@@ -52,6 +55,7 @@ def test_limits_and_anomaly_detection_reach_the_training(base_model, scenes, tmp
     assert (facts["train_images"], facts["val_images"]) == (3, 1)
 
 
+@pytest.mark.slow
 def test_loggers_and_callbacks_by_name(base_model, scenes, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

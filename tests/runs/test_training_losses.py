@@ -31,6 +31,7 @@ def unet(run) -> torch.Tensor:
     return load_file(run / "checkpoints/latest/unet" / WEIGHTS)["conv_out.weight"]
 
 
+@pytest.mark.slow
 def test_classes_are_weighed_by_how_rare_they_are(weights_of):
     run = weights_of("loss=masked_mse", "callbacks.samples=null")
     weights = json.loads((run / "dataset.json").read_text())["class_weights"]
@@ -40,6 +41,7 @@ def test_classes_are_weighed_by_how_rare_they_are(weights_of):
     assert_equal(tensors(run, 4), tensors(copy, 4))
 
 
+@pytest.mark.slow
 def test_weights_of_one_for_every_class_change_nothing(weights_of):
     plain = weights_of(*SMALL)
     ones = weights_of("loss=masked_mse", "loss.class_weights={road: 1}", *SMALL)
@@ -54,6 +56,7 @@ def test_a_weight_for_an_unknown_class_is_refused(base_model, scenes, tmp_path):
     assert "loss.class_weights names cra" in outcome.err and "car" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_loss_through_frozen_networks_resumes_and_saves_none_of_them(weights_of, finished_run, tmp_path):
     for name in ("perceptual", "lpips"):
         words = [f"loss={name}", "callbacks.samples=null", "objective.snr_gamma=5"]
@@ -81,6 +84,7 @@ def test_what_a_loss_lacks_is_said_before_anything_is_written(base_model, scenes
     assert {path.name for path in (tmp_path / "runs").glob("*/*")} <= {"check"}  # what is known of the data alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logit_normal", "stratified"])
 def test_resumed_runs_draw_the_same_noise_levels(kind, weights_of):
     run = weights_of(f"objective.timesteps={kind}", "callbacks.samples=null")
@@ -89,6 +93,7 @@ def test_resumed_runs_draw_the_same_noise_levels(kind, weights_of):
     assert_equal(tensors(run, 4), tensors(copy, 4))
 
 
+@pytest.mark.slow
 def test_a_flow_trains_resumes_to_the_bit_and_is_drawn_by_euler(weights_of, scenes):
     words = ["objective.prediction=flow", "objective.shift=3", "objective.timesteps=logit_normal"]
     run = weights_of(*words, "objective.snr_gamma=5", "callbacks.samples=null")

@@ -20,6 +20,7 @@ def base(tmp_path_factory):
     return write_pixart_base(tmp_path_factory.mktemp("pixart"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_it_trains_resumes_to_the_bit_draws_and_is_exported(base, scenes, tmp_path, method):
     words = short_run(base, scenes, tmp_path / "runs")

@@ -23,6 +23,7 @@ def run(xl_base, scenes, tmp_path_factory):
     return only_run(runs)
 
 
+@pytest.mark.slow
 def test_it_trains_and_samples_as_it_goes(run, xl_base):
     before, after = load_file(xl_base / "unet" / WEIGHTS), load_file(run / "checkpoints/latest/unet" / WEIGHTS)
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
@@ -32,6 +33,7 @@ def test_it_trains_and_samples_as_it_goes(run, xl_base):
     assert len(list((run.parents[1] / "cache/text").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(run, tmp_path):
     copy = cut_back(run, tmp_path / "copy", 10)
     trained(f"resume={copy}")

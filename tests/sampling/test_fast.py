@@ -28,6 +28,7 @@ def test_the_format_is_what_is_asked_for_or_what_the_device_has(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_pictures_in_bfloat16_say_so_and_are_never_mixed_with_others(finished_run, scenes, tmp_path):
     words = ["sample", finished_run, "--panoptic", scenes / "panoptic/test", "--steps", 2, "--out"]
     for precision in ("fp32", "bf16"):

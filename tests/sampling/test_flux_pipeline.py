@@ -105,13 +105,15 @@ def test_its_parts_must_fit(base):
     assert "there is one" in text_problems(config, encoders[:1])[0]
 
 
-def test_a_klein_is_refused_before_anything_is_loaded(tmp_path):
+def test_flux2_dev_is_refused_before_anything_is_loaded(tmp_path):
     parts = {
         "transformer": ["diffusers", "Flux2Transformer2DModel"],
-        "text_encoder": ["transformers", "Qwen3ForCausalLM"],
-        "tokenizer": ["transformers", "Qwen2TokenizerFast"],
+        "text_encoder": ["transformers", "Mistral3ForConditionalGeneration"],
+        "tokenizer": ["transformers", "PixtralProcessor"],
         "vae": ["diffusers", "AutoencoderKLFlux2"],
     }
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Flux2KleinPipeline", **parts}))
-    with pytest.raises(ConfigError, match=r"reads its prompts by a Qwen3ForCausalLM.*not trained from its folder yet"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Flux2Pipeline", **parts}))
+    with pytest.raises(
+        ConfigError, match=r"reads its prompts by a Mistral3ForConditionalGeneration.*steered in Python"
+    ):
         load_base(str(tmp_path))

@@ -53,6 +53,7 @@ def stock_of(parts, scheduler) -> StableDiffusionPipeline:
 # Schedulers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LISTED)
 def test_every_scheduler_listed_for_stable_diffusion(make_pipe, parts, make_map, name):
     if name in OF_EXTRAS and find_spec(OF_EXTRAS[name]) is None:

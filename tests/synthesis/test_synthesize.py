@@ -121,6 +121,7 @@ def test_other_rules_need_no_new_pictures(made, finished_run, town, tmp_path, mo
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name"),
     [(layouts, "_write"), (filling, "write_picture"), (reading, "_judge"), (writer, "put_picture")],

@@ -105,6 +105,7 @@ def test_a_step_that_is_not_finite_ends_the_run_as_on_a_cpu(tmp_path, monkeypatc
         assert (tmp_path / "plain" / name).read_text() == (tmp_path / "later" / name).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "waits_for"),
     [

@@ -158,6 +158,7 @@ def test_encoder_learns_the_components_and_nothing_else_changes(pictures):
     assert latent_std(trained, pictures) == pytest.approx(1 / trained.config["scaling_factor"])
 
 
+@pytest.mark.slow
 def test_decoder_learns_and_the_encoder_stays(pictures):
     model = fresh()
     before, psnr = state(model), reconstruction_psnr(model, pictures)

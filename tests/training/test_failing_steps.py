@@ -74,6 +74,7 @@ def seen_in_step(step, size=5, accumulate=2):
     return [key for batch in batches[-accumulate:] for key in batch]
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_kept_and_replayed(tmp_path, capsys):
     module = make_module(kind=Unlucky)
     module.unlucky = seen_in_step(3)[7]
@@ -116,6 +117,7 @@ def test_a_file_that_replays_nothing_is_refused(tmp_path):
         replay(tmp_path / "nonfinite-step-00000003.json", make_module(), make_data(), recipe=RECIPE, trainer=CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "pieces", "from_step"), [(3, 2, 0), (2, 4, 2)])
 def test_smaller_pieces_give_the_same_weights(tmp_path, whole, room, pieces, from_step):
     # 5 pictures in pieces of 2 and 3, or of 1, 1, 1 and 2: each picture counts alike.

@@ -78,6 +78,7 @@ def test_it_stops_with_a_checkpoint_and_says_why(tmp_path):
     assert train(tmp_path, patience=limit(4), resume=tmp_path).step == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [8, 11])
 def test_the_count_survives_an_interruption(tmp_path, kill_at):
     whole, parts = tmp_path / "whole", tmp_path / "parts"

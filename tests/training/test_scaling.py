@@ -26,6 +26,7 @@ def run(folder, steps, scale, resume=None):
     return module, precision
 
 
+@pytest.mark.slow
 def test_overflowing_steps_are_left_out_and_a_resumed_run_goes_on_alike(tmp_path):
     scale = 2.0**24
     whole, precision = run(tmp_path / "whole", 8, scale)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from diffusers import UNet2DConditionModel
-from transformers import T5EncoderModel
+from transformers import Qwen3ForCausalLM, T5EncoderModel
 
 from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
@@ -166,10 +166,10 @@ def training_prompts(
 
 
 def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
-    if wanted and isinstance(base.text_encoder, T5EncoderModel):
+    if wanted and isinstance(base.text_encoder, T5EncoderModel | Qwen3ForCausalLM):
         raise ConfigError(
-            f"model.train_text_encoder=true trains CLIP's text encoder, and that of {base.source.path} is T5's, which "
-            "stays as it is. Set it to false."
+            f"model.train_text_encoder=true trains CLIP's text encoder, and that of {base.source.path} is a large one, "
+            "which stays as it is. Set it to false."
         )
     if wanted and base.text.text_encoder_2 is not None:
         raise ConfigError(

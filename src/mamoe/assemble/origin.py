@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def going_on(config: Train, plain: Mapping[str, Any], terms: Terms, steps: int) 
     at = named.resolve() if named.name in ("latest", "best") or named.name.startswith("step-") else run
     saved = [at] if at.parent.name == "checkpoints" else checkpoints_of(run)
     checkpoint = saved[-1] if saved else None
-    _check(run, plain, terms, checkpoint)
+    _check(run, plain, terms, saved)
     if replays or checkpoint is None or not checkpoint.is_dir():
         return Going(run=run, done=None)
     reached = step_of(checkpoint)
@@ -130,13 +130,25 @@ def choose_run(config: Train, plain: Mapping[str, Any], steps: int) -> Choice:
     return {"run": str(folder), "from": str(sound_checkpoint(Path(config.resume)))}
 
 
-def _check(run: Path, plain: Mapping[str, Any], terms: Terms, checkpoint: Path | None) -> None:
+def _check(run: Path, plain: Mapping[str, Any], terms: Terms, saved: Sequence[Path]) -> None:
     problems = {c.key: f"{c} ({c.refusal})" for c in told_anew(run, plain) if c.refusal is not None}
-    if checkpoint is not None and (checkpoint / RECIPE).is_file():
-        for key, line in terms_changes(read_recipe(checkpoint).terms, terms).refused:
+    if (recipe := _newest_recipe(saved)) is not None:
+        for key, line in terms_changes(recipe.terms, terms).refused:
             problems.setdefault(f"{key} {line}" if key in ("data", "taxonomy") else key, line)
     if problems:
         raise CheckpointError(refusal(run, list(problems.values())))
+
+
+def _newest_recipe(saved: Sequence[Path]) -> Recipe | None:
+    """That of the newest checkpoint whose recipe can be read: damaged ones are passed over, here as later."""
+    written = [checkpoint for checkpoint in saved if (checkpoint / RECIPE).is_file()]
+    for checkpoint in reversed(written):
+        try:
+            return read_recipe(checkpoint)
+        except ConfigError:
+            if checkpoint is written[0]:
+                raise
+    return None
 
 
 def _length(config: Train, steps: int) -> str:

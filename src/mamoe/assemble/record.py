@@ -35,7 +35,9 @@ def config_of(checkpoint: Path) -> tuple[Path, Train]:
     path = home / CONFIG
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        if not isinstance(plain, dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} says which data the run was trained on, and cannot be read: {error}. Sample the layouts with "
             "`mamoe sample` and evaluate the folder."

@@ -102,6 +102,7 @@ def _misfits(theirs: Any, own: Any) -> list[str]:
     cells = [2 ** (len(config["block_out_channels"]) - 1) for config in (theirs, own)]
     if cells[0] != cells[1]:
         problems.append(f"a latent cell is {cells[0]} pixels wide, that of the model's own {cells[1]}")
-    if theirs["scaling_factor"] != own["scaling_factor"]:
-        problems.append(f"its scaling_factor is {theirs['scaling_factor']}, that of the own {own['scaling_factor']}")
+    scales = [config.get("scaling_factor") for config in (theirs, own)]
+    if scales[0] != scales[1]:
+        problems.append(f"its scaling_factor is {scales[0]}, that of the own {scales[1]}")
     return problems

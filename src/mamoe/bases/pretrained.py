@@ -16,6 +16,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     PreTrainedModel,
+    Qwen2Tokenizer,
+    Qwen3ForCausalLM,
     T5EncoderModel,
     T5Tokenizer,
 )
@@ -23,6 +25,7 @@ from transformers import (
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.sources import parts_of
 from mamoe.bases.trained import RunParts
+from mamoe.conditioning.stacked_text import LAYERS
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_of
@@ -43,11 +46,11 @@ class Formats:
 class TextParts:
     """What turns prompts into what the network reads.
 
-    One text encoder (CLIP's or T5's), two of the SDXL kind, or CLIP's and T5's of the FLUX.1 kind.
+    One text encoder (CLIP's, T5's or Qwen3), two of the SDXL kind, or CLIP's and T5's of the FLUX.1 kind.
     """
 
-    tokenizer: CLIPTokenizer | T5Tokenizer
-    text_encoder: CLIPTextModel | T5EncoderModel
+    tokenizer: CLIPTokenizer | T5Tokenizer | Qwen2Tokenizer
+    text_encoder: CLIPTextModel | T5EncoderModel | Qwen3ForCausalLM
     tokenizer_2: CLIPTokenizer | T5Tokenizer | None = None
     text_encoder_2: CLIPTextModelWithProjection | T5EncoderModel | None = None
     force_zeros_for_empty_prompt: bool = False  # the empty prompt is all zeros, as the base model was trained
@@ -67,11 +70,11 @@ class BaseModel:
     adapter: Path | None = None  # of a run, to go on with: ``unet`` is what it was trained beside
 
     @property
-    def text_encoder(self) -> CLIPTextModel | T5EncoderModel:
+    def text_encoder(self) -> CLIPTextModel | T5EncoderModel | Qwen3ForCausalLM:
         return self.text.text_encoder
 
     @property
-    def tokenizer(self) -> CLIPTokenizer | T5Tokenizer:
+    def tokenizer(self) -> CLIPTokenizer | T5Tokenizer | Qwen2Tokenizer:
         return self.text.tokenizer
 
     @property
@@ -224,6 +227,8 @@ def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None])
         return _transformer_problems(unet, configs)
     if "pooled_projection_dim" in unet:
         return _pooled_problems(unet, configs)
+    if "joint_attention_dim" in unet:
+        return _stacked_problems(unet, configs)
     width = sum(config.hidden_size for config in configs)
     gives = f"the text encoder{'s' if len(configs) > 1 else ''} give{'' if len(configs) > 1 else 's'}"
     reads = unet["cross_attention_dim"]
@@ -276,15 +281,23 @@ def _pooled_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list
     return problems
 
 
+def _stacked_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list[str]:
+    gives = sum(len(LAYERS) * config.hidden_size for config in configs)
+    if network["joint_attention_dim"] == gives:
+        return []
+    reads = network["joint_attention_dim"]
+    return [f"the transformer reads text features of width {reads}, {len(LAYERS)} layers of its encoder give {gives}"]
+
+
 def _check_vocabulary(
-    part: str, tokenizer: CLIPTokenizer | T5Tokenizer | None, encoder: PreTrainedModel | None
+    part: str, tokenizer: CLIPTokenizer | T5Tokenizer | Qwen2Tokenizer | None, encoder: PreTrainedModel | None
 ) -> None:
     # Where its files are missing, the library hands out a tokenizer that knows no words.
     if tokenizer is None or encoder is None:
         return
     fits = len(tokenizer) == encoder.config.vocab_size
-    if isinstance(encoder, T5EncoderModel):  # whose tables are filled up to a round number
-        fits = encoder.config.vocab_size - 256 < len(tokenizer) <= encoder.config.vocab_size
+    if isinstance(encoder, T5EncoderModel | Qwen3ForCausalLM):  # whose tables are filled up to a round number
+        fits = encoder.config.vocab_size - 512 < len(tokenizer) <= encoder.config.vocab_size
     if not fits:
         raise ConfigError(
             f"The {part} of the base model knows {len(tokenizer)} tokens, its text encoder "
@@ -293,6 +306,12 @@ def _check_vocabulary(
 
 
 def _check_text_kinds(index: Mapping[str, Any]) -> None:
+    if _present(index, "text_encoder_3"):
+        raise ConfigError(
+            f"This model ({index.get('_class_name')}) reads its prompts by three text encoders, and one or two are "
+            "known here. Stable Diffusion 3 is one of these: its transformer can be steered in Python "
+            "(mamoe.models.sd3.MaMoESD3Transformer2DModel), but not trained from its folder yet."
+        )
     for part in ("text_encoder", "text_encoder_2"):
         if _present(index, part):
             _encoder_kind(index, part)
@@ -303,19 +322,20 @@ _SDXL_SECOND = CLIPTextModelWithProjection
 
 def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
     name = str(index[part][1])
-    if name == T5EncoderModel.__name__:
-        return T5EncoderModel
+    whole = {kind.__name__: kind for kind in (T5EncoderModel, Qwen3ForCausalLM)}
+    if name in whole:
+        return whole[name]
     if not name.startswith("CLIPTextModel"):
         raise ConfigError(
             f"This model ({index.get('_class_name')}) reads its prompts by a {name} ({part}), which is not known here: "
-            f"wanted CLIP's or T5's text encoder. FLUX.2 is one of these: its transformer can be steered in Python "
-            "(mamoe.models.flux.MaMoEFlux2Transformer2DModel), but not trained from its folder yet."
+            "wanted CLIP's or T5's text encoder, or FLUX.2-klein's Qwen3. (The transformer of FLUX.2-dev, which has "
+            "another, can be steered in Python: mamoe.models.flux.MaMoEFlux2Transformer2DModel.)"
         )
     return CLIPTextModel if part == "text_encoder" else _SDXL_SECOND
 
 
 def _encoder(parts: Parts, kind: type[PreTrainedModel], part: str, dtype: torch.dtype | None) -> Any:
-    usual = torch.bfloat16 if kind is T5EncoderModel else torch.float32
+    usual = torch.bfloat16 if kind in (T5EncoderModel, Qwen3ForCausalLM) else torch.float32
     return parts.network(kind, part, usual if dtype is None else dtype)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, DDPMScheduler, DiffusionPipeline
 from torch import nn
-from transformers import CLIPTokenizer, PreTrainedModel, T5Tokenizer
+from transformers import CLIPTokenizer, PreTrainedModel, Qwen2Tokenizer, T5Tokenizer
 
 from mamoe.bases.other_autoencoder import WithAutoencoder
 from mamoe.bases.parts import Parts, Trained
@@ -155,6 +155,8 @@ class DiffusersFolder:
         return unet
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
+        if kind is AutoencoderKL and self.index()[part][1] == AutoencoderKLFlux2.__name__:
+            kind = AutoencoderKLFlux2
         # In its format from the start: in float32 a large one would take twice the memory, if only for a moment.
         text = issubclass(kind, PreTrainedModel)
         options: dict[str, Any] = {"dtype": dtype} if text else {"low_cpu_mem_usage": False}
@@ -187,6 +189,8 @@ class DiffusersFolder:
             limit = _T5_TOKENS.get(str(index.get("_class_name")))
             said: dict[str, Any] = self._version | ({} if limit is None else {"model_max_length": limit})
             return T5Tokenizer.from_pretrained(place, subfolder=part, **said)
+        if str(index[part][1]).startswith("Qwen2"):
+            return Qwen2Tokenizer.from_pretrained(place, subfolder=part, **self._version)
         return CLIPTokenizer.from_pretrained(place, subfolder=part, **self._version)
 
     def scheduler(self) -> Schedule:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from diffusers import (
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
@@ -35,7 +37,7 @@ from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.storage.staging import require_free, staged_folder
 from mamoe.vocabulary.layout import Strength
 
-Stock = FluxPipeline | PixArtSigmaPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline
+Stock = Flux2KleinPipeline | FluxPipeline | PixArtSigmaPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline
 log = logging.getLogger(__name__)
 
 SINGLE_FILE = "model.safetensors"
@@ -67,7 +69,7 @@ def export_run(
 
     ``base`` is the base model's place, if it has moved. A run without region attention, experts and condition pictures
     is written as a stock ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline`` where the base model has two text
-    encoders, ``PixArtSigmaPipeline`` or ``FluxPipeline`` where it is one.
+    encoders, ``PixArtSigmaPipeline``, ``FluxPipeline`` or ``Flux2KleinPipeline`` where it is one.
 
     Returns:
         What of the model has no place in that form, a sentence each.
@@ -119,7 +121,7 @@ def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "late
             f"{run} was trained with method={adapter.method['name']}: LoRA files hold what method=lora and dora train. "
             "--format pipeline writes everything."
         )
-    trained = rest_as_adapters(adapter.state) if additions else adapter.state
+    trained = rest_as_adapters(adapter.state, adapter.backbone.stock) if additions else adapter.state
     problems = lora_problems(trained, form, prefix := adapter.backbone.lora_prefix)
     if adapter.text_encoder:
         problems.append("the text encoder was trained itself, not by an adapter")
@@ -220,6 +222,8 @@ def stock_pipeline(pipe: LayoutPipeline, unet: Any = None) -> Stock:
     }
     if isinstance(unet, PixArtTransformer2DModel):
         return PixArtSigmaPipeline(**shared, transformer=unet)
+    if isinstance(unet, Flux2Transformer2DModel):
+        return Flux2KleinPipeline(**{**shared, "scheduler": pipe.scheduler}, transformer=unet)
     if isinstance(unet, FluxTransformer2DModel):
         second = {"text_encoder_2": pipe.text_encoder_2, "tokenizer_2": pipe.tokenizer_2}
         return FluxPipeline(**{**shared, **second, "scheduler": pipe.scheduler}, transformer=unet)

@@ -34,14 +34,16 @@ def check(
             "folder, hub name, file, run or export whose network is tested: does a region's text stay in the region?"
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="Whose checkpoints are reckoned, with a --model on this disk.")] = "full",
+    method: Annotated[
+        str | None, typer.Option(help="Whose checkpoints are reckoned, with a --model on this disk; default: full.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for check.json and check.html, or leaks.json.")] = None,
     fix: Annotated[Path | None, typer.Option(help="New folder for a copy with what can be mended safely.")] = None,
-    size: Annotated[int, typer.Option(min=1, help="Of --model alone: latent cells a side.")] = 16,
+    size: Annotated[int | None, typer.Option(min=1, help="Of --model alone: latent cells a side; default: 16.")] = None,
     precision: Annotated[
-        Precision, typer.Option(help="Of --model alone: of its weights; bf16 needs half the memory.")
-    ] = Precision.FP32,
-    device: Annotated[str | None, typer.Option(help="Of --model alone: cpu, cuda, …; the best there is.")] = None,
+        Precision | None, typer.Option(help="Of --model alone: its weights; default: fp32. bf16 needs half the memory.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Of --model alone; default: a GPU if there is one.")] = None,
 ) -> None:
     """Open every file of a data set, list everything that is wrong or odd; --fix OUT writes a mended copy.
 
@@ -49,8 +51,12 @@ def check(
 
     Example: mamoe check data/cityscapes --out check, mamoe check --model models/sd21
     """
+    of_data = {"--taxonomy": taxonomy, "--method": method, "--fix": fix}
+    of_model = {"--size": size, "--precision": precision, "--device": device}
+    _check_sense(of_data if folder is None else of_model, folder, model)
     if folder is None:
-        _check_model(model, size=size, precision=precision.value, device=device, out=out, others=(taxonomy, fix))
+        assert model is not None, "it was just looked at"
+        _check_model(model, cells=size or 16, precision=(precision or Precision.FP32).value, device=device, out=out)
         return
     from mamoe.commands.check.run import check_data_set
     from mamoe.vocabulary.taxonomy import Taxonomy
@@ -59,7 +65,7 @@ def check(
     if model is not None:
         from mamoe.commands.check.model import model_of
 
-        base = model_of(model, method)
+        base = model_of(model, method or "full")
     known = None if taxonomy is None else Taxonomy.load(taxonomy)
     text, problems = check_data_set(folder, progress, taxonomy=known, model=base, out=out, fix=fix)
     typer.echo(text)
@@ -67,18 +73,21 @@ def check(
         raise DatasetError(f"{folder if fix is None else fix} has {problems} problems, listed above.")
 
 
-def _check_model(
-    model: str | None, *, size: int, precision: str, device: str | None, out: Path | None, others: tuple[object, ...]
-) -> None:
-    if model is None or any(one is not None for one in others):
-        raise ConfigError(
-            "mamoe check wants a data set's FOLDER, or --model alone; --taxonomy and --fix go with a data set."
-        )
+def _check_sense(others: dict[str, object], folder: Path | None, model: str | None) -> None:
+    """Refuse a call that asks for nothing, or for what it would leave out: ``others`` belong to the other check."""
+    if folder is None and model is None:
+        raise ConfigError("mamoe check wants a data set's FOLDER, or --model alone, whose network is tested then.")
+    if given := [name for name, value in others.items() if value is not None]:
+        whose = "a data set, and there is no FOLDER" if folder is None else "--model alone, and there is a FOLDER"
+        raise ConfigError(f"mamoe check: {', '.join(given)} belong to the check of {whose}.")
+
+
+def _check_model(model: str, *, cells: int, precision: str, device: str | None, out: Path | None) -> None:
     from mamoe.commands.check.network import check_network
     from mamoe.machine.libraries import quiet_libraries
 
     quiet_libraries()
-    text, problems = check_network(model, cells=size, precision=precision, device=device, out=out)
+    text, problems = check_network(model, cells=cells, precision=precision, device=device, out=out)
     typer.echo(text)
     if problems:
         raise ConfigError(f"Layouts do not steer {model} as they should, see above.")

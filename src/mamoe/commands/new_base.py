@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 from mamoe.bases.pretrained import load_base
 from mamoe.bases.text_scale import standardise_text
 from mamoe.bases.tiny import write_untrained_base
-from mamoe.conditioning.text import PromptEncoder
+from mamoe.conditioning.encoders import encoder_for
 from mamoe.data.folder.description import data_folder
 from mamoe.data.folder.listing import listed
 from mamoe.data.folder.prompts import read_prompts_csv
@@ -71,7 +71,7 @@ def standardise(base: Path, texts: Sequence[str]) -> None:
     model = load_base(str(base))
     assert isinstance(model.text_encoder, CLIPTextModel), "the tiny base is made with one of CLIP's kind"
     with torch.no_grad():
-        features = torch.cat(PromptEncoder(model.tokenizer, model.text_encoder).encode(texts[:TEXTS], padded=False))
+        features = torch.cat(encoder_for(model.tokenizer, model.text_encoder).encode(texts[:TEXTS], padded=False))
     standardise_text(model.text_encoder, model.unet, features)
     model.text_encoder.save_pretrained(base / "text_encoder")
     model.unet.save_pretrained(base / "unet")

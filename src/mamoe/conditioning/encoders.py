@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import Qwen2Tokenizer, Qwen3ForCausalLM, T5EncoderModel, T5Tokenizer
 
 from mamoe.conditioning.encoded import EmbeddingCache
 from mamoe.conditioning.pooled_text import T5_TOKENS as WITH_POOLED
 from mamoe.conditioning.pooled_text import PooledPromptEncoder
+from mamoe.conditioning.stacked_text import StackedPromptEncoder, room_for_words
 from mamoe.conditioning.text import T5_TOKENS, PromptEncoder
 
 
@@ -19,6 +20,8 @@ def reader_of(tokenizer: Any, tokenizer_2: Any = None) -> tuple[Any, int]:
     limit: int = getattr(words, "model_max_length")  # noqa: B009 - of a type that is only partly known
     if isinstance(words, T5Tokenizer):
         limit = min(limit, T5_TOKENS if words is tokenizer else WITH_POOLED)
+    if isinstance(words, Qwen2Tokenizer):
+        limit = room_for_words(words)
     return words, limit
 
 
@@ -37,6 +40,8 @@ def encoder_for(
         return PooledPromptEncoder(
             tokenizer, text_encoder, cache, tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2, device=device
         )
+    if isinstance(text_encoder, Qwen3ForCausalLM):
+        return StackedPromptEncoder(tokenizer, text_encoder, cache, device=device)
     return PromptEncoder(
         tokenizer,
         text_encoder,

@@ -48,6 +48,8 @@ def described(composed: Mapping[str, Any], say: Callable[[str], None] = note) ->
         wanted, size, nested = wanted or found.taxonomy, found.size or size, found.recursive
         parts = {key: getattr(found, key) for key in USUAL}
     else:
+        if root is not None and wanted is None:
+            say(f"There is no folder data.root={root} that could say which classes it has: {FALLBACK}'s are taken.")
         parts, nested = {key: f"{root}/{usual}" for key, usual in USUAL.items()}, False
     data |= {key: path if path is None else str(path) for key, path in parts.items() if key not in given}
     if data.get("size") == AUTO:

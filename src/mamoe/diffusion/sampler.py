@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,9 @@ def stock_sampler(config: Mapping[str, Any]) -> DDIMScheduler | DPMSolverMultist
     return made
 
 
-def set_steps(scheduler: Any, steps: int, *, patches: int, even: bool) -> None:
+def set_steps(
+    scheduler: Any, steps: int, *, patches: int, even: bool, shift: Callable[[int, int], float] | None = None
+) -> None:
     """Tell a scheduler how many steps to take.
 
     Args:
@@ -85,11 +87,12 @@ def set_steps(scheduler: Any, steps: int, *, patches: int, even: bool) -> None:
         patches: of the picture; a flow's shift may grow with them.
         even: a flow's steps are of one length, before they are shifted: the last one begins at the share 1 / steps of
             noise. Otherwise it begins where the training's last level is.
+        shift: (patches, steps) -> logarithm of the shift that a growing one is drawn with; None: as in training.
     """
     told: dict[str, Any] = {}
     takes = inspect.signature(scheduler.set_timesteps).parameters
     if is_flow(scheduler.config) and grows_with_size(scheduler.config) and "mu" in takes:
-        told["mu"] = math.log(shift_of(scheduler.config, patches))
+        told["mu"] = math.log(shift_of(scheduler.config, patches)) if shift is None else shift(patches, steps)
     if is_flow(scheduler.config) and even and "sigmas" in takes:
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **told)
     else:

@@ -6,6 +6,7 @@ rows (drawn pictures, floors)  x  families of scores  ->  Table  ->  metrics.jso
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from mamoe.machine.processes import Processes
 from mamoe.sampling.filling import ABOUT
 from mamoe.sampling.records import with_mode
 from mamoe.storage.staging import write_whole
-from mamoe.vocabulary.drawing import SAID
+from mamoe.vocabulary.drawing import SAID, Mode
 from mamoe.vocabulary.selection import spread
 
 COPYING = "copying"
@@ -43,6 +44,12 @@ CEILING = "real"  # the reference pictures themselves
 METRICS = "metrics.json"
 
 _OF_A_ROW = ("model_hash", "negative_prompt", *SAID)  # what records of one row agree in, besides the way
+_HOW: Mapping[str, Callable[[Any], bool]] = {  # what every number measured on a picture is written down with
+    "mode": lambda said: said is None or said in list(Mode),
+    "scheduler": lambda said: said is None or isinstance(said, str),
+    "steps": lambda said: said is None or (type(said) is int and said > 0),
+    "guidance_scale": lambda said: said is None or (type(said) in (int, float) and math.isfinite(said)),
+}
 _NUMBERED = re.compile(r"_\d+$")  # what tells several pictures of one layout apart
 
 T = TypeVar("T")
@@ -226,6 +233,9 @@ def _record(path: Path) -> Mapping[str, Any]:
         raise DatasetError(f"Cannot read the record {path}: {error}. Draw its picture again.") from None
     if not isinstance(record, dict):
         raise DatasetError(f"{path} is no record of a picture: wanted a JSON object. Move it away, or draw it again.")
+    odd = [f"{key}: {record[key]!r:.40}" for key, is_right in _HOW.items() if not is_right(record.get(key))]
+    if odd:
+        raise DatasetError(f"{path} says how its picture was drawn, and cannot mean {', '.join(odd)}. Draw it again.")
     return record
 
 

@@ -45,7 +45,7 @@ def without_overflow(vae: AutoencoderKL, device: torch.device) -> Iterator[None]
     # Cast as a plain module: diffusers' own `to` warns, in every call, of parts to be kept in float32 that are none.
     half, kind = vae.dtype == torch.float16, device.type
     cast_to_half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-    if not vae.config["force_upcast"] or not (half or cast_to_half):
+    if not vae.config.get("force_upcast", False) or not (half or cast_to_half):
         yield
         return
     network = cast(nn.Module, vae)

@@ -10,7 +10,7 @@ The rest of int8 and nf4 is bf16; norms are float32 in all. Sums and products ar
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -58,7 +58,7 @@ def quantise(network: nn.Module, kind: Frozen) -> None:
                     setattr(parent, name, _in_fewer_bits(library, layer, kind))
 
 
-def _may_shrink(layer: nn.Module, kind: Frozen) -> bool:
+def _may_shrink(layer: nn.Module, kind: Frozen) -> TypeGuard[nn.Linear]:
     if type(layer) is not nn.Linear or layer.weight.requires_grad:
         return False
     return kind is not Frozen.NF4 or layer.in_features % _BLOCK == 0

@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
+Number = float | Tensor  # one for all cells, or [C p p]: for each place in a patch of p x p cells
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LatentScaling:
     """How the UNet knows latents: ``(latent - shift) * factor``."""
 
-    factor: float
-    shift: float = 0.0
+    factor: Number
+    shift: Number = 0.0
 
     @classmethod
     def of(cls, vae: AutoencoderKL) -> LatentScaling:
+        """As the autoencoder's configuration says, or, of FLUX.2's, the statistics that it keeps of its patches."""
+        statistics: Any = getattr(vae, "bn", None)
+        if statistics is not None:
+            patch = tuple(vae.config["patch_size"])
+            deviation = (statistics.running_var + vae.config["batch_norm_eps"]).sqrt()
+            mean, factor = (
+                one.detach().float().unflatten(0, (-1, *patch)) for one in (statistics.running_mean, 1 / deviation)
+            )
+            return cls(factor=factor, shift=mean)
         return cls(factor=vae.config["scaling_factor"], shift=vae.config.get("shift_factor") or 0.0)
 
     def scaled(self, latents: Float[Tensor, "*B C h w"]) -> Float[Tensor, "*B C h w"]:
         """The autoencoder's latents as the UNet knows them."""
-        return (latents - self.shift) * self.factor
+        return (latents - _spread(self.shift, latents)) * _spread(self.factor, latents)
 
     def unscaled(self, latents: Float[Tensor, "*B C h w"]) -> Float[Tensor, "*B C h w"]:
         """The UNet's latents as the autoencoder knows them."""
-        return latents / self.factor + self.shift
+        return latents / _spread(self.factor, latents) + _spread(self.shift, latents)
+
+
+def _spread(number: Number, latents: Float[Tensor, "*B C h w"]) -> Number:
+    """A number for every cell of ``latents``."""
+    if not isinstance(number, Tensor):
+        return number
+    height, width = latents.shape[-2] // number.shape[1], latents.shape[-1] // number.shape[2]
+    return number.to(latents).repeat(1, height, width)

@@ -54,7 +54,7 @@ def read_config(run: Path, file: str = CONFIG) -> dict[str, Any] | None:
     """The configuration a run was last told; None where it ended before it wrote one."""
     try:
         read: Any = yaml.safe_load((run / file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):  # ValueError: it is no text
         return None
     return cast(dict[str, Any], read) if isinstance(read, dict) else None
 
@@ -76,8 +76,19 @@ def run_of(path: str | Path) -> Path:
 
 
 def read_overrides(folder: Path) -> list[str]:
-    """The overrides a run was last told, those it was started with among them."""
-    return (folder / OVERRIDES).read_text(encoding="utf-8").splitlines()
+    """The overrides a run was last told, those it was started with among them.
+
+    Raises:
+        ConfigError: the file is no text.
+    """
+    path = folder / OVERRIDES
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"Cannot read {path}, which says what the run was told: {error}. Restore it, or write one setting a line "
+            "as on the command line; config.yaml beside it has them all."
+        ) from None
 
 
 def merged(before: Sequence[str], given: Sequence[str]) -> list[str]:

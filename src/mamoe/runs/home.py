@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mamoe.runs.lookup import CHECKPOINTS
 
@@ -37,7 +37,8 @@ class Home:
             noted: Any = json.loads((run / DATASET).read_text(encoding="utf-8"))
         except (OSError, ValueError):  # of an earlier version, or a checkpoint alone
             noted = {}
-        places = {key: Path(noted[key]) for key in ("run", "working_directory") if key in noted}
+        said = cast(dict[str, Any], noted) if isinstance(noted, dict) else {}
+        places = {key: Path(said[key]) for key in ("run", "working_directory") if isinstance(said.get(key), str)}
         return cls(now=run.resolve(), **places)
 
     @classmethod

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from diffusers.loaders.lora_pipeline import (
+    Flux2LoraLoaderMixin,
     FluxLoraLoaderMixin,
     StableDiffusionLoraLoaderMixin,
     StableDiffusionXLLoraLoaderMixin,
 )
+from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_of
@@ -49,7 +51,11 @@ class LoraLoading(StableDiffusionLoraLoaderMixin):
         backbone = backbone_of(self.unet)
         if backbone.lora_prefix is None:
             raise ConfigError(f"diffusers knows no LoRA files for a {backbone.stock.__name__}.")
-        state, alphas = FluxLoraLoaderMixin.lora_state_dict(source, return_alphas=True, **options)
+        alphas: Any = None
+        if issubclass(backbone.stock, Flux2Transformer2DModel):
+            state: Any = Flux2LoraLoaderMixin.lora_state_dict(source, **options)
+        else:
+            state, alphas = FluxLoraLoaderMixin.lora_state_dict(source, return_alphas=True, **options)
         if foreign := sorted(name for name in state if not name.startswith(f"{backbone.lora_prefix}.")):
             raise ConfigError(
                 f"This file holds layers of other networks than the transformer, {len(foreign)} in all, first "

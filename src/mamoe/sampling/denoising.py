@@ -66,16 +66,16 @@ def step_end_of(call: Callback | None, tensors: Sequence[str]) -> StepEnd | None
     return StepEnd(call=call, tensors=wanted)
 
 
-def steps_of(scheduler: Any, steps: int, edit: Edit | None, *, patches: int = 1, even: bool = False) -> Tensor:
+def steps_of(scheduler: Any, steps: int, edit: Edit | None, **how: Any) -> Tensor:
     """The timesteps to walk, on the host; an edit leaves out those its strength does not ask for.
 
-    ``patches`` and ``even``: see :func:`~mamoe.diffusion.sampler.set_steps`.
+    ``how``: see :func:`~mamoe.diffusion.sampler.set_steps`.
 
     Raises:
         MamoeError: no step is left.
     """
     # A scheduler computes with single numbers, which it reads on the host; only the UNet wants them on the device.
-    set_steps(scheduler, steps, patches=patches, even=even)
+    set_steps(scheduler, steps, **how)
     if edit is None:
         return scheduler.timesteps
     first = edit.first_step(steps)

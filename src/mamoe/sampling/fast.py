@@ -18,6 +18,7 @@ from mamoe.machine.replay import Replay, Replayed, cuda_graph
 from mamoe.models.blocks.block import blocks_of
 from mamoe.sampling.padding import padded_size
 from mamoe.sampling.pipeline import LayoutPipeline
+from mamoe.vocabulary.conditioning import LevelConditioning
 
 TOKENS = 64  # what the number of prompt tokens is rounded up to: pictures of nearly as many share a recording
 
@@ -84,13 +85,17 @@ class _Rounded:
         self._made: dict[str, Any] = {}
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        embeds, regions = inputs["encoder_hidden_states"], (inputs.get("cross_attention_kwargs") or {}).get("regions")
-        missing = -embeds.shape[1] % TOKENS
-        if not missing or not regions or any(level.attend is None for level in regions):
+        embeds, regions = (
+            inputs.get("encoder_hidden_states"),
+            (inputs.get("cross_attention_kwargs") or {}).get("regions"),
+        )
+        if embeds is None or not regions or any(level.attend is None for level in regions):
+            return inputs
+        if not (missing := -embeds.shape[1] % TOKENS):
             return inputs
         of = self._of
         if of is None or of[0] is not embeds or of[1] != embeds._version or of[2] is not regions:
-            levels = tuple(replace(level, attend=_lengthened(level.attend, missing)) for level in regions)
+            levels = tuple(_lengthened(level, missing) for level in regions)
             self._of = (embeds, embeds._version, regions)
             self._made = {
                 "encoder_hidden_states": F.pad(embeds, (0, 0, 0, missing)),
@@ -99,5 +104,8 @@ class _Rounded:
         return {**inputs, **self._made}
 
 
-def _lengthened(attend: Tensor, missing: int) -> Tensor:
-    return F.pad(attend, (0, missing), value=False if attend.dtype == torch.bool else -torch.inf)
+def _lengthened(level: LevelConditioning, missing: int) -> LevelConditioning:
+    assert level.attend is not None
+    nothing = False if level.attend.dtype == torch.bool else -torch.inf
+    region = None if level.region is None else F.pad(level.region, (0, missing))
+    return replace(level, attend=F.pad(level.attend, (0, missing), value=nothing), region=region)

@@ -87,7 +87,7 @@ class PipelineParts(DiffusionPipeline):
         self.register_to_config(
             layout=text, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, condition=condition
         )
-        self.settings = None if text is None else LayoutSettings.from_dict(json.loads(text))
+        self.settings = None if text is None else _settings_of(text)
         self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         check_parts(self._unet_config, self.settings, [text_encoder, text_encoder_2])
@@ -206,3 +206,20 @@ class PipelineParts(DiffusionPipeline):
     def with_unet(self, unet: Any) -> Self:
         """The same pipeline with another UNet."""
         return type(self)(**{**self.components, "unet": unet, **{key: self.config[key] for key in _OWN}})
+
+
+def _settings_of(text: str) -> LayoutSettings:
+    """The layout settings that ``model_index.json`` keeps as text.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    try:
+        plain = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"layout in model_index.json is no JSON of layout settings: {error}. Export the model again."
+        ) from None
+    if not isinstance(plain, dict):
+        raise ConfigError(f"layout in model_index.json must be an object of layout settings, got {text:.60}.")
+    return LayoutSettings.from_dict(plain)

@@ -342,7 +342,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
     ) -> Float[Tensor, "B C h w"]:
         prepare_experts(self.unet)
         backbone, patches = backbone_of(self.unet), noise[0, 0].numel() // 4 ** pyramid_of(self.unet).skipped
-        timesteps = steps_of(self.scheduler, steps, edit, patches=patches, even=backbone.even_steps)
+        how = {"patches": patches, "even": backbone.even_steps, "shift": backbone.drawn_shift}
+        timesteps = steps_of(self.scheduler, steps, edit, **how)
         latents, count = started(self.scheduler, noise, timesteps, edit), len(noise)
         control = guidance.control(encoded.control)
         phases = [(phase.start, guidance.steered(phase).unet_inputs()) for phase in encoded.phases]

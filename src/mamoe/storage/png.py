@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 try:
-    from kornia_rs.io import read_image_png_u8 as _read_rgb
+    from kornia_rs.io import read_image_png_u8 as _read_rgb  # pyright: ignore[reportMissingModuleSource]
 except ImportError:  # there is no wheel of it for this system
     _read_rgb = None
 

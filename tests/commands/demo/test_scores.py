@@ -60,6 +60,7 @@ def tables(demo):
     }
 
 
+@pytest.mark.slow
 def test_they_are_what_the_pictures_show(demo, tables):
     trains, tests = samples(demo / "data", "train"), samples(demo / "data", "test")
     maps, told = [sample.panoptic for sample in tests], json.loads((demo / "prompts.json").read_text())

@@ -45,6 +45,7 @@ def test_a_data_set_with_scores(photos, network, tmp_path):
         assert all(0 <= one["score"] <= 1 for one in told["segments"].values()) and 0 <= told["confidence"] <= 1
 
 
+@pytest.mark.slow
 def test_neither_batches_nor_tiles_nor_sessions_change_a_map(photos, network, tmp_path, monkeypatch):
     whole = tmp_path / "whole"
     words = ("--tile", "48")

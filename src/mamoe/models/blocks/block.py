@@ -12,7 +12,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.models.attention import BasicTransformerBlock, FeedForward, JointTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransformerBlock, Flux2TransformerBlock
@@ -153,15 +153,12 @@ class LayoutBlock(BasicTransformerBlock):
         Raises:
             ConfigError: a chunk size is given.
         """
-        if chunk_size is not None:
-            raise ConfigError(
-                "Feed-forward chunking does not go with these blocks, whose experts divide the cells themselves. "
-                "Leave it out; attention slicing or a smaller batch saves memory."
-            )
+        refuse_chunks(chunk_size)
 
 
 _REPEATED = (
     BasicTransformerBlock,
+    JointTransformerBlock,
     FluxTransformerBlock,
     FluxSingleTransformerBlock,
     Flux2TransformerBlock,
@@ -172,6 +169,19 @@ _REPEATED = (
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """The transformer blocks of a network, ours or stock ones: what repeats, and is worth compiling alone."""
     return [module for module in network.modules() if isinstance(module, _REPEATED)]
+
+
+def refuse_chunks(chunk_size: int | None) -> None:
+    """Refuse to compute feed-forwards in chunks of this size; None asks for none.
+
+    Raises:
+        ConfigError: a chunk size is given.
+    """
+    if chunk_size is not None:
+        raise ConfigError(
+            "Feed-forward chunking does not go with these blocks, whose experts divide the cells themselves. "
+            "Leave it out; attention slicing or a smaller batch saves memory."
+        )
 
 
 def _check_kind(stock: BasicTransformerBlock, norms: str) -> None:

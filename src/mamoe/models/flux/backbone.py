@@ -74,6 +74,17 @@ FLUX = Backbone(
     },
 )
 
+
+def drawn_shift(patches: int, steps: int) -> float:
+    """The logarithm of the shift that FLUX.2 is drawn with, as its makers fitted it: a line in the steps.
+
+    It runs through a line in the patches at 10 steps and another at 200, which holds for pictures above 4300 patches
+    at any number of steps.
+    """
+    few, many = 8.73809524e-05 * patches + 1.89833333, 0.00016927 * patches + 0.45666666
+    return many if patches > 4300 else many + (few - many) * (200 - steps) / 190
+
+
 _EXPERTS_2 = r"transformer_blocks\.\d+\.ff\.linear_(?:in|out)"
 
 FLUX2 = Backbone(
@@ -90,6 +101,7 @@ FLUX2 = Backbone(
     methods=("lora", "lora_experts"),
     distilled=lambda config: config["guidance_embeds"],
     even_steps=True,
+    drawn_shift=drawn_shift,
     weighs=False,
     # Of a single block the first layer makes queries, too, and has adapters of its own beside its experts.
     routed=_EXPERTS_2,

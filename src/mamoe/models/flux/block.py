@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GELU
+from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -65,14 +66,30 @@ class ExpertPlace(nn.Module):
         return found
 
 
-class MaMoEFluxBlock(ExpertPlace, FluxTransformerBlock):
+class ExpertsInPicture(ExpertPlace):
+    """A block whose picture has a feed-forward of its own, ``ff``: there the experts are."""
+
+    ff: FeedForward
+
+    def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
+        return cast(GELU, self.ff.net[0]).proj, cast(nn.Linear, self.ff.net[2])
+
+    def feed_forward(self, normed: Float[Tensor, "B N C"], routing: ExpertRouting | None) -> Float[Tensor, "B N C"]:
+        """What every cell's expert adds to it, or without experts the feed-forward."""
+        if self.experts is None:
+            return self.ff(normed)
+        first, dropout, second = self.ff.net
+        activation = Activation.of(first)
+        assert activation is not None, "these blocks have GELU between their layers"
+        layers = (cast(GELU, first).proj, second)
+        return self.experts.through(layers, lambda inner: dropout(activation(inner)), normed, routing)
+
+
+class MaMoEFluxBlock(ExpertsInPicture, FluxTransformerBlock):
     """A double block whose cells go to the expert of their class group."""
 
     def __init__(self, stock: FluxTransformerBlock) -> None:
         self.take_over(stock)
-
-    def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
-        return cast(GELU, self.ff.net[0]).proj, cast(nn.Linear, self.ff.net[2])
 
     def forward(
         self,
@@ -91,22 +108,13 @@ class MaMoEFluxBlock(ExpertPlace, FluxTransformerBlock):
         )
         cells = cells + gate.unsqueeze(1) * seen
         shift, scale, ff_gate = (one.unsqueeze(1) for one in of_ff)
-        cells = cells + ff_gate * self._feed_forward(self.norm2(cells) * (1 + scale) + shift, routing)
+        cells = cells + ff_gate * self.feed_forward(self.norm2(cells) * (1 + scale) + shift, routing)
         text = text + text_gate.unsqueeze(1) * seen_by_text
         shift, scale, ff_gate = (one.unsqueeze(1) for one in of_text_ff)
         text = text + ff_gate * self.ff_context(self.norm2_context(text) * (1 + scale) + shift)
         for picture in shown:  # of an IP-Adapter
             cells = cells + picture
         return within_half(text), cells
-
-    def _feed_forward(self, normed: Float[Tensor, "B N C"], routing: ExpertRouting | None) -> Float[Tensor, "B N C"]:
-        if self.experts is None:
-            return self.ff(normed)
-        first, dropout, second = self.ff.net
-        activation = Activation.of(first)
-        assert activation is not None, "FLUX has GELU between its layers"
-        layers = (cast(GELU, first).proj, second)
-        return self.experts.through(layers, lambda inner: dropout(activation(inner)), normed, routing)
 
 
 class MaMoEFluxSingleBlock(ExpertPlace, FluxSingleTransformerBlock):

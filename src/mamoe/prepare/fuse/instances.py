@@ -150,6 +150,13 @@ def _pixels_of(values: Int32[np.ndarray, "H W"], least: int) -> list[tuple[int, 
     return [(int(v), (part // width, part % width)) for v, part in zip(present, parts, strict=True)]
 
 
+def _class_number(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"a class is a whole number, and spaces part the words, got {word!r:.20}") from None
+
+
 def _load_yolo(path: Path, size: Size, *, table: ClassTable, root: Path) -> list[Thing]:
     """Lines of class x1 y1 x2 y2 ... with shares of width and height, and perhaps a score at the end."""
     height, width = size
@@ -158,7 +165,7 @@ def _load_yolo(path: Path, size: Size, *, table: ClassTable, root: Path) -> list
         where = f"line {number}"
         try:
             klass, *numbers = line.split()
-            label, values = int(klass), [float(word) for word in numbers]
+            label, values = _class_number(klass), [float(word) for word in numbers]
             if not all(map(math.isfinite, values)):
                 raise ValueError("not all of it are numbers")
             score = values.pop() if len(values) % 2 else 1.0
@@ -182,7 +189,7 @@ def _load_list(path: Path, size: Size, *, table: ClassTable, root: Path) -> list
     for number, line in enumerate(_lines(path), start=1):
         words = line.rsplit(maxsplit=2)
         try:
-            name, label, score = words[0], int(words[1]), float(words[2])
+            name, label, score = words[0], _class_number(words[1]), float(words[2])
             if not math.isfinite(score):
                 raise ValueError
         except (ValueError, IndexError):

@@ -57,7 +57,9 @@ def from_counts(counts: str | Sequence[int], size: tuple[int, int]) -> Mask:
     """
     height, width = size
     lengths = _unpacked(counts) if isinstance(counts, str) else _whole(counts)
-    if (lengths < 0).any() or (lengths > height * width).any() or int(lengths.sum()) != height * width:
+    if (lengths < 0).any():
+        raise ValueError("a run length is negative")
+    if (lengths > height * width).any() or int(lengths.sum()) != height * width:
         raise ValueError(f"the run lengths make up {int(lengths.sum())} pixels, but the picture has {height * width}")
     ends = np.cumsum(lengths)
     starts, ends = ends[:-1:2], ends[1::2]

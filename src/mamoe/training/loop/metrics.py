@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mamoe.errors import ConfigError
 from mamoe.storage.staging import replaced_file
 from mamoe.training.loop.steps import is_due
 from mamoe.training.step.module import DiffusionModule
@@ -94,11 +95,23 @@ class MetricsFile(Logger):
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics file as text; a value not logged in a row is ''. A half-written last row is left out."""
+    """The rows of a metrics file as text; a value not logged in a row is ''. A half-written last row is left out.
+
+    Raises:
+        ConfigError: it is no such file.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file, restval=None))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, restval=None))
+        if not all((row.get("step") or "0").isdigit() for row in rows) or (rows and "step" not in rows[0]):
+            raise ValueError("its rows do not begin with the number of a step")
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(
+            f"Cannot read {path}, to which a training adds its figures: {error}. Move it away, and the training goes "
+            "on without what it says."
+        ) from None
     return [row for row in rows if None not in row.values()]
 
 
