@@ -87,8 +87,8 @@ def test_a_split_of_a_command_and_of_the_configuration(tmp_path):
 
 # Control characters in names of files.
 
-ODD = ["a\nProblem: b.png", "c\td.png", "\x1b[31mred\x1b[0m.png", "e\u2028f\u202eg.png", "plain ü.png"]
-SHOWN = ["a\\nProblem: b", "c\\td", "\\x1b[31mred\\x1b[0m", "e\\u2028f\\u202eg", "plain ü"]
+ODD = ["a\nProblem: b.png", "c\td.png", "\x1b[31mred\x1b[0m.png", "e\u2028f\u202eg.png", "plain ü.png", "h\udcff.png"]
+SHOWN = ["a\\nProblem: b", "c\\td", "\\x1b[31mred\\x1b[0m", "e\\u2028f\\u202eg", "plain ü", "h\\udcff"]
 
 
 def printed(outcome):
@@ -134,4 +134,4 @@ def test_errors_notes_and_warnings_show_odd_names(odd, tmp_path, capsys):
     assert "\\x1b[31mnowhere\\tat all" in said
     note("a\nb"), warn("c\x1bd")
     assert capsys.readouterr().err == "Note: a\\nb\nWarning: c\\x1bd\n"
-    assert some(ODD, most=2) == f"{SHOWN[0]}.png, {SHOWN[1]}.png and 3 more"
+    assert some(ODD, most=2) == f"{SHOWN[0]}.png, {SHOWN[1]}.png and 4 more"

@@ -65,7 +65,9 @@ def check_data_set(
 def _written(diagnosis: Diagnosis, out: Path) -> str:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(json.dumps(diagnosis.plain(), indent=1, ensure_ascii=False) + "\n", out / JSON)
+        found = json.dumps(diagnosis.plain(), indent=1, ensure_ascii=False) + "\n"
+        # Of a name that is no UTF-8 the odd bytes become JSON's own escapes.
+        write_whole(found.encode("utf-8", "backslashreplace").decode(), out / JSON)
         write_whole(render_page(diagnosis), out / PAGE)
     except OSError as error:
         raise DatasetError(f"{out} cannot be written: {error.strerror}.") from None
