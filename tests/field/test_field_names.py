@@ -132,6 +132,7 @@ def test_a_check_lists_odd_names_in_a_line_each(odd, tmp_path):
 def test_errors_notes_and_warnings_show_odd_names(odd, tmp_path, capsys):
     said = printed(mamoe("evaluate", tmp_path / "\x1b[31mnowhere\tat all", "--against", odd / "images/train"))
     assert "\\x1b[31mnowhere\\tat all" in said
-    note("a\nb"), warn("c\x1bd")
+    note("a\nb")
+    warn("c\x1bd")
     assert capsys.readouterr().err == "Note: a\\nb\nWarning: c\\x1bd\n"
     assert some(ODD, most=2) == f"{SHOWN[0]}.png, {SHOWN[1]}.png and 4 more"
