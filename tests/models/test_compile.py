@@ -13,6 +13,7 @@ def layouts(models, count):
     return [{"cross_attention_kwargs": {"regions": models.levels(2, SIZE, 7, seed=seed)}} for seed in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compilable")
 @torch.no_grad()
 def test_one_graph_for_all_layouts(models):

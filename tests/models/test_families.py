@@ -67,6 +67,7 @@ def test_sdxl_gets_experts_where_it_has_transformer_blocks():
     assert size(model.to_dense()) == UNETS["sdxl"]
 
 
+@pytest.mark.slow
 def test_sdxl_runs_at_its_real_size_without_memory():
     with torch.device("meta"):
         model = MaMoEUNet2DConditionModel.from_unet(of_family(UNet2DConditionModel, Family.SDXL, "unet")).eval()

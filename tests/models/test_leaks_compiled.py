@@ -48,6 +48,7 @@ def asked(call, text, others):
     return (answers[1] - answers[0]).abs(), gradient[:, others].abs().max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "backend"), WAYS)
 @pytest.mark.parametrize("kind", ONE_BLOCK)
 def test_a_compiled_network_of_one_block(models, kind, form, backend):

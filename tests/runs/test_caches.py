@@ -61,6 +61,7 @@ def pictures(run: Path) -> list[np.ndarray]:
     return [np.asarray(Image.open(path)).astype(int) for path in sorted((run / "samples").rglob("*.png"))]
 
 
+@pytest.mark.slow
 def test_a_cached_run_equals_an_uncached_one_bit_for_bit_and_holds_no_autoencoder(
     plain_run, base_model, mixed, tmp_path, monkeypatch
 ):
@@ -177,5 +178,5 @@ def test_a_method_that_cannot_take_a_bucket_says_so_before_anything_is_encoded(b
     shown = ["method=controlnet_xs", "data.condition=classes", "cache.latents=true"]
     outcome = trained(*words(base_model, mixed, tmp_path), *shown, code=2)
     assert "height and width are multiples of 16 pixels" in outcome.err
-    assert "72x56 (1 pictures)" in outcome.err and "data.buckets=false" in outcome.err
+    assert "72x56 (1 pictures)" in outcome.err and "data.multiple=16" in outcome.err
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"check"}

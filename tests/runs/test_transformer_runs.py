@@ -39,6 +39,7 @@ def test_it_trains_resumes_to_the_bit_draws_and_is_exported(base, scenes, tmp_pa
     trained(*short_run(tmp_path / "out", scenes, tmp_path / "more"), *SMALL, "trainer.max_steps=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -63,6 +64,7 @@ def test_it_goes_on_to_the_bit_however_it_is_trained(base, scenes, tmp_path, wor
     )
 
 
+@pytest.mark.slow
 def test_pictures_of_any_aspect_train_in_buckets_of_whole_patches(base, tmp_path):
     data = drawn_data(tmp_path / "data", {"train": 6, "val": 2}, height=64, width=64)
     for file in sorted((data / "images/train").iterdir())[:3]:  # half of them are wide
@@ -80,6 +82,7 @@ def test_pictures_of_any_aspect_train_in_buckets_of_whole_patches(base, tmp_path
     assert_equal(tensors(run, 4), tensors(copy, 4))
 
 
+@pytest.mark.slow
 def test_alpha_is_told_sizes_and_exported_as_its_own_pipeline(scenes, tmp_path):
     base = write_alpha_base(tmp_path / "alpha")
     trained(*short_run(base, scenes, tmp_path / "steered"), "callbacks.samples=null")

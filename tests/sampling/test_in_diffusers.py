@@ -222,6 +222,7 @@ def lora(parts, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_lora_weights_and_adapters(make_pipe, parts, layout_unet, make_map, lora):
     ours = make_pipe(layout=False, zero_snr=False, unet=copy.deepcopy(parts["unet"]))
     stock = stock_of({**parts, "unet": copy.deepcopy(parts["unet"])}, ours.scheduler)

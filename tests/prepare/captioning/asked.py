@@ -26,7 +26,7 @@ def caption(data: Path, fake: FakeOpenAI | None, kind: Kind = Kind.PICTURES, **w
         "patience": QUICK,
         "sizes": SIZES,
         "min_pixels": 60,
-        "timeout": 5.0,
+        "timeout": 30.0,
     }
     if fake is not None:
         usual["base_url"] = fake.url
