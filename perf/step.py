@@ -1,14 +1,16 @@
-"""How much a whole training step costs with MaMoE, compared with the same stock UNet on a 77-token prompt.
+"""How much a whole training step costs with MaMoE, compared with the same stock network on a 77-token prompt.
 
-    python perf/step.py [--quick] [--threads 1] [--only tiny|sd21]
+    python perf/step.py [--quick] [--threads 1] [--only tiny|sd21|tiny_dit|pixart]
 
 A step is: conditioning (masks and routings from the layout tables; MaMoE only), forward, mean squared error, backward,
 fp32. MaMoE has 5 experts and 20 regions of 5 tokens each beside the 77 of the global prompt. Text encoding is left
 out on both sides: embeddings come from a cache in training. The two variants take turns, MaMoE first; a ratio is the
-median of the ratios of the rounds, the first of several left out. ``tiny`` is the UNet of the tiny base model,
+median of the ratios of the rounds, the first of several left out, and beside it stand its quartiles. ``tiny`` is the
+UNet of the tiny base model,
 ``sd21`` the real architecture of Stable Diffusion 2.1 (866 M parameters, random weights), which wants 12 GB of
-memory; its fixed cost, gradients of 1.5 times as many weights, shows the more the fewer cells there are. The last line
-is one JSON object.
+memory; its fixed cost, gradients of 1.5 times as many weights, shows the more the fewer cells there are. ``tiny_dit``
+is the tiny transformer, ``pixart`` one of PixArt-Sigma's form, narrow (width 384, 8 blocks). The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from torch import Tensor
 
-from mamoe.bases.tiny import new_unet
+from mamoe.bases.tiny import new_transformer, new_unet
 from mamoe.conditioning.conditioner import TOKEN_MULTIPLE, text_tokens
 from mamoe.conditioning.experts import expert_routings
 from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
-from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.models.backbones import backbone_of
 from mamoe.vocabulary.batch import RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning, LevelConditioning, level_grids
 from mamoe.vocabulary.layout import ExpertResize, RegionResize
@@ -46,12 +48,21 @@ SD21 = {
     "use_linear_projection": True,
     "upcast_attention": True,
 }
+PIXART = {
+    "num_layers": 8,
+    "num_attention_heads": 6,
+    "attention_head_dim": 64,
+    "cross_attention_dim": 384,
+    "sample_size": 64,
+    "caption_channels": 1024,
+    "use_additional_conditions": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
     name: str
-    unet: Callable[[], UNet2DConditionModel]
+    unet: Callable[[], Any]  # a stock network of whatever family
     batch: int
     size: tuple[int, int]  # latent cells
     rounds: int
@@ -63,6 +74,26 @@ def cases(quick: bool) -> tuple[Case, Case]:
         Case(name="tiny", unet=lambda: new_unet(4), batch=8, size=(16, 32), rounds=4 if quick else 16),
         Case(
             name="sd21", unet=lambda: UNet2DConditionModel(**SD21), batch=1, size=(side, side), rounds=1 if quick else 4
+        ),
+    )
+
+
+def transformers(quick: bool) -> tuple[Case, Case]:
+    side = 32 if quick else 64
+    return (
+        Case(
+            name="tiny_dit",
+            unet=lambda: new_transformer(4, text_width=192),
+            batch=8,
+            size=(16, 32),
+            rounds=4 if quick else 16,
+        ),
+        Case(
+            name="pixart",
+            unet=lambda: PixArtTransformer2DModel(**PIXART),
+            batch=1,
+            size=(side, side),
+            rounds=4 if quick else 16,
         ),
     )
 
@@ -95,8 +126,11 @@ def drawn_layouts(
     )
 
 
-def conditioning_of(regions: RegionBatch, embeds: list[list[Tensor]], num_levels: int) -> Conditioning:
+def conditioning_of(
+    regions: RegionBatch, embeds: list[list[Tensor]], num_levels: int, skipped: int = 0
+) -> Conditioning:
     """What ``Conditioner`` does once the prompts are encoded."""
+    num_levels += skipped
     text = text_tokens(embeds, regions.cell.device, multiple=TOKEN_MULTIPLE)
     masks = region_masks(region_coverage(regions), RegionResize.AREA, 0.5, num_levels)
     routings = expert_routings(regions, ExpertResize.NEAREST, num_levels)
@@ -105,25 +139,25 @@ def conditioning_of(regions: RegionBatch, embeds: list[list[Tensor]], num_levels
         LevelConditioning(grid=grid, attend=attend_mask(mask, text.region, text.valid), routing=routing)
         for grid, mask, routing in zip(grids, masks, routings, strict=True)
     ]
-    return Conditioning(text=text, levels=tuple(levels))
+    return Conditioning(text=text, levels=tuple(levels[skipped:]))
 
 
-def with_experts(stock: UNet2DConditionModel, num_experts: int = EXPERTS) -> MaMoEUNet2DConditionModel:
-    """The converted UNet, its stock part on the stock UNet's own memory, so that both fit."""
-    model = MaMoEUNet2DConditionModel.from_unet(stock, num_experts=num_experts)
+def with_experts(stock: Any, num_experts: int = EXPERTS) -> Any:
+    """The converted network, its stock part on the stock one's own memory, so that both fit."""
+    model = backbone_of(stock).convert(stock, num_experts=num_experts)
     model.load_state_dict(stock.state_dict(), strict=False, assign=True)
     return model
 
 
-def step(unet: UNet2DConditionModel, given: dict[str, Tensor], inputs: Callable[[], dict[str, Any]]) -> float:
+def step(unet: Any, given: dict[str, Tensor], inputs: Callable[[], dict[str, Any]]) -> float:
     """Processor seconds of one step, which neighbours on a busy machine disturb less than the clock."""
     start = time.process_time()
-    prediction = unet(given["sample"], given["timestep"], **inputs()).sample
-    F.mse_loss(prediction, given["noise"]).backward()
+    prediction = unet(given["sample"], timestep=given["timestep"], **inputs()).sample
+    F.mse_loss(prediction[:, : given["noise"].shape[1]], given["noise"]).backward()  # PixArt guesses a variance too
     return time.process_time() - start
 
 
-def drop_gradients_when_made(unet: UNet2DConditionModel) -> None:
+def drop_gradients_when_made(unet: Any) -> None:
     """Both variants make every gradient, neither keeps them: SD2.1's would take as much memory as its weights."""
     for parameter in unet.parameters():
         parameter.register_post_accumulate_grad_hook(_drop)
@@ -133,15 +167,23 @@ def _drop(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def measure(case: Case) -> tuple[float, float, float]:
-    """Seconds of a stock step, the ratio of the MaMoE step to it, and the share of the step spent on conditioning."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    seconds: float  # of a stock step
+    ratio: float  # of the MaMoE step to it
+    quartiles: tuple[float, float]  # of the ratio
+    masks: float  # share of the step spent on conditioning
+
+
+def measure(case: Case) -> Cost:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     stock = case.unet()
     mamoe = with_experts(stock)
     drop_gradients_when_made(stock)
     drop_gradients_when_made(mamoe)
-    width, levels = stock.config["cross_attention_dim"], len(stock.config["block_out_channels"])
+    backbone = backbone_of(stock)
+    width, pyramid = backbone.text_width(stock.config), backbone.pyramid(stock.config)
     shape = (case.batch, 4, *case.size)
     given = {
         "sample": torch.randn(shape, generator=generator),
@@ -153,36 +195,43 @@ def measure(case: Case) -> tuple[float, float, float]:
     prompt = torch.stack([picture[0] for picture in embeds])
     regions = drawn_layouts(case.batch, case.size, generator)
 
+    def conditioned() -> Conditioning:
+        return conditioning_of(regions, embeds, pyramid.count, pyramid.skipped)
+
     rounds = []
     for _ in range(case.rounds):
-        sparse = step(mamoe, given, lambda: conditioning_of(regions, embeds, levels).unet_inputs())
+        sparse = step(mamoe, given, lambda: conditioned().unet_inputs())
         dense = step(stock, given, lambda: {"encoder_hidden_states": prompt})
         start = time.process_time()
-        conditioning_of(regions, embeds, levels)
+        conditioned()
         built = time.process_time() - start
         rounds.append((dense, sparse / dense, built / dense))
-    told = rounds[1:] or rounds
-    seconds, ratio, share = (statistics.median(column) for column in zip(*told, strict=True))
-    return seconds, ratio, share
+    seconds, ratios, shares = zip(*(rounds[1:] or rounds), strict=True)
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    medians = [statistics.median(column) for column in (seconds, ratios, shares)]
+    return Cost(seconds=medians[0], ratio=medians[1], quartiles=(low, high), masks=medians[2])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="SD2.1 at 40x40 latents, fewer rounds: under a minute")
+    parser.add_argument("--quick", action="store_true", help="SD2.1 at 40x40 latents, PixArt at 32x32, fewer rounds")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=("tiny", "sd21"))
+    parser.add_argument("--only", choices=("tiny", "sd21", "tiny_dit", "pixart"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
     result = {}
-    print(f"{'unet':>6}{'images':>8}{'latents':>9}{'stock s':>9}{'mamoe':>8}{'masks':>8}")
-    for case in cases(options.quick):
+    print(f"{'network':>8}{'images':>8}{'latents':>9}{'stock s':>9}{'mamoe':>8}{'quartiles':>14}{'masks':>8}")
+    for case in (*cases(options.quick), *transformers(options.quick)):
         if options.only in (None, case.name):
-            seconds, ratio, masks = measure(case)
-            size = f"{case.size[0]}x{case.size[1]}"
-            print(f"{case.name:>6}{case.batch:8d}{size:>9}{seconds:9.2f}{ratio:8.3f}{masks:8.4f}")
-            result[f"{case.name}_step_ratio"] = round(ratio, 3)
-            result[f"{case.name}_conditioning_share"] = round(masks, 4)
+            cost = measure(case)
+            size, low, high = f"{case.size[0]}x{case.size[1]}", *cost.quartiles
+            spread = f"{low:.3f}-{high:.3f}"
+            print(
+                f"{case.name:>8}{case.batch:8d}{size:>9}{cost.seconds:9.2f}{cost.ratio:8.3f}{spread:>14}{cost.masks:8.4f}"
+            )
+            result[f"{case.name}_step_ratio"] = round(cost.ratio, 3)
+            result[f"{case.name}_conditioning_share"] = round(cost.masks, 4)
     print(json.dumps(result))
 
 

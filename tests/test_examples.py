@@ -89,3 +89,23 @@ def test_finish_tiny_base(tmp_path, monkeypatch, capsys):
         monkeypatch, "street/draw_a_layout.py", tmp_path / "base", "--out", tmp_path / "picture.png", "--steps", "1"
     )
     assert size_of(tmp_path / "picture.png") == (256, 128)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_train_tiny_dit_writes_a_base_and_goes_on(tmp_path, monkeypatch, capsys):
+    for name, words in {"streets": [], "close": ["--domain", "close_ups", "--height", "64", "--width", "64"]}.items():
+        drawn = mamoe("scenes", tmp_path / name, "--train", "4", "--val", "1", "--test", "0", *words)
+        assert drawn.code == 0, drawn.err
+    monkeypatch.syspath_prepend(EXAMPLES)
+    words = ["--close-ups", tmp_path / "close", "--streets", tmp_path / "streets", "--batch", "2", "2"]
+    steps = []
+    for seconds in ("2", "3"):
+        run_example(monkeypatch, "train_tiny_dit.py", tmp_path / "base", *words, "--seconds", seconds)
+        steps.append(int(capsys.readouterr().out.split()[-2]))
+    assert 0 < steps[0] < steps[1]
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == [
+        "model_index.json",
+        "scheduler",
+        "transformer",
+    ]

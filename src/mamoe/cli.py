@@ -11,6 +11,7 @@ import typer
 from mamoe.commands.about import env, presets
 from mamoe.commands.app.options import app as paint
 from mamoe.commands.captioning.options import captions, instance_captions
+from mamoe.commands.demo.models import DemoModel
 from mamoe.commands.handing_on import export, push
 from mamoe.commands.material import check, new_base, scenes
 from mamoe.commands.prepare import prepare
@@ -45,10 +46,15 @@ Example: mamoe train experiment=demo data.root=demo/data trainer.max_steps=200
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for data, run and page.")] = Path("demo"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for data, run and page.", show_default="demo, or demo_tiny_dit")
+    ] = None,
+    model: Annotated[
+        DemoModel, typer.Option(help="Base model to fine-tune: a UNet, or a transformer of fewer weights.")
+    ] = DemoModel.TINY,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, to make it shorter or longer.")] = None,
 ) -> None:
-    """Draw a small town, fine-tune the tiny base model on it, and leave a page with pictures and scores.
+    """Draw a small town, fine-tune a tiny base model on it, and leave a page with pictures and scores.
 
     Started again after Ctrl-C, it goes on where it stopped.
 
@@ -58,8 +64,9 @@ def demo(
     from mamoe.machine.libraries import quiet_libraries
 
     quiet_libraries()
-    with stopped_with(f"what is finished is kept in {out}; the same command goes on from there."):
-        code = run_demo(out, steps=steps)
+    folder = out or Path(model.experiment)
+    with stopped_with(f"what is finished is kept in {folder}; the same command goes on from there."):
+        code = run_demo(folder, model=model, steps=steps)
     raise typer.Exit(code)
 
 

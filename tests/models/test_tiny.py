@@ -137,3 +137,14 @@ def test_a_missing_part_is_explained(folder, tmp_path):
     shutil.rmtree(tmp_path / "base/tokenizer")
     with pytest.raises(ConfigError, match=r"tokenizer of the base model knows \d tokens, its text encoder \d{3,}"):
         load_base(str(tmp_path / "base"))
+
+
+def test_the_transformer_begins_by_saying_nothing_and_is_of_ten_million_weights_at_most():
+    torch.manual_seed(0)
+    network = tiny.new_transformer(12)
+    assert size(network) == pytest.approx(9.1, abs=0.1)
+    told = {"encoder_hidden_states": torch.randn(2, 5, tiny.TEXT_WIDTH), "timestep": torch.tensor([10.0, 900.0])}
+    output = network(torch.randn(2, 12, 8, 16), **told).sample
+    assert output.shape == (2, 12, 8, 16) and not output.any()
+    output.sub(1).square().mean().backward()
+    assert network.proj_out.weight.grad.any()

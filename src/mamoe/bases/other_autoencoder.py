@@ -12,7 +12,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from mamoe.bases.parts import Parts, Trained
-from mamoe.bases.shipped import resolved
+from mamoe.bases.shipped import holder_of, resolved
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 
@@ -49,7 +49,7 @@ class WithAutoencoder:
         return self._parts.scheduler()
 
     def _autoencoder(self, dtype: torch.dtype) -> AutoencoderKL:
-        path = resolved(self._place)
+        path = holder_of(resolved(self._place), _VAE)
         if Path(path).is_file():
             raise ConfigError(
                 f"model.vae={self._place} is a file; wanted a folder or hub id in diffusers layout (config.json and "

@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer, PreTrainedModel, Qwen2Tokenizer, T5Token
 
 from mamoe.bases.other_autoencoder import WithAutoencoder
 from mamoe.bases.parts import Parts, Trained
-from mamoe.bases.shipped import resolved
+from mamoe.bases.shipped import holder_of, resolved
 from mamoe.bases.single_file import SingleFile, is_single_file
 from mamoe.bases.trained import RunParts
 from mamoe.diffusion.schedules import Schedule, schedule_from
@@ -163,7 +163,7 @@ class DiffusersFolder:
         if part == self._network_part and dtype is torch.bfloat16:
             options = {"torch_dtype": dtype}
         network, info = cast(Any, kind).from_pretrained(
-            self._path,
+            holder_of(self._path, part),
             subfolder=part,
             variant=self._variant,
             use_safetensors=True,
@@ -183,15 +183,15 @@ class DiffusersFolder:
         return "unet" if "unet" in self.index() else backbone_in(self.index()).part
 
     def tokenizer(self, part: str) -> Any:
-        index = self.index()
+        index, place = self.index(), holder_of(self._path, part)
         if str(index[part][1]).startswith("T5"):
             # Its files name the limit of T5, not that of the network that reads it.
             limit = _T5_TOKENS.get(str(index.get("_class_name")))
             said: dict[str, Any] = self._version | ({} if limit is None else {"model_max_length": limit})
-            return T5Tokenizer.from_pretrained(self._path, subfolder=part, **said)
+            return T5Tokenizer.from_pretrained(place, subfolder=part, **said)
         if str(index[part][1]).startswith("Qwen2"):
-            return Qwen2Tokenizer.from_pretrained(self._path, subfolder=part, **self._version)
-        return CLIPTokenizer.from_pretrained(self._path, subfolder=part, **self._version)
+            return Qwen2Tokenizer.from_pretrained(place, subfolder=part, **self._version)
+        return CLIPTokenizer.from_pretrained(place, subfolder=part, **self._version)
 
     def scheduler(self) -> Schedule:
         config: Any = DDPMScheduler.load_config(self._path, subfolder="scheduler", **self._version)

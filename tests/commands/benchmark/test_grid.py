@@ -81,6 +81,13 @@ def test_tiny_is_what_it_says(monkeypatch):
     assert len(lines) == 2 + 12 and "12 cells" in lines[0] and "experiment=demo" in lines[1]
 
 
+def test_tiny_sets_a_transformer_beside_the_unet_where_it_is_asked_to():
+    plan = planned(["benchmark=tiny", "methods=[mamoe,mamoe_transformer]", "seeds=[0]"])
+    unet, transformer = plan.cells
+    assert "model=tiny_dit" in transformer.overrides and "model=tiny_dit" not in unet.overrides
+    assert unet.steps == transformer.steps == 140
+
+
 def test_thesis_is_the_whole_grid():
     plan = planned(["benchmark=thesis"])
     methods = ["full", "decoder", "lora", "dora", "controlnet_xs", "concat", "masked_attention"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mamoe.commands.demo import run
+from mamoe.commands.demo.models import DemoModel
 from mamoe.training.loop.fit import FitResult
 from mamoe.training.loop.interruption import Stop
 from mamoe.training.loop.metrics import read_rows
@@ -66,6 +67,20 @@ def test_demo_leaves_a_page_and_goes_on_where_it_stopped(base_model, tmp_path, m
     assert (folder / "checkpoints/latest").resolve().name == "step-00000006"
     measured = [int(row["step"]) for row in read_rows(folder / "metrics.csv") if row["val/loss"]]
     assert measured == [0, 4, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_demo_tells_its_story_on_the_transformer_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "COUNTS", {"train": 16, "val": 2, "test": 2})
+    monkeypatch.setattr(run, "DRAWING", replace(run.DRAWING, steps=2))
+    out = tmp_path / "demo"
+    settings = ["trainer.accelerator=cpu", "callbacks.checkpoints.every=2"]
+    assert run.run_demo(out, model=DemoModel.TINY_DIT, steps=2, settings=settings) == 0
+    assert last_line(capsys).keys() == FIGURES
+    assert "transformer" in (out / "index.html").read_text()
+    recipe = json.loads((out / "runs/demo/latest/checkpoints/latest/recipe.json").read_text())
+    assert "tiny_dit" in json.dumps(recipe["base"])
 
 
 def test_demo_interrupted_in_training_stops_there(base_model, tmp_path, monkeypatch):

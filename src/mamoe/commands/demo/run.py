@@ -24,6 +24,7 @@ from rich.console import Console
 from mamoe.assemble.data import dataset, layout_settings
 from mamoe.assemble.training import train
 from mamoe.bases.shipped import resolved
+from mamoe.commands.demo.models import DemoModel
 from mamoe.commands.demo.page import Command, DemoReport, GalleryRow, InstanceLine, write_page
 from mamoe.commands.demo.scores import DemoScores, measured, side_by_side
 from mamoe.config.compose import compose, setting
@@ -72,11 +73,14 @@ class Pictures:
     base: list[np.ndarray]
 
 
-def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = ()) -> int:
+def run_demo(
+    out: Path, *, model: DemoModel = DemoModel.TINY, steps: int | None = None, settings: Sequence[str] = ()
+) -> int:
     """Run what is not there yet of the demo in ``out``; returns the exit code of the command.
 
     Args:
         out: folder for data, run and page.
+        model: the base model that is fine-tuned.
         steps: of the training; None = as experiment=demo says.
         settings: further settings of the training, as on the command line of ``mamoe train``.
     """
@@ -91,7 +95,12 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
             write_scenes(data, domain=Domain.DUSK_TOWN, counts=COUNTS, seed=SEED, progress=update)
 
     # Train.
-    overrides = ["experiment=demo", setting("data.root", data), setting("runs", out / "runs"), f"seed={SEED}"]
+    overrides = [
+        f"experiment={model.experiment}",
+        setting("data.root", data),
+        setting("runs", out / "runs"),
+        f"seed={SEED}",
+    ]
     if torch.cuda.is_available() and bf16_is_faster("cuda", training=True):  # on CPUs float32 trains faster
         overrides.append("trainer.precision=bf16-mixed")
     overrides.append("callbacks.samples=null")  # the page shows pictures
@@ -100,7 +109,7 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
     resume = [setting("resume", latest)] if (latest / "checkpoints" / "latest").exists() else []
     plain = compose([*overrides, *resume])
     config = validated(plain)
-    say.line("Fine-tuning the tiny base model with regions and experts (Ctrl-C is safe: start again to go on)")
+    say.line(f"Fine-tuning {model}, {model.kind}, with regions and experts (Ctrl-C is safe: start again to go on)")
     result, run = train(config, plain=plain, overrides=overrides)
     if result.exit_code:
         return result.exit_code
@@ -117,7 +126,7 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
     # Page.
     report = DemoReport(
         title="One town at dusk",
-        summary=SUMMARY,
+        summary=SUMMARY.format(kind=model.kind),
         scores=scores,
         rows=tuple(gallery(tests, swapped, pictures, Taxonomy.load("scenes"))[:ROWS]),
         losses=losses_of(run),
@@ -138,9 +147,9 @@ def run_demo(out: Path, *, steps: int | None = None, settings: Sequence[str] = (
 
 
 SUMMARY = (
-    "A small latent diffusion model, trained on drawn streets of every kind, was fine-tuned on 256 pictures of one "
-    "town at dusk. It now draws layouts it has never seen: every car, bus and coat has a prompt of its own, and each "
-    "group of classes an expert of its own."
+    "A small latent diffusion model, {kind}, trained on drawn streets of every kind, was fine-tuned on 256 pictures "
+    "of one town at dusk. It now draws layouts it has never seen: every car, bus and coat has a prompt of its own, and "
+    "each group of classes an expert of its own."
 )
 
 
@@ -329,7 +338,7 @@ def facts(started: float, trained: float, steps: int, batch_size: int) -> tuple[
         ),
         (
             "Pictures and scores",
-            f"{now - trained:.0f} s, {DRAWING.steps} DDIM steps, guidance {DRAWING.guidance_scale:g}",
+            f"{now - trained:.0f} s, {DRAWING.steps} denoising steps, guidance {DRAWING.guidance_scale:g}",
         ),
         ("Peak memory", f"{peak_mib(CPU) / 2**10:.1f} GiB"),
     )

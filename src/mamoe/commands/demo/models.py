@@ -1,0 +1,22 @@
+"""The base models that the demo can fine-tune."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class DemoModel(StrEnum):
+    """A model that ships with the package, by the name it has in ``model=``."""
+
+    TINY = "tiny"
+    TINY_DIT = "tiny_dit"
+
+    @property
+    def experiment(self) -> str:
+        """The settings of its training."""
+        return "demo" if self is DemoModel.TINY else f"demo_{self}"
+
+    @property
+    def kind(self) -> str:
+        """What its network is."""
+        return "a UNet" if self is DemoModel.TINY else "a transformer"
