@@ -123,6 +123,8 @@ def test_base_model_without_weights(scenes, tmp_path):
         ("lr_scheduler._target_=torch.hub.load", ["lr_scheduler", "torch.hub.load"]),
         ("objective={prediction: epsilon, zero_snr: true, snr_gamma: null, prompt_dropout: 0}", ["prediction"]),
         ("layout.moe_levels=[7]", ["7"]),
+        ("layout.blocks=[0,99]", ["layout.blocks", "[99]", "transformer blocks: 0 to"]),
+        ("layout.blocks=[-1]", ["layout.blocks"]),
         ("trainer.accelerator=abacus", ["abacus"]),
         ("trainer.strategy=chaos", ["chaos"]),
         ("trainer.devices=0", ["devices"]),

@@ -56,6 +56,21 @@ def test_what_was_trained_here_passes_as_it_is(finished_run, pixart_base, scenes
     assert HOLD in outcome.out and "MaMoEPixArtTransformer2DModel" in outcome.out
 
 
+def test_blocks_left_open_are_shown_apart(base_model, scenes, tmp_path):
+    words = [*short_run(base_model, scenes, tmp_path / "runs"), *SMALL, "callbacks.samples=null"]
+    trained(*words, "layout.blocks=[1]", "trainer.max_steps=1")
+    run = only_run(tmp_path / "runs")
+    other = mamoe("train", f"resume={run}", "trainer.max_steps=2", "layout.blocks=[0]")
+    assert other.code == 2 and "layout.blocks was [1] and is [0]" in other.err
+    assert mamoe("export", run, tmp_path / "out", "--weights", "fp32").code == 0
+    for place in (run, tmp_path / "out"):
+        outcome = checked(place, "--out", tmp_path / "found")
+        assert outcome.code == 0 and "layers that read text by region: 1" in outcome.out
+        layers = json.loads((tmp_path / "found/leaks.json").read_text())["layers"]
+        assert f"Layouts hold in 1 of {len(layers)} layers" in outcome.out
+        assert [layer["left"] == 0.0 for layer in layers] == [layer["held"] for layer in layers]
+
+
 def test_a_leak_ends_the_command(base_model, monkeypatch):
     monkeypatch.setattr("mamoe.models.blocks.block.mask_for", lambda attn, attend, dtype: torch.ones_like(attend))
     outcome = checked(base_model)

@@ -140,6 +140,7 @@ def test_a_mamoe_pipeline_goes_on_with_all_it_learned(exported):
         (["layout.grouping=things"], ["5 experts of the grouping streets (rest,", "2 experts of the grouping things"]),
         (["layout.moe=false"], ["5 experts of the grouping streets", "none (layout.moe=false)", "layout.moe=true"]),
         (["layout.grouping=per_class"], ["20 experts of the grouping per_class"]),
+        (["layout.blocks=[0]"], ["layout.blocks=null (all)", "configuration has [0]"]),
         (["layout.moe_levels=[0]"], ["levels [0, 1]", "layout.moe_levels=[0]"]),
         (["regions.strength=hard"], ["regions.strength=learned", "has hard"]),
         (["layout.region_attention=false", "regions.strength=hard"], ["layout.region_attention=true"]),

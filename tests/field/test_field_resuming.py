@@ -110,6 +110,8 @@ STEP_LR = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1}
         ({}, {"lr_scheduler": STEP_LR}, "lr_scheduler._target_"),
         ({"lr_scheduler": STEP_LR}, {"lr_scheduler": STEP_LR, "optimizer.lr": 1e-3}, "has a state that moves them"),
         ({}, {"data.size": [64, 64]}, "data.size"),
+        ({}, {"layout.blocks": [0]}, "layout.blocks was not set and is [0]"),
+        ({"layout.blocks": [0]}, {"layout.blocks": [0, 1]}, "layout.blocks was [0] and is [0, 1]"),
         ({}, {"data.flip": 0}, None),
         ({}, {"lr_factors.experts": 3}, "lr_factors.experts"),
         ({}, {"seed": 1}, "seed was 0 and is 1"),

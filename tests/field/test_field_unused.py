@@ -59,6 +59,11 @@ UNREAD = "The instance prompts are not trained on: layout.region_attention=false
         ({"objective__logit_mean": 1}, ["objective.logit_mean=1 has no effect: objective.timesteps=uniform"]),
         ({"trainer__max_steps": 3, "trainer__max_epochs": 7}, ["trainer.max_epochs=7 has no effect"]),
         ({"trainer__overfit_images": 3, "trainer__limit_val_images": 7}, ["trainer.limit_val_images=7 has no effect"]),
+        (
+            {"layout__region_attention": False, "layout__blocks": [0]},
+            ["layout.blocks=[0] has no effect: layout.region_attention=false", UNREAD],
+        ),
+        ({"layout__blocks": [0]}, []),
         ({"layout__global_prompt": False}, ["The captions are not trained on"]),
     ],
     ids=str,

@@ -17,6 +17,7 @@ from mamoe.errors import ConfigError
 from mamoe.methods.options import ConcatOptions, ControlNetXSOptions
 from mamoe.models.backbones import backbone_of
 from mamoe.models.blocks.conversion import levels_with_experts
+from mamoe.models.blocks.held import lets_go
 from mamoe.models.control.call import Control, control_of, with_layout
 from mamoe.models.frozen import Frozen
 from mamoe.runs.folder import run_of
@@ -101,6 +102,7 @@ def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> An
         base.unet,
         num_experts=settings.num_experts,
         region_attention=settings.region_attention,
+        region_blocks=config.layout.blocks if settings.region_attention else None,
         moe_levels=config.layout.moe_levels,
         learned_strength=settings.strength is Strength.LEARNED,
         shared_expert=base.unet.config.get("shared_expert", False),
@@ -178,6 +180,9 @@ def _misfits_of_layout(
         )
     if was.region_attention and not now.region_attention:
         problems.append("it was trained with layout.region_attention=true, this configuration has false")
+    elif was.region_attention and lets_go(held := unet.config.get("region_blocks"), config.layout.blocks):
+        had = "null (all)" if held is None else held
+        problems.append(f"it was trained with layout.blocks={had}, this configuration has {config.layout.blocks}")
     if was.strength != now.strength and was.region_attention and (was.strength, now.strength) != _OPENS:
         problems.append(f"it has regions.strength={was.strength}, this configuration has {now.strength}")
     return problems

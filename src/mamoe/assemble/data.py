@@ -23,7 +23,7 @@ def layout_settings(config: Train) -> LayoutSettings:
     """How the map steers the model, with the data's taxonomy."""
     named = config.data.taxonomy
     taxonomy = Taxonomy.from_dict(config.taxonomy) if named is None else Taxonomy.load(named)
-    options = config.layout.model_dump(exclude={"moe_levels"})
+    options = config.layout.model_dump(exclude={"moe_levels", "blocks"})
     return LayoutSettings(taxonomy=taxonomy, strength=config.regions.strength, **options)
 
 

@@ -53,7 +53,7 @@ def _idle(config: Train) -> dict[str, str]:
     elif layout.region_resize != RegionResize.AVG_POOL:
         idle["layout.pool_threshold"] = f"layout.region_resize={layout.region_resize}, it belongs to avg_pool"
     if not layout.region_attention:
-        keys = ("policy", "dataset_prompt", "encoder_padding", "region_resize", "pool_threshold")
+        keys = ("policy", "dataset_prompt", "encoder_padding", "region_resize", "pool_threshold", "blocks")
         idle |= dict.fromkeys((f"layout.{key}" for key in keys), "layout.region_attention=false")
     if objective.timesteps != "logit_normal":
         keys = ("objective.logit_mean", "objective.logit_std")

@@ -21,6 +21,7 @@ class Regions(section_of(LayoutSettings, only=_OF_REGIONS)):
 
 class Layout(section_of(LayoutSettings, without=("taxonomy", *_OF_REGIONS))):
     moe_levels: list[Annotated[Int, Field(ge=0)]] | None
+    blocks: list[Annotated[Int, Field(ge=0)]] | None = None  # not in runs of before
 
     @field_validator("grouping")
     @classmethod

@@ -148,6 +148,7 @@ RULES = (
         OnResume.REFUSED,
         "it is another model that learns",
         "layout.moe_levels",
+        "layout.blocks",
         "method.*",
         "model.frozen_precision",
         "model.train_text_encoder",

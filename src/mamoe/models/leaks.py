@@ -27,9 +27,10 @@ class Leak:
     """What one attention layer that reads text made of another text of one region."""
 
     layer: str  # its name in the network
+    held: bool  # whether regions are to hold in its block
     inside: float  # the largest change of a cell (or token) that may attend the region's tokens
-    outside: float  # of one that may not; 0.0 where the layout holds
-    gradient: float  # the largest gradient that such cells send to the region's tokens; 0.0 where the layout holds
+    outside: float  # of one that may not; 0.0 where it is held
+    gradient: float  # the largest gradient that such cells send to the region's tokens; 0.0 where it is held
 
 
 def leaks_of(
@@ -66,6 +67,7 @@ class _Call:
     """What a layer was asked, and what it answered; M: its cells, or its tokens and cells."""
 
     layer: str
+    held: bool
     ask: Callable[[Float[Tensor, "B S D"]], Float[Tensor, "B M C"]]  # again, with another text
     may: Bool[Tensor, "B M"]  # who may attend the region's tokens
     text: Float[Tensor, "B S D"]
@@ -86,7 +88,7 @@ def _watched(
             return layer(cells, **{**told, "encoder_hidden_states": text})
 
         text = told["encoder_hidden_states"].detach()
-        calls.append(_Call(layer=name, ask=ask, may=may, text=text, out=out.detach()))
+        calls.append(_Call(layer=name, held=block.region_attention, ask=ask, may=may, text=text, out=out.detach()))
 
     return block.attn2.register_forward_hook(note, with_kwargs=True)
 
@@ -110,7 +112,7 @@ def _watched_joint(
             return _joined(layer(**{**told, "hidden_states": cells, "encoder_hidden_states": words}))
 
         given = (_joined(out) if double else out).detach()
-        calls.append(_Call(layer=name, ask=ask, may=may, text=text.detach(), out=given))
+        calls.append(_Call(layer=name, held=block.region_attention, ask=ask, may=may, text=text.detach(), out=given))
 
     attention: Any = block.get_submodule("attn")
     return attention.register_forward_hook(note, with_kwargs=True)
@@ -129,6 +131,7 @@ def _asked_again(one: _Call, tokens: Bool[Tensor, "S"]) -> Leak:
     change = (again.detach() - one.out).abs().amax(2)
     return Leak(
         layer=one.layer,
+        held=one.held,
         inside=float(change[one.may].max()),
         outside=float(change[~one.may].max()),
         gradient=float(gradient[:, tokens].abs().max()),

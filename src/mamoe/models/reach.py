@@ -29,6 +29,7 @@ class Layer:
     """A layer that reads text, asked again with another prompt of the right half; changes are the largest of a cell."""
 
     name: str
+    held: bool  # whether regions are to hold in its block (layout.blocks)
     right: float  # of cells that may read it
     left: float  # of cells that may not
     gradient: float  # the largest that those cells send to the prompt
@@ -60,10 +61,11 @@ class Reach:
                 f"regions that cover everything change its prediction by {self.identity:.1e} of the largest number, "
                 f"and rounding explains {_ROUNDING[self.dtype]:.0e}"
             )
-        leaking = [one.name for one in self.layers if one.left or one.gradient]
+        held = [one for one in self.layers if one.held]
+        leaking = [one.name for one in held if one.left or one.gradient]
         if leaking and self.allowed is None:
             names = ", ".join(leaking[:_NAMED]) + (" …" if len(leaking) > _NAMED else "")
-            found.append(f"{len(leaking)} of {len(self.layers)} layers let a region's text out of it: {names}")
+            found.append(f"{len(leaking)} of {len(held)} layers let a region's text out of it: {names}")
         if self.whole["open_right"] < _DEAF:
             found.append("text does not change its prediction, so that nothing was tested")
         return found
@@ -111,7 +113,14 @@ def _layers(network: Any, halves: Halves) -> tuple[Layer, ...]:
 
 
 def _layer(held: Leak, loose: Leak) -> Layer:
-    return Layer(name=held.layer, right=held.inside, left=held.outside, gradient=held.gradient, open_left=loose.outside)
+    return Layer(
+        name=held.layer,
+        held=held.held,
+        right=held.inside,
+        left=held.outside,
+        gradient=held.gradient,
+        open_left=loose.outside,
+    )
 
 
 def _whole(network: Any, halves: Halves, unit: float) -> dict[str, float]:

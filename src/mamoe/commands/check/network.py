@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mamoe.machine.precision import drawing_format, format_name
 from mamoe.models.backbone import Backbone
 from mamoe.models.backbones import backbone_of
 from mamoe.models.control.controlnet_xs import ControlledUNet
-from mamoe.models.reach import Reach, measured
+from mamoe.models.reach import Layer, Reach, measured
 from mamoe.runs.source import Source
 from mamoe.storage.staging import write_whole
 
@@ -72,14 +73,21 @@ def _read(place: str, dtype: torch.dtype) -> Any:
 
 
 def _table(place: str, reach: Reach) -> str:
-    def most(*names: str) -> list[str]:
-        return [f"{max((getattr(one, name) for one in reach.layers), default=0.0):.3g}" for name in names]
+    def most(layers: Sequence[Layer], *names: str) -> list[str]:
+        return [f"{max((getattr(one, name) for one in layers), default=0.0):.3g}" for name in names]
 
+    held, opened = ([one for one in reach.layers if one.held is kind] for kind in (True, False))
+    layers = {f"the {len(reach.layers)} layers that read text": reach.layers}
+    if held and opened:
+        layers = {
+            f"layers that read text by region: {len(held)}": held,
+            f"layers left open (layout.blocks): {len(opened)}": opened,
+        }
     whole = {name: f"{value:.3g}" for name, value in reach.whole.items()}
     rows = [
         ("Another prompt for the right half changes", "left half", "right half", "gradient from the left"),
-        (f"the {len(reach.layers)} layers that read text", *most("left", "right", "gradient")),
-        ("  without a layout", *most("open_left"), "", ""),
+        *((name, *most(some, "left", "right", "gradient")) for name, some in layers.items()),
+        ("  without a layout", *most(reach.layers, "open_left"), "", ""),
         ("the prediction (self-attention mixes cells), of its largest number", whole["left"], whole["right"], ""),
         ("  without a layout", whole["open_left"], whole["open_right"], ""),
     ]
@@ -103,7 +111,9 @@ def _verdict(reach: Reach) -> str:
         return f"Layouts do not steer it as they should: {'; '.join(reach.problems)}."
     if reach.allowed is not None:
         return f"Nothing to hold it to: {reach.allowed}."
-    return "Layouts hold: a region's text enters at the cells of the region and nowhere else."
+    held, count = sum(one.held for one in reach.layers), len(reach.layers)
+    where = "" if held == count else f" in {held} of {count} layers, as it was made (layout.blocks)"
+    return f"Layouts hold{where}: a region's text enters at the cells of the region and nowhere else."
 
 
 def _check_size(cells: int, network: Any) -> None:

@@ -43,7 +43,7 @@ class LayoutBlock(BasicTransformerBlock):
         level: 0 = finest, L-1 = coarsest.
         num_experts: experts of the feed-forward; 1 = it stays dense.
         region_attention: whether a cell attends the text of its own regions only, or that of its whole image.
-        learned_strength: whether every head learns how strongly the regions bind it at a noise level.
+        learned_strength: whether every head learns how strongly the regions bind it at a noise level, where they do.
         shared_expert: whether the pretrained feed-forward works on every cell, the experts beside it.
 
     Raises:
@@ -88,7 +88,7 @@ class LayoutBlock(BasicTransformerBlock):
         self.has_experts = num_experts > 1  # asked of no class: what works in the layer's place may be a compiled one
         if num_experts > 1:
             self.ff = (SharedExpertFeedForward if shared_expert else MoEFeedForward)(stock.ff, num_experts)
-        self.strength = RegionStrength(stock.num_attention_heads) if learned_strength else None
+        self.strength = RegionStrength(stock.num_attention_heads) if learned_strength and region_attention else None
         self.level = level
         self.region_attention = region_attention
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
 from mamoe.models.blocks.block import LayoutBlock
+from mamoe.models.blocks.held import lets_go
 from mamoe.models.blocks.strength import RegionStrength
 from mamoe.models.experts.moe import MoEFeedForward, RoutedFeedForward
 from mamoe.vocabulary.conditioning import LevelConditioning
@@ -98,7 +99,12 @@ def option_problems(num_experts: int, region_attention: bool, learned_strength: 
 
 
 def check_nothing_is_dropped(
-    stock: Any, num_experts: int, learned_strength: bool, shared_expert: bool, more: Sequence[str] = ()
+    stock: Any,
+    num_experts: int,
+    learned_strength: bool,
+    shared_expert: bool,
+    region_blocks: Sequence[int] | None,
+    more: Sequence[str] = (),
 ) -> None:
     """Refuse to convert a network that learned what the result would have no place for; ``more``: other reasons.
 
@@ -112,6 +118,8 @@ def check_nothing_is_dropped(
         problems.append("its experts stand for a shared one or beside it, and the other is asked for")
     if stock.config.get("learned_strength") and not learned_strength:
         problems.append("it has learned the strength of region attention, which is not asked for")
+    elif stock.config.get("learned_strength") and lets_go(stock.config.get("region_blocks"), region_blocks):
+        problems.append("it has learned the strength of region attention in blocks that region_blocks does not name")
     if problems:
         raise ConfigError(
             f"Nothing that this network learned may be dropped: {'; '.join(problems)}. Ask for what it has, or start "
@@ -150,13 +158,14 @@ def noise_level_of(timestep: Tensor | float | int, sample: Float[Tensor, "B c h 
     return torch.as_tensor(timestep, dtype=torch.float32, device=sample.device).expand(sample.shape[0])
 
 
-def put_back_processors(network: nn.Module, region_attention: bool) -> None:
+def put_back_processors(network: nn.Module) -> None:
     """Let a network's attention layers compute as they were made to, where something else took their place."""
     for module in network.modules():
         if isinstance(module, Attention):
             module.set_attention_slice(None)  # type: ignore[arg-type] - which is the stock default
-    for block in layout_blocks(network) if region_attention else ():
-        block.take_own_processor()
+    for block in layout_blocks(network):
+        if block.region_attention:
+            block.take_own_processor()
 
 
 def with_own_arguments(stock: inspect.Signature, own: inspect.Signature) -> inspect.Signature:

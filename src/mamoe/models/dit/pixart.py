@@ -8,6 +8,7 @@ It has one level: the latent over the patch size. Letters: see :mod:`mamoe.vocab
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self, cast
 
 from diffusers.models.attention import BasicTransformerBlock
@@ -26,13 +27,14 @@ from mamoe.models.blocks.conversion import (
     put_back_processors,
     with_own_arguments,
 )
+from mamoe.models.blocks.held import held_blocks, listed
 from mamoe.models.blocks.norms import keep_format
 from mamoe.models.blocks.steered import SteeredNetwork
 from mamoe.models.dit.block import MaMoEPixArtBlock
 from mamoe.models.wrapped import unwrapped
 
 # Arguments a stock transformer does not have.
-OWN_CONFIG = ("num_experts", "region_attention", "learned_strength", "shared_expert")
+OWN_CONFIG = ("num_experts", "region_attention", "region_blocks", "learned_strength", "shared_expert")
 
 
 class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
@@ -45,6 +47,8 @@ class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
     Args:
         num_experts: E, experts of every feed-forward. 1 = dense.
         region_attention: whether a cell sees the text of its own regions only. False = it sees that of the whole image.
+        region_blocks: numbers of the transformer blocks in which it does, from 0 in the order they run; in the others
+            it sees that of the whole image. None = all.
         learned_strength: whether every cross-attention head learns how strongly the regions bind it, as a function of
             the noise level; it starts at full strength.
         shared_expert: whether the pretrained feed-forward works on every cell and the experts of all groups but the
@@ -67,6 +71,7 @@ class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
         region_attention: bool = True,
         learned_strength: bool = False,
         shared_expert: bool = False,
+        region_blocks: Sequence[int] | None = None,
         **config: Any,
     ) -> None:
         super().__init__(**config)
@@ -74,14 +79,18 @@ class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
             raise ConfigError("; ".join(problems) + ".")
         options: dict[str, Any] = {
             "num_experts": num_experts,
-            "region_attention": region_attention,
             "learned_strength": learned_strength,
             "shared_expert": shared_expert,
         }
-        self.register_to_config(**options)
+        self.register_to_config(
+            region_attention=region_attention,
+            region_blocks=listed(region_blocks),
+            **options,
+        )
+        held = held_blocks(region_attention, region_blocks, len(self.transformer_blocks))
         self.transformer_blocks = nn.ModuleList(
-            MaMoEPixArtBlock(cast(BasicTransformerBlock, block), level=0, **options)
-            for block in self.transformer_blocks
+            MaMoEPixArtBlock(cast(BasicTransformerBlock, block), level=0, region_attention=holds, **options)
+            for block, holds in zip(self.transformer_blocks, held, strict=True)
         )
         keep_format(self)
 
@@ -93,6 +102,7 @@ class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
         region_attention: bool = True,
         learned_strength: bool = False,
         shared_expert: bool = False,
+        region_blocks: Sequence[int] | None = None,
         *,
         copies: bool = True,
     ) -> Self:
@@ -108,9 +118,13 @@ class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
             ConfigError: see the class; or the result has no place for experts or strengths that the transformer has.
         """
         transformer = cast(PixArtTransformer2DModel, unwrapped(transformer))
-        check_nothing_is_dropped(transformer, num_experts, learned_strength, shared_expert)
+        check_nothing_is_dropped(transformer, num_experts, learned_strength, shared_expert, region_blocks)
         options: dict[str, Any] = {"num_experts": num_experts, "region_attention": region_attention}
-        options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
+        options |= {
+            "learned_strength": learned_strength,
+            "shared_expert": shared_expert,
+            "region_blocks": region_blocks,
+        }
         return cls.of_stock(transformer, options, copies=copies)
 
     # The stock options by name only, after the three that everybody gives.
@@ -146,7 +160,7 @@ class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
     def set_default_attn_processor(self) -> None:
         """Put back the processors the model was made with, where others took their place."""
         self.set_attn_processor(AttnProcessor2_0())
-        put_back_processors(self, self.config["region_attention"])
+        put_back_processors(self)
 
 
 MaMoEPixArtTransformer2DModel.__init__.__signature__ = with_own_arguments(  # pyright: ignore[reportFunctionMemberAccess]

@@ -32,6 +32,7 @@ class ExpertPlace(nn.Module):
     """A block that can have experts, each a low-rank addition."""
 
     experts: ExpertsBeside | None
+    region_attention: bool  # whether regions hold here
 
     def take_over(self, stock: nn.Module) -> None:
         """The layers of a stock block, under their names, and no experts yet."""
@@ -39,10 +40,20 @@ class ExpertPlace(nn.Module):
         for name, layer in stock.named_children():
             setattr(self, name, layer)
         self.experts = None
+        self.region_attention = True
 
     def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
         """What the experts lie beside: the first layer, and the second where the experts have one of their own."""
         raise NotImplementedError
+
+    def routed_and_told(
+        self, joint_attention_kwargs: dict[str, Any] | None
+    ) -> tuple[ExpertRouting | None, dict[str, Any]]:
+        """What the block looks at itself, and what its attention is told: of a layout's two masks its own."""
+        told = dict(joint_attention_kwargs or {})
+        routing, held, opened = (told.pop(key, None) for key in ("routing", "region_mask", "open_mask"))
+        mask = held if self.region_attention else opened
+        return routing, told if mask is None else {**told, "attention_mask": mask}
 
     def widened_by(self) -> int | None:
         """Of what the first layer gives the last so many numbers are the feed-forward's; None: all of it."""
@@ -99,7 +110,7 @@ class MaMoEFluxBlock(ExpertsInPicture, FluxTransformerBlock):
         image_rotary_emb: Rotation | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Float[Tensor, "B S C"], Float[Tensor, "B N C"]]:
-        routing, told = routed_and_told(joint_attention_kwargs)
+        routing, told = self.routed_and_told(joint_attention_kwargs)
         cells, text = hidden_states, encoder_hidden_states
         normed, gate, *of_ff = self.norm1(cells, emb=temb)
         normed_text, text_gate, *of_text_ff = self.norm1_context(text, emb=temb)
@@ -135,7 +146,7 @@ class MaMoEFluxSingleBlock(ExpertPlace, FluxSingleTransformerBlock):
         image_rotary_emb: Rotation | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Float[Tensor, "B S C"], Float[Tensor, "B N C"]]:
-        routing, told = routed_and_told(joint_attention_kwargs)
+        routing, told = self.routed_and_told(joint_attention_kwargs)
         tokens = encoder_hidden_states.shape[1]
         both = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         normed, gate = self.norm(both, emb=temb)
@@ -164,12 +175,6 @@ def cells_routed(
         return experts.added_to(wide, activation, x, None)
     text = experts.added_to(wide[:, :tokens], activation, x[:, :tokens], None)
     return torch.cat([text, experts.added_to(wide[:, tokens:], activation, x[:, tokens:], routing)], dim=1)
-
-
-def routed_and_told(joint_attention_kwargs: dict[str, Any] | None) -> tuple[ExpertRouting | None, dict[str, Any]]:
-    """What a block looks at itself, and what its attention is told."""
-    told = dict(joint_attention_kwargs or {})
-    return told.pop("routing", None), told
 
 
 def within_half(x: Tensor) -> Tensor:

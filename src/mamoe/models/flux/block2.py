@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mamoe.models.experts.beside import ExpertsBeside
 from mamoe.models.flux.attention2 import PlacedAttnProcessor, PlacedParallelProcessor
-from mamoe.models.flux.block import ExpertPlace, Rotation, routed_and_told, within_half
+from mamoe.models.flux.block import ExpertPlace, Rotation, within_half
 
 
 class MaMoEFlux2Block(ExpertPlace, Flux2TransformerBlock):
@@ -42,7 +42,7 @@ class MaMoEFlux2Block(ExpertPlace, Flux2TransformerBlock):
         image_rotary_emb: Rotation | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Float[Tensor, "B S C"], Float[Tensor, "B N C"]]:
-        routing, told = routed_and_told(joint_attention_kwargs)
+        routing, told = self.routed_and_told(joint_attention_kwargs)
         told.pop("tokens", None)
         cells, text = hidden_states, encoder_hidden_states
         (shift, scale, gate), (ff_shift, ff_scale, ff_gate) = Flux2Modulation.split(temb_mod_img, 2)
@@ -90,7 +90,7 @@ class MaMoEFlux2SingleBlock(ExpertPlace, Flux2SingleTransformerBlock):
         split_hidden_states: bool = False,
         text_seq_len: int | None = None,
     ) -> Any:
-        routing, told = routed_and_told(joint_attention_kwargs)
+        routing, told = self.routed_and_told(joint_attention_kwargs)
         tokens = told.pop("tokens", text_seq_len or 0)
         if encoder_hidden_states is not None:
             tokens = encoder_hidden_states.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -26,6 +27,8 @@ class MaMoEFluxTransformer2DModel(SteeredFlux, FluxTransformer2DModel):  # pyrig
     Args:
         num_experts: E, class groups. 1 = dense.
         region_attention: whether a cell sees the text of its own regions only. False = it sees that of the whole image.
+        region_blocks: numbers of the transformer blocks in which it does, from 0 in the order they run; in the others
+            it sees that of the whole image. None = all.
         expert_rank: of the experts' additions. None = every group has the feed-forward of the base model.
         expert_alpha: they are scaled by alpha / rank.
         config: the stock transformer's own arguments.
@@ -44,6 +47,7 @@ class MaMoEFluxTransformer2DModel(SteeredFlux, FluxTransformer2DModel):  # pyrig
         region_attention: bool = True,
         expert_rank: int | None = None,
         expert_alpha: float | None = None,
+        region_blocks: Sequence[int] | None = None,
         **config: Any,
     ) -> None:
         super().__init__(**config)
@@ -53,7 +57,7 @@ class MaMoEFluxTransformer2DModel(SteeredFlux, FluxTransformer2DModel):  # pyrig
         self.single_transformer_blocks = nn.ModuleList(
             MaMoEFluxSingleBlock(cast(FluxSingleTransformerBlock, block)) for block in self.single_transformer_blocks
         )
-        self._set_up(num_experts, region_attention, expert_rank, expert_alpha)
+        self._set_up(num_experts, region_attention, region_blocks, expert_rank, expert_alpha)
         keep_format(self)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]

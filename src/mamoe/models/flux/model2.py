@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -44,6 +45,7 @@ class MaMoEFlux2Transformer2DModel(SteeredFlux, Flux2Transformer2DModel):  # pyr
         region_attention: bool = True,
         expert_rank: int | None = None,
         expert_alpha: float | None = None,
+        region_blocks: Sequence[int] | None = None,
         **config: Any,
     ) -> None:
         super().__init__(**config)
@@ -53,7 +55,7 @@ class MaMoEFlux2Transformer2DModel(SteeredFlux, Flux2Transformer2DModel):  # pyr
         self.single_transformer_blocks = nn.ModuleList(
             MaMoEFlux2SingleBlock(cast(Flux2SingleTransformerBlock, block)) for block in self.single_transformer_blocks
         )
-        self._set_up(num_experts, region_attention, expert_rank, expert_alpha)
+        self._set_up(num_experts, region_attention, region_blocks, expert_rank, expert_alpha)
         keep_format(self)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
 from mamoe.models.blocks.conversion import filled, option_problems
+from mamoe.models.blocks.held import held_blocks, listed
 from mamoe.models.blocks.joint import joint_mask
 from mamoe.models.flux.block import ExpertPlace
 from mamoe.models.wrapped import unwrapped
 from mamoe.vocabulary.conditioning import LevelConditioning
 
 # Arguments a stock transformer does not have.
-OWN_CONFIG = ("num_experts", "region_attention", "expert_rank", "expert_alpha")
+OWN_CONFIG = ("num_experts", "region_attention", "region_blocks", "expert_rank", "expert_alpha")
 
 
 class SteeredFlux:
@@ -37,8 +38,15 @@ class SteeredFlux:
 
     _stock: ClassVar[type[Any]]
 
-    def _set_up(self, num_experts: int, region_attention: bool, rank: int | None, alpha: float | None) -> None:
-        """Register the own options, and make the experts they ask for."""
+    def _set_up(
+        self,
+        num_experts: int,
+        region_attention: bool,
+        region_blocks: Sequence[int] | None,
+        rank: int | None,
+        alpha: float | None,
+    ) -> None:
+        """Register the own options, tell the blocks whether regions hold in them, and make the experts asked for."""
         problems = option_problems(num_experts, region_attention, learned_strength=False, shared=False)
         if (rank is None) != (alpha is None):
             problems.append(f"expert_rank and expert_alpha go together, got {rank} and {alpha}")
@@ -46,14 +54,21 @@ class SteeredFlux:
             raise ConfigError("; ".join(problems) + ".")
         own: Any = self
         own.register_to_config(
-            num_experts=num_experts, region_attention=region_attention, expert_rank=None, expert_alpha=None
+            num_experts=num_experts,
+            region_attention=region_attention,
+            region_blocks=listed(region_blocks),
+            expert_rank=None,
+            expert_alpha=None,
         )
+        held = held_blocks(region_attention, region_blocks, len(self.places))
+        for place, holds in zip(self.places, held, strict=True):
+            place.region_attention = holds
         if rank is not None and alpha is not None:
             self.add_experts(rank=rank, alpha=alpha, generator=torch.Generator().manual_seed(0))
 
     @property
     def places(self) -> list[ExpertPlace]:
-        """The blocks that have experts, or may get some."""
+        """The blocks in the order they run: they have experts, or may get some."""
         return [module for module in cast(nn.Module, self).modules() if isinstance(module, ExpertPlace)]
 
     def add_experts(self, *, rank: int, alpha: float, generator: torch.Generator) -> None:
@@ -72,7 +87,13 @@ class SteeredFlux:
         own.register_to_config(expert_rank=rank, expert_alpha=alpha)
 
     @classmethod
-    def from_transformer(cls, transformer: Any, num_experts: int = 1, region_attention: bool = True) -> Self:
+    def from_transformer(
+        cls,
+        transformer: Any,
+        num_experts: int = 1,
+        region_attention: bool = True,
+        region_blocks: Sequence[int] | None = None,
+    ) -> Self:
         """Convert a transformer, which stays as it is; experts it has already are kept.
 
         The result computes what ``transformer`` does: for any routing, and for regions that all cover everything.
@@ -89,7 +110,12 @@ class SteeredFlux:
             )
         made: Any = cls
         with torch.device("meta"):
-            model = made.from_config(transformer.config, num_experts=num_experts, region_attention=region_attention)
+            model = made.from_config(
+                transformer.config,
+                num_experts=num_experts,
+                region_attention=region_attention,
+                region_blocks=region_blocks,
+            )
         return filled(model, transformer, transformer.state_dict())
 
     @classmethod
@@ -130,7 +156,7 @@ class SteeredFlux:
         cells: Float[Tensor, "B N _"],
         text: Float[Tensor, "B S _"],
     ) -> dict[str, Any] | None:
-        """What the blocks are told of a layout: a mask for all of them, and who works where.
+        """What the blocks are told of a layout: who works where, and of masks one where regions hold, one elsewhere.
 
         Raises:
             ValueError: the layout does not fit the latents, the text or this model.
@@ -146,9 +172,11 @@ class SteeredFlux:
         if level.attend is not None:
             attend, region = level.attend, level.region
             assert region is not None, "it was just looked at"
-            if not own.config["region_attention"]:
-                attend, region = attend.any(dim=1, keepdim=True).expand_as(attend), torch.zeros_like(region)
-            others["attention_mask"] = joint_mask(attend, region)
+            if own.config["region_attention"]:
+                others["region_mask"] = joint_mask(attend, region)
+            if not own.config["region_attention"] or own.config["region_blocks"] is not None:
+                anywhere = attend.any(dim=1, keepdim=True).expand_as(attend)
+                others["open_mask"] = joint_mask(anywhere, torch.zeros_like(region))
         return {**others, "routing": level.routing}
 
 

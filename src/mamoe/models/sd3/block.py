@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.models.blocks.block import refuse_chunks
-from mamoe.models.flux.block import ExpertsInPicture, routed_and_told
+from mamoe.models.flux.block import ExpertsInPicture
 from mamoe.models.sd3.attention import MaskedJointAttnProcessor, check_takes_mask
 
 
@@ -39,7 +39,7 @@ class MaMoESD3Block(ExpertsInPicture, JointTransformerBlock):
         temb: Float[Tensor, "B C"],
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Float[Tensor, "B S C"] | None, Float[Tensor, "B N C"]]:
-        routing, told = routed_and_told(joint_attention_kwargs)
+        routing, told = self.routed_and_told(joint_attention_kwargs)
         if told.get("attention_mask") is not None:
             check_takes_mask(self.attn)
         cells, text = hidden_states, encoder_hidden_states

@@ -29,6 +29,7 @@ from mamoe.models.blocks.conversion import (
     put_back_processors,
     with_own_arguments,
 )
+from mamoe.models.blocks.held import held_blocks, listed
 from mamoe.models.blocks.norms import keep_format
 from mamoe.models.blocks.steered import SteeredNetwork
 from mamoe.models.unet.block import MaMoETransformerBlock
@@ -36,7 +37,7 @@ from mamoe.models.wrapped import unwrapped
 from mamoe.vocabulary.conditioning import level_grids
 
 # Arguments a stock UNet does not have.
-OWN_CONFIG = ("num_experts", "region_attention", "moe_levels", "learned_strength", "shared_expert")
+OWN_CONFIG = ("num_experts", "region_attention", "region_blocks", "moe_levels", "learned_strength", "shared_expert")
 
 
 class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
@@ -49,6 +50,8 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
     Args:
         num_experts: E, experts of every feed-forward. 1 = dense.
         region_attention: whether a cell sees the text of its own regions only. False = it sees that of the whole image.
+        region_blocks: numbers of the transformer blocks in which it does, from 0 in the order they run; in the others
+            it sees that of the whole image. None = all.
         moe_levels: levels that get experts, 0 = finest. None = all that have transformer blocks.
         learned_strength: whether every cross-attention head learns how strongly the regions bind it, as a function of
             the noise level; it starts at full strength.
@@ -74,6 +77,7 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
         moe_levels: Sequence[int] | None = None,
         learned_strength: bool = False,
         shared_expert: bool = False,
+        region_blocks: Sequence[int] | None = None,
         **unet_config: Any,
     ) -> None:
         super().__init__(**unet_config)
@@ -85,18 +89,21 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
         self.register_to_config(
             num_experts=num_experts,
             region_attention=region_attention,
+            region_blocks=listed(region_blocks),
             moe_levels=None if moe_levels is None else with_experts,
             learned_strength=learned_strength,
             shared_expert=shared_expert,
         )
         _check_moe_levels(moe_levels, {level for level, _ in _transformers(self)})
+        count = sum(len(transformer.transformer_blocks) for _, transformer in _transformers(self))
+        held = iter(held_blocks(region_attention, region_blocks, count))
         for level, transformer in _transformers(self):
             transformer.transformer_blocks = nn.ModuleList(
                 MaMoETransformerBlock(
                     cast(BasicTransformerBlock, block),
                     level=level,
                     num_experts=num_experts if level in with_experts else 1,
-                    region_attention=region_attention,
+                    region_attention=next(held),
                     learned_strength=learned_strength,
                     shared_expert=shared_expert,
                 )
@@ -113,6 +120,7 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
         moe_levels: Sequence[int] | None = None,
         learned_strength: bool = False,
         shared_expert: bool = False,
+        region_blocks: Sequence[int] | None = None,
         *,
         copies: bool = True,
     ) -> Self:
@@ -131,10 +139,11 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
         """
         unet = cast(UNet2DConditionModel, unwrapped(unet))
         lost = _lost_levels(unet, moe_levels)
-        check_nothing_is_dropped(unet, num_experts, learned_strength, shared_expert, lost)
+        check_nothing_is_dropped(unet, num_experts, learned_strength, shared_expert, region_blocks, lost)
         options: dict[str, Any] = {
             "num_experts": num_experts,
             "region_attention": region_attention,
+            "region_blocks": region_blocks,
             "moe_levels": moe_levels,
         }
         options |= {"learned_strength": learned_strength, "shared_expert": shared_expert}
@@ -170,7 +179,7 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
 
     def set_default_attn_processor(self) -> None:
         """Put back the processors the model was made with, where others took their place."""
-        put_back_processors(self, self.config["region_attention"])
+        put_back_processors(self)
 
     def set_attention_slice(self, slice_size: str | int | list[int] | None = "auto") -> None:
         """As the stock one; None puts back the processors the model was made with."""
@@ -214,7 +223,7 @@ def _check_moe_levels(moe_levels: Sequence[int] | None, with_blocks: Collection[
 
 
 def transformers_of(blocks: Iterable[tuple[int, nn.Module]]) -> list[tuple[int, Transformer2DModel]]:
-    """The transformers inside some blocks, each with its block's level."""
+    """The transformers inside some blocks, in the order they run, each with its block's level."""
     return [(level, m) for level, block in blocks for m in block.modules() if isinstance(m, Transformer2DModel)]
 
 
