@@ -8,7 +8,8 @@ Autoencoder and text encoder are those of `tiny`, as they are: pictures and capt
 memory. The transformer is PixArt's, small; it learns a flow (noise minus picture), first close-ups at 64x64 for the
 words, then streets as well. Learning rate and mixture follow the clock. Every few minutes the averaged weights are
 written to the folder in half precision, and beside it `<folder>.state.safetensors`, from which the same command goes
-on; what was encoded stays there too.
+on; what was encoded stays there too. `--start` begins with the transformer of another folder, which knows the words.
+It runs on a GPU if there is one; there take batches twenty times as large.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,49 +71,56 @@ class PlainAttention:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """Pictures and captions of one folder, the empty caption last."""
+    """Pictures and captions of some folders, the empty caption last."""
 
     latents: Tensor  # f16[n C h w], as the network knows them
     texts: Tensor  # bf16[n+1 77 D], padded
     words: Tensor  # i64[n+1], tokens of each caption with its begin and its end
 
     @classmethod
-    def kept(cls, base: BaseModel, folder: Path, file: Path) -> Encoded:
-        """Those of a folder, from ``file`` where an earlier call left them."""
+    def kept(cls, base: BaseModel, folders: Sequence[Path], file: Path, device: torch.device) -> Encoded:
+        """Those of the folders, from ``file`` where an earlier call left them; the words' count stays on the host."""
         if not file.exists():
-            save_file({name: own.contiguous() for name, own in vars(cls.of(base, folder)).items()}, file)
-        return cls(**load_file(file))
+            found = cls.of(base, folders, device)
+            save_file({name: own.cpu().contiguous() for name, own in vars(found).items()}, file)
+        own = load_file(file)
+        return cls(latents=own["latents"].to(device), texts=own["texts"].to(device), words=own["words"])
 
     @classmethod
     @torch.no_grad()
-    def of(cls, base: BaseModel, folder: Path) -> Encoded:
-        prompts = read_prompts_csv(folder / "prompts_train.csv")
-        captions = [*(prompts[key] for key in sorted(prompts)), ""]
+    def of(cls, base: BaseModel, folders: Sequence[Path], device: torch.device) -> Encoded:
+        captions = []
+        for folder in folders:
+            prompts = read_prompts_csv(folder / "prompts_train.csv")
+            captions += [prompts[key] for key in sorted(prompts)]
+        captions.append("")
         told = base.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
-        with autocast_where_faster("cpu", training=False):
-            texts = [
-                base.text_encoder(input_ids=part).last_hidden_state.bfloat16() for part in told.input_ids.split(64)
+        with ThreadPoolExecutor() as pool:
+            pictures = list(pool.map(lambda folder: read_pictures(folder / "images" / "train"), folders))
+        text_encoder, ids = base.text_encoder.to(device), told.input_ids.to(device)
+        with autocast_where_faster(device.type, training=False):
+            texts = [text_encoder(input_ids=part).last_hidden_state.bfloat16() for part in ids.split(64)]
+            latents = [
+                latents_of(base.vae, torch.from_numpy(own).to(device).permute(0, 3, 1, 2)).half() for own in pictures
             ]
-            pictures = torch.from_numpy(read_pictures(folder / "images" / "train")).permute(0, 3, 1, 2)
-            latents = latents_of(base.vae, pictures).half()
-        return cls(latents=latents, texts=torch.cat(texts), words=told.attention_mask.sum(1))
+        return cls(latents=torch.cat(latents), texts=torch.cat(texts), words=told.attention_mask.sum(1))
 
 
 def loss_of(network: nn.Module, own: Encoded, batch: int, spread: float) -> Tensor:
     """The flow's loss on pictures of one kind; some batches read the padding behind the captions too."""
-    which = torch.randint(len(own.latents), (batch,))
-    clean = own.latents[which].float()
+    device, which = own.latents.device, torch.randint(len(own.latents), (batch,))
+    clean = own.latents[which.to(device)].float()
     clean = clean + spread * torch.randn_like(clean)
     noise = torch.randn_like(clean)
-    sigma = torch.sigmoid(1.2 * torch.randn(batch, 1, 1, 1))
+    sigma = torch.sigmoid(1.2 * torch.randn(batch, 1, 1, 1, device=device))
     told = torch.where(torch.rand(batch) < PROMPT_DROPOUT, len(own.words) - 1, which)
-    words, texts = own.words[told], own.texts[told]
+    words, texts = own.words[told], own.texts[told.to(device)]
     if torch.rand(()) > PADDED:
         texts = texts[:, : words.max()]
-        mask = (torch.arange(texts.shape[1]) < words[:, None]).float()
+        mask = (torch.arange(texts.shape[1]) < words[:, None]).float().to(device)
     else:
         mask = None
-    with autocast_where_faster("cpu", training=True):
+    with autocast_where_faster(device.type, training=True):
         output = network(
             (1 - sigma) * clean + sigma * noise,
             encoder_hidden_states=texts.float(),
@@ -161,15 +171,20 @@ def read_state(path: Path, network: nn.Module, averaged: Averaged) -> float:
 
 
 def train(options: argparse.Namespace) -> None:
-    base = load_base("package:tiny")
+    base, device = load_base("package:tiny"), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     kinds = [
-        Encoded.kept(base, folder, options.out.with_name(f"{options.out.name}.{name}.safetensors"))
-        for name, folder in (("close_ups", options.close_ups), ("streets", options.streets))
+        Encoded.kept(base, folders, options.out.with_name(f"{options.out.name}.{name}.safetensors"), device)
+        for name, folders in (("close_ups", options.close_ups), ("streets", options.streets))
     ]
     print([len(kind.latents) for kind in kinds], "pictures encoded", flush=True)
     torch.manual_seed(options.seed)
-    network = new_transformer(base.vae.config["latent_channels"], base.text_encoder.config.hidden_size).train()
-    network.set_attn_processor(PlainAttention())
+    network = new_transformer(base.vae.config["latent_channels"], base.text_encoder.config.hidden_size)
+    if options.start is not None:
+        network.load_state_dict(PixArtTransformer2DModel.from_pretrained(options.start).state_dict())
+    network = network.to(device).train()
+    if device.type == "cpu":
+        network.set_attn_processor(PlainAttention())
     averaged = Averaged([network], DECAY)
     state = options.out.with_name(options.out.name + ".state.safetensors")
     before = read_state(state, network, averaged) if state.exists() else 0.0
@@ -178,13 +193,13 @@ def train(options: argparse.Namespace) -> None:
     optimizer = make_muon([{"params": others}, {"params": tables, "tables": True}], lr=RATE, betas=(0.9, 0.99))
     spread = math.exp(-2.5) * LatentScaling.of(base.vae).factor  # the posterior's width, which is a constant
     began, told, written, steps = time.monotonic(), 0.0, time.monotonic(), 0
-    shown = [math.nan, math.nan]
+    shown = torch.full((2,), math.nan, device=device)
     while (spent := before + time.monotonic() - began) < options.seconds:
         share = spent / options.seconds
         rate = RATE * min(1.0, (steps + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        kind = 0 if share < WORDS_ALONE or steps % 4 == 0 else 1
+        kind = 0 if (share < WORDS_ALONE and options.start is None) or steps % 4 == 0 else 1
         loss = loss_of(network, kinds[kind], options.batch[kind], spread)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -192,12 +207,13 @@ def train(options: argparse.Namespace) -> None:
         optimizer.step()
         averaged.update()
         steps += 1
-        now = float(loss.detach())
-        shown[kind] = now if math.isnan(shown[kind]) else 0.98 * shown[kind] + 0.02 * now
+        now = loss.detach()
+        shown[kind] = torch.where(shown[kind].isnan(), now, torch.lerp(shown[kind], now, 0.02))
         if time.monotonic() - told > 20:
             told = time.monotonic()
+            of_words, of_streets = shown.tolist()
             print(
-                f"{spent:.0f} s: step {averaged.steps}, rate {rate:.1e}, losses {shown[0]:.4f} {shown[1]:.4f}",
+                f"{spent:.0f} s: step {averaged.steps}, rate {rate:.1e}, losses {of_words:.4f} {of_streets:.4f}",
                 flush=True,
             )
         if time.monotonic() - written > options.every:
@@ -212,8 +228,9 @@ def train(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--close-ups", type=Path, required=True, help="a folder that `mamoe scenes` made")
-    parser.add_argument("--streets", type=Path, required=True, help="another, of whole streets")
+    parser.add_argument("--close-ups", type=Path, nargs="+", required=True, help="folders that `mamoe scenes` made")
+    parser.add_argument("--streets", type=Path, nargs="+", required=True, help="others, of whole streets")
+    parser.add_argument("--start", type=Path, help="folder of a transformer to begin with")
     parser.add_argument("--seconds", type=float, default=3740, help="of training, all calls together")
     parser.add_argument("--every", type=float, default=240, help="seconds between two states")
     parser.add_argument("--batch", type=int, nargs=2, default=[48, 16], help="close-ups, streets a step")
