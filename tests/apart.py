@@ -33,15 +33,21 @@ assert mamoe
 
 def process(target: Callable[..., None], *args: Any) -> BaseProcess:
     """A process that calls ``target`` in this environment and folder; not yet started."""
+    serve()
     context = multiprocessing.get_context("forkserver")
-    if not _Server.runs:
-        _Server.runs = True
-        forkserver._forkserver._stop()  # one that a test of data workers has started knows less
-        context.set_forkserver_preload(["apart"])
-        paths = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(paths)):
-            forkserver.ensure_running()
     return context.Process(target=_here, args=(dict(os.environ), os.getcwd(), target, *args))
+
+
+def serve() -> None:
+    """Start the server where it does not run yet."""
+    if _Server.runs:
+        return
+    _Server.runs = True
+    forkserver._forkserver._stop()  # one that a test of data workers has started knows less
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["apart"])
+    paths = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(paths)):
+        forkserver.ensure_running()
 
 
 class _Server:
@@ -57,19 +63,31 @@ def _here(environment: dict[str, str], folder: str, target: Callable[..., None],
     target(*args)
 
 
+def ranks(count: int, target: Callable[..., None], *args: Any) -> list[BaseProcess]:
+    """``count`` processes that call ``target`` as torchrun's do; one alone is no part of a group. Not yet started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [process(_as_rank, rank, count, port, target, *args) for rank in range(count)]
+
+
+def _as_rank(rank: int, count: int, port: int, target: Callable[..., None], *args: Any) -> None:
+    if count > 1:
+        torch.set_num_threads(1)  # as torchrun does
+        rank_zero_only.rank = rank  # Lightning read it when it was imported
+        facts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
+        facts |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        os.environ |= {name: str(value) for name, value in facts.items()}
+    target(*args)
+
+
 class Command:
     """``mamoe words``, started; by ``count`` processes as torchrun does."""
 
     def __init__(self, words: Sequence[str | Path], says: Path, count: int = 1) -> None:
         """``says`` and ``says.err`` are appended what is printed."""
         self._says = says
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        said = [str(says), f"{says}.err"]
-        self._ranks = [
-            process(_command, [str(word) for word in words], rank, count, port, said) for rank in range(count)
-        ]
+        self._ranks = ranks(count, _command, [str(word) for word in words], [str(says), f"{says}.err"])
         for one in self._ranks:
             one.start()
 
@@ -115,15 +133,9 @@ def mamoe_apart(words: Sequence[str | Path], says: Path, count: int = 1) -> Outc
     return Command(words, says, count).outcome()
 
 
-def _command(words: list[str], rank: int, count: int, port: int, said: list[str]) -> None:
+def _command(words: list[str], said: list[str]) -> None:
     for number, name in enumerate(said, start=1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    if count > 1:
-        torch.set_num_threads(1)  # as torchrun does
-        rank_zero_only.rank = rank  # Lightning read it when it was imported
-        facts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
-        facts |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-        os.environ |= {name: str(value) for name, value in facts.items()}
     sys.argv = ["mamoe", *words]
     main()

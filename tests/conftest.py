@@ -1,6 +1,8 @@
+import atexit
+import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
@@ -27,12 +29,31 @@ from mamoe.machine.threads import wait_politely  # noqa: E402
 wait_politely()  # before anything imports torch
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays: nobody looks for garbage in it, now or at the end of each of a thousand commands."""
+    gc.disable()
+    collected = yield
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # some libraries count what is left of them
+    gc.enable()
+    return collected
+
+
 @pytest.fixture
 def shapes_unchecked() -> Iterator[None]:
     """For tests of what the package itself says about wrong shapes: without it the checker would speak first."""
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def data_workers() -> None:
+    """For tests whose data come from processes: without it each of these imports everything anew."""
+    import apart  # only tests of whole runs pay for its imports
+
+    apart.serve()
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,7 @@ def test_only_what_changed_is_encoded_again_and_nothing_is_overwritten(base_mode
 UNCACHED, CACHED = "cache.latents=false", "cache.latents=true"
 
 
+@pytest.mark.usefixtures("data_workers")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than the machine has processors
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_a_broken_picture_is_named_and_nothing_is_lost(base_model, scenes, tmp_p
     assert (run / "checkpoints/latest").resolve().name == "step-00000004"
 
 
+@pytest.mark.usefixtures("data_workers")
 @pytest.mark.slow
 def test_a_broken_picture_is_named_by_data_workers_too(base_model, tmp_path):
     data = drawn_data(tmp_path / "data", {"train": 4, "val": 1})

@@ -108,6 +108,7 @@ class _Trainer:
     max_steps, global_step, accumulate_grad_batches, global_rank, world_size = 4, 0, 2, 0, 1
 
 
+@pytest.mark.usefixtures("data_workers")
 @pytest.mark.slow
 def test_order_does_not_depend_on_the_number_of_workers():
     def keys(num_workers: int) -> list:

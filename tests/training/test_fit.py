@@ -204,6 +204,7 @@ def test_a_bad_picture_is_named(tmp_path):
         train(tmp_path, data=data)
 
 
+@pytest.mark.usefixtures("data_workers")
 @pytest.mark.slow
 def test_a_workers_error_reads_like_the_data_sets_own(tmp_path):
     data = make_data(train=Pictures(10, fails_at=6), num_workers=1)
@@ -212,6 +213,7 @@ def test_a_workers_error_reads_like_the_data_sets_own(tmp_path):
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.usefixtures("data_workers")
 @pytest.mark.slow
 def test_workers_survive_a_signal_to_the_whole_group(tmp_path):
     def signal_all():

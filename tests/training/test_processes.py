@@ -1,8 +1,6 @@
 """Two processes against one."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,18 +8,12 @@ import torch
 from safetensors.torch import load_file
 from training_fakes import train_watched
 
+import apart
 from mamoe.training.loop.metrics import read_rows
 
-PROGRAM = """
-import os, sys
-from pathlib import Path
-sys.path[:0] = {fakes!r}
-import torch
-from training_fakes import train_watched
 
-if __name__ == "__main__":
-    torch.save(train_watched(Path("run"), 2), f"rank{{os.environ.get('LOCAL_RANK', '0')}}.test")
-"""
+def rank(folder: Path) -> None:
+    torch.save(train_watched(folder / "run", 2), folder / f"rank{os.environ['LOCAL_RANK']}.test")
 
 
 def metrics(run: Path) -> dict[tuple[int, str], float]:
@@ -32,17 +24,12 @@ def metrics(run: Path) -> dict[tuple[int, str], float]:
 @pytest.mark.slow
 def test_two_processes_keep_equal_weights_and_see_what_one_sees(tmp_path):
     alone = train_watched(tmp_path / "alone", 1)
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM.format(fakes=[str(folder) for folder in Path(__file__).parents[:2]]))
-    done = subprocess.run(
-        [sys.executable, script],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,  # two processes importing torch one after the other take minutes on a busy machine
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = apart.ranks(2, rank, tmp_path)
+    for one in ranks:
+        one.start()
+    for one in ranks:
+        one.join()
+    assert [one.exitcode for one in ranks] == [0, 0]
 
     first, second = (torch.load(tmp_path / f"rank{rank}.test") for rank in (0, 1))
     for name, value in first["weights"].items():
