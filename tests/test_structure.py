@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -136,11 +137,14 @@ def circles(graph: Mapping[str, Collection[str]]) -> list[set[str]]:
     return sorted(map(set, found), key=sorted)
 
 
+_BROWSER = re.compile(r"^(pytestmark = |@)pytest\.mark\.browser", re.MULTILINE)
+
+
 def test_make_looks_for_the_pages_tests_where_they_are():
     """To look everywhere takes as long as a third of these tests."""
     (recipe,) = (line for line in (TESTS.parent / "Makefile").read_text().splitlines() if "-m browser" in line)
     folder = TESTS.parent / recipe.split()[-1]
-    marked = [path for path in TESTS.rglob("test_*.py") if "= pytest.mark.browser" in path.read_text()]
+    marked = [path for path in TESTS.rglob("test_*.py") if _BROWSER.search(path.read_text())]
     assert marked and all(path.is_relative_to(folder) for path in marked)
 
 
