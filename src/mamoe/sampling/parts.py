@@ -96,8 +96,9 @@ class PipelineParts(DiffusionPipeline):
     def device(self) -> torch.device:
         """The UNet's, or that of a network whose weights are not kept elsewhere."""
         networks = [self.unet, *(part for part in self.components.values() if isinstance(part, torch.nn.Module))]
-        devices = [unwrapped(network).device for network in networks]
-        return next((device for device in devices if device.type != "meta"), devices[0])
+        # One after another, because each is asked of all its modules.
+        devices = (unwrapped(network).device for network in networks)
+        return next((device for device in devices if device.type != "meta"), torch.device("meta"))
 
     @property
     def side_multiple(self) -> int:
