@@ -113,6 +113,7 @@ def load_base_components(path: str, *, torch_dtype: torch.dtype = torch.float32,
     Raises:
         ConfigError: it is no base model, or does not tell what kind.
     """
+    where = {name: value for name, value in where.items() if value is not None}
     if odd := sorted(where.keys() - {"config", "tokenizer", "revision", "variant"}):
         raise ConfigError(f"{path} takes config, tokenizer, revision, variant and torch_dtype, not {', '.join(odd)}.")
     base = load_base(path, **where, formats=Formats(text=torch_dtype))

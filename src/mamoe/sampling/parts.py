@@ -6,6 +6,7 @@ without this package, as the dense model; a pipeline that knows a layout reads t
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from os import PathLike
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -27,7 +28,7 @@ from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_bran
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
-from mamoe.sampling.checks import check_parts, check_plain, without_run_options
+from mamoe.sampling.checks import check_parts, check_plain, options_of_run, with_one_dtype, without_run_options
 from mamoe.sampling.components import is_foreign_transformer, load_base_components, load_components
 from mamoe.vocabulary.layout import LayoutSettings
 
@@ -140,22 +141,25 @@ class PipelineParts(DiffusionPipeline):
         The last is a folder, a hub name, one original ``.safetensors`` file, or ``package:tiny``, which ships with the
         package. A run takes the options of :func:`mamoe.sampling.components.load_components`, a file those of
         :func:`mamoe.sampling.components.load_base_components`, everything else those of diffusers.
-        Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM, in a
-        flow by Euler's steps, unless a ``scheduler`` is given.
+        Weights are float32 unless ``torch_dtype``, or ``dtype`` as diffusers calls it by now, says otherwise. A
+        pipeline of another kind samples with DDIM, in a flow by Euler's steps, unless a ``scheduler`` is given.
 
         Raises:
             ConfigError: a folder that is none of these, or an option of a run for something else.
         """
         path = resolved(str(pretrained_model_name_or_path))
         folder = Path(path)
+        spelled = "dtype" if options.get("dtype") is not None else "torch_dtype"
+        options = with_one_dtype(options)
         if is_run(folder):
-            return cls(**load_components(folder, **options))
+            return cls(**load_components(folder, **options_of_run(path, options)))
         options = without_run_options(path, options)
         if is_single_file(path) or is_foreign_transformer(path, options.get("revision")):
             return cls(**load_base_components(path, **options))
         options = {"use_safetensors": True, **options}
-        pipe = super().from_pretrained(path, **options)
-        if not options.keys() & {"torch_dtype", "dtype"}:
+        theirs = {spelled if name == "torch_dtype" else name: value for name, value in options.items()}
+        pipe = super().from_pretrained(path, **theirs)
+        if "torch_dtype" not in options:
             for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # the others are; these keep their file's type
                 if encoder is not None:
                     encoder.to(torch.float32)
@@ -170,6 +174,14 @@ class PipelineParts(DiffusionPipeline):
                 "model would not see its condition pictures. Copy or download the whole folder, and name that."
             )
         return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **options: Any) -> Self:
+        """A pipeline of the same networks as another one, which may be stock; options as in diffusers."""
+        # diffusers asks for the very class that the constructor names, and ours have kin.
+        networks = {name: part for name, part in pipeline.components.items() if isinstance(part, ModelMixin)}
+        takes = inspect.signature(cls.__init__).parameters.keys()
+        return super().from_pipe(pipeline, **{name: networks[name] for name in networks.keys() & takes}, **options)
 
     # diffusers takes the options by place too.
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -27,6 +27,7 @@ from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
 from mamoe.sampling.adapters import LoraLoading
+from mamoe.sampling.arguments import argument_problems
 from mamoe.sampling.binding import Share
 from mamoe.sampling.checks import call_problems, check_branch, request_problems
 from mamoe.sampling.condition import condition_pictures
@@ -51,6 +52,7 @@ from mamoe.sampling.guidance import Guidance
 from mamoe.sampling.padding import Padded, padded_request, padded_size, padding_said
 from mamoe.sampling.parts import PipelineParts
 from mamoe.sampling.requests import (
+    GATHERED,
     ConditionPicture,
     InstancePrompts,
     Request,
@@ -115,7 +117,10 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
 
         Raises:
             MamoeError: the arguments contradict each other, the maps or this model.
+            TypeError: there is no such argument.
         """
+        sizes = {"height": height, "width": width, "num_images_per_prompt": num_images_per_prompt}
+        refuse(argument_problems(sizes, {name: further[name] for name in further.keys() - GATHERED}))
         requests = gather_requests(prompt, panoptic, instance_prompts, **further)
         size = picture_size(requests[0].panoptic, height, width, self._default_size())
         return self._encode(requests, size, num_images_per_prompt, framing, self._execution_device, apart=True)
@@ -152,6 +157,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         regions_until: Share | list[Share] = 1.0,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **others: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw one picture per map or prompt. A picture does not depend on the others of its call.
 
@@ -188,10 +194,13 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             callback_on_step_end: called with (pipe, step, timestep, tensors) after every step; what it gives back
                 replaces what it got.
             callback_on_step_end_tensor_inputs: what it gets: latents, prompt_embeds.
+            others: what other pipelines of diffusers take; refused, with what there is in its place.
 
         Raises:
             MamoeError: the arguments contradict each other, the maps or this model.
+            TypeError: there is no such argument.
         """
+        refuse(argument_problems(locals(), others))
         # Requests.
         what = {
             "prompt": prompt,
@@ -323,6 +332,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             encoded.requests,
             shown=control_of(self.unet) is not None,
             guided=guidance.leads_away,
+            apart=guidance.layout is not None,
         )
         padded = padding_said(encoded.asked, encoded.size, self.side_multiple)
         problem = schedule_problem(self.scheduler)
