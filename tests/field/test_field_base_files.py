@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from mamoe.bases.pretrained import load_base
 from mamoe.errors import ConfigError
+from mamoe.sampling.pipeline import LayoutPipeline
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 PARTS = ("unet", "vae", "text_encoder")
@@ -87,3 +89,44 @@ def test_another_autoencoder_that_lacks_a_weight(base, base_model):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"vae cannot be read as a AutoencoderKL: 1 weights are missing"):
         load_base(str(base_model), vae=str(base / "vae"))
+
+
+@pytest.fixture(scope="module")
+def exported(finished_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "pipe"
+    LayoutPipeline.from_pretrained(finished_run).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_saved_pipeline_that_lacks_a_weight_is_refused(exported, tmp_path, part):
+    pipe = Path(shutil.copytree(exported, tmp_path / "pipe"))
+    file = weights_of(pipe, part)
+    tensors = load_file(file)
+    name = next(name for name in sorted(tensors) if "norm" in name)
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=rf"pipe/{part} cannot be read as a .*1 weights are missing, first '{name}'"):
+        LayoutPipeline.from_pretrained(pipe)
+
+
+def test_a_whole_saved_pipeline_is_read_as_before(exported, finished_run):
+    ours, again = (LayoutPipeline.from_pretrained(place) for place in (finished_run, exported))
+    for part in ("unet", "vae", "text_encoder"):
+        for (name, one), other in zip(
+            getattr(ours, part).state_dict().items(), getattr(again, part).state_dict().values(), strict=True
+        ):
+            assert torch.equal(one, other), (part, name)
+    assert LayoutPipeline.from_pretrained(exported, torch_dtype=torch.bfloat16).text_encoder.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(None, "must hold a JSON object"), ({"layout": "{}"}, "layout in model_index.json is not what .*taxonomy")],
+)
+def test_an_index_of_another_type(exported, tmp_path, change, said):
+    pipe = Path(shutil.copytree(exported, tmp_path / "pipe"))
+    plain = [] if change is None else {**json.loads((pipe / "model_index.json").read_text()), **change}
+    (pipe / "model_index.json").write_text(json.dumps(plain))
+    with pytest.raises(ConfigError, match=said):
+        LayoutPipeline.from_pretrained(pipe)
