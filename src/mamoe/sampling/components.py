@@ -102,6 +102,8 @@ def is_foreign_transformer(path: str, revision: str | None = None) -> bool:
     """
     check_folder(Path(path))
     index: Any = DiffusionPipeline.load_config(path, revision=revision)
+    if not isinstance(index, dict):
+        raise ConfigError(f"{path}/model_index.json must hold a JSON object, got {index!r:.60}.")
     return "transformer" in index
 
 

@@ -46,6 +46,7 @@ from mamoe.sampling.effect import (
 )
 from mamoe.sampling.fast import speed_up
 from mamoe.sampling.filling import fill
+from mamoe.sampling.finite import required_finite
 from mamoe.sampling.jobs import Job, LayoutFolder, list_jobs
 from mamoe.sampling.padding import padded_size, padding_said
 from mamoe.sampling.pipeline import LayoutPipeline
@@ -135,7 +136,8 @@ def sample_folder(
     def make(batch: list[int]) -> list[Image.Image]:
         chosen, seeds = [jobs[i] for i in batch], [records[i]["seed"] for i in batch]
         requests = [_request(job, layouts.negative_prompt) for job in chosen]
-        return draw(pipe, requests, seeds, drawing, edit=_edit_of(chosen, layouts))
+        with required_finite([job.name for job in chosen]):
+            return draw(pipe, requests, seeds, drawing, edit=_edit_of(chosen, layouts))
 
     pictures = fill(
         out,

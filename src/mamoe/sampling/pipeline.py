@@ -48,6 +48,7 @@ from mamoe.sampling.denoising import (
 from mamoe.sampling.editing import BORDER, Edit, EditAsked, Instances, Mask, Picture, made_edit, source_pictures
 from mamoe.sampling.effect import WithoutEffect, call_without_effect
 from mamoe.sampling.encoding import EncodedRequest, RequestEncoder
+from mamoe.sampling.finite import finite
 from mamoe.sampling.guidance import Guidance
 from mamoe.sampling.padding import Padded, padded_request, padded_size, padding_said
 from mamoe.sampling.parts import PipelineParts
@@ -388,7 +389,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
     ) -> Any:
         unscaled = LatentScaling.of(self.vae).unscaled(latents)
         with without_overflow(self.vae, latents.device):
-            images = decoded(self.vae, unscaled.to(self.vae.dtype)).float()
+            images = finite(decoded(self.vae, unscaled.to(self.vae.dtype)).float())
         if edit is not None:
             images = edit.pasted(images)
         return self.image_processor.postprocess(images[..., : asked[0], : asked[1]], output_type=output_type)

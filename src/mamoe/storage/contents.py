@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _BEGINNINGS = {
     b"version https://git-lfs": "it is Git LFS's note about a file that was not fetched; `git lfs pull` fetches it",
     b"/annex/objects/": "it is git-annex's note about a file that was not fetched; `git annex get` fetches it",
-    b"<": "it holds a page or XML, such as a server sends in place of a file; download it again",
     b"%PDF": "it is a PDF",
     b"PK\x03\x04": "it is a ZIP archive; unpack it",
     b"\x1f\x8b": "it is packed by gzip; unpack it",
@@ -17,6 +17,7 @@ _BEGINNINGS = {
     b"8BPS": "it is Photoshop's; convert it to PNG",
     b"\x93NUMPY": "it is an array of NumPy",
 }
+_PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml|error)", re.IGNORECASE)
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 _LOOKED_AT = 1 << 12  # bytes
 
@@ -37,4 +38,6 @@ def found_instead(path: Path) -> str | None:
         return "it begins with zeros alone, as a crash or a download that was stopped leaves it; get it again"
     if begin[4:12] in _HEIC:
         return "it is HEIC, whatever its name says; convert it to JPEG or PNG"
+    if _PAGE.match(begin):
+        return "it holds a page or XML, such as a server sends in place of a file; download it again"
     return next((said for start, said in _BEGINNINGS.items() if begin.lstrip().startswith(start)), None)
