@@ -101,7 +101,12 @@ def is_foreign_transformer(path: str, revision: str | None = None) -> bool:
         ConfigError: it is neither of these, nor a saved pipeline of ours.
     """
     check_folder(Path(path))
-    index: Any = DiffusionPipeline.load_config(path, revision=revision)
+    try:
+        index: Any = DiffusionPipeline.load_config(path, revision=revision)
+    except OSError as error:
+        if Path(path).is_dir():
+            raise
+        raise ConfigError(f"There is no folder {path}, and no model of that name on the hub: {error}") from None
     if not isinstance(index, dict):
         raise ConfigError(f"{path}/model_index.json must hold a JSON object, got {index!r:.60}.")
     return "transformer" in index
