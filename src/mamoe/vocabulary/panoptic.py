@@ -14,6 +14,7 @@ from jaxtyping import Int16, Int32, Int64, UInt8, UInt32
 from PIL import Image, UnidentifiedImageError
 
 from mamoe.errors import DatasetError
+from mamoe.storage.contents import found_instead
 from mamoe.storage.png import decode_png, encode_png
 from mamoe.vocabulary.exif import orientation_of
 from mamoe.vocabulary.map_kinds import why_no_map
@@ -171,7 +172,8 @@ def _opened(source: Path | BytesIO, name: Path | str) -> Generator[Image.Image]:
     except DatasetError:
         raise
     except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the panoptic map {name}: {error}") from None
+        instead = found_instead(name) if isinstance(name, Path) else None
+        raise DatasetError(f"Cannot read the panoptic map {name}: {instead or error}") from None
 
 
 def _meant(rgb: UInt8[np.ndarray, "H W 3"], name: Path | str) -> PanopticMap:

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from mamoe.errors import DatasetError
+from mamoe.storage.contents import found_instead
 from mamoe.storage.png import decode_png
 from mamoe.vocabulary.exif import ON_THEIR_SIDE, UPRIGHT, orientation_of
 from mamoe.vocabulary.map_kinds import raw_mode
@@ -215,4 +216,4 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise DatasetError(f"There is no picture {path}.") from None
     except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the picture {path}: {error}") from None
+        raise DatasetError(f"Cannot read the picture {path}: {found_instead(path) or error}") from None
