@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -157,7 +158,9 @@ class PipelineParts(DiffusionPipeline):
             return cls(**load_base_components(path, **options))
         options = {"use_safetensors": True, **options}
         theirs = {spelled if name == "torch_dtype" else name: value for name, value in options.items()}
-        pipe = super().from_pretrained(path, **theirs)
+        with warnings.catch_warnings():  # said to us: earlier versions know this name alone
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            pipe = super().from_pretrained(path, **theirs)
         if "torch_dtype" not in options:
             for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # the others are; these keep their file's type
                 if encoder is not None:
