@@ -25,6 +25,7 @@ from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_spli
 from mamoe.prepare.writer import ImportSummary, write_dataset
 
 _UNTOUCHED = "has no annotation in the JSON; all of it is void"
+_HIDDEN = "has objects in the JSON without a pixel of their own: outside of it, or behind others; they were left out"
 
 
 def import_folder(
@@ -121,7 +122,8 @@ def _drawn(picture: Path, masks: Masks | None, table: ClassTable) -> Labelled:
     things = [] if masks is None else masks(size)
     nothing = np.full(size, table.taxonomy.void_id, dtype=np.uint8)
     try:
-        labelled = fuse(nothing, things, table.taxonomy, AS_ANNOTATED).labelled
+        drawn = fuse(nothing, things, table.taxonomy, AS_ANNOTATED)
     except ValueError as error:
         raise DatasetError(f"{picture}: {error}.") from None
-    return labelled if things else replace(labelled, remarks=(_UNTOUCHED,))
+    remarks = (_HIDDEN,) if drawn.dropped else () if things else (_UNTOUCHED,)
+    return replace(drawn.labelled, remarks=remarks)

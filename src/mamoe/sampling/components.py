@@ -107,6 +107,8 @@ def is_foreign_transformer(path: str, revision: str | None = None) -> bool:
         if Path(path).is_dir():
             raise
         raise ConfigError(f"There is no folder {path}, and no model of that name on the hub: {error}") from None
+    if not isinstance(index, dict):
+        raise ConfigError(f"{path}/model_index.json must hold a JSON object, got {index!r:.60}.")
     return "transformer" in index
 
 

@@ -31,6 +31,7 @@ from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
 from mamoe.sampling.checks import check_parts, check_plain, options_of_run, with_one_dtype, without_run_options
 from mamoe.sampling.components import is_foreign_transformer, load_base_components, load_components
+from mamoe.sampling.whole import require_weights, whole_encoders
 from mamoe.vocabulary.layout import LayoutSettings
 
 _OWN = ("layout", "condition", "force_zeros_for_empty_prompt")
@@ -98,8 +99,9 @@ class PipelineParts(DiffusionPipeline):
     def device(self) -> torch.device:
         """The UNet's, or that of a network whose weights are not kept elsewhere."""
         networks = [self.unet, *(part for part in self.components.values() if isinstance(part, torch.nn.Module))]
-        devices = [unwrapped(network).device for network in networks]
-        return next((device for device in devices if device.type != "meta"), devices[0])
+        # One after another, because each is asked of all its modules.
+        devices = (unwrapped(network).device for network in networks)
+        return next((device for device in devices if device.type != "meta"), torch.device("meta"))
 
     @property
     def side_multiple(self) -> int:
@@ -156,16 +158,17 @@ class PipelineParts(DiffusionPipeline):
         options = without_run_options(path, options)
         if is_single_file(path) or is_foreign_transformer(path, options.get("revision")):
             return cls(**load_base_components(path, **options))
+        saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         options = {"use_safetensors": True, **options}
         theirs = {spelled if name == "torch_dtype" else name: value for name, value in options.items()}
         with warnings.catch_warnings():  # said to us: earlier versions know this name alone
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
-            pipe = super().from_pretrained(path, **theirs)
+            pipe = super().from_pretrained(path, **{**theirs, **whole_encoders(folder, saved, options)})
+        require_weights(path, {"unet": pipe.unet, "vae": pipe.vae}, options)
         if "torch_dtype" not in options:
             for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # the others are; these keep their file's type
                 if encoder is not None:
                     encoder.to(torch.float32)
-        saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
             pipe.scheduler = sampler_for(pipe.scheduler.config)
         if (folder / BRANCH).is_dir():
@@ -237,4 +240,10 @@ def _settings_of(text: str) -> LayoutSettings:
         ) from None
     if not isinstance(plain, dict):
         raise ConfigError(f"layout in model_index.json must be an object of layout settings, got {text:.60}.")
-    return LayoutSettings.from_dict(plain)
+    try:
+        return LayoutSettings.from_dict(plain)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"layout in model_index.json is not what settings are made of ({type(error).__name__}: {error}). "
+            "Export the model again."
+        ) from None

@@ -48,6 +48,7 @@ from mamoe.sampling.denoising import (
 from mamoe.sampling.editing import BORDER, Edit, EditAsked, Instances, Mask, Picture, made_edit, source_pictures
 from mamoe.sampling.effect import WithoutEffect, call_without_effect
 from mamoe.sampling.encoding import EncodedRequest, RequestEncoder
+from mamoe.sampling.finite import finite
 from mamoe.sampling.guidance import Guidance
 from mamoe.sampling.padding import Padded, padded_request, padded_size, padding_said
 from mamoe.sampling.parts import PipelineParts
@@ -123,7 +124,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         refuse(argument_problems(sizes, {name: further[name] for name in further.keys() - GATHERED}))
         requests = gather_requests(prompt, panoptic, instance_prompts, **further)
         size = picture_size(requests[0].panoptic, height, width, self._default_size())
-        return self._encode(requests, size, num_images_per_prompt, framing, apart=True)
+        return self._encode(requests, size, num_images_per_prompt, framing, self._execution_device, apart=True)
 
     @torch.no_grad()
     def __call__(
@@ -231,7 +232,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             "framing": framing,
             "num_images_per_prompt": num_images_per_prompt,
         }
-        device = self._execution_device
+        device = self._execution_device  # asked of all modules of all networks, so once
         step_end = step_end_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
         refuse(
             [
@@ -247,7 +248,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             requests = gather_requests(**what)
             size = picture_size(requests[0].panoptic, height, width, asked.size or self._default_size())
             apart = guidance_layout is not None
-            encoded = self._encode(requests, size, num_images_per_prompt, framing, apart=apart)
+            encoded = self._encode(requests, size, num_images_per_prompt, framing, device, apart=apart)
         for line in self._said(encoded, guidance):
             warnings.warn(line, stacklevel=3)  # the caller's line: torch.no_grad is in between
 
@@ -271,6 +272,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         size: tuple[int, int],
         copies: int,
         framing: Framing | None,
+        device: torch.device,
         *,
         apart: bool,
     ) -> EncodedRequest:
@@ -279,12 +281,12 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         drawn = padded_size(size, self.side_multiple)
         each = [padded_request(request, drawn) for request in requests for _ in range(copies)]
         encoder = RequestEncoder(
-            encoder=self._prompt_encoder(),
+            encoder=self._prompt_encoder(device),
             settings=self.settings,
             pyramid=pyramid_of(self.unet),
             sized=is_sized(self.unet),
             factor=self.vae_scale_factor,
-            device=self._execution_device,
+            device=device,
             dtype=self._dtype,
         )
         return EncodedRequest(
@@ -293,11 +295,16 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             asked=size,
             size=drawn,
             phases=encoder(each, drawn, framing, apart=apart and self.settings is not None),
-            control=self._control(requests, size, drawn, copies),
+            control=self._control(requests, size, drawn, copies, device),
         )
 
     def _control(
-        self, requests: list[Request], size: tuple[int, int], drawn: tuple[int, int], copies: int
+        self,
+        requests: list[Request],
+        size: tuple[int, int],
+        drawn: tuple[int, int],
+        copies: int,
+        device: torch.device,
     ) -> Tensor | None:
         """The condition pictures as the UNet takes them, those of ``size`` continued to the size ``drawn``."""
         form = control_of(self.unet)
@@ -306,17 +313,17 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         if form is None or pictures is None:
             return None
         whole = F.pad(pictures.float(), (0, drawn[1] - size[1], 0, drawn[0] - size[0]), mode="replicate").byte()
-        control = control_input(form, whole.to(self._execution_device), self.vae)
+        control = control_input(form, whole.to(device), self.vae)
         return control.repeat_interleave(copies, dim=0)
 
-    def _prompt_encoder(self) -> PromptEncoder:
+    def _prompt_encoder(self, device: torch.device) -> PromptEncoder:
         return encoder_for(
             self.tokenizer,
             self.text_encoder,
             tokenizer_2=self.tokenizer_2,
             text_encoder_2=self.text_encoder_2,
             zero_empty=self.config["force_zeros_for_empty_prompt"],
-            device=self._execution_device,
+            device=device,
         )
 
     def _said(self, encoded: EncodedRequest, guidance: Guidance) -> list[Warning]:
@@ -357,7 +364,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         latents, count = started(self.scheduler, noise, timesteps, edit), len(noise)
         control = guidance.control(encoded.control)
         phases = [(phase.start, guidance.steered(phase).unet_inputs()) for phase in encoded.phases]
-        taken = generators_taken(self.scheduler, generators)
+        # Asked of all modules of a network, which in every step takes the host longer than a block does.
+        taken, dtype = generators_taken(self.scheduler, generators), self._dtype
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance.scale, len(timesteps), False
         with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
             for step, (timestep, told) in enumerate(zip(timesteps, sent(timesteps, latents.device), strict=True)):
@@ -365,7 +373,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
                     break
                 inputs = steering_at(phases, step / len(timesteps))
                 noisy = latents.repeat(len(inputs["encoder_hidden_states"]) // count, 1, 1, 1)
-                noisy = scaled_for_model(self.scheduler, noisy, timestep).to(self._dtype)
+                noisy = scaled_for_model(self.scheduler, noisy, timestep).to(dtype)
                 output = guidance.combined(
                     predict(self.unet, noisy, told, inputs, control, guidance.told).float(), count
                 )
@@ -381,7 +389,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
     ) -> Any:
         unscaled = LatentScaling.of(self.vae).unscaled(latents)
         with without_overflow(self.vae, latents.device):
-            images = decoded(self.vae, unscaled.to(self.vae.dtype)).float()
+            images = finite(decoded(self.vae, unscaled.to(self.vae.dtype)).float())
         if edit is not None:
             images = edit.pasted(images)
         return self.image_processor.postprocess(images[..., : asked[0], : asked[1]], output_type=output_type)
