@@ -21,7 +21,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from mamoe.bases.shipped import resolved
 from mamoe.bases.single_file import is_single_file
-from mamoe.diffusion.sampler import sampler_for
+from mamoe.conditioning.encoders import encoder_for
+from mamoe.conditioning.text import PromptEncoder
+from mamoe.diffusion.sampler import is_zero_snr, sampler_for
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.control.call import Control, control_of
@@ -34,6 +36,7 @@ from mamoe.sampling.components import is_foreign_transformer, load_base_componen
 from mamoe.sampling.whole import require_weights, whole_encoders
 from mamoe.vocabulary.layout import LayoutSettings
 
+ZERO_SNR_RESCALE = 0.7  # of guidance, where nothing else is asked for
 _OWN = ("layout", "condition", "force_zeros_for_empty_prompt")
 _STOCK_UNET = ["diffusers", "UNet2DConditionModel"]
 
@@ -118,6 +121,28 @@ class PipelineParts(DiffusionPipeline):
     def _dtype(self) -> torch.dtype:
         return unwrapped(self.unet).dtype
 
+    def _prompt_encoder(self, device: torch.device) -> PromptEncoder:
+        return encoder_for(
+            self.tokenizer,
+            self.text_encoder,
+            tokenizer_2=self.tokenizer_2,
+            text_encoder_2=self.text_encoder_2,
+            zero_empty=self.config["force_zeros_for_empty_prompt"],
+            device=device,
+        )
+
+    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        factor = self.vae_scale_factor
+        return self.vae.config["latent_channels"], size[0] // factor, size[1] // factor
+
+    def _rescale(self) -> float:
+        return ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
+
+    def _default_size(self) -> tuple[int, int]:
+        cells = self._unet_config.get("sample_size", 128)  # which is what pipelines of those take that do not say
+        height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
+        return height * self.vae_scale_factor, width * self.vae_scale_factor
+
     # Names that diffusers' pipelines have had, and that many scripts call.
 
     def enable_vae_slicing(self) -> None:
@@ -186,7 +211,8 @@ class PipelineParts(DiffusionPipeline):
         # diffusers asks for the very class that the constructor names, and ours have kin.
         networks = {name: part for name, part in pipeline.components.items() if isinstance(part, ModelMixin)}
         takes = inspect.signature(cls.__init__).parameters.keys()
-        return super().from_pipe(pipeline, **{name: networks[name] for name in networks.keys() & takes}, **options)
+        own = {name: networks[name] for name in networks.keys() & takes}
+        return cast(Self, super().from_pipe(pipeline, **own, **options))
 
     # diffusers takes the options by place too.
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -17,9 +17,7 @@ from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from jaxtyping import Float
 from torch import Tensor
 
-from mamoe.conditioning.encoders import encoder_for
-from mamoe.conditioning.text import PromptEncoder
-from mamoe.diffusion.sampler import is_zero_snr, scaled_for_model
+from mamoe.diffusion.sampler import scaled_for_model
 from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import decoded, without_overflow
 from mamoe.models.backbones import BACKBONES, backbone_of, is_sized, pyramid_of
@@ -69,8 +67,6 @@ from mamoe.vocabulary.panoptic import PanopticMap
 __all__ = ["LayoutPipeline", "ModelMixin"]
 # diffusers looks up a component of another library, and ModelMixin, in the module its folder names: this one.
 globals().update({backbone.ours.__name__: backbone.ours for backbone in BACKBONES})
-
-ZERO_SNR_RESCALE = 0.7
 
 
 class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
@@ -316,16 +312,6 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         control = control_input(form, whole.to(device), self.vae)
         return control.repeat_interleave(copies, dim=0)
 
-    def _prompt_encoder(self, device: torch.device) -> PromptEncoder:
-        return encoder_for(
-            self.tokenizer,
-            self.text_encoder,
-            tokenizer_2=self.tokenizer_2,
-            text_encoder_2=self.text_encoder_2,
-            zero_empty=self.config["force_zeros_for_empty_prompt"],
-            device=device,
-        )
-
     def _said(self, encoded: EncodedRequest, guidance: Guidance) -> list[Warning]:
         """What the user is told: what of a call changes nothing, and what is drawn otherwise than asked for."""
         ignored = call_without_effect(
@@ -342,10 +328,6 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             *map(Padded, padded),
             *([] if problem is None else [UserWarning(problem)]),
         ]
-
-    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        factor = self.vae_scale_factor
-        return self.vae.config["latent_channels"], size[0] // factor, size[1] // factor
 
     def _denoise(
         self,
@@ -393,14 +375,6 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         if edit is not None:
             images = edit.pasted(images)
         return self.image_processor.postprocess(images[..., : asked[0], : asked[1]], output_type=output_type)
-
-    def _rescale(self) -> float:
-        return ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
-
-    def _default_size(self) -> tuple[int, int]:
-        cells = self._unet_config.get("sample_size", 128)  # which is what pipelines of those take that do not say
-        height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
-        return height * self.vae_scale_factor, width * self.vae_scale_factor
 
 
 # Where this module is imported, DiffusionPipeline.from_pretrained knows the class that a folder names.
