@@ -112,12 +112,19 @@ def generators_for(generator: torch.Generator | Sequence[torch.Generator] | None
     One generator for several pictures seeds one for each; None takes fresh entropy.
 
     Raises:
-        MamoeError: a list of another length than ``count``.
+        MamoeError: a list of another length than ``count``, or something else, such as a seed.
     """
-    if isinstance(generator, list | tuple):
-        if len(generator) != count:
-            raise MamoeError(f"Wanted one generator per picture ({count}), got {len(generator)}.")
-        return list(generator)
+    several = isinstance(generator, list | tuple)
+    given: list[Any] = list(generator) if several else [] if generator is None else [generator]
+    if odd := [one for one in given if not isinstance(one, torch.Generator)]:
+        raise MamoeError(
+            f"generator is a torch.Generator, one per picture, or None; got {odd[0]!r:.40}. A seed is "
+            "generator=torch.Generator().manual_seed(SEED)."
+        )
+    if several:
+        if len(given) != count:
+            raise MamoeError(f"Wanted one generator per picture ({count}), got {len(given)}.")
+        return given
     if isinstance(generator, torch.Generator):
         if count == 1:
             return [generator]
@@ -148,6 +155,9 @@ def _request(row: Mapping[str, Any]) -> Request:
 
 def _problems(row: Mapping[str, Any]) -> list[str]:
     panoptic, problems = row["panoptic"], []
+    for key in ("instance_prompts", "negative_instance_prompts"):
+        if row[key] is not None and not isinstance(row[key], Mapping):
+            return [f"{key} of a map are a mapping of segment ids to text, got {row[key]!r:.60}"]
     given = [text for text in (row["prompt"], row["negative_prompt"]) if text is not None]
     for by_segment in (row["instance_prompts"], row["negative_instance_prompts"]):
         given += (by_segment or {}).values()
