@@ -55,14 +55,14 @@ def test_a_guidance_that_overflows_writes_nothing(finished_run, scenes, tmp_path
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"generator": 42}, r"generator is a torch\.Generator.*got 42.*manual_seed"),
+        ({"generator": 42}, r"generator is a torch\.Generator, got 42.*manual_seed"),
         ({"generator": [42]}, r"generator is a torch\.Generator"),
         ({"num_inference_steps": 2.5}, "num_inference_steps must lie in"),
         ({"num_inference_steps": None}, "num_inference_steps must lie in"),
         ({"guidance_scale": None}, "guidance_scale must be 0 or more"),
         ({"guidance_scale": 10**400}, "guidance_scale must be 0 or more"),
         ({"guidance_rescale": ""}, "guidance_rescale must lie in"),
-        ({"instance_prompts": True}, "instance_prompts of a map are a mapping"),
+        ({"instance_prompts": True}, "instance_prompts are a mapping"),
         ({"output_type": None}, "output_type must be one of"),
     ],
 )

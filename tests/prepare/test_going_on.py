@@ -133,7 +133,7 @@ def test_a_full_disk_at_the_last_files(source, monkeypatch, name):
 def test_nothing_is_overwritten_unless_one_says_so(source):
     run(source)
     before = contents(source / "out")
-    with pytest.raises(DatasetError, match="would be overwritten"):
+    with pytest.raises(DatasetError, match="give --overwrite"):
         run(source)
     save(np.full((32, 64), 10, dtype=np.uint8), source / "maps/video0_0000.png")
     run(source, overwrite=True)

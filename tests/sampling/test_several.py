@@ -101,6 +101,26 @@ def test_variants_nobody_can_mean(pipe, layouts, tmp_path, text, says):
         list_jobs(replace(layouts, vary=tmp_path / "vary.csv"), pipe)
 
 
+def test_variants_that_a_model_does_not_read_are_said_to_be_alike(pipe, layouts, tmp_path):
+    (tmp_path / "vary.csv").write_text("variant,prompt\nnight,at night\n")
+    deaf = replace(pipe.settings, global_prompt=False)
+    unread = LayoutPipeline(**{**pipe.components, "layout": deaf.to_dict()})
+    unread.set_progress_bar_config(disable=True)
+    heard = []
+    sample_folder(unread, replace(layouts, vary=tmp_path / "vary.csv"), tmp_path / "out", HOW, warn=heard.append)
+    assert any("Variants of a map are all alike" in line for line in heard)
+
+
+def test_prompts_of_segments_that_are_gone_at_the_pictures_size_are_said(pipe, layouts, tmp_path):
+    (tmp_path / "prompts.json").write_text('{"town_1.png": {"7": "a red car", "300": "a person"}}')
+    asked = replace(layouts, instance_prompts=tmp_path / "prompts.json")
+    heard = []
+    sample_folder(pipe, asked, tmp_path / "whole", HOW, warn=heard.append)
+    assert heard == []
+    sample_folder(pipe, replace(asked, size=(1, 1)), tmp_path / "small", HOW, warn=heard.append)
+    assert any("instance prompts have no effect: their segments are too small" in line for line in heard)
+
+
 # Whose picture it is, for `mamoe evaluate`.
 
 

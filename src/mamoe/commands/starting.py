@@ -16,7 +16,10 @@ def init(
     images: Annotated[Path | None, typer.Option(help="Folder of your pictures.")] = None,
     maps: Annotated[Path | None, typer.Option(help="Folder of their maps, or a COCO JSON of objects.")] = None,
     classes: Annotated[str | None, typer.Option(help="Taxonomy by name, or a YAML file with the classes.")] = None,
-    base: Annotated[str | None, typer.Option(help="Base model: tiny, sd15, sd21, sd21_base or sdxl.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base model: tiny, tiny_dit, sd15, sd21, sdxl, or another of `mamoe presets model`."),
+    ] = None,
     memory: Annotated[float | None, typer.Option(min=0, help="GB of the GPU; 0: none. Default: what is here.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the settings; default: that of the pictures' folder.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: what suits the base.")] = None,
@@ -28,7 +31,7 @@ def init(
 
     Example: mamoe init --images photos --maps maps --classes classes.yaml --base tiny --yes
     """
-    from mamoe.commands.init import TINY, Wishes, name_for, plan, write_plan
+    from mamoe.commands.init import TINY, Wishes, bases, name_for, plan, write_plan
     from mamoe.machine.memory import gpu_gib
 
     asks = not yes and sys.stdin.isatty()
@@ -40,7 +43,7 @@ def init(
     if asks:
         if classes is None:
             classes = typer.prompt("Classes: a taxonomy's name, a YAML file, or nothing", default="") or None
-        base = base or typer.prompt("Base model", default=TINY)
+        base = base or typer.prompt(f"Base model ({', '.join(bases())})", default=TINY)
         here = typer.prompt("Memory of the GPU in GB, 0 for none", default=here, type=float) if memory is None else here
     name = name or name_for(images if images.name not in ("images", "train") else images.resolve().parent)
     if asks:

@@ -122,15 +122,20 @@ def _run(run: Run[T], stage: Path, tasks: Sequence[T]) -> list[tuple[str, Mappin
 
 def _require_replaceable(out: Path, manner: Manner, reads: Sequence[Path]) -> None:
     """``--overwrite`` is for what such a job made, not for whatever a slip of the finger names, nor for its sources."""
-    if not manner.overwrite or not out.exists():
+    if not out.exists():
         return
+    is_ours = any((out / name).is_file() for name in (DATA_YAML, DATASET_JSON))
+    if not manner.overwrite:
+        if is_ours:
+            raise DatasetError(
+                f"{out} is a data set already: name a new folder, or give --overwrite, and it gives way at the end."
+            )
+        return  # other folders in use are refused when it comes to making one
     if lost := [path for path in reads if path.resolve().is_relative_to(out.resolve())]:
         raise DatasetError(
             f"{lost[0]} lies in {out}, which --overwrite would take away, and it is read from: name another folder."
         )
-    if not out.is_dir() or (
-        any(out.iterdir()) and not any((out / name).is_file() for name in (DATA_YAML, DATASET_JSON))
-    ):
+    if not out.is_dir() or (any(out.iterdir()) and not is_ours):
         raise DatasetError(
             f"{out} is no data set (there is no {DATA_YAML} and no {DATASET_JSON}), so --overwrite leaves it alone: "
             "name another folder."

@@ -152,14 +152,9 @@ def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         return np.array(picture) if found is None else found
 
 
-def read_panoptic_colours(path: Path) -> UInt32[np.ndarray, "H W"]:
-    """Every pixel of a panoptic PNG as one number, R << 16 | G << 8 | B = segment id << 8 | class id, not yet decoded.
-
-    Raises:
-        DatasetError: as :func:`read_panoptic_rgb`.
-    """
-    rgb = read_panoptic_rgb(path)
-    parts = np.zeros((*rgb.shape[:2], 4), dtype=np.uint8)
+def colour_numbers(rgb: UInt8[np.ndarray, "*shape 3"]) -> UInt32[np.ndarray, "*shape"]:
+    """Pixels of a panoptic PNG as one number each, R << 16 | G << 8 | B = segment id << 8 | class id."""
+    parts = np.zeros((*rgb.shape[:-1], 4), dtype=np.uint8)
     for place, channel in ((2, 0), (1, 1), (0, 2)):
         parts[..., place] = rgb[..., channel]
     return parts.view("<u4")[..., 0]
