@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,11 +12,7 @@ from mamoe.conditioning.conditioner import concatenate_conditionings
 from mamoe.sampling.encoding import Phase
 from mamoe.vocabulary.conditioning import Conditioning
 
-_LARGEST = 3.4e38  # of float32, in which it is multiplied
-
-
-def _within(value: Any, most: float) -> bool:
-    return isinstance(value, Real) and 0.0 <= value <= most  # type: ignore[operator]
+_LARGEST = 3.4e38  # of float32, in which predictions are multiplied by it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,12 +30,12 @@ class Guidance:
     def problems(self, *, knows_layout: bool) -> list[str]:
         """What is out of range, or not for a model that knows no layout."""
         found = []
-        if not _within(self.scale, _LARGEST):
-            found.append(f"guidance_scale must be 0 or more, got {self.scale!r:.40}")
-        if not _within(self.rescale, 1.0):
-            found.append(f"guidance_rescale must lie in [0, 1], got {self.rescale!r:.40}")
-        if self.layout is not None and not _within(self.layout, _LARGEST):
-            found.append(f"guidance_layout must be 0 or more, got {self.layout!r:.40}")
+        if not 0.0 <= self.scale <= _LARGEST:
+            found.append(f"guidance_scale must be 0 or more, got {self.scale}")
+        if not 0.0 <= self.rescale <= 1.0:
+            found.append(f"guidance_rescale must lie in [0, 1], got {self.rescale}")
+        if self.layout is not None and not 0.0 <= self.layout <= _LARGEST:
+            found.append(f"guidance_layout must be 0 or more, got {self.layout}")
         if self.layout is not None and not knows_layout:
             found.append("this model knows no layout: leave out guidance_layout")
         if self.layout is not None and self.distilled:
