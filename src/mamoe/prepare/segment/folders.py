@@ -22,7 +22,7 @@ from mamoe.prepare.fuse.masks import Mask
 from mamoe.prepare.fuse.rules import Fused, FuseRules, Thing, fuse
 from mamoe.prepare.job import Progress, Records, file_stamp, how_far, made_folder, spelled
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
-from mamoe.prepare.pairing import pictures_by_split, split_of
+from mamoe.prepare.pairing import pictures_by_split, require_apart, split_of
 from mamoe.prepare.record import DATASET_JSON, Written, dataset_json, json_of
 from mamoe.prepare.segment.labels import Meaning
 from mamoe.prepare.segment.networks import Network, load_network
@@ -103,6 +103,7 @@ def segment_folder(
         DatasetError: there are no pictures, one cannot be read, or ``out`` is in use.
         ConfigError: the network cannot be loaded.
     """
+    require_apart(out, [images])
     notes: list[str] = []
     splits = pictures_by_split(images, notes)
     return write_dataset(
@@ -212,6 +213,7 @@ def segment_parts(
         DatasetError: there are no pictures, one cannot be read, or ``out`` is in use.
         ConfigError: the network cannot be loaded.
     """
+    require_apart(out, [images])
     notes: list[str] = []
     names = [name for found in pictures_by_split(images, notes).values() for name in found]
     tasks = [_Part(key=name, picture=images / name) for name in names]
