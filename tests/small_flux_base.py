@@ -4,12 +4,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
-from transformers import T5Config, T5EncoderModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
-from small_models import TEXT_WIDTH, small_flux
-from small_pixart_base import byte_t5_tokenizer
-from small_text import byte_encoder, byte_tokenizer
+from small_models import TEXT_WIDTH, small_autoencoder, small_flux
+from small_text import byte_encoder, byte_t5_tokenizer, byte_tokenizer, small_t5
 
 POOLED = 16  # of CLIP's vector
 PROMPT_TOKENS = 128  # T5's limit here, padding included
@@ -23,33 +21,13 @@ def flux_pipeline(*, distilled: bool = True, schedule: dict | None = None, **siz
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = byte_tokenizer(Path(folder))
     torch.manual_seed(3)
-    config = T5Config(
-        vocab_size=len(words),
-        d_model=TEXT_WIDTH,
-        d_kv=8,
-        d_ff=32,
-        num_layers=2,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4, 4, 4),
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        sample_size=64,
-        scaling_factor=0.3611,
-        shift_factor=0.1159,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    vae = small_autoencoder(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False)
     return FluxPipeline(
         tokenizer=tokenizer,
         text_encoder=byte_encoder(seed=4),
         tokenizer_2=words,
-        text_encoder_2=T5EncoderModel(config).eval(),
-        vae=vae.eval(),
+        text_encoder_2=small_t5(words, TEXT_WIDTH),
+        vae=vae,
         transformer=small_flux(pooled_projection_dim=POOLED, guidance_embeds=distilled, **sizes),
         scheduler=FlowMatchEulerDiscreteScheduler(**{**SCHEDULE, **(schedule or {})}),
     )

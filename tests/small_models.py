@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
+    AutoencoderKL,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     PixArtTransformer2DModel,
@@ -36,8 +37,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def small_unet(shape: str = "sd15", **changes: Any) -> UNet2DConditionModel:
+def _made(kind: Callable[..., Any], config: dict[str, Any]) -> Any:
     torch.manual_seed(0)
+    return kind(**config).eval()
+
+
+def small_unet(shape: str = "sd15", **changes: Any) -> UNet2DConditionModel:
     config: dict[str, Any] = {
         "sample_size": 16,
         "block_out_channels": (16, 32, 32),
@@ -47,12 +52,24 @@ def small_unet(shape: str = "sd15", **changes: Any) -> UNet2DConditionModel:
         "cross_attention_dim": TEXT_WIDTH,
         "norm_num_groups": 8,
     }
-    return UNet2DConditionModel(**{**config, **SHAPES[shape], **changes}).eval()
+    return _made(UNet2DConditionModel, {**config, **SHAPES[shape], **changes})
+
+
+def small_autoencoder(**changes: Any) -> AutoencoderKL:
+    """Four halvings to latents of four channels."""
+    config: dict[str, Any] = {
+        "block_out_channels": (4, 4, 4, 4),
+        "norm_num_groups": 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "latent_channels": 4,
+        "sample_size": 64,
+    }
+    return AutoencoderKL(**{**config, **changes}).eval()
 
 
 def small_pixart(**changes: Any) -> PixArtTransformer2DModel:
     """PixArt-Sigma in small: patches of 2x2, text of TEXT_WIDTH projected, a variance beside the prediction."""
-    torch.manual_seed(0)
     config: dict[str, Any] = {
         "sample_size": 16,
         "num_layers": 2,
@@ -64,12 +81,11 @@ def small_pixart(**changes: Any) -> PixArtTransformer2DModel:
         "out_channels": 8,
         "use_additional_conditions": False,
     }
-    return PixArtTransformer2DModel(**{**config, **changes}).eval()
+    return _made(PixArtTransformer2DModel, {**config, **changes})
 
 
 def small_flux(**changes: Any) -> FluxTransformer2DModel:
     """FLUX.1 in small: two double and two single blocks, guidance-distilled, latents of four channels."""
-    torch.manual_seed(0)
     config: dict[str, Any] = {
         "in_channels": 16,
         "num_layers": 2,
@@ -81,12 +97,11 @@ def small_flux(**changes: Any) -> FluxTransformer2DModel:
         "guidance_embeds": True,
         "axes_dims_rope": (4, 6, 6),
     }
-    return FluxTransformer2DModel(**{**config, **changes}).eval()
+    return _made(FluxTransformer2DModel, {**config, **changes})
 
 
 def small_sd3(**changes: Any) -> SD3Transformer2DModel:
     """Stable Diffusion 3.5-medium in small: three blocks, the first with a second attention."""
-    torch.manual_seed(0)
     config: dict[str, Any] = {
         "sample_size": 16,
         "patch_size": 2,
@@ -102,12 +117,11 @@ def small_sd3(**changes: Any) -> SD3Transformer2DModel:
         "dual_attention_layers": (0,),
         "qk_norm": "rms_norm",
     }
-    return SD3Transformer2DModel(**{**config, **changes}).eval()
+    return _made(SD3Transformer2DModel, {**config, **changes})
 
 
 def small_flux2(**changes: Any) -> Flux2Transformer2DModel:
     """FLUX.2-klein in small: two double and two single blocks, latents of four channels."""
-    torch.manual_seed(0)
     config: dict[str, Any] = {
         "in_channels": 16,
         "num_layers": 2,
@@ -119,7 +133,7 @@ def small_flux2(**changes: Any) -> Flux2Transformer2DModel:
         "guidance_embeds": False,
         "axes_dims_rope": (4, 4, 4, 4),
     }
-    return Flux2Transformer2DModel(**{**config, **changes}).eval()
+    return _made(Flux2Transformer2DModel, {**config, **changes})
 
 
 def two_level_unet(text_width: int, dropout: float = 0.0) -> UNet2DConditionModel:

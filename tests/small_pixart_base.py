@@ -7,47 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline
+from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from small_models import small_pixart, trained
+from small_models import small_autoencoder, small_pixart, trained
+from small_text import byte_t5_tokenizer, small_t5
 
 WIDTH = 24  # of text
-
-
-def byte_t5_tokenizer() -> T5Tokenizer:
-    """A token per printable character; ends with </s>, padded with <pad>."""
-    letters = ["▁", *(chr(code) for code in range(33, 127))]
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *((letter, -1.0) for letter in letters)]
-    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
 
 
 def pixart_pipeline(kind: type = PixArtSigmaPipeline, **changes: Any) -> Any:
     """A pipeline of random weights; ``changes`` are the transformer's."""
     tokenizer = byte_t5_tokenizer()
     torch.manual_seed(3)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=WIDTH,
-        d_kv=8,
-        d_ff=32,
-        num_layers=2,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4, 4, 4),
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        sample_size=64,
-        scaling_factor=0.13025,
-    )
+    vae = small_autoencoder(scaling_factor=0.13025)
     return kind(
         tokenizer=tokenizer,
-        text_encoder=T5EncoderModel(config).eval(),
-        vae=vae.eval(),
+        text_encoder=small_t5(tokenizer, WIDTH),
+        vae=vae,
         transformer=small_pixart(**{"sample_size": 8, "caption_channels": WIDTH, **changes}),
         scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
     )

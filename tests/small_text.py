@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 LIMIT = 24  # tokens of a prompt
 
@@ -38,3 +38,24 @@ def byte_encoder(seed: int, layers: int = 2) -> CLIPTextModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return CLIPTextModel(byte_config(layers)).eval()
+
+
+def byte_t5_tokenizer() -> T5Tokenizer:
+    """A token per printable character; ends with </s>, padded with <pad>."""
+    letters = ["▁", *(chr(code) for code in range(33, 127))]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *((letter, -1.0) for letter in letters)]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
+
+
+def small_t5(tokenizer: T5Tokenizer, width: int) -> T5EncoderModel:
+    """An encoder of text of this width, of random weights."""
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config).eval()

@@ -1,6 +1,7 @@
 """T5's text encoders: their tokenizer's files, their number format, and that they go when they are done."""
 
 import gc
+import sys
 import weakref
 
 import pytest
@@ -12,6 +13,8 @@ from factories import only_run, short_run
 from mamoe.assemble.caches import text_id
 from mamoe.bases.pretrained import load_base, load_text
 from mamoe.conditioning.text import PromptEncoder
+from mamoe.errors import ConfigError
+from mamoe.models.frozen import let_go
 from mamoe.runs.source import Source
 from small_pixart_base import write_pixart_base, write_sentencepiece
 from wholeruns import SMALL, trained
@@ -55,13 +58,50 @@ def test_half_precision_is_what_it_is_kept_in_and_nearly_the_same(base):
         torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
 
 
+@torch.no_grad()
+def test_in_int8_it_says_nearly_the_same(base):
+    pytest.importorskip("bitsandbytes")
+    whole = load_text(Source(path=str(base)))
+    halves, small = (load_text(Source(path=str(base)), dtype=dtype) for dtype in (None, torch.int8))
+    weights = {name: weight.dtype for name, weight in small.text_encoder.named_parameters()}
+    in_int8 = {name for name, dtype in weights.items() if dtype == torch.int8}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in in_int8} == {"q", "k", "v", "o", "wi_0", "wi_1"}
+    assert len(in_int8) == 2 * 6 and set(weights.values()) == {torch.int8, torch.bfloat16}
+    assert text_id(small) != text_id(halves)
+    said = [PromptEncoder(one.tokenizer, one.text_encoder).encode(PROMPTS[:2], padded=True) for one in (whole, small)]
+    for one, other in zip(*said, strict=True):
+        assert not torch.equal(one, other)
+        assert torch.nn.functional.cosine_similarity(one, other, dim=1).min() > 0.99
+    let_go(small.text_encoder)  # as when it is done
+    assert {weight.device.type for weight in small.text_encoder.parameters()} == {"meta"}
+
+
+@pytest.mark.slow
+def test_in_int8_it_draws_the_samples_of_a_training(base, scenes, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    words = short_run(base, scenes, tmp_path / "runs")
+    trained(*words, "model.text_precision=int8", "trainer.max_steps=1", "callbacks.samples.every=1")
+    assert len(list(only_run(tmp_path / "runs").glob("samples/*/*.png"))) > 1
+
+
+def test_int8_is_for_t5_and_needs_a_package(base, base_model, monkeypatch):
+    with pytest.raises(ConfigError, match=r"text_precision=int8 is for T5.*read by a CLIPTextModel\. Leave it out"):
+        load_text(Source(path=str(base_model)), dtype=torch.int8)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match=r"model\.text_precision=int8 needs the package bitsandbytes.*quantised"):
+        load_text(Source(path=str(base)), dtype=torch.int8)
+
+
 def test_clip_stays_in_float32(base_model):
     text = load_text(Source(path=str(base_model)), dtype=None)
     assert {p.dtype for p in text.text_encoder.parameters()} == {torch.float32}
     assert load_base(str(base_model)).text_encoder.dtype == torch.float32
 
 
-def test_it_is_gone_once_the_prompts_are_in_the_cache(base, scenes, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["null", "int8"])
+def test_it_is_gone_once_the_prompts_are_in_the_cache(base, scenes, tmp_path, monkeypatch, precision):
+    if precision == "int8":
+        pytest.importorskip("bitsandbytes")
     seen, prompts = {}, assembled.training_prompts
 
     def watched(config, loaded, *others):
@@ -83,7 +123,8 @@ def test_it_is_gone_once_the_prompts_are_in_the_cache(base, scenes, tmp_path, mo
     fitted = training.fit
     monkeypatch.setattr(training, "training_prompts", watched)
     monkeypatch.setattr(training, "fit", fit)
-    trained(*short_run(base, scenes, tmp_path / "runs"), *SMALL, "trainer.max_steps=1")
+    words = ["trainer.max_steps=1", f"model.text_precision={precision}"]
+    trained(*short_run(base, scenes, tmp_path / "runs"), *SMALL, *words)
     assert seen["dtype"] == torch.bfloat16
     assert seen["left"] == [] and seen["alive"] is None
 

@@ -1,25 +1,21 @@
 """FLUX.1's transformer: the stock one where it must be, steered by the layout where it may be, and portable."""
 
 import dataclasses
-import re
 
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
+from joint_calls import GRID, SIZE, TOKENS, adapted, difference, layout, noisy, run, text
 from mamoe.errors import ConfigError
-from mamoe.methods.lora import Lora
 from mamoe.methods.options import Target
 from mamoe.methods.registry import METHODS
 from mamoe.models.backbones import backbone_of, pyramid_of
-from mamoe.models.blocks.joint import joint_mask
-from mamoe.models.control.call import predict, with_layout
+from mamoe.models.control.call import with_layout
 from mamoe.models.flux.call import packed, picture_places, unpacked
 from mamoe.models.flux.model import MaMoEFluxTransformer2DModel
-from small_models import POOLED_WIDTH, TEXT_WIDTH
+from mamoe.models.joint.mask import joint_mask
 
-SIZE, GRID, TOKENS = (6, 8), (3, 4), 9  # latent cells; patches; tokens: 3 of the whole picture, 3 of each region
-REGION = (torch.arange(TOKENS) // 3).repeat(2, 1)
 DEV = {  # FLUX.1-dev
     "attention_head_dim": 128,
     "guidance_embeds": True,
@@ -31,35 +27,6 @@ DEV = {  # FLUX.1-dev
     "patch_size": 1,
     "pooled_projection_dim": 768,
 }
-
-
-def noisy():
-    return torch.randn((2, 4, *SIZE), generator=torch.Generator().manual_seed(1))
-
-
-def said():
-    generator = torch.Generator().manual_seed(2)
-    text = torch.randn((2, TOKENS, TEXT_WIDTH), generator=generator)
-    pooled = torch.randn((2, POOLED_WIDTH), generator=generator)
-    return {"encoder_hidden_states": text, "added_cond_kwargs": {"text_embeds": pooled}}
-
-
-def layout(models, *, one_prompt=False):
-    """Random regions and experts; with ``one_prompt`` all text is of the whole picture."""
-    (level,) = models.levels(2, GRID, 3, num_levels=1)
-    attend = level.attend.repeat_interleave(3, dim=2)
-    if one_prompt:
-        return (dataclasses.replace(level, attend=torch.ones_like(attend), region=torch.zeros_like(REGION)),)
-    return (dataclasses.replace(level, attend=attend, region=REGION),)
-
-
-def run(model, levels=None, inputs=None, **options):
-    told = {} if levels is None else {"cross_attention_kwargs": {"regions": levels}}
-    return predict(model, noisy(), torch.tensor([300.0, 700.0]), {**(inputs or said()), **told}, **options)
-
-
-def difference(a, b):
-    return (a - b).abs().max().item()
 
 
 # The call.
@@ -104,22 +71,20 @@ def test_the_mask_says_who_may_ask_whom():
 @torch.no_grad()
 def test_the_order_of_prompts_says_nothing(models):
     # Words have no place in FLUX.1, so whether the whole picture's prompt comes first or last is the same.
-    model, (level,), inputs = models.mamoe_flux(), layout(models), said()
+    model, (level,) = models.mamoe_flux(), layout()
     order = torch.tensor([3, 4, 5, 6, 7, 8, 0, 1, 2])
     turned = dataclasses.replace(level, attend=level.attend[:, :, order], region=level.region[:, order])
-    other = {**inputs, "encoder_hidden_states": inputs["encoder_hidden_states"][:, order]}
-    assert difference(run(model, (level,), inputs), run(model, (turned,), other)) < 1e-5
+    assert difference(run(model, (level,)), run(model, (turned,), encoder_hidden_states=text()[:, order])) < 1e-5
 
 
 @torch.no_grad()
 def test_padding_is_left_out_with_and_without_a_layout(models):
-    model, inputs = models.mamoe_flux(), said()
+    model = models.mamoe_flux()
     valid = (torch.arange(TOKENS) < 5).repeat(2, 1)
-    short = {**inputs, "encoder_hidden_states": inputs["encoder_hidden_states"][:, :5]}
-    wanted = run(model, inputs=short)
+    wanted = run(model, encoder_hidden_states=text()[:, :5])
     for network in (model, model.to_dense()):
-        assert difference(run(network, inputs={**inputs, "encoder_attention_mask": valid}), wanted) < 1e-5
-    (level,) = layout(models, one_prompt=True)
+        assert difference(run(network, encoder_attention_mask=valid), wanted) < 1e-5
+    (level,) = layout(one_prompt=True)
     padded = dataclasses.replace(level, attend=level.attend & valid[:, None], routing=None)
     assert difference(run(model, (padded,)), wanted) < 1e-5
 
@@ -127,28 +92,16 @@ def test_padding_is_left_out_with_and_without_a_layout(models):
 @torch.no_grad()
 def test_without_region_attention_every_cell_reads_all_text(models):
     model = models.mamoe_flux(region_attention=False)
-    (level,) = layout(models)
+    (level,) = layout()
     assert difference(run(model, (dataclasses.replace(level, routing=None),)), run(model)) < 1e-5
 
 
-# Identity with the stock transformer, there and back.
-
-
-@torch.no_grad()
-def test_at_initialisation_it_is_the_stock_transformer(models):
-    stock = models.flux()
-    wanted = run(stock)
-    model = with_layout(stock, num_experts=3)
-    assert difference(run(model), wanted) < 1e-5
-    assert difference(run(model, layout(models, one_prompt=True)), wanted) < 1e-5  # of any experts
-    assert difference(run(model, layout(models)), wanted) > 1e-3
-    model.add_experts(rank=4, alpha=4.0, generator=torch.Generator())
-    assert difference(run(model, layout(models, one_prompt=True)), wanted) < 1e-5
+# There and back.
 
 
 @torch.no_grad()
 def test_cells_go_to_their_experts_and_text_to_the_rest(models):
-    model, (level,) = models.mamoe_flux(), layout(models, one_prompt=True)
+    model, (level,) = models.mamoe_flux(), layout(one_prompt=True)
     every = torch.zeros((2, 12), dtype=torch.long)
     rest = dataclasses.replace(level, routing=models.hard(every, 3))
     assert difference(run(model, (rest,)), run(model)) < 1e-5  # all cells at the rest is no layout at all
@@ -163,8 +116,8 @@ def test_cells_go_to_their_experts_and_text_to_the_rest(models):
 @torch.no_grad()
 def test_there_and_back_and_through_a_file(models, tmp_path):
     stock = models.flux()
-    assert difference(run(with_layout(stock, num_experts=3).to_dense(), inputs=said()), run(stock)) == 0
-    model, levels = models.mamoe_flux(), layout(models)
+    assert difference(run(with_layout(stock, num_experts=3).to_dense()), run(stock)) == 0
+    model, levels = models.mamoe_flux(), layout()
     dense = model.to_dense()
     assert type(dense) is FluxTransformer2DModel and difference(run(dense), run(model)) < 1e-5
     model.save_pretrained(tmp_path)
@@ -184,18 +137,6 @@ def test_there_and_back_and_through_a_file(models, tmp_path):
             MaMoEFluxTransformer2DModel.from_pretrained(folder, low_cpu_mem_usage=False, **{"num_experts": 2, **asked})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="it has 3 experts, 2 are asked for"):
         with_layout(model, num_experts=2)
-
-
-def test_checkpointing_gives_the_same_gradients(models):
-    model, levels = models.mamoe_flux().train(), layout(models)
-    weights = list(model.parameters())
-    kept = torch.autograd.grad(run(model, levels).square().sum(), weights, allow_unused=True)
-    model.enable_gradient_checkpointing()
-    again = torch.autograd.grad(run(model, levels).square().sum(), weights, allow_unused=True)
-    assert all(one is None or torch.equal(one, other) for one, other in zip(kept, again, strict=True))
-    missing = {name for (name, _), one in zip(model.named_parameters(), kept, strict=True) if one is None}
-    # Nobody looks at what the last double block makes of the text but the single blocks, which there are.
-    assert not missing
 
 
 # The real one.
@@ -236,40 +177,12 @@ def test_flux_dev_has_the_names_experts_and_targets_it_should():
     assert len(adapted(model, Target.FEED_FORWARD)) == counts[Target.FEED_FORWARD] - of_experts
 
 
-def adapted(model, target):
-    expression = Lora(rank=2, **{other: other == target for other in Target}).layers(model)
-    return [name for name, _ in model.named_modules() if re.fullmatch(expression, name)]
-
-
 # Methods.
 
 
-def method_named(name):
-    return METHODS[name](rank=4, alpha=8, **({"conv": False} if name == "lora" else {}))
-
-
-@pytest.mark.parametrize("experts", [1, 3])
-@pytest.mark.parametrize("name", ["lora", "lora_experts"])
-@torch.no_grad()
-def test_methods_begin_as_the_model_and_merge_to_what_they_computed(models, name, experts):
-    stock, method = models.flux(), method_named(name)
-    if (name, experts) == ("lora_experts", 1):
-        with pytest.raises(ConfigError, match=r"this network has none: switch layout\.moe on"):
-            method.prepare(with_layout(stock, num_experts=1), seed=1)
-        return
-    (level,) = layout(models, one_prompt=True)
-    levels = (level if experts > 1 else dataclasses.replace(level, routing=None),)
-    network = method.prepare(with_layout(stock, num_experts=experts), seed=1)
-    assert difference(run(network, levels), run(stock)) < 1e-5
-    trains = [p for p in network.parameters() if p.requires_grad]
-    for p in trains:
-        p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3))
-    after = run(network, levels)
-    assert difference(after, run(stock)) > 1e-3
-    merged = method.merged(network)
-    assert difference(run(merged, levels), after) < 1e-4
-    assert not any("lora_" in key for key in merged.state_dict())
-    assert any(".experts." in key for key in merged.state_dict()) == (experts > 1)
+def test_without_class_groups_there_are_no_experts_to_train(models):
+    with pytest.raises(ConfigError, match=r"this network has none: switch layout\.moe on"):
+        METHODS["lora_experts"](rank=4, alpha=8).prepare(with_layout(models.flux(), num_experts=1), seed=1)
 
 
 def test_experts_go_on_with_the_method_that_made_them(models):
@@ -300,7 +213,7 @@ def test_methods_that_do_not_fit_say_so(models, name, said):
 
 
 def test_what_does_not_fit_is_told(models):
-    model, (level,) = models.mamoe_flux(), layout(models)
+    model, (level,) = models.mamoe_flux(), layout()
     with pytest.raises(ValueError, match="one level of this network, got 2"):
         run(model, (level, level))
     with pytest.raises(ValueError, match="must have the 12 patches"):
@@ -310,7 +223,7 @@ def test_what_does_not_fit_is_told(models):
     with pytest.raises(ValueError, match="must be boolean, got log weights"):
         run(model, (dataclasses.replace(level, attend=level.attend.float().log()),))
     with pytest.raises(ValueError, match="leaves padding out too"):
-        run(model, (level,), {**said(), "encoder_attention_mask": torch.ones(2, TOKENS, dtype=torch.bool)})
+        run(model, (level,), encoder_attention_mask=torch.ones(2, TOKENS, dtype=torch.bool))
     with pytest.raises(ValueError, match="routed to the network's 3 experts, got 2"):
         run(model, (dataclasses.replace(level, routing=models.hard(torch.zeros((2, 12), dtype=torch.long), 2)),))
     with pytest.raises(ValueError, match="would ignore the layout"):

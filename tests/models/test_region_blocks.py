@@ -6,8 +6,8 @@ import torch
 from mamoe.errors import ConfigError
 from mamoe.models.blocks.block import LayoutBlock
 from mamoe.models.control.call import predict, with_layout
-from mamoe.models.flux.block import ExpertPlace
 from mamoe.models.halves import Halves
+from mamoe.models.joint.place import ExpertPlace
 from mamoe.models.leaks import leaks_of
 from mamoe.models.reach import measured
 

@@ -2,26 +2,23 @@
 
 import dataclasses
 import json
-import re
 
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 
+from joint_calls import GRID, SIZE, TOKENS, adapted, difference, layout, run, said
 from mamoe.bases.pretrained import load_base
 from mamoe.commands.check.network import check_network
 from mamoe.errors import ConfigError
-from mamoe.methods.lora import Lora
 from mamoe.methods.options import Target
 from mamoe.methods.registry import METHODS
 from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.control.call import predict, with_layout
 from mamoe.models.sd3.model import MaMoESD3Transformer2DModel
-from small_models import POOLED_WIDTH, TEXT_WIDTH, small_sd3
+from small_models import small_sd3
 
-SIZE, GRID, TOKENS = (6, 8), (3, 4), 9  # latent cells; patches; tokens: 3 of the whole picture, 3 of each region
-REGION = (torch.arange(TOKENS) // 3).repeat(2, 1)
 MEDIUM = {  # Stable Diffusion 3.5-medium
     "sample_size": 128,
     "patch_size": 2,
@@ -39,52 +36,12 @@ MEDIUM = {  # Stable Diffusion 3.5-medium
 }
 
 
-def said():
-    generator = torch.Generator().manual_seed(2)
-    text = torch.randn((2, TOKENS, TEXT_WIDTH), generator=generator)
-    return {
-        "encoder_hidden_states": text,
-        "added_cond_kwargs": {"text_embeds": torch.randn((2, POOLED_WIDTH), generator=generator)},
-    }
-
-
-def layout(models, *, one_prompt=False):
-    """Random regions and experts; with ``one_prompt`` all text is of the whole picture."""
-    (level,) = models.levels(2, GRID, 3, num_levels=1)
-    attend = level.attend.repeat_interleave(3, dim=2)
-    if one_prompt:
-        return (dataclasses.replace(level, attend=torch.ones_like(attend), region=torch.zeros_like(REGION)),)
-    return (dataclasses.replace(level, attend=attend, region=REGION),)
-
-
-def run(model, levels=None):
-    told = {} if levels is None else {"cross_attention_kwargs": {"regions": levels}}
-    noisy = torch.randn((2, 4, *SIZE), generator=torch.Generator().manual_seed(1))
-    return predict(model, noisy, torch.tensor([300.0, 700.0]), {**said(), **told})
-
-
-def difference(a, b):
-    return (a - b).abs().max().item()
-
-
-@pytest.mark.parametrize("changes", [{}, {"qk_norm": None, "dual_attention_layers": ()}], ids=["3.5", "3"])
-@torch.no_grad()
-def test_at_initialisation_it_is_the_stock_transformer(models, changes):
-    stock = models.sd3(**changes)
-    models.trained(stock)  # whose last layers are zeros
-    model = MaMoESD3Transformer2DModel.from_transformer(stock, num_experts=3)
-    wanted = run(stock)
-    assert difference(run(model), wanted) < 1e-5
-    assert difference(run(model, layout(models, one_prompt=True)), wanted) < 1e-5
-    assert difference(run(model, layout(models)), wanted) > 1e-3
-
-
 @torch.no_grad()
 def test_there_and_back_and_through_a_file(models, tmp_path):
     model = MaMoESD3Transformer2DModel.from_transformer(models.sd3(), num_experts=3)
     model.add_experts(rank=4, alpha=4.0, generator=torch.Generator().manual_seed(4))
     models.trained(model)
-    levels = layout(models)
+    levels = layout()
     model.save_pretrained(tmp_path)
     assert torch.equal(run(MaMoESD3Transformer2DModel.from_pretrained(tmp_path), levels), run(model, levels))
     dense = model.to_dense()
@@ -92,31 +49,18 @@ def test_there_and_back_and_through_a_file(models, tmp_path):
     assert difference(run(dense), run(model)) < 1e-4
 
 
-def test_checkpointing_gives_the_same_gradients(models):
-    model = MaMoESD3Transformer2DModel.from_transformer(models.sd3(), num_experts=2)
-    model.add_experts(rank=4, alpha=4.0, generator=torch.Generator().manual_seed(4))
-    models.trained(model).train()
-    level = dataclasses.replace(models.levels(2, GRID, TOKENS, num_experts=2, num_levels=1)[0], region=REGION)
-    weights = list(model.parameters())
-    kept = torch.autograd.grad(run(model, (level,)).square().sum(), weights, allow_unused=True)
-    model.enable_gradient_checkpointing()
-    again = torch.autograd.grad(run(model, (level,)).square().sum(), weights, allow_unused=True)
-    assert all(one is None or torch.equal(one, other) for one, other in zip(kept, again, strict=True))
-    assert [name for (name, _), one in zip(model.named_parameters(), kept, strict=True) if one is None] == []
-
-
 @torch.no_grad()
 def test_a_mask_that_would_be_ignored_is_refused(models):
     stock = models.trained(models.sd3())
     nobody = torch.eye(GRID[0] * GRID[1] + TOKENS, dtype=torch.bool)[None, None]
-    told = {**said(), "cross_attention_kwargs": {"attention_mask": nobody}}
+    told = {**said(stock), "cross_attention_kwargs": {"attention_mask": nobody}}
     noisy = torch.zeros(2, 4, *SIZE)
-    assert torch.equal(predict(stock, noisy, 300, told), predict(stock, noisy, 300, said()))  # which is why
-    padded = {**said(), "encoder_attention_mask": torch.ones(2, TOKENS, dtype=torch.bool)}
+    assert torch.equal(predict(stock, noisy, 300, told), predict(stock, noisy, 300, said(stock)))  # which is why
+    padded = {**said(stock), "encoder_attention_mask": torch.ones(2, TOKENS, dtype=torch.bool)}
     with pytest.raises(ValueError, match="ignores masks"):
         predict(stock, noisy, 300, padded)
     model = MaMoESD3Transformer2DModel.from_transformer(stock)
-    dense = (dataclasses.replace(layout(models)[0], routing=None),)
+    dense = (dataclasses.replace(layout()[0], routing=None),)
     wanted = run(model, dense)
     model.set_attn_processor(JointAttnProcessor2_0())
     with pytest.raises(ConfigError, match="would ignore the layout's mask"):
@@ -128,7 +72,7 @@ def test_a_mask_that_would_be_ignored_is_refused(models):
 @torch.no_grad()
 def test_padding_changes_nothing(models):
     model = MaMoESD3Transformer2DModel.from_transformer(models.trained(models.sd3()))
-    noisy, asked = torch.ones(2, 4, *SIZE), said()
+    noisy, asked = torch.ones(2, 4, *SIZE), said(model)
     longer = {**asked, "encoder_hidden_states": torch.nn.functional.pad(asked["encoder_hidden_states"], (0, 0, 0, 3))}
     longer["encoder_attention_mask"] = (torch.arange(TOKENS + 3) < TOKENS).repeat(2, 1)
     assert difference(predict(model, noisy, 300, longer), predict(model, noisy, 300, asked)) < 1e-5
@@ -160,22 +104,7 @@ def test_medium_has_the_names_experts_and_targets_it_should():
         Target.FEED_FORWARD: 24 * 2 + 23 * 2,
     }
     for target, count in counts.items():
-        expression = Lora(rank=2, **{other: other == target for other in Target}).layers(stock)
-        assert len([name for name, _ in stock.named_modules() if re.fullmatch(expression, name)]) == count, target
-
-
-@pytest.mark.parametrize("name", ["lora", "lora_experts"])
-@torch.no_grad()
-def test_methods_begin_as_the_model_and_merge_to_what_they_computed(models, name):
-    stock = models.trained(models.sd3())
-    options = {"conv": False} if name == "lora" else {}
-    method = METHODS[name](rank=4, alpha=4, **options)
-    network = method.prepare(with_layout(stock, num_experts=3), seed=1)
-    assert difference(run(network, layout(models, one_prompt=True)), run(stock)) < 1e-5
-    for p in (p for p in network.parameters() if p.requires_grad):
-        p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3))
-    after = run(network, layout(models))
-    assert difference(run(method.merged(network), layout(models)), after) < 1e-4
+        assert len(adapted(stock, target)) == count, target
 
 
 def test_other_methods_are_refused(models):

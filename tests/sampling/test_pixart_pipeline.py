@@ -12,7 +12,8 @@ from mamoe.bases.pretrained import load_base
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.diffusion.sampler import ddim_scheduler
 from mamoe.errors import ConfigError
-from small_pixart_base import byte_t5_tokenizer, pixart_pipeline, write_pixart_base
+from small_pixart_base import pixart_pipeline, write_pixart_base
+from small_text import byte_t5_tokenizer
 
 PROMPT = "A red car, and a tree"
 

@@ -64,7 +64,7 @@ def text_dtype_of(config: Train) -> torch.dtype | None:
             f"model.text_precision={model.text_precision} is for text encoders that stay as they are; "
             "model.train_text_encoder=true trains one in float32. Leave one of them out."
         )
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
     return torch.float32 if model.train_text_encoder else known.get(model.text_precision or "")
 
 

@@ -32,7 +32,7 @@ from mamoe.methods.registry import method_of
 from mamoe.models.backbones import is_sized, pyramid_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
-from mamoe.models.frozen import Frozen, quantise, widen_norms
+from mamoe.models.frozen import Frozen, let_go, quantise, widen_norms
 from mamoe.models.latents import LatentScaling
 from mamoe.randomness import derive_seed
 from mamoe.runs.adapter import load_adapter, remember_base
@@ -161,7 +161,7 @@ def training_prompts(
         return prompt_encoder(base.text)
     encoder = caching_encoder(config, base)
     fill_prompts(config, encoder, settings, prompts, bar)
-    base.text_networks.to("meta")  # whoever still holds them: their weights are gone, and with them T5's gigabytes
+    let_go(base.text_networks)  # and with their weights go T5's gigabytes
     return encoder.from_cache()
 
 

@@ -30,6 +30,7 @@ from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import Control, control_of
+from mamoe.models.frozen import quantise_text
 from mamoe.runs.adapter import same_method
 from mamoe.runs.source import Source
 
@@ -194,10 +195,12 @@ def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None 
     Args:
         parts: of the model.
         dtype: of the encoders' weights; None: T5's, which is large and was trained in it, bfloat16, CLIP's float32.
+            int8: T5's linear layers in as much, the rest as with None.
         text_encoder: takes the place of the first encoder.
 
     Raises:
-        ConfigError: the model has no first text encoder, or a tokenizer without its vocabulary.
+        ConfigError: the model has no first text encoder, or a tokenizer without its vocabulary; int8 is asked for and
+            it has no T5, or the package for it is not installed.
         OSError: a file is missing or cannot be read.
     """
     index = parts.index()
@@ -208,9 +211,15 @@ def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None 
         )
     two = _present(index, "text_encoder_2")
     second = _encoder_kind(index, "text_encoder_2") if two else None
+    first = _encoder_kind(index, "text_encoder")
+    if dtype == torch.int8 and T5EncoderModel not in (first, second):
+        raise ConfigError(
+            "model.text_precision=int8 is for T5, which is large, and this model's prompts are read by a "
+            f"{first.__name__}. Leave it out."
+        )
     text = TextParts(
         tokenizer=parts.tokenizer("tokenizer"),
-        text_encoder=text_encoder or _encoder(parts, _encoder_kind(index, "text_encoder"), "text_encoder", dtype),
+        text_encoder=text_encoder or _encoder(parts, first, "text_encoder", dtype),
         tokenizer_2=parts.tokenizer("tokenizer_2") if two else None,
         text_encoder_2=_encoder(parts, second, "text_encoder_2", dtype) if second is not None else None,
         force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", second is _SDXL_SECOND)),
@@ -336,7 +345,10 @@ def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
 
 def _encoder(parts: Parts, kind: type[PreTrainedModel], part: str, dtype: torch.dtype | None) -> Any:
     usual = torch.bfloat16 if kind in (T5EncoderModel, Qwen3ForCausalLM) else torch.float32
-    return parts.network(kind, part, usual if dtype is None else dtype)
+    encoder: Any = parts.network(kind, part, usual if dtype in (None, torch.int8) else dtype)
+    if kind is T5EncoderModel and dtype == torch.int8:
+        quantise_text(encoder)
+    return encoder
 
 
 def _present(index: Mapping[str, Any], part: str) -> bool:

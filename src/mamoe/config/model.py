@@ -19,7 +19,7 @@ class Model(Section):
     tokenizer: str | None = None  # of a single file: folder or hub id of CLIP's vocabulary
     vae: str | None = None  # another autoencoder: a folder or hub id of one, or of a model that has one
     train_text_encoder: bool = False
-    text_precision: Literal["fp32", "bf16"] | None = None  # of text encoders at rest; null = bf16 for T5, fp32 for CLIP
+    text_precision: Literal["fp32", "bf16", "int8"] | None = None  # of text encoders at rest; null = by their kind
     gradient_checkpointing: bool = False
     channels_last: bool = False
 

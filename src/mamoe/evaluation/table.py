@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ class Table:
     """Rows whose numbers may be compared.
 
     Raises:
-        ProtocolError: two numbers of one column were measured in different ways; every such pair of a column's first
-            number is named.
+        ProtocolError: two numbers of one column were measured in different ways; every way is named, with the first
+            pair that differs in it.
         ValueError: two rows have one label.
     """
 
@@ -55,7 +56,7 @@ class Table:
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(f"The table has two rows called {', '.join(twice)}.")
-        problems = [problem for name in self.columns for problem in _disagreements(name, self.rows)]
+        problems = _disagreements(self.columns, self.rows)
         if problems:
             lines = "\n".join(f"  {problem}" for problem in problems)
             raise ProtocolError(
@@ -130,14 +131,18 @@ def _first(name: str, rows: Sequence[Row]) -> Score:
     return next(score for row in rows if (score := row.score(name)) is not None)
 
 
-def _disagreements(name: str, rows: Sequence[Row]) -> list[str]:
-    held = [(row.label, score) for row in rows if (score := row.score(name)) is not None and score.value is not None]
-    return [
-        f"{name} of {a_label!r} and of {b_label!r} differ in {what}"
-        for i, (a_label, a) in enumerate(held)
-        for b_label, b in held[i + 1 :]
-        for what in conflicts(a.protocol, b.protocol)
-    ]
+def _disagreements(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    pairs: dict[str, list[str]] = {}
+    for name in names:
+        held = [(row.label, s) for row in rows if (s := row.score(name)) is not None and s.value is not None]
+        for (a_label, a), (b_label, b) in itertools.combinations(held, 2):
+            for what in conflicts(a.protocol, b.protocol):
+                pairs.setdefault(what, []).append(f"{name} of {a_label!r} and of {b_label!r}")
+    return [f"{first} differ in {what}{_and_more(len(others))}" for what, (first, *others) in pairs.items()]
+
+
+def _and_more(count: int) -> str:
+    return f" (and {count} more pairs of numbers)" if count > 1 else " (and another pair of numbers)" if count else ""
 
 
 def _cell(score: Score | None) -> str:

@@ -1,6 +1,6 @@
 """What the rest of the package asks of a family of denoising networks.
 
-A family is known by a file that fills this record in: ``models/unet/backbone.py``, ``models/dit/backbone.py``.
+A family is known by a file that fills this record in, such as ``models/unet/backbone.py``.
 """
 
 from __future__ import annotations
@@ -47,10 +47,8 @@ class Backbone:
     """
 
     part: str  # its folder in a diffusers pipeline
-    stock: type[Any]  # diffusers' class
-    ours: type[Any]  # the one whose blocks know regions and experts
-    convert: Callable[..., Any]  # a network of either class and options of ``own_config`` -> ours, see its from_…
-    own_config: tuple[str, ...]  # arguments of ``ours`` that ``stock`` does not have
+    ours: type[Any]  # a ``Steered`` class, whose blocks know regions and experts
+    convert: Callable[..., Any]  # a network of either class and options of its ``own_config`` -> ours, see its from_…
     pyramid: Callable[[Mapping[str, Any]], Pyramid]  # of its configuration
     levels_with_blocks: Callable[[Any], tuple[int, ...]]  # of a network
     text_width: Callable[[Mapping[str, Any]], Any]  # D of the text it reads; a list where its levels differ
@@ -68,3 +66,13 @@ class Backbone:
     weighs: bool = True  # whether a mask may be log weights, as regions.strength=soft makes them
     routed: str | None = None  # expression for layers whose experts are additions; None: experts are copies
     lora_prefix: str | None = None  # before its layers' names in LoRA files of diffusers; None: nobody reads such files
+
+    @property
+    def stock(self) -> type[Any]:
+        """Diffusers' class."""
+        return self.ours.stock
+
+    @property
+    def own_config(self) -> tuple[str, ...]:
+        """Arguments of ``ours`` that ``stock`` does not have."""
+        return self.ours.own_config

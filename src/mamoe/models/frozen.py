@@ -5,15 +5,18 @@
     nf4    likewise (Dettmers et al. 2023, QLoRA, section 3)        half a byte, and 1/8 byte of scales
 
 The rest of int8 and nf4 is bf16; norms are float32 in all. Sums and products are made in the autocast's format.
+Text encoders know int8 too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
+from transformers import T5EncoderModel
 
 from mamoe.machine.optional import required
 from mamoe.models.blocks.block import blocks_of
@@ -45,17 +48,42 @@ def quantise(network: nn.Module, kind: Frozen) -> None:
     """
     if kind in (Frozen.FP32, Frozen.BF16):
         return
-    library = required(
-        "bitsandbytes",
-        f"model.frozen_precision={kind}",
-        "quantised",
-        "keep the weights in bf16 (model.frozen_precision)",
-    )
+    library = _library("model.frozen_precision", kind)
     for block in blocks_of(network):
-        for parent in list(block.modules()):
-            for name, layer in list(parent.named_children()):
-                if _may_shrink(layer, kind):
-                    setattr(parent, name, _in_fewer_bits(library, layer, kind))
+        _shrink(library, block, kind)
+
+
+def quantise_text(encoder: T5EncoderModel) -> None:
+    """Put a text encoder's linear layers into int8, where they are; it can learn nothing any more.
+
+    Layers whose sums go beyond float16, in which int8 products are made, stay as they are: transformers names them.
+
+    Raises:
+        ConfigError: the package for it is not installed.
+    """
+    stay = tuple(encoder._keep_in_fp32_modules or ())  # pyright: ignore[reportPrivateUsage]
+    _shrink(_library("model.text_precision", Frozen.INT8), encoder.requires_grad_(False), Frozen.INT8, stay)
+
+
+def let_go(network: nn.Module) -> None:
+    """Leave a network without weights, whoever still holds it."""
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Linear) and type(layer) is not nn.Linear:  # of bitsandbytes: it stays where it is
+                bias = layer.bias is not None
+                setattr(parent, name, nn.Linear(layer.in_features, layer.out_features, bias=bias, device="meta"))
+    network.to("meta")
+
+
+def _library(key: str, kind: Frozen) -> Any:
+    return required("bitsandbytes", f"{key}={kind}", "quantised", f"keep the weights in bf16 ({key})")
+
+
+def _shrink(library: Any, network: nn.Module, kind: Frozen, stay: Collection[str] = ()) -> None:
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if name not in stay and _may_shrink(layer, kind):
+                setattr(parent, name, _in_fewer_bits(library, layer, kind))
 
 
 def _may_shrink(layer: nn.Module, kind: Frozen) -> TypeGuard[nn.Linear]:

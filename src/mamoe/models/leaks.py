@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mamoe.models.blocks.block import LayoutBlock
 from mamoe.models.blocks.conversion import layout_blocks
-from mamoe.models.blocks.joint import joint_mask
-from mamoe.models.flux.block import ExpertPlace
+from mamoe.models.joint.mask import joint_mask
+from mamoe.models.joint.place import ExpertPlace
 from mamoe.vocabulary.conditioning import LevelConditioning
 
 

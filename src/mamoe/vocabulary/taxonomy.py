@@ -17,6 +17,7 @@ from jaxtyping import Int64, UInt8
 from mamoe.errors import ConfigError, nearest
 from mamoe.storage.yaml_file import list_in, mapping_in, read_yaml
 from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import is_text
 
 REST = "rest"  # name of expert 0's group: void and every class no other group names
 PER_CLASS = "per_class"
@@ -94,14 +95,17 @@ class Taxonomy:
         """
         if mapping_in(plain) is None:
             raise ConfigError(f"A taxonomy is a mapping with {', '.join(_TAXONOMY_KEYS)}; got {reprlib.repr(plain)}.")
-        name = str(plain.get("name", "unnamed"))
+        name = plain.get("name", "unnamed")
         problems = _key_problems("the taxonomy", plain, known=_TAXONOMY_KEYS, needed=_TAXONOMY_KEYS[:3])
         classes = _parse_classes(plain.get("classes", ()), problems)
-        groupings = _parse_groupings(plain.get("groupings") or {}, problems)
+        if not _is_text(name):
+            problems.append(f"name must be text, got {reprlib.repr(name)}; put it in quotes")
+        given = plain.get("groupings")
+        groupings = _parse_groupings({} if given is None else given, problems)
         void_id = plain.get("void_id", -1)
         if "void_id" in plain:
             problems += _table_problems(classes, groupings, void_id)
-        _raise_if_any(name, problems)
+        _raise_if_any(str(name), problems)
         return cls(name=name, classes=classes, groupings=groupings, void_id=void_id)
 
     def to_dict(self) -> dict[str, Any]:
@@ -342,7 +346,7 @@ def _repeated(values: Iterable[Any]) -> list[tuple[Any, int]]:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return is_text(value) and bool(value.strip())
 
 
 def _is_truth(value: Any) -> bool:

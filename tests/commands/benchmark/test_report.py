@@ -7,7 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from benchmark_fakes import a_cell, outcome, result, score
+from benchmark_fakes import DRAWN, a_cell, outcome, result, score
 
 from mamoe.commands.benchmark.plan import View
 from mamoe.commands.benchmark.report import About, contents_of, markdown, render, write_report
@@ -117,6 +117,28 @@ def test_numbers_of_other_protocols_are_reported(outcomes):
     outcomes[1] = replace(outcomes[1], result=replace(odd, drawn=other))
     (warning,) = contents_of(outcomes, about()).warnings
     assert "reference pictures" in warning and "cannot stand in one table" in warning
+
+
+def test_models_of_other_samplers_stand_side_by_side_and_the_page_says_so(outcomes):
+    assert contents_of(outcomes, about()).notes == ()
+    flow = outcomes[1].cell.method
+    for place in (1, 3):
+        drawn = outcomes[place].result.drawn
+        euler = [
+            replace(one, protocol=replace(one.protocol, generation=replace(DRAWN, sampler="Euler")))
+            for one in drawn.scores
+        ]
+        found = replace(outcomes[place].result, drawn=replace(drawn, scores=tuple(euler)))
+        outcomes[place] = replace(outcomes[place], result=found)
+    contents = contents_of(outcomes, about())
+    assert not contents.warnings
+    assert contents.notes[0].endswith(f"with as much guidance: full by DDIM, {flow} by Euler.")
+    assert contents.notes[0] in markdown(contents) and "full by DDIM, evil&lt;script&gt;" in render(contents)
+    drawn = outcomes[3].result.drawn
+    more = [replace(s, protocol=replace(s.protocol, generation=replace(DRAWN, steps=50))) for s in drawn.scores]
+    found = replace(outcomes[3].result, drawn=replace(drawn, scores=tuple(more)))
+    (warning,) = contents_of([*outcomes[:3], replace(outcomes[3], result=found)], about()).warnings
+    assert warning.count("steps 12 against 50") == 1 and "(and 8 more pairs of numbers)" in warning
 
 
 def test_nothing_finished_is_a_report_too(tmp_path):

@@ -85,6 +85,7 @@ class Contents:
     costs: tuple[Grid, ...]
     failed: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     curves: tuple[Figure, ...]
     sheets: tuple[Sheet, ...]
     copies: tuple[tuple[str, str], ...]  # (method, data URI)
@@ -121,6 +122,7 @@ def contents_of(outcomes: Sequence[Outcome], about: About) -> Contents:
         costs=(*(cost_grid(part) for part in shown), *seconds),
         failed=tuple(failures(outcomes)),
         warnings=tuple(warnings),
+        notes=tuple(note for part in shown if (note := _on_samplers(part)) is not None),
         curves=tuple(figure for part in shown for figure in _curves(part)),
         sheets=tuple(sheet for part in shown if (sheet := _sheet(part, about.sheet)) is not None),
         copies=tuple(copy for part in shown for copy in _copies(part)),
@@ -143,8 +145,21 @@ def markdown(contents: Contents) -> str:
     lines += [f"{grid.markdown()}" for grid in grids if grid.columns]
     if contents.failed:
         lines += ["**Cells without a result**", "", *(f"- {cell}: {why}" for cell, why in contents.failed), ""]
-    lines += [*(f"Not comparable: {warning}" for warning in contents.warnings), RULE]
+    lines += [
+        *(f"Not comparable: {warning}" for warning in contents.warnings),
+        *(f"{note}\n" for note in contents.notes),
+        RULE,
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _on_samplers(part: Part) -> str | None:
+    """A word on methods that were drawn by different samplers, which goes with their base models."""
+    samplers = part.samplers
+    if len(set(samplers.values())) < 2:
+        return None
+    each = ", ".join(f"{method} by {sampler}" for method, sampler in samplers.items())
+    return f"Every model is drawn by the sampler it came with, in as many steps with as much guidance: {each}."
 
 
 def _json(outcomes: Sequence[Outcome], contents: Contents) -> dict[str, Any]:

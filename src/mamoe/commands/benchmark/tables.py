@@ -7,7 +7,7 @@ import io
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from mamoe.commands.benchmark.plan import View
@@ -97,14 +97,25 @@ class Part:
         rows = [outcome.result.drawn for outcome in self.finished if outcome.result is not None]
         return list(dict.fromkeys(score.name for row in rows for score in row.scores))
 
+    @property
+    def samplers(self) -> dict[str, str | None]:
+        """What drew the pictures of every finished method: what came with its model, no setting chooses another."""
+        return {
+            outcome.cell.method: score.protocol.generation.sampler
+            for outcome in self.finished
+            if outcome.result is not None
+            for score in outcome.result.drawn.scores
+            if score.protocol.generation is not None
+        }
+
     def comparable(self) -> Table:
-        """All numbers in one table, drawn pictures of every cell and the floors.
+        """All numbers in one table, drawn pictures of every cell, each by its model's own sampler, and the floors.
 
         Raises:
             ProtocolError: they were not measured in the same way.
         """
         rows = [
-            Row(label=outcome.cell.key, scores=outcome.result.drawn.scores)
+            Row(label=outcome.cell.key, scores=tuple(map(_by_its_own_sampler, outcome.result.drawn.scores)))
             for outcome in self.finished
             if outcome.result is not None
         ]
@@ -227,6 +238,13 @@ def as_csv(parts: Sequence[Part]) -> str:
                 found = (score.name, score.value, score.missing, score.n, *around, score.protocol.name)
                 writer.writerow((*cell, *found))
     return text.getvalue()
+
+
+def _by_its_own_sampler(score: Score) -> Score:
+    drawn = score.protocol.generation
+    if drawn is None:
+        return score
+    return replace(score, protocol=replace(score.protocol, generation=replace(drawn, sampler=None)))
 
 
 def _with_arrow(part: Part, name: str) -> str:

@@ -27,8 +27,12 @@ from mamoe.vocabulary.conditioning import ExpertRouting
 
 
 class Told(NamedTuple):  # which torch.compile looks through wherever it is made
-    """What one call of a block says of the layout."""
+    """What one call of a block says, beside the cells."""
 
+    text: Float[Tensor, "B S D"] | None
+    text_mask: Tensor | None  # holds where the layout has no mask
+    cells_mask: Tensor | None  # of self-attention
+    timestep: Tensor | None  # the noise level, or what the network makes of it
     attend: Bool[Tensor, "B _ S"] | Float[Tensor, "B N S"] | None
     routing: ExpertRouting | None
     noise_level: Float[Tensor, "B"] | None  # timesteps, which a learned strength looks at
@@ -92,7 +96,6 @@ class LayoutBlock(BasicTransformerBlock):
         self.level = level
         self.region_attention = region_attention
 
-    @abstractmethod
     def forward(
         self,
         hidden_states: Float[Tensor, "B N C"],
@@ -109,9 +112,6 @@ class LayoutBlock(BasicTransformerBlock):
         ``cross_attention_kwargs["regions"]`` holds one ``LevelConditioning`` per level; this block reads its own.
         ``cross_attention_kwargs["noise_level"]``, f32[B] timesteps, is what a learned strength looks at.
         """
-
-    def told(self, cross_attention_kwargs: dict[str, Any] | None) -> Told:
-        """What a call says of the layout, for this block's level."""
         others = dict(cross_attention_kwargs or {})
         levels = others.pop("regions", None)
         noise_level = others.pop("noise_level", None)
@@ -120,24 +120,36 @@ class LayoutBlock(BasicTransformerBlock):
             seen = attend if attend.dtype == torch.bool else attend > -torch.inf
             attend = seen.any(dim=1, keepdim=True)  # what no cell of the image attends is padding
         routing = levels[self.level].routing if levels is not None else None
-        return Told(attend=attend, routing=routing, noise_level=noise_level, others=others)
+        told = Told(
+            text=encoder_hidden_states,
+            text_mask=encoder_attention_mask,
+            cells_mask=attention_mask,
+            timestep=timestep,
+            attend=attend,
+            routing=routing,
+            noise_level=noise_level,
+            others=others,
+        )
+        return self.through(hidden_states, told)
 
-    def read_text(
-        self,
-        cells: Float[Tensor, "B N C"],
-        text: Float[Tensor, "B S D"] | None,
-        told: Told,
-        encoder_attention_mask: Tensor | None,
-    ) -> Float[Tensor, "B N C"]:
-        """What cross-attention adds to the cells; ``encoder_attention_mask`` holds where the layout has no mask."""
+    @abstractmethod
+    def through(self, cells: Float[Tensor, "B N C"], told: Told) -> Float[Tensor, "B N C"]:
+        """The cells after the block's three layers."""
+
+    def look_around(self, cells: Float[Tensor, "B N C"], told: Told) -> Float[Tensor, "B N C"]:
+        """What self-attention adds to the cells."""
+        return self.attn1(cells, attention_mask=told.cells_mask, **told.others)
+
+    def read_text(self, cells: Float[Tensor, "B N C"], told: Told) -> Float[Tensor, "B N C"]:
+        """What cross-attention adds to the cells."""
         attend, options = told.attend, dict(told.others)
         if attend is not None:
             attend = mask_for(self.attn2, attend, cells.dtype)
         if self.strength is not None and attend is not None:
             check_takes_strength(self.attn2)
             options["strength"] = self.strength(told.noise_level)
-        mask = encoder_attention_mask if attend is None else attend
-        return self.attn2(cells, encoder_hidden_states=text, attention_mask=mask, **options)
+        mask = told.text_mask if attend is None else attend
+        return self.attn2(cells, encoder_hidden_states=told.text, attention_mask=mask, **options)
 
     def feed_forward(self, normed: Float[Tensor, "B N C"], told: Told) -> Float[Tensor, "B N C"]:
         """What the feed-forward, or every cell's expert, adds to the cells."""

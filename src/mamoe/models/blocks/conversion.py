@@ -5,7 +5,6 @@ Letters: see :mod:`mamoe.vocabulary`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -166,15 +165,6 @@ def put_back_processors(network: nn.Module) -> None:
     for block in layout_blocks(network):
         if block.region_attention:
             block.take_own_processor()
-
-
-def with_own_arguments(stock: inspect.Signature, own: inspect.Signature) -> inspect.Signature:
-    """The signature of a constructor that hands the stock ones' arguments on."""
-    # diffusers asks the constructor's signature which keys a saved config may hold. **config would hide the stock
-    # ones; naming them here by hand would tie us to one diffusers release.
-    mine = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    theirs = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, p in stock.parameters.items() if name != "self"]
-    return own.replace(parameters=[*mine, *theirs])
 
 
 def _level_problems(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -9,11 +12,60 @@ import torch
 from mamoe.models.blocks.conversion import check_whole, filled, initial_state
 
 
-class SteeredNetwork:
-    """Mixed into a network of diffusers whose blocks know regions and experts; expert 0 keeps the stock names."""
+class Steered:
+    """Mixed into a network of diffusers whose blocks know regions and experts.
+
+    Its constructor takes arguments of its own and hands the stock one's on, as ``**config``.
+    """
 
     stock: ClassVar[type[Any]]  # diffusers' class
     own_config: ClassVar[tuple[str, ...]]  # arguments that it does not have
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "stock" in vars(cls):
+            own, stock = inspect.signature(cls.__init__), inspect.signature(cls.stock.__init__)
+            cls.own_config = tuple(_own_names(own))
+            cls.__init__ = _of_signature(cls.__init__, _with_own_arguments(stock, own))
+
+    def skeleton_of_stock(self) -> Any:
+        """A stock network of this one's sizes, without memory."""
+        own: Any = self
+        with torch.device("meta"):
+            return self.stock.from_config({k: value for k, value in own.config.items() if k not in self.own_config})
+
+
+def _own_names(signature: inspect.Signature) -> list[str]:
+    return [
+        name
+        for name, parameter in signature.parameters.items()
+        if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+
+
+def _with_own_arguments(stock: inspect.Signature, own: inspect.Signature) -> inspect.Signature:
+    """The signature of a constructor that hands the stock ones' arguments on."""
+    # diffusers asks the constructor's signature which keys a saved config may hold. **config would hide the stock
+    # ones; naming them here by hand would tie us to one diffusers release.
+    mine = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    theirs = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, p in stock.parameters.items() if name != "self"]
+    return own.replace(parameters=[*mine, *theirs])
+
+
+def _of_signature(constructor: Callable[..., None], signature: inspect.Signature) -> Any:
+    """The constructor, a function of this class alone: others may inherit the same one."""
+
+    @functools.wraps(constructor)
+    def __init__(*args: Any, **config: Any) -> None:
+        constructor(*args, **config)
+
+    __init__.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+    return __init__
+
+
+class SteeredNetwork(Steered):
+    """A network whose experts are copies of its feed-forwards; expert 0 keeps the stock names."""
+
     converter: ClassVar[str]  # the class method that makes one of ours of a stock one
 
     @classmethod
@@ -51,8 +103,5 @@ class SteeredNetwork:
     def to_dense(self) -> Any:
         """A stock network with the weights of expert 0. This one stays as it is."""
         own: Any = self
-        with torch.device("meta"):
-            config = {key: value for key, value in own.config.items() if key not in self.own_config}
-            model: Any = cast(Any, self.stock).from_config(config)
-        state = own.state_dict()
+        model, state = self.skeleton_of_stock(), own.state_dict()
         return filled(model, own, {key: state[key] for key in model.state_dict()})

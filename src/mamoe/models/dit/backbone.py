@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
-
 from mamoe.errors import ConfigError
 from mamoe.models.backbone import Backbone, Pyramid
-from mamoe.models.dit.pixart import OWN_CONFIG, MaMoEPixArtTransformer2DModel
+from mamoe.models.dit.pixart import MaMoEPixArtTransformer2DModel
 
 
 def _converted(transformer: Any, *, moe_levels: Sequence[int] | None = None, **own: Any) -> Any:
@@ -35,10 +33,8 @@ def _sized(config: Mapping[str, Any]) -> bool:
 
 PIXART = Backbone(
     part="transformer",
-    stock=PixArtTransformer2DModel,
     ours=MaMoEPixArtTransformer2DModel,
     convert=_converted,
-    own_config=OWN_CONFIG,
     pyramid=_pyramid,
     levels_with_blocks=lambda transformer: (0,),
     text_width=lambda config: config["caption_channels"] or config["cross_attention_dim"],

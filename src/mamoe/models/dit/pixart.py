@@ -7,7 +7,6 @@ It has one level: the latent over the patch size. Letters: see :mod:`mamoe.vocab
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self, cast
 
@@ -25,16 +24,12 @@ from mamoe.models.blocks.conversion import (
     noise_level_of,
     option_problems,
     put_back_processors,
-    with_own_arguments,
 )
 from mamoe.models.blocks.held import held_blocks, listed
 from mamoe.models.blocks.norms import keep_format
 from mamoe.models.blocks.steered import SteeredNetwork
 from mamoe.models.dit.block import MaMoEPixArtBlock
 from mamoe.models.wrapped import unwrapped
-
-# Arguments a stock transformer does not have.
-OWN_CONFIG = ("num_experts", "region_attention", "region_blocks", "learned_strength", "shared_expert")
 
 
 class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
@@ -60,7 +55,6 @@ class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
     """
 
     stock: ClassVar[type[Any]] = PixArtTransformer2DModel
-    own_config: ClassVar[tuple[str, ...]] = OWN_CONFIG
     converter: ClassVar[str] = "from_transformer"
     _no_split_modules = ["MaMoEPixArtBlock", "PatchEmbed"]  # noqa: RUF012
     _repeated_blocks = ["MaMoEPixArtBlock"]  # noqa: RUF012
@@ -161,8 +155,3 @@ class MaMoEPixArtTransformer2DModel(SteeredNetwork, PixArtTransformer2DModel):
         """Put back the processors the model was made with, where others took their place."""
         self.set_attn_processor(AttnProcessor2_0())
         put_back_processors(self)
-
-
-MaMoEPixArtTransformer2DModel.__init__.__signature__ = with_own_arguments(  # pyright: ignore[reportFunctionMemberAccess]
-    inspect.signature(PixArtTransformer2DModel.__init__), inspect.signature(MaMoEPixArtTransformer2DModel.__init__)
-)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from mamoe.models.blocks.joint import joint_mask
+from mamoe.models.joint.mask import padding_mask
 from mamoe.models.wrapped import unwrapped
 
 PATCH = 2  # cells a side
@@ -103,7 +103,7 @@ def _called(
     told = dict(inputs.get("cross_attention_kwargs") or {})
     if (valid := inputs.get("encoder_attention_mask")) is not None:
         cells = size[0] // PATCH * (size[1] // PATCH)
-        told["attention_mask"] = joint_mask(valid.unsqueeze(1).expand(-1, cells, -1), torch.zeros_like(valid).long())
+        told["attention_mask"] = padding_mask(valid, cells)
     distilled = unwrapped(network).config["guidance_embeds"]
     places = picture_places(size, noisy.device)
     rows = network(

@@ -1,62 +1,36 @@
-"""FLUX.2's transformer whose blocks know regions and experts; see :mod:`mamoe.models.flux.steered`."""
+"""FLUX.2's transformer whose blocks know regions and experts; see :mod:`mamoe.models.joint.steered`."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_flux2 import (
-    Flux2SingleTransformerBlock,
     Flux2Transformer2DModel,
-    Flux2TransformerBlock,
 )
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from mamoe.errors import ConfigError
-from mamoe.models.blocks.conversion import with_own_arguments
-from mamoe.models.blocks.norms import keep_format
 from mamoe.models.flux.attention2 import PlacedAttnProcessor, PlacedParallelProcessor, places_in_prompts
 from mamoe.models.flux.block import Rotation
 from mamoe.models.flux.block2 import MaMoEFlux2Block, MaMoEFlux2SingleBlock
-from mamoe.models.flux.steered import SteeredFlux
+from mamoe.models.joint.place import ExpertPlace
+from mamoe.models.joint.steered import SteeredJoint
 
 
-class MaMoEFlux2Transformer2DModel(SteeredFlux, Flux2Transformer2DModel):  # pyright: ignore[reportIncompatibleMethodOverride]
+class MaMoEFlux2Transformer2DModel(SteeredJoint, Flux2Transformer2DModel):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A ``Flux2Transformer2DModel`` with region-masked joint attention and class-aware experts.
 
     Words have places here. With a layout those of every prompt begin at 0, as if it stood alone.
-
-    Args: see :class:`~mamoe.models.flux.model.MaMoEFluxTransformer2DModel`.
-
-    Raises:
-        ConfigError: a value is out of range.
     """
 
-    _stock: ClassVar[type[Any]] = Flux2Transformer2DModel
-    _no_split_modules = ["MaMoEFlux2Block", "MaMoEFlux2SingleBlock"]  # noqa: RUF012
-    _repeated_blocks = ["MaMoEFlux2Block", "MaMoEFlux2SingleBlock"]  # noqa: RUF012
-
-    def __init__(
-        self,
-        num_experts: int = 1,
-        region_attention: bool = True,
-        expert_rank: int | None = None,
-        expert_alpha: float | None = None,
-        region_blocks: Sequence[int] | None = None,
-        **config: Any,
-    ) -> None:
-        super().__init__(**config)
-        self.transformer_blocks = nn.ModuleList(
-            MaMoEFlux2Block(cast(Flux2TransformerBlock, block)) for block in self.transformer_blocks
-        )
-        self.single_transformer_blocks = nn.ModuleList(
-            MaMoEFlux2SingleBlock(cast(Flux2SingleTransformerBlock, block)) for block in self.single_transformer_blocks
-        )
-        self._set_up(num_experts, region_attention, region_blocks, expert_rank, expert_alpha)
-        keep_format(self)
+    stock: ClassVar[type[Any]] = Flux2Transformer2DModel
+    blocks: ClassVar[Mapping[str, type[ExpertPlace]]] = {
+        "transformer_blocks": MaMoEFlux2Block,
+        "single_transformer_blocks": MaMoEFlux2SingleBlock,
+    }
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -104,8 +78,3 @@ class MaMoEFlux2Transformer2DModel(SteeredFlux, Flux2Transformer2DModel):  # pyr
                 f"The attention processor {', '.join(sorted(strange))} would drop places and experts of a layout. "
                 "Leave out what put it there (set_attn_processor, kv caching)."
             )
-
-
-MaMoEFlux2Transformer2DModel.__init__.__signature__ = with_own_arguments(  # pyright: ignore[reportFunctionMemberAccess]
-    inspect.signature(Flux2Transformer2DModel.__init__), inspect.signature(MaMoEFlux2Transformer2DModel.__init__)
-)

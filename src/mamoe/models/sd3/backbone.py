@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from mamoe.models.backbone import Backbone, Pyramid
-from mamoe.models.blocks.joint import joint_mask
-from mamoe.models.flux.backbone import converted
-from mamoe.models.flux.steered import OWN_CONFIG
+from mamoe.models.backbone import Pyramid
+from mamoe.models.joint.backbone import converted, joint_backbone
+from mamoe.models.joint.mask import padding_mask
 from mamoe.models.sd3.model import MaMoESD3Transformer2DModel
 from mamoe.models.wrapped import unwrapped
 
@@ -41,7 +38,7 @@ def call_sd3(
                 f"A {type(plain).__name__} ignores masks: it reads the padding of prompts of other lengths."
             )
         cells = noisy.shape[2] // plain.config["patch_size"] * (noisy.shape[3] // plain.config["patch_size"])
-        told["attention_mask"] = joint_mask(valid.unsqueeze(1).expand(-1, cells, -1), torch.zeros_like(valid).long())
+        told["attention_mask"] = padding_mask(valid, cells)
     return network(
         noisy,
         text,
@@ -51,21 +48,13 @@ def call_sd3(
     ).sample
 
 
-SD3 = Backbone(
-    part="transformer",
-    stock=SD3Transformer2DModel,
+SD3 = joint_backbone(
     ours=MaMoESD3Transformer2DModel,
     convert=converted(MaMoESD3Transformer2DModel),
-    own_config=OWN_CONFIG,
     pyramid=lambda config: Pyramid(count=1, skipped=config["patch_size"].bit_length() - 1),
-    levels_with_blocks=lambda transformer: (0,),
-    text_width=lambda config: config["joint_attention_dim"],
     pooled_width=lambda config: config["pooled_projection_dim"],
     call=call_sd3,
-    methods=("lora", "lora_experts"),
-    weighs=False,
     routed=_EXPERTS,
-    lora_prefix="transformer",
     adapted={
         "attention": rf"{_BLOCK}attn2?\.(?:to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)",
         "projection": rf"pos_embed\.proj|context_embedder|proj_out|norm_out\.linear|{_BLOCK}norm1(?:_context)?\.linear|"

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.models.blocks.block import refuse_chunks
-from mamoe.models.flux.block import ExpertsInPicture
+from mamoe.models.joint.place import ExpertsInPicture
 from mamoe.models.sd3.attention import MaskedJointAttnProcessor, check_takes_mask
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
 from mamoe.models.backbone import Backbone, Pyramid
-from mamoe.models.unet.model import OWN_CONFIG, MaMoEUNet2DConditionModel, levels_with_blocks
+from mamoe.models.unet.model import MaMoEUNet2DConditionModel, levels_with_blocks
 
 _ADAPTED = {
     "attention": r"to_q|to_k|to_v|to_out\.0",
@@ -30,10 +28,8 @@ def _pooled_width(config: Mapping[str, Any]) -> int:
 
 UNET = Backbone(
     part="unet",
-    stock=UNet2DConditionModel,
     ours=MaMoEUNet2DConditionModel,
     convert=MaMoEUNet2DConditionModel.from_unet,
-    own_config=OWN_CONFIG,
     pyramid=lambda config: Pyramid(count=len(config["block_out_channels"])),
     levels_with_blocks=levels_with_blocks,
     text_width=lambda config: config["cross_attention_dim"],

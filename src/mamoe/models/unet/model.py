@@ -9,7 +9,6 @@ Letters: see :mod:`mamoe.vocabulary`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, Self, cast
 
@@ -27,7 +26,6 @@ from mamoe.models.blocks.conversion import (
     noise_level_of,
     option_problems,
     put_back_processors,
-    with_own_arguments,
 )
 from mamoe.models.blocks.held import held_blocks, listed
 from mamoe.models.blocks.norms import keep_format
@@ -35,9 +33,6 @@ from mamoe.models.blocks.steered import SteeredNetwork
 from mamoe.models.unet.block import MaMoETransformerBlock
 from mamoe.models.wrapped import unwrapped
 from mamoe.vocabulary.conditioning import level_grids
-
-# Arguments a stock UNet does not have.
-OWN_CONFIG = ("num_experts", "region_attention", "region_blocks", "moe_levels", "learned_strength", "shared_expert")
 
 
 class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
@@ -65,7 +60,6 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
     """
 
     stock: ClassVar[type[Any]] = UNet2DConditionModel
-    own_config: ClassVar[tuple[str, ...]] = OWN_CONFIG
     converter: ClassVar[str] = "from_unet"
     _no_split_modules = ["MaMoETransformerBlock", "ResnetBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]  # noqa: RUF012
     _repeated_blocks = ["MaMoETransformerBlock"]  # noqa: RUF012
@@ -187,11 +181,6 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
             self.set_default_attn_processor()
         else:
             super().set_attention_slice(slice_size)
-
-
-MaMoEUNet2DConditionModel.__init__.__signature__ = with_own_arguments(  # pyright: ignore[reportFunctionMemberAccess]
-    inspect.signature(UNet2DConditionModel.__init__), inspect.signature(MaMoEUNet2DConditionModel.__init__)
-)
 
 
 def _check_config(moe_levels: Sequence[int] | None, num_levels: int, problems: list[str]) -> None:

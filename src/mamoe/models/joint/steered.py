@@ -1,8 +1,8 @@
-"""What the transformers of the FLUX family have in common where they become ours.
+"""What transformers in which text attends too have in common where they become ours.
 
     stock transformer --from_transformer--> MaMoE transformer --to_dense--> stock transformer
 
-They have one level: the latent over patches of 2x2 cells. Their experts are low-rank additions to layers that all
+They have one level: the latent over its patches. Their experts are low-rank additions to layers that all
 share (:mod:`mamoe.models.experts.beside`), because nobody holds several copies of twelve thousand million weights:
 ``num_experts`` says for how many there is a place, and a method of fine-tuning puts them there, of its own rank.
 """
@@ -20,39 +20,61 @@ from torch import Tensor, nn
 from mamoe.errors import ConfigError
 from mamoe.models.blocks.conversion import filled, option_problems
 from mamoe.models.blocks.held import held_blocks, listed
-from mamoe.models.blocks.joint import joint_mask
-from mamoe.models.flux.block import ExpertPlace
+from mamoe.models.blocks.norms import keep_format
+from mamoe.models.blocks.steered import Steered
+from mamoe.models.joint.mask import joint_mask
+from mamoe.models.joint.place import ExpertPlace
 from mamoe.models.wrapped import unwrapped
 from mamoe.vocabulary.conditioning import LevelConditioning
 
-# Arguments a stock transformer does not have.
-OWN_CONFIG = ("num_experts", "region_attention", "region_blocks", "expert_rank", "expert_alpha")
 
-
-class SteeredFlux:
-    """A transformer of the FLUX family that knows regions and experts; mixed into diffusers' own class.
+class SteeredJoint(Steered):
+    """A transformer with region-masked joint attention and class-aware experts; mixed into diffusers' own class.
 
     Called like the stock one; the layout comes as ``joint_attention_kwargs={"regions": levels}`` with the one
     ``LevelConditioning`` of its patches. Without it the model is the dense one of expert 0.
+
+    Args:
+        num_experts: E, class groups. 1 = dense.
+        region_attention: whether a cell sees the text of its own regions only. False = it sees that of the whole image.
+        region_blocks: numbers of the transformer blocks in which it does, from 0 in the order they run; in the others
+            it sees that of the whole image. None = all.
+        expert_rank: of the experts' additions. None = every group has the feed-forward of the base model.
+        expert_alpha: they are scaled by alpha / rank.
+        config: the stock transformer's own arguments.
+
+    Raises:
+        ConfigError: a value is out of range.
     """
 
-    _stock: ClassVar[type[Any]]
+    blocks: ClassVar[Mapping[str, type[ExpertPlace]]]  # what takes the places of stock ones, by the name of their list
+    _no_split_modules: ClassVar[list[str]]
+    _repeated_blocks: ClassVar[list[str]]
 
-    def _set_up(
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # What diffusers keeps on one device, and compiles alone.
+        cls._no_split_modules = cls._repeated_blocks = [kind.__name__ for kind in cls.blocks.values()]
+
+    def __init__(
         self,
-        num_experts: int,
-        region_attention: bool,
-        region_blocks: Sequence[int] | None,
-        rank: int | None,
-        alpha: float | None,
+        num_experts: int = 1,
+        region_attention: bool = True,
+        expert_rank: int | None = None,
+        expert_alpha: float | None = None,
+        region_blocks: Sequence[int] | None = None,
+        **config: Any,
     ) -> None:
-        """Register the own options, tell the blocks whether regions hold in them, and make the experts asked for."""
+        of_stock: Any = super()
+        of_stock.__init__(**config)
         problems = option_problems(num_experts, region_attention, learned_strength=False, shared=False)
-        if (rank is None) != (alpha is None):
-            problems.append(f"expert_rank and expert_alpha go together, got {rank} and {alpha}")
+        if (expert_rank is None) != (expert_alpha is None):
+            problems.append(f"expert_rank and expert_alpha go together, got {expert_rank} and {expert_alpha}")
         if problems:
             raise ConfigError("; ".join(problems) + ".")
         own: Any = self
+        for name, kind in self.blocks.items():
+            setattr(own, name, nn.ModuleList(kind(block) for block in getattr(own, name)))
         own.register_to_config(
             num_experts=num_experts,
             region_attention=region_attention,
@@ -63,8 +85,9 @@ class SteeredFlux:
         held = held_blocks(region_attention, region_blocks, len(self.places))
         for place, holds in zip(self.places, held, strict=True):
             place.region_attention = holds
-        if rank is not None and alpha is not None:
-            self.add_experts(rank=rank, alpha=alpha, generator=torch.Generator().manual_seed(0))
+        if expert_rank is not None and expert_alpha is not None:
+            self.add_experts(rank=expert_rank, alpha=expert_alpha, generator=torch.Generator().manual_seed(0))
+        keep_format(own)
 
     @property
     def places(self) -> list[ExpertPlace]:
@@ -139,9 +162,7 @@ class SteeredFlux:
     def to_dense(self) -> Any:
         """A stock transformer, expert 0 part of its weights. This model stays as it is."""
         own: Any = self
-        with torch.device("meta"):
-            config = {key: value for key, value in own.config.items() if key not in OWN_CONFIG}
-            model: Any = self._stock.from_config(config)
+        model = self.skeleton_of_stock()
         state = {key: value for key, value in own.state_dict().items() if ".experts." not in key}
         names = {id(parameter): name for name, parameter in own.named_parameters()}
         for place in self.places:

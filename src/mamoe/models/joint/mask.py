@@ -34,3 +34,8 @@ def joint_mask(attend: Bool[Tensor, "B N S"], region: Int64[Tensor, "B S"]) -> B
     of_text = torch.cat([text, attend.transpose(1, 2)], dim=2)
     of_cells = torch.cat([attend, attend.new_ones(1, 1, 1).expand(len(attend), attend.shape[1], attend.shape[1])], 2)
     return torch.cat([of_text, of_cells], dim=1).unsqueeze(1)
+
+
+def padding_mask(valid: Bool[Tensor, "B S"], cells: int) -> Bool[Tensor, "B 1 _ _"]:
+    """The mask of a picture without regions; ``valid``: True = a token that is no padding."""
+    return joint_mask(valid.unsqueeze(1).expand(-1, cells, -1), torch.zeros_like(valid).long())

@@ -1,0 +1,88 @@
+"""A block in which text attends too, aware of regions and experts, whatever its layers are.
+
+Its masks come as ``attention_mask``, as in stock ones. Cells are routed; text is not. Letters: see
+:mod:`mamoe.vocabulary`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.activations import GELU
+from diffusers.models.attention import FeedForward
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mamoe.models.experts.beside import ExpertsBeside
+from mamoe.models.experts.grouped import Activation
+from mamoe.vocabulary.conditioning import ExpertRouting
+
+
+class ExpertPlace(nn.Module):
+    """A block that can have experts, each a low-rank addition."""
+
+    experts: ExpertsBeside | None
+    region_attention: bool  # whether regions hold here
+
+    def take_over(self, stock: nn.Module) -> None:
+        """The layers of a stock block, under their names, and no experts yet."""
+        nn.Module.__init__(self)  # of the stock block's own constructor nothing but layers would come
+        for name, layer in stock.named_children():
+            setattr(self, name, layer)
+        self.experts = None
+        self.region_attention = True
+
+    def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
+        """What the experts lie beside: the first layer, and the second where the experts have one of their own."""
+        raise NotImplementedError
+
+    def routed_and_told(
+        self, joint_attention_kwargs: dict[str, Any] | None
+    ) -> tuple[ExpertRouting | None, dict[str, Any]]:
+        """What the block looks at itself, and what its attention is told: of a layout's two masks its own."""
+        told = dict(joint_attention_kwargs or {})
+        routing, held, opened = (told.pop(key, None) for key in ("routing", "region_mask", "open_mask"))
+        mask = held if self.region_attention else opened
+        return routing, told if mask is None else {**told, "attention_mask": mask}
+
+    def widened_by(self) -> int | None:
+        """Of what the first layer gives the last so many numbers are the feed-forward's; None: all of it."""
+        return None
+
+    def add_experts(self, num_experts: int, *, rank: int, alpha: float, generator: torch.Generator) -> None:
+        """Give every class group an addition, which is nothing at first."""
+        wide, narrow = self.shared_layers()
+        options = {"rank": rank, "alpha": alpha, "generator": generator}
+        self.experts = ExpertsBeside(wide, narrow, num_experts, width=self.widened_by(), **options)
+
+    def rest_additions(self) -> list[tuple[Tensor, Float[Tensor, "F C"]]]:
+        """The shared layers' weights, and what expert 0 adds to each."""
+        if self.experts is None:
+            return []
+        wide, narrow = self.shared_layers()
+        added = self.experts.widen.weight_of(0)
+        found = [(wide.weight, F.pad(added, (0, 0, len(wide.weight) - len(added), 0)))]
+        if narrow is not None and self.experts.narrow is not None:
+            found.append((narrow.weight, self.experts.narrow.weight_of(0)))
+        return found
+
+
+class ExpertsInPicture(ExpertPlace):
+    """A block whose picture has a feed-forward of its own, ``ff``: there the experts are."""
+
+    ff: FeedForward
+
+    def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
+        return cast(GELU, self.ff.net[0]).proj, cast(nn.Linear, self.ff.net[2])
+
+    def feed_forward(self, normed: Float[Tensor, "B N C"], routing: ExpertRouting | None) -> Float[Tensor, "B N C"]:
+        """What every cell's expert adds to it, or without experts the feed-forward."""
+        if self.experts is None:
+            return self.ff(normed)
+        first, dropout, second = self.ff.net
+        activation = Activation.of(first)
+        assert activation is not None, "these blocks have GELU between their layers"
+        layers = (cast(GELU, first).proj, second)
+        return self.experts.through(layers, lambda inner: dropout(activation(inner)), normed, routing)

@@ -1,0 +1,62 @@
+"""Transformers in which text attends too, each family: the stock one at first, and trained as any other network."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from joint_calls import difference, layout, run
+from mamoe.methods.registry import METHODS
+from mamoe.models.control.call import with_layout
+
+FAMILIES = {
+    "flux": ("flux", {}),
+    "flux2": ("flux2", {}),
+    "sd3.5": ("sd3", {}),
+    "sd3": ("sd3", {"qk_norm": None, "dual_attention_layers": ()}),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def stock(models, request):
+    family, changes = FAMILIES[request.param]
+    return models.trained(getattr(models, family)(**changes))  # of some the last layers are zeros at first
+
+
+@torch.no_grad()
+def test_at_initialisation_it_is_the_stock_transformer(stock):
+    wanted, model = run(stock), with_layout(stock, num_experts=3)
+    assert difference(run(model), wanted) < 1e-5
+    assert difference(run(model, layout(one_prompt=True)), wanted) < 1e-5  # of any experts
+    assert difference(run(model, layout()), wanted) > 1e-3
+    model.add_experts(rank=4, alpha=4.0, generator=torch.Generator())
+    assert difference(run(model, layout(one_prompt=True)), wanted) < 1e-5
+    assert difference(run(model.to_dense()), wanted) == 0
+
+
+def test_checkpointing_gives_the_same_gradients(models, stock):
+    model, levels = with_layout(stock, num_experts=3), layout()
+    model.add_experts(rank=4, alpha=4.0, generator=torch.Generator().manual_seed(4))
+    weights = list(models.trained(model).train().parameters())
+    kept = torch.autograd.grad(run(model, levels).square().sum(), weights)  # none of which is missing
+    model.enable_gradient_checkpointing()
+    again = torch.autograd.grad(run(model, levels).square().sum(), weights)
+    assert all(torch.equal(one, other) for one, other in zip(kept, again, strict=True))
+
+
+@pytest.mark.parametrize(("name", "experts"), [("lora", 1), ("lora", 3), ("lora_experts", 3)])
+@torch.no_grad()
+def test_methods_begin_as_the_model_and_merge_to_what_they_computed(stock, name, experts):
+    method = METHODS[name](rank=4, alpha=8, **({"conv": False} if name == "lora" else {}))
+    (level,) = layout(one_prompt=True)
+    levels = (level if experts > 1 else dataclasses.replace(level, routing=None),)
+    network = method.prepare(with_layout(stock, num_experts=experts), seed=1)
+    assert difference(run(network, levels), run(stock)) < 1e-5
+    for weight in [weight for weight in network.parameters() if weight.requires_grad]:
+        weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
+    after = run(network, levels)
+    assert difference(after, run(stock)) > 1e-3
+    merged = method.merged(network)
+    assert difference(run(merged, levels), after) < 1e-4
+    assert not any("lora_" in key for key in merged.state_dict())
+    assert any(".experts." in key for key in merged.state_dict()) == (experts > 1)
