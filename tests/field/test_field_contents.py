@@ -79,3 +79,9 @@ def test_a_taxonomy_of_other_types(change, said):
     with pytest.raises(ConfigError, match=said) as caught:
         Taxonomy.from_dict({**plain, **change})
     json.dumps(str(caught.value), ensure_ascii=False).encode()  # it can be printed
+
+
+@pytest.mark.parametrize("read", [read_prompts_csv, read_instance_prompts])
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path, read):
+    with pytest.raises(DatasetError, match=r"^There is no file .*missing\.json\.$"):
+        read(tmp_path / "missing.json")

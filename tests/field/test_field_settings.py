@@ -5,6 +5,7 @@ import copy
 import pytest
 from described_sets import configured, data_set, defaults, elsewhere
 
+from mamoe.commands.train import told
 from mamoe.config.compose import readable
 from mamoe.config.train import validated
 from mamoe.data.folder.description import data_folder
@@ -66,3 +67,13 @@ def test_a_size_that_no_picture_has_in_a_data_yaml(tmp_path):
     root = data_set(tmp_path / "set", described="taxonomy: cityscapes\nsize: [8000000, 8]\n")
     with pytest.raises(DatasetError, match="size must be"):
         data_folder(root)
+
+
+def test_a_run_may_be_named_as_other_settings_are(tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "a run"
+    run.mkdir(parents=True)
+    (run / "overrides.txt").write_text("seed=3\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for named in (f"'{run}'", f'"{run}"', "~/runs/a run"):
+        words, found = told([f"resume={named}", "seed=4"])
+        assert found == run and words == ["seed=4", f"resume='{run}'"]

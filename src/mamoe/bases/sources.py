@@ -200,6 +200,8 @@ class DiffusersFolder:
         try:
             made = schedule_from(config)
             prediction_of(made.config)
+        except ConfigError:
+            raise
         except (TypeError, ValueError, KeyError) as error:
             raise ConfigError(
                 f"{place} is no noise schedule that is known here: {str(error).splitlines()[0]}"

@@ -21,7 +21,7 @@ from mamoe.prepare.fuse.rules import AS_ANNOTATED, fuse
 from mamoe.prepare.job import Progress
 from mamoe.prepare.label_maps import read_label_map
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
-from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, split_of
+from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, require_apart, split_of
 from mamoe.prepare.writer import ImportSummary, write_dataset
 
 _UNTOUCHED = "has no annotation in the JSON; all of it is void"
@@ -53,6 +53,7 @@ def import_folder(
         ConfigError: there is no class table where one is needed.
         DatasetError: folders lack files, names do not match, a file is wrong, or ``out`` is in use.
     """
+    require_apart(out, [images, maps])
     notes: list[str] = []
     splits = pictures_by_split(images, notes)
     pictures = [name for names in splits.values() for name in names]

@@ -94,8 +94,9 @@ def scan_instance_prompts(path: Path) -> tuple[dict[str, dict[int, str]], list[s
         repeated.extend(key for key, n in Counter(key for key, _ in items).items() if n > 1)
         return dict(items)
 
+    text = read_text(path)
     try:
-        plain = json.loads(read_text(path), object_pairs_hook=pairs)
+        plain = json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise DatasetError(f"{path} is not valid JSON: it is nested too deep.") from None
     except ValueError as error:  # no JSON, or a number of more digits than Python reads
