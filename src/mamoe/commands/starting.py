@@ -38,8 +38,8 @@ def init(
     asks = not yes and sys.stdin.isatty()
     if not asks and (missing := [f"--{key}" for key, value in (("images", images), ("maps", maps)) if value is None]):
         raise ConfigError(f"Nothing is asked here, so give {' and '.join(missing)}; see mamoe init --help.")
-    images = images or typer.prompt("Folder of your pictures", value_proc=_there)
-    maps = maps or typer.prompt("Folder of their maps, or a COCO JSON", value_proc=_there)
+    images = images or Path(typer.prompt("Folder of your pictures", value_proc=_there))
+    maps = maps or Path(typer.prompt("Folder of their maps, or a COCO JSON", value_proc=_there))
     here = round(gpu_gib() or 0, 1) if memory is None else memory
     if asks:
         if classes is None:
