@@ -87,6 +87,7 @@ def as_before(files: SplitFiles) -> np.ndarray:
 
 
 def as_now(files: SplitFiles) -> np.ndarray:
+    keep_freed_memory()
     contents = inspect_split(files, TAXONOMY)
     assert not contents.problems
     return contents.pixels

@@ -1,6 +1,6 @@
 """What fine-tuning and drawing cost on a GPU, each against its yardstick in the same process.
 
-    python perf/gpu.py [--quick] [--only step train draw save compiled] [--profile FOLDER]
+    python perf/gpu.py [--quick] [--only step train draw save compiled draw_compiled] [--profile FOLDER]
 
 Stable Diffusion 2.1's shape with random weights, 512x512, bfloat16 autocast, 20 regions with prompts of 5 tokens. Every
 time is the median of 9 rounds that take turns, with the smallest and the largest; ``host`` is when the host had given
@@ -11,8 +11,9 @@ small UNet: a test of this script, not a measurement.
 step      forward and backward of the stock UNet and of ours with 5, 10 and 20 experts
 train     steps of ``mamoe train``'s loop, against forward, backward and optimizer alone; where a step's time goes
 draw      20 steps with guidance, 1 and 4 pictures, LayoutPipeline against StableDiffusionPipeline; then with --fast
-save      how long a checkpoint keeps a training waiting
+save      how long a checkpoint keeps a training waiting; ``room`` is made beside it before the first
 compiled  a step of ours with 5 experts, trainer.compile=full, against the stock one as written
+draw_compiled  the most pictures of ``draw``, by --fast's recordings of a compiled UNet: is it worth the wait?
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from lightning.pytorch import Callback
 from step import GLOBAL_TOKENS, REGION_TOKENS, REGIONS, conditioning_of, drawn_layouts, with_experts
 from torch import Tensor, nn
 
-from mamoe import PanopticMap
+from mamoe import LayoutPipeline, PanopticMap
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.models.experts.moe import prepare_experts
@@ -230,27 +231,55 @@ class StepClock(Callback):
         return 1000 * (self.ends[last] - self.ends[first]) / (last - first)
 
 
-def draw(scale: Scale) -> dict[str, Any]:
+def drawings_of(
+    scale: Scale,
+) -> tuple[LayoutPipeline, tuple[int, int], dict[int, dict[str, Callable[[], object]]]]:
+    """Our pipeline, the size of its pictures, and for each number of pictures the drawing of both pipelines."""
     plain, ours = both_pipelines(stock_unet(scale).eval(), scale, "things", 4, shared=False)
-    side, found = 8 * scale.cells, {}
+    side = 8 * scale.cells
     segment = np.kron(np.arange(16).reshape(4, 4), np.ones((side // 4, side // 4), dtype=np.int64))
     layout = PanopticMap(segment_id=segment.astype(np.int32), class_id=segment.astype(np.uint8))
     given = {"num_inference_steps": scale.steps, "guidance_scale": 4.0}
-    works_of: dict[int, dict[str, Callable[[], object]]] = {}
-    for count in scale.pictures:
-        works = works_of[count] = {
+    works = {
+        count: {
             "stock": functools.partial(plain, ["a street"] * count, height=side, width=side, **given),
             "ours": functools.partial(ours, ["a street"] * count, [layout] * count, **given),
         }
+        for count in scale.pictures
+    }
+    return ours, (side, side), works
+
+
+def draw(scale: Scale) -> dict[str, Any]:
+    ours, size, works_of = drawings_of(scale)
+    found: dict[str, Any] = {}
+    for count, works in works_of.items():
         memory = {f"{name}_gib": peak_gib(work, scale.device) for name, work in works.items()}
         found[f"pictures_{count}"] = {**ratios(compared(works, scale, f"draw-{count}", profiled=False)), **memory}
     if scale.device.type == "cuda":
         problems: list[str] = []
-        speed_up(ours, (side, side), problems.append)
+        speed_up(ours, size, problems.append)
         for count, works in works_of.items():
             fast = ratios(compared(works, scale, f"fast-{count}", profiled=False))
             found[f"fast_{count}"] = {**fast, "gib": peak_gib(works["ours"], scale.device), "problems": problems}
     return found
+
+
+def draw_compiled(scale: Scale) -> dict[str, Any]:
+    """The most pictures, by recordings of a compiled UNet."""
+    ours, size, works_of = drawings_of(scale)
+    works = works_of[scale.pictures[-1]]
+    began, problems = time.perf_counter(), []
+    problem = compiled_if_it_works([ours.unet], works["ours"]) if scale.autocast else "not tried here"
+    if problem is not None:
+        return {"problem": problem}
+    speed_up(ours, size, problems.append)
+    took = time.perf_counter() - began
+    return {
+        **ratios(compared(works, scale, "draw-compiled", profiled=False)),
+        "compiling_s": took,
+        "problems": problems,
+    }
 
 
 def save(scale: Scale) -> dict[str, Any]:
@@ -261,11 +290,22 @@ def save(scale: Scale) -> dict[str, Any]:
     optimizer.step()
     state = {"unet": unet.state_dict(), "average": unet.state_dict(), "trainer": optimizer.state_dict()["state"]}
     copies = HostCopies()
+    began = time.perf_counter()
+    copies.prepare(state)  # which a training does from its first step on
+    fits = copies.fit(state)  # waits for it
+    room = time.perf_counter() - began
     taken = [milliseconds(lambda: copies.of(state), scale.device)[0] / 1000 for _ in range(3)]
-    return {"first_s": taken[0], "later_s": taken[-1], "fits": copies.fit(state)}
+    return {"room_s": room, "first_s": taken[0], "later_s": taken[-1], "fits": fits}
 
 
-PARTS = {"step": step, "train": train, "draw": draw, "save": save, "compiled": compiled}
+PARTS = {
+    "step": step,
+    "train": train,
+    "draw": draw,
+    "save": save,
+    "compiled": compiled,
+    "draw_compiled": draw_compiled,
+}
 
 
 def main() -> None:

@@ -77,6 +77,13 @@ def test_help_names_every_command():
     assert all(f" {name} " in outcome.out for name in COMMANDS)
 
 
+def test_the_version_is_said_without_a_command():
+    import mamoe as package
+
+    outcome = mamoe("--version")
+    assert outcome.code == 0 and outcome.out.strip() == f"mamoe {package.__version__}"
+
+
 def test_public_names_are_there():
     import mamoe as package
 

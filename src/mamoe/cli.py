@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from mamoe import __version__
 from mamoe.commands.about import env, presets
 from mamoe.commands.app.options import app as paint
 from mamoe.commands.captioning.options import captions, instance_captions
@@ -42,6 +43,21 @@ Composes the Hydra groups {", ".join(group_names()[:-1])} and {group_names()[-1]
 
 Example: mamoe train experiment=demo data.root=demo/data trainer.max_steps=200
 """  # noqa: E501 - a line end stays one in the help
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mamoe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and exit.")
+    ] = False,
+) -> None:
+    """What can be asked before any command; it is answered by then."""
 
 
 @app.command()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 import yaml
 from PIL import Image
 
@@ -98,10 +99,32 @@ def test_what_is_written_composes_for_every_base(here):
         taxonomy = yaml.safe_load((here / f"configs/taxonomy/on_{base}.yaml").read_text())
         assert [row["name"] for row in taxonomy["classes"]] == ["water", "boat"]
         assert config.name == f"on_{base}" and config.data.root == f"data/on_{base}"
-        assert config.trainer.gpu_gib == (None if base == "tiny" else 24)
+        assert config.trainer.gpu_gib == (None if base in ("tiny", "tiny_dit") else 24)
         assert config.model.path == validated(compose([f"model={base}"])).model.path
+        assert config.data.multiple == (16 if base.startswith(("tiny_dit", "pixart", "flux")) else 8)
+        # Of FLUX adapters alone are trained, beside weights in as few bits as the card asks for.
+        assert config.method.name == ("lora_experts" if base.startswith("flux") else "full")
+        assert config.model.frozen_precision == {"flux_dev": "nf4", "flux2_klein": "bf16"}.get(base, "fp32")
     listed = mamoe("presets", "data").out
     assert "data=on_tiny" in listed and "Made by `mamoe init`" in listed
+
+
+def test_panoptic_maps_without_folders_of_splits_are_told_where_to_go(here):
+    """An import would read their colours as classes."""
+    drawn_data(here / "town", {"train": 2, "val": 1, "test": 1})
+    words = ["--images", "town/images/train", "--maps", "town/panoptic/train", "--classes", "scenes", "--yes"]
+    refused = mamoe("init", *words)
+    assert refused.code == 3 and "town/panoptic/train/train" in refused.err and not (here / "configs").exists()
+
+
+@pytest.mark.slow
+def test_the_shipped_transformer_trains_with_what_is_written(here):
+    drawn_data(here / "town", {"train": 3, "val": 2, "test": 1})
+    words = ["--images", "town/images", "--maps", "town/panoptic", "--base", "tiny_dit", "--steps", "2", "--yes"]
+    commands = next_commands(mamoe("init", *words))
+    watched_less(here / "configs/experiment/town.yaml")
+    run_all(commands)
+    assert only_run(here / "runs", "town").joinpath("checkpoints/step-00000002").is_dir()
 
 
 def test_nothing_is_overwritten(here):
@@ -122,7 +145,7 @@ def test_nothing_is_overwritten(here):
         ({"--name": "../x"}, "small letters", 2),
         ({"--base": "sd3"}, "There is no base model sd3", 2),
         ({"--base": "sd15", "--memory": "6"}, "smallest preset is for 12 GB", 2),
-        ({"--images": "nowhere"}, "holds no pictures", 3),
+        ({"--images": "nowhere"}, "There is no folder nowhere", 3),
         ({"--maps": "nowhere"}, "There is no nowhere", 3),
         ({"--classes": "none.yaml"}, "Cannot read the class table none.yaml", 2),
         ({"--classes": None}, "What do the values in labels mean?", 2),
@@ -139,11 +162,22 @@ def test_what_cannot_be_meant_is_refused(here, change, message, code):
 
 
 def test_asked_it_takes_answers(here, monkeypatch):
+    """Places that are not there and models nobody knows are asked for again at once."""
     harbour(here)
-    answers = iter(["photos", "labels", "classes.yaml", "tiny", "0", "yard"])
+    answers = iter(["fotos", "photos", "labels", "classes.yaml", "sd3", "tiny", "0", "yard"])
+
+    def asked(text, **options):
+        while True:
+            try:
+                return options.get("value_proc", options.get("type", str))(next(answers))
+            except typer.BadParameter as again:
+                refusals.append(str(again))
+
+    refusals: list[str] = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("typer.prompt", lambda text, **options: options.get("type", str)(next(answers)))
+    monkeypatch.setattr("typer.prompt", asked)
     assert mamoe("init").code == 0 and (here / "configs/experiment/yard.yaml").is_file()
+    assert len(refusals) == 2 and "no fotos" in refusals[0] and "there are flux" in refusals[1]
 
 
 def test_names_come_of_folders():

@@ -173,7 +173,7 @@ def test_nothing_is_overwritten(camvid, tmp_path):
     (tmp_path / "out").mkdir()
     IMPORTERS["camvid"](camvid[0], tmp_path / "out", None)  # an empty folder will do
     before = sorted((tmp_path / "out").rglob("*"))
-    with pytest.raises(DatasetError, match="would be overwritten"):
+    with pytest.raises(DatasetError, match="give --overwrite"):
         IMPORTERS["camvid"](camvid[0], tmp_path / "out", None)
     assert sorted((tmp_path / "out").rglob("*")) == before
 

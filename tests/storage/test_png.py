@@ -11,11 +11,12 @@ from mamoe.data.reading.pictures import read_picture, shrunk_grey
 from mamoe.errors import DatasetError
 from mamoe.storage import png
 from mamoe.storage.png import decode_png, encode_png
-from mamoe.vocabulary.panoptic import read_panoptic_colours, read_panoptic_rgb
+from mamoe.vocabulary.panoptic import colour_numbers, read_panoptic_rgb
 
 RNG = np.random.default_rng(0)
 SMOOTH = np.add.outer(np.arange(33) * 3, np.arange(57) * 2).astype(np.uint8)[..., None] + np.uint8([0, 40, 90])
 NOISE = RNG.integers(0, 256, (17, 29, 3), dtype=np.uint8)
+SIDES = (60, 20, 16)  # factors 1, 2 and 3, of which 2 does not divide the sides of SMOOTH
 
 
 @pytest.mark.parametrize("pixels", [SMOOTH, NOISE, NOISE[:1, :1]], ids=["smooth", "noise", "one pixel"])
@@ -53,11 +54,19 @@ def test_what_a_file_says_of_colours_changes_no_pixel(tmp_path, kind, content):
 def test_pictures_and_maps_are_the_same_without_it(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.fromarray(SMOOTH).save(path)
-    quick = [read_picture(path), read_panoptic_rgb(path), read_panoptic_colours(path), shrunk_grey(path, 16)[0]]
+    quick = [read_picture(path), read_panoptic_rgb(path)]
+    small = [shrunk_grey(path, side)[0] for side in SIDES]
     monkeypatch.setattr(png, "_read_rgb", None)
-    slow = [read_picture(path), read_panoptic_rgb(path), read_panoptic_colours(path), shrunk_grey(path, 16)[0]]
+    slow = [read_picture(path), read_panoptic_rgb(path)]
     assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(quick, slow, strict=True))
-    assert quick[2][3, 4] == int(SMOOTH[3, 4, 0]) << 16 | int(SMOOTH[3, 4, 1]) << 8 | int(SMOOTH[3, 4, 2])
+    for quick_grey, side in zip(small, SIDES, strict=True):
+        slow_grey = shrunk_grey(path, side)[0]
+        assert quick_grey.shape == slow_grey.shape and quick_grey.dtype == slow_grey.dtype
+        assert np.abs(quick_grey.astype(int) - slow_grey).max() <= 1
+
+
+def test_a_colour_is_one_number():
+    assert colour_numbers(SMOOTH)[3, 4] == SMOOTH[3, 4].astype(int) @ (1 << 16, 1 << 8, 1)
 
 
 def test_transparent_turned_and_animated_pngs_are_read_as_they_are_shown(tmp_path):

@@ -51,6 +51,25 @@ def test_no_step_waits_for_the_device(tmp_path, ahead):
     assert waits_per_step(tmp_path, make_module()) == [[]] * 4
 
 
+def test_no_step_walks_through_all_modules(tmp_path):
+    # Collecting weights does: on a GPU the host is what a step waits for.
+    module, walks = make_module(), []
+
+    class Walks(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            walks.append(0)
+
+    class Counted(DiffusionModule):
+        def named_modules(self, *args, **named):
+            if walks:
+                walks[-1] += 1
+            return super().named_modules(*args, **named)
+
+    module.__class__ = Counted
+    train(tmp_path, module, callbacks=[Walks()])
+    assert walks[:-1] == [0] * 5  # the last one saves
+
+
 def test_the_fake_device_sees_waits(tmp_path):
     # The plain path looks at every step before the weights change.
     assert all("just sent for" in " ".join(waits) for waits in waits_per_step(tmp_path, make_module()))

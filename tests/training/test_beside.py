@@ -11,7 +11,7 @@ from mamoe.errors import CheckpointError, ConfigError
 from mamoe.runs.checkpoint import OPTIMIZER, checkpoints_of, sound_checkpoint
 from mamoe.runs.manifest import problems_of
 from mamoe.storage.staging import DiskFullError
-from mamoe.training.loop import saving
+from mamoe.training.loop import beside, saving
 from mamoe.training.loop.beside import HostCopies, Writer
 from mamoe.training.loop.steps import stepped
 from wholeruns import assert_equal, tensors
@@ -27,6 +27,43 @@ def test_copies_stay_as_they_were_and_keep_the_shape_of_the_tree():
     copies = HostCopies().of(tree)
     tree["a"]["x"].zero_()
     assert copies["a"]["x"].tolist() == [1, 1, 1] and copies["b"]["n"] == 7 and list(copies["b"]) == [0, "n"]
+
+
+def test_room_for_the_first_copy_is_made_beside_the_training(monkeypatch):
+    monkeypatch.setattr(beside, "_is_on_gpu", lambda tensor: True)
+    tree, made = {"a": {"x": torch.ones(3)}, "b": {0: torch.zeros(2, 2)}}, []
+
+    def place(tensor):
+        made.append((threading.current_thread().name, tuple(tensor.shape)))
+        return torch.empty_like(tensor)
+
+    copies = HostCopies(place)
+    copies.prepare(tree)
+    first = copies.of(tree)
+    assert made == [("room for copies", (3,)), ("room for copies", (2, 2))]
+    assert first["a"]["x"].tolist() == [1, 1, 1] and copies.of(tree)["a"]["x"] is first["a"]["x"]
+
+
+def test_room_that_cannot_be_made_is_asked_for_again_by_who_copies(monkeypatch):
+    monkeypatch.setattr(beside, "_is_on_gpu", lambda tensor: True)
+
+    def place(tensor):
+        raise RuntimeError("CUDA error: out of memory")
+
+    copies = HostCopies(place)
+    copies.prepare({"x": torch.ones(3)})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        copies.of({"x": torch.ones(3)})
+
+
+def test_a_device_that_works_ahead_has_room_made_from_the_first_step_on(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mamoe.training.step.module.works_ahead", lambda device: True)
+    monkeypatch.setattr(saving, "works_ahead", lambda device: True)
+    monkeypatch.setattr(HostCopies, "prepare", lambda self, tree: asked.append(sorted(tree)))
+    module = make_module()
+    train(tmp_path, module, checkpoint_every_n_steps=3)
+    assert asked == [["trainer", "unet", "unet_ema"]]
 
 
 def test_a_writer_raises_once_and_one_after_another():
@@ -55,11 +92,11 @@ def whole(tmp_path):
 
 
 def test_a_slow_disk_changes_nothing_and_keeps_no_step_waiting(tmp_path, whole, monkeypatch):
-    write, main, beside, steps_meanwhile = saving.write_checkpoint, threading.current_thread(), [], []
+    write, main, aside, steps_meanwhile = saving.write_checkpoint, threading.current_thread(), [], []
 
     def slow_write(run, step, fill):
-        beside.append(threading.current_thread() is not main)
-        if beside[-1]:
+        aside.append(threading.current_thread() is not main)
+        if aside[-1]:
             before = len(done)
             deadline = time.monotonic() + 20
             while len(done) == before and time.monotonic() < deadline:  # until the training has taken a step
@@ -73,7 +110,7 @@ def test_a_slow_disk_changes_nothing_and_keeps_no_step_waiting(tmp_path, whole, 
         saving, "stepped", lambda trainer, batch_idx: done.append(batch_idx) or stepped(trainer, batch_idx)
     )
     assert train(tmp_path / "run").step == 6
-    assert beside == [True, True, False] and all(count > 0 for count in steps_meanwhile)
+    assert aside == [True, True, False] and all(count > 0 for count in steps_meanwhile)
     for step in (2, 4, 6):
         assert problems_of(tmp_path / f"run/checkpoints/step-{step:08d}") == []
         assert_equal(tensors(whole, step), tensors(tmp_path / "run", step))

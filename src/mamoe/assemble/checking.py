@@ -12,6 +12,7 @@ from mamoe.data.check.seen import SeenFiles
 from mamoe.data.check.split import inspect_split
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.folder.prompts import raise_problems
+from mamoe.machine.allocation import keep_freed_memory
 from mamoe.storage.hashing import short_hash
 from mamoe.training.scale.cluster import done_first
 
@@ -27,6 +28,7 @@ def check_data(config: Train, sources: Sequence[LayoutDataset], bar: Bar) -> Non
 
 
 def _check(config: Train, sources: Sequence[LayoutDataset], bar: Bar) -> None:
+    keep_freed_memory()
     seen = SeenFiles(_file(config))
     problems, said = [], []
     try:

@@ -13,6 +13,7 @@ from transformers import CLIPTokenizer
 
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.shipped import holder_of, resolved
+from mamoe.bases.whole import read_whole
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 
@@ -83,13 +84,12 @@ class WithAutoencoder:
             return None
 
     def _read(self, path: str, subfolder: str | None) -> AutoencoderKL:
-        options: dict[str, Any] = {"use_safetensors": True, "low_cpu_mem_usage": False}
         if subfolder is None and not Path(path).is_dir():  # on the hub there are both kinds
             try:
-                return cast(AutoencoderKL, AutoencoderKL.from_pretrained(path, **options))
+                return read_whole(AutoencoderKL, path, low_cpu_mem_usage=False)
             except (OSError, ValueError):
                 subfolder = _VAE
-        return cast(AutoencoderKL, AutoencoderKL.from_pretrained(path, subfolder=subfolder, **options))
+        return read_whole(AutoencoderKL, path, subfolder, low_cpu_mem_usage=False)
 
 
 def _misfits(theirs: Any, own: Any) -> list[str]:

@@ -19,7 +19,8 @@ from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.shipped import holder_of, resolved
 from mamoe.bases.single_file import SingleFile, is_single_file
 from mamoe.bases.trained import RunParts
-from mamoe.diffusion.schedules import Schedule, schedule_from
+from mamoe.bases.whole import read_whole
+from mamoe.diffusion.schedules import Schedule, prediction_of, schedule_from
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_in
 from mamoe.models.control.call import control_of
@@ -132,7 +133,7 @@ class DiffusersFolder:
         self._variant = source.variant
 
     def index(self) -> Mapping[str, Any]:
-        return cast(Mapping[str, Any], DiffusionPipeline.load_config(self._path, **self._version))
+        return _mapping(DiffusionPipeline.load_config(self._path, **self._version), f"{self._path}/model_index.json")
 
     def trained(self) -> Trained:
         index = self.index()
@@ -141,7 +142,8 @@ class DiffusersFolder:
 
     def unet(self, dtype: torch.dtype) -> Any:
         backbone, part = backbone_in(self.index()), self._network_part
-        config = cast(dict[str, Any], backbone.stock.load_config(self._path, subfolder=part, **self._version))
+        found = backbone.stock.load_config(self._path, subfolder=part, **self._version)
+        config = _mapping(found, f"{self._path}/{part}/config.json")
         ours = config.get("_class_name") == backbone.ours.__name__
         unet = self.network(backbone.ours if ours else backbone.stock, part, dtype)
         branch = Path(self._path) / BRANCH
@@ -162,17 +164,15 @@ class DiffusersFolder:
         options: dict[str, Any] = {"dtype": dtype} if text else {"low_cpu_mem_usage": False}
         if part == self._network_part and dtype is torch.bfloat16:
             options = {"torch_dtype": dtype}
-        network, info = cast(Any, kind).from_pretrained(
+        network = read_whole(
+            kind,
             holder_of(self._path, part),
-            subfolder=part,
+            part,
+            surplus=part != self._network_part,
             variant=self._variant,
-            use_safetensors=True,
-            output_loading_info=True,
             **self._version,
             **options,
         )
-        if part == self._network_part:
-            _require_whole(f"{self._path}/{part}", type(network).__name__, info)
         # Diffusers' networks are cast afterwards: the name of their option differs between releases.
         # As a plain module, because diffusers' own `to` warns even of an empty list of parts to be kept in float32.
         return nn.Module.to(network, dtype)
@@ -194,19 +194,22 @@ class DiffusersFolder:
         return CLIPTokenizer.from_pretrained(place, subfolder=part, **self._version)
 
     def scheduler(self) -> Schedule:
-        config: Any = DDPMScheduler.load_config(self._path, subfolder="scheduler", **self._version)
-        return schedule_from(config)
+        found: Any = DDPMScheduler.load_config(self._path, subfolder="scheduler", **self._version)
+        place = f"{self._path}/scheduler/scheduler_config.json"
+        config = _mapping(found, place)
+        try:
+            made = schedule_from(config)
+            prediction_of(made.config)
+        except ConfigError:
+            raise
+        except (TypeError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"{place} is no noise schedule that is known here: {str(error).splitlines()[0]}"
+            ) from None
+        return made
 
 
-def _require_whole(place: str, kind: str, info: Mapping[str, Any]) -> None:
-    # Libraries leave out what they have no place for, and make up what is missing, with no more than a warning.
-    problems = [
-        f"{len(info[name])} weights {what}, first {min(info[name])!r}"
-        for name, what in (("unexpected_keys", "of the file have no place in it"), ("missing_keys", "are missing"))
-        if info[name]
-    ]
-    if problems:
-        raise ConfigError(
-            f"{place} cannot be read as a {kind}: {'; '.join(problems)}. Wanted the UNet of Stable Diffusion, or one "
-            "that this package saved."
-        )
+def _mapping(plain: Any, place: str) -> dict[str, Any]:
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{place} must hold a JSON object, got {plain!r:.60}. Take the file as it was published.")
+    return cast(dict[str, Any], plain)

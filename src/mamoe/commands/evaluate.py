@@ -47,6 +47,7 @@ from mamoe.randomness import derive_seed
 from mamoe.runs.lookup import find_checkpoint
 from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.filling import fill
+from mamoe.sampling.finite import required_finite
 from mamoe.sampling.folders import load_run
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import key_of, model_hash, record_of
@@ -244,13 +245,14 @@ def _drawn(
 
     def make(batch: list[int]) -> list[Any]:
         began = time.perf_counter()
-        images = sample_batch(
-            pipe,
-            [source[index[place]] for place in batch],
-            [seed_of(place) for place in batch],
-            drawing,
-            layout=layout,
-        )
+        with required_finite([keys[place] for place in batch]):
+            images = sample_batch(
+                pipe,
+                [source[index[place]] for place in batch],
+                [seed_of(place) for place in batch],
+                drawing,
+                layout=layout,
+            )
         if clock is not None:
             clock(len(batch), time.perf_counter() - began)
         return images

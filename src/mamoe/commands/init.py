@@ -25,18 +25,24 @@ from mamoe.vocabulary.taxonomy import PER_CLASS, Taxonomy
 
 CONFIGS = Path("configs")  # where a training looks, see mamoe.config.compose.search_path
 TINY = "tiny"
-# Height and width that base models draw at.
-_SIZES = {TINY: (128, 256), "sd15": (512, 512), "sd21": (768, 768), "sd21_base": (512, 512), "sdxl": (1024, 1024)}
+SHIPPED_BASES = (TINY, "tiny_dit")  # which train on a CPU in minutes
+# Height and width that base models draw at; those not named at 1024.
+_SIZES = {**dict.fromkeys(SHIPPED_BASES, (128, 256)), "sd15": (512, 512), "sd21": (768, 768), "sd21_base": (512, 512)}
+_LARGE = (1024, 1024)
+_IN_PATCHES = ("tiny_dit", "pixart_sigma", "flux_dev", "flux2_klein")  # of two latent cells a side
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_STEPS = {TINY: 600}
+_STEPS = {TINY: 600, "tiny_dit": 800}
 _MANY_STEPS = 10_000
-# What trains the tiny base in minutes, beside its defaults.
+# GB of the weights in bf16, of bases that are trained by adapters alone.
+_BY_ADAPTERS = {"flux_dev": 24, "flux2_klein": 8}
+# What trains the shipped bases in minutes, beside their defaults.
 _OF_TINY: Mapping[str, Any] = {
     "model": {"train_text_encoder": True},
     "optimizer": {"lr": 8.0e-4},
     "lr_scheduler": {"warmup_steps": 20},
     "ema_decay": 0.99,
 }
+_OF_TINY_DIT: Mapping[str, Any] = {**_OF_TINY, "optimizer": {"lr": 1.0e-3}, "regions": {"strength": "soft"}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +91,9 @@ def plan(wishes: Wishes) -> Plan:
     if wishes.base not in bases():
         raise ConfigError(f"There is no base model {wishes.base}. There are: {', '.join(bases())}.")
     trainer, notes = _trainer(wishes.base, wishes.memory)
-    train = [] if not wishes.images.is_dir() else list(listed(wishes.images, SUFFIXES, recursive=True).names)
-    if not train:
+    if not wishes.images.is_dir():
+        raise DatasetError(f"There is no folder {wishes.images}: wanted one with your pictures.")
+    if not listed(wishes.images, SUFFIXES, recursive=True).names:
         raise DatasetError(f"{wishes.images} holds no pictures (*{', *'.join(SUFFIXES)}).")
     if not wishes.maps.exists():
         raise DatasetError(f"There is no {wishes.maps}: wanted a folder of maps, or a COCO JSON of objects.")
@@ -96,6 +103,12 @@ def plan(wishes: Wishes) -> Plan:
         root, parts, commands = wishes.images.parent, _parts(wishes), []
         notes.append(f"{wishes.maps} holds panoptic PNGs of this package: they are used as they lie.")
     else:
+        if taxonomy is not None and _is_panoptic(wishes.maps, taxonomy):
+            raise DatasetError(
+                f"{wishes.maps} holds panoptic PNGs of this package, which are used as they lie, but in a folder for "
+                f"every split: move the pictures into {wishes.images / 'train'} and the maps into "
+                f"{wishes.maps / 'train'}, and ask again (docs/data.md)."
+            )
         root, parts = Path("data") / name, {}
         commands = [_import_command(wishes, root)]
         notes.append(f"{wishes.maps} holds maps of another kind: the first command makes a data set of them in {root}.")
@@ -140,7 +153,7 @@ def _require_new(name: str, files: list[Path]) -> None:
 
 def _trainer(base: str, memory: float) -> tuple[str | None, list[str]]:
     """The preset of the group trainer; None: the default one."""
-    if base == TINY:
+    if base in SHIPPED_BASES:
         return None, []
     if memory <= 0:
         return None, [f"Without a GPU a step of {base} takes minutes: fit for a trial with debug=limit, no more."]
@@ -150,7 +163,21 @@ def _trainer(base: str, memory: float) -> tuple[str | None, list[str]]:
             f"--memory {memory:g}: the smallest preset is for {GPU_PRESETS[0]} GB. Take --base {TINY}, or --memory 0 "
             "and settings of your own (docs/training.md)."
         )
-    return f"gpu_{fits[-1]}gb", []
+    notes = []
+    if base in _BY_ADAPTERS:
+        notes.append(
+            f"{base} is trained by adapters (method=lora_experts); whether they fit {memory:g} GB was not tried."
+        )
+    if _frozen_precision(base, memory) == "nf4":
+        notes.append("Frozen weights in 4 bits (nf4) want another package: pip install 'mamoe[quantised]'.")
+    return f"gpu_{fits[-1]}gb", notes
+
+
+def _frozen_precision(base: str, memory: float) -> str | None:
+    """What weights beside adapters are kept in; None: as the preset says."""
+    if base not in _BY_ADAPTERS or memory <= 0:
+        return None
+    return "bf16" if 2 * _BY_ADAPTERS[base] <= memory else "nf4"
 
 
 def _taxonomy(wishes: Wishes) -> Taxonomy | None:
@@ -171,11 +198,16 @@ def _is_in_layout(wishes: Wishes, taxonomy: Taxonomy) -> bool:
     """Whether pictures and maps lie in folders of splits, the maps as panoptic PNGs of these classes."""
     if not all((folder / "train").is_dir() for folder in (wishes.images, wishes.maps)):
         return False
-    names = listed(wishes.maps / "train", (".png",), recursive=True).names
+    return _is_panoptic(wishes.maps / "train", taxonomy)
+
+
+def _is_panoptic(folder: Path, taxonomy: Taxonomy) -> bool:
+    """Whether the first map of a folder is a panoptic PNG of these classes."""
+    names = listed(folder, (".png",), recursive=True).names if folder.is_dir() else ()
     if not names:
         return False
     try:
-        return not taxonomy.check(PanopticMap.read(wishes.maps / "train" / names[0]))
+        return not taxonomy.check(PanopticMap.read(folder / names[0]))
     except DatasetError:
         return False
 
@@ -198,8 +230,9 @@ def _data(wishes: Wishes, root: Path, parts: Mapping[str, str], taxonomy: Taxono
         "defaults": ["folder", *classes, "_self_"],
         "root": str(root),
         **parts,
-        "auto_size": list(_SIZES.get(wishes.base, (512, 512))),
-        **({"num_workers": 0} if wishes.base == TINY else {}),
+        "auto_size": list(_SIZES.get(wishes.base, _LARGE)),
+        **({"multiple": 16} if wishes.base in _IN_PATCHES else {}),
+        **({"num_workers": 0} if wishes.base in SHIPPED_BASES else {}),
     }
     return _yaml("Made by `mamoe init`. Every key of data=folder may be set here (mamoe presets data=folder).", content)
 
@@ -207,15 +240,28 @@ def _data(wishes: Wishes, root: Path, parts: Mapping[str, str], taxonomy: Taxono
 def _experiment(wishes: Wishes, trainer: str | None, taxonomy: Taxonomy | None) -> str:
     chosen = [{"override /data": wishes.name}, {"override /model": wishes.base}]
     chosen += [{"override /trainer": trainer}] if trainer else []
+    chosen += [{"override /method": "lora_experts"}] if wishes.base in _BY_ADAPTERS else []
     things = taxonomy is None or any(row.is_thing for row in taxonomy.classes)
     content = {
         "defaults": chosen,
         "name": wishes.name,
         **({} if things else {"layout": {"grouping": PER_CLASS}}),
-        **(_OF_TINY if wishes.base == TINY else {}),
+        **_of_base(wishes),
         "trainer": {"max_steps": wishes.steps or _STEPS.get(wishes.base, _MANY_STEPS)},
     }
     return "# @package _global_\n" + _yaml(f"Made by `mamoe init`: {wishes.base} on {wishes.name}.", content)
+
+
+def _of_base(wishes: Wishes) -> Mapping[str, Any]:
+    """What a base wants beside its own defaults."""
+    if wishes.base in _BY_ADAPTERS:
+        precision = _frozen_precision(wishes.base, wishes.memory)
+        return {
+            "objective": {"timesteps": "logit_normal"},
+            **({"model": {"frozen_precision": precision}} if precision else {}),
+            "data": {"batch_size": 1},
+        }
+    return {TINY: _OF_TINY, "tiny_dit": _OF_TINY_DIT}.get(wishes.base, {})
 
 
 def _yaml(about: str, content: Mapping[str, Any]) -> str:

@@ -112,6 +112,8 @@ def scenes(
 
     require_free(out)
     counts = {"train": train, "val": val, "test": test}
+    if not any(counts.values()):
+        raise ConfigError("--train, --val and --test are all 0: there is nothing to draw.")
     with progress("Drawing scenes") as update:
         write_scenes(
             out, domain=Domain(domain.value), counts=counts, seed=seed, height=height, width=width, progress=update

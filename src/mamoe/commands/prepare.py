@@ -247,7 +247,7 @@ def segment(
     from mamoe.machine.libraries import quiet_libraries
     from mamoe.prepare.classes import read_class_table
     from mamoe.prepare.fuse.rules import FuseRules, Rest
-    from mamoe.prepare.importers import next_commands
+    from mamoe.prepare.importers import after_parts, next_commands
     from mamoe.prepare.segment.folders import Segmenting, segment_folder, segment_parts
     from mamoe.prepare.segment.labels import meaning_of, read_said
     from mamoe.prepare.segment.networks import describe
@@ -272,8 +272,12 @@ def segment(
     with _at_work(out), progress("Segmenting") as update:
         summary = (segment_parts if parts else segment_folder)(images, out, how, update, manner)
     typer.echo(summary.text())
-    if isinstance(summary, ImportSummary) and summary.done:
+    if not summary.done:
+        return
+    if isinstance(summary, ImportSummary):
         typer.echo("Next: " + "\n      ".join(next_commands(summary)))
+    else:
+        typer.echo("Next: " + after_parts(images, out, classes, has_instances=summary.has_instances))
 
 
 @prepare.command()

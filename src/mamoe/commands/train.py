@@ -65,6 +65,10 @@ def told(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
     resumed = next((o.removeprefix(RESUME) for o in reversed(overrides) if o.startswith(RESUME)), "null")
     if resumed in ("null", "auto"):
         return [*given, f"{RESUME}{resumed}"], None
+    if resumed[:1] in ("'", '"') and resumed[:1] == resumed[-1:]:  # as the other settings may be written
+        resumed = resumed[1:-1]
+    if resumed.startswith("~/"):  # which a shell leaves alone behind an =
+        resumed = str(Path(resumed).expanduser())
     run = run_of(resumed)
     return [*merged(read_overrides(run), given), setting("resume", resumed)], run
 

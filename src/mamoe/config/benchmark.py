@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mamoe.config.drawn import Drawn
-from mamoe.config.schema import Int, Section, SplitName
+from mamoe.config.schema import Int, Name, Section, SplitName
 from mamoe.errors import ConfigError, nearest
 from mamoe.vocabulary.drawing import Mode
 
@@ -57,7 +57,7 @@ class Report(Section):
 class Benchmark(Section):
     """What ``mamoe benchmark`` runs."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: Name
     out: str
     methods: list[str] | None  # of those in ``method_settings``; null = all
     seeds: list[Int] = Field(min_length=1)

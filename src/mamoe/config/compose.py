@@ -46,6 +46,9 @@ def readable(overrides: Sequence[str]) -> list[str]:
     parser, plain, problems = OverridesParser.create(), [], []
     for override in map(with_file, overrides):
         key, equals, value = override.partition("=")
+        if equals and not value and not key.startswith("~"):
+            problems.append(f"{override!r}: nothing follows; was a shell's variable empty? None is {key}=null")
+            continue
         try:
             parser.parse_override(override)
             plain.append(override)

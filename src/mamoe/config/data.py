@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from mamoe.config.schema import Float, Int, Section
 from mamoe.config.targets import TransformTarget
+from mamoe.data.geometry.sizes import MOST_PIXELS
+
+Side = Annotated[Int, Field(ge=1, le=MOST_PIXELS)]
 
 
 class Data(Section):
@@ -21,15 +24,15 @@ class Data(Section):
     recursive: bool = False  # pictures, maps and condition pictures lie in folders inside that of their split
     condition: str | None = None  # classes, edges, or a folder of pictures
     taxonomy: str | None = None  # of old runs; those of today have its contents
-    size: tuple[Annotated[Int, Field(ge=1)], Annotated[Int, Field(ge=1)]] | Annotated[Int, Field(ge=1)]
+    size: tuple[Side, Side] | Side
     crop: Literal["random", "center"] | None = None
     buckets: bool = False
     multiple: Literal[8, 16, 32, 64] = 8  # pixels that sides are divisible by
     flip: Float = Field(0.5, ge=0, le=1)
     transforms: list[TransformTarget] = Field([])
     val_share: Float | None = Field(None, gt=0, le=0.5)  # of train; null = a tenth where there is no split val
-    batch_size: Int = Field(8, ge=1)
-    num_workers: Int = Field(0, ge=0)
+    batch_size: Int = Field(8, ge=1, le=1 << 16)
+    num_workers: Int = Field(0, ge=0, le=1024)
 
     @model_validator(mode="after")
     def _buckets_crop_nothing(self) -> Data:

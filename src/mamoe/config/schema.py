@@ -9,7 +9,7 @@ from dataclasses import fields
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from mamoe.errors import ConfigError, nearest
 from mamoe.vocabulary.splits import split_name
@@ -23,6 +23,7 @@ def _no_truth(given: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_no_truth)]
 Float = Annotated[float, BeforeValidator(_no_truth)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # of a folder: neither . nor .. nor hidden
 SplitName = Annotated[str, AfterValidator(split_name)]
 
 

@@ -25,7 +25,7 @@ from mamoe.config.loss import MaskedMse as MaskedMse
 from mamoe.config.loss import Perceptual as Perceptual
 from mamoe.config.method import Method
 from mamoe.config.model import Model, Objective
-from mamoe.config.schema import Float, Int, Section, checked
+from mamoe.config.schema import Float, Int, Name, Section, checked
 from mamoe.config.trainer import LrFactors, Trainer
 from mamoe.config.trainer import seconds_of as seconds_of
 from mamoe.errors import ConfigError
@@ -39,7 +39,7 @@ _BESIDE = ("lora", "lora_experts")  # methods that add low-rank products to weig
 class Train(Section):
     """What ``mamoe train`` runs."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: Name
     runs: str
     seed: Int = Field(ge=0)
     resume: str | None

@@ -19,14 +19,14 @@ class LrFactors(Section):
 
 
 class Trainer(Section):
-    max_steps: Int | None = Field(ge=1)
-    max_epochs: Int | None = Field(ge=1)
+    max_steps: Int | None = Field(ge=1, le=10**9)
+    max_epochs: Int | None = Field(ge=1, le=10**9)
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
     devices: Annotated[Int, Field(ge=-1)] | Devices | Annotated[list[Annotated[Int, Field(ge=0)]], Field(min_length=1)]
     num_nodes: Int = Field(1, ge=1)
     strategy: Literal["auto", "ddp", "fsdp"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    accumulate_grad_batches: Int = Field(ge=1)
+    accumulate_grad_batches: Int = Field(ge=1, le=1 << 16)
     gradient_clip_val: Float | None = Field(gt=0)
     threads: Int | None = Field(ge=1)
     limit_train_images: Int | None = Field(ge=1)

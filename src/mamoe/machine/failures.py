@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from mamoe.errors import MamoeError
 from mamoe.storage.staging import is_disk_full
 
@@ -39,4 +41,10 @@ def _of_files(error: OSError) -> Ending:
     if error.strerror is None:  # libraries put whole paragraphs into theirs
         return Ending((str(error).splitlines() or [type(error).__name__])[0], 2)
     where = "" if error.filename is None else f"{error.filename}: "
+    if error.errno == errno.EFBIG:  # what is named is the file at hand, be it the one that is copied
+        return Ending(
+            f"{where}A file became too large: the file system, or `ulimit -f`, holds no larger ones. Write to another "
+            "place; finished files are kept.",
+            6,
+        )
     return Ending(f"{where}{error.strerror}. Name a file or folder that can be read, or made and written, there.", 2)

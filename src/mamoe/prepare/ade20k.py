@@ -52,13 +52,20 @@ def import_ade20k(source: Path, out: Path, progress: Progress | None = None, man
             )
             continue
         found = []
+        annotations = [{path.stem: path for path in files_of(kind, (".png",), notes)} for kind in kinds]
         for picture in pictures:
-            pair = [kind / f"{picture.stem}.png" for kind in kinds]
-            problems += [f"{picture} has no annotation {path}" for path in pair if not path.is_file()]
+            pair = [
+                named.get(picture.stem, kind / f"{picture.stem}.png")
+                for kind, named in zip(kinds, annotations, strict=True)
+            ]
+            problems += [
+                f"{picture} has no annotation {path}"
+                for path, named in zip(pair, annotations, strict=True)
+                if picture.stem not in named
+            ]
             found.append(SourcePicture(name=picture.name, picture=picture, load=partial(_load, *pair, taxonomy)))
-        for kind in kinds:
-            alone = sorted({path.stem for path in files_of(kind, (".png",), notes)} - {p.stem for p in pictures})
-            if alone:
+        for kind, named in zip(kinds, annotations, strict=True):
+            if alone := sorted(named.keys() - {picture.stem for picture in pictures}):
                 notes.append(f"{kind}: {len(alone)} annotation(s) without a picture were left out: {some(alone)}.")
         splits[split] = found
     raise_problems(problems, f"The ADE20K folder {source}")

@@ -12,6 +12,7 @@ from jaxtyping import Int32, Int64, UInt8
 from PIL import Image, PngImagePlugin
 
 from mamoe.errors import DatasetError
+from mamoe.storage.contents import found_instead
 from mamoe.vocabulary.exif import orientation_of
 from mamoe.vocabulary.map_kinds import raw_mode, why_no_format
 from mamoe.vocabulary.panoptic import UNREADABLE
@@ -142,7 +143,7 @@ def opened_annotation(path: Path) -> Iterator[Image.Image]:
     except DatasetError:
         raise
     except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the annotation {path}: {error}") from None
+        raise DatasetError(f"Cannot read the annotation {path}: {found_instead(path) or error}") from None
 
 
 def _require_indices(path: Path, values: Int32[np.ndarray, "H W"], palette: np.ndarray) -> None:

@@ -30,7 +30,7 @@ from mamoe.prepare.annotations import counted
 from mamoe.prepare.categories import MOST_CLASSES, Category, derive_taxonomy, plain_name
 from mamoe.prepare.lookup import looked_up
 from mamoe.storage.yaml_file import read_yaml
-from mamoe.vocabulary.taxonomy import Taxonomy
+from mamoe.vocabulary.taxonomy import ClassInfo, Taxonomy
 
 _KEYS = ("classes", "void", "divisor", "taxonomy", "name")
 _ROW_KEYS = ("value", "values", "name", "thing", "prompt", "colour")
@@ -128,15 +128,31 @@ def table_of(taxonomy: Taxonomy, divisor: int = DIVISOR) -> ClassTable:
         taxonomy=taxonomy,
         numbers={row.id: row.id for row in taxonomy.classes} | {taxonomy.void_id: taxonomy.void_id},
         colours={(0, 0, 0): taxonomy.void_id} | {row.colour: row.id for row in taxonomy.classes},
-        names={plain_name(row.name): row.id for row in taxonomy.classes},
+        names=_by_plain_name(taxonomy, []),
         divisor=divisor,
     )
+
+
+def _by_plain_name(taxonomy: Taxonomy, problems: list[str]) -> dict[str, int]:
+    """Class ids by plain names; names that several classes share once they are plain mean none of them."""
+    names: dict[str, list[ClassInfo]] = {}
+    for row in taxonomy.classes:
+        names.setdefault(plain_name(row.name), []).append(row)
+    problems += [
+        f"the classes {' and '.join(repr(row.name) for row in rows)} differ in capitals, - or _ alone: give them other "
+        "names, or make them one class of several values"
+        for rows in names.values()
+        if len(rows) > 1
+    ]
+    return {name: rows[0].id for name, rows in names.items() if len(rows) == 1}
 
 
 def _parsed(plain: Any, path: Path) -> ClassTable:
     if not isinstance(plain, Mapping) or not isinstance(plain.get("classes"), list):
         raise ConfigError(f"The class table {path} needs a list of classes; got {reprlib.repr(plain)}.")
     problems = [f"there is no key {key!r}{_meant(str(key), _KEYS)}" for key in plain if key not in _KEYS]
+    if not isinstance(plain.get("name", ""), str):
+        problems.append(f"name must be text, got {plain['name']!r:.60}; put it in quotes")
     divisor = plain.get("divisor", DIVISOR)
     if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 2:
         problems.append(f"divisor must be a whole number from 2, got {divisor!r}")
@@ -144,9 +160,11 @@ def _parsed(plain: Any, path: Path) -> ClassTable:
     parsed = [parsed for where, row in rows if (parsed := _parsed_row(row, where, problems)) is not None]
     taxonomy = _taxonomy_of(plain, parsed, path, problems)
     void = [_value(value, "void", problems) for value in _listed(plain.get("void", []))]
-    if problems or taxonomy is None:
+    if taxonomy is None:
         raise ConfigError(f"The class table {path}: {'; '.join(problems)}.")
-    names = {plain_name(row.name): row.id for row in taxonomy.classes}
+    names = _by_plain_name(taxonomy, problems)
+    if problems:
+        raise ConfigError(f"The class table {path}: {'; '.join(problems)}.")
     meant = [(value, names[plain_name(row.name)], row.name) for row in parsed for value in row.values]
     meant += [(value, taxonomy.void_id, "void") for value in void if value is not None]
     numbers: dict[int, int] = {}
@@ -212,6 +230,8 @@ def _taxonomy_of(plain: Mapping[str, Any], rows: Sequence[_Row], path: Path, pro
                 problems.append(f"the taxonomy {named} has no class {row.name!r}{_meant(row.name, names)}")
             elif row.is_thing not in (None, there.is_thing):
                 problems.append(f"{row.name} is a {'thing' if there.is_thing else 'stuff'} in the taxonomy {named}")
+            elif row.prompt not in (None, there.prompt):
+                problems.append(f"{row.name}: its prompt is that of the taxonomy {named}; leave it out")
         return taxonomy
     problems += [f"{row.name}: thing must be said (true: countable)" for row in rows if row.is_thing is None]
     if not 0 < len(rows) <= MOST_CLASSES:

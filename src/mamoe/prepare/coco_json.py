@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,6 +38,7 @@ class CocoInstances:
 
     path: Path
     names: Mapping[str, str]  # by image id: the file's relative name, or the id as text where the JSON lists no images
+    sizes: Mapping[str, tuple[int, int]]  # by image id: (H, W) of the picture that was annotated, where that is said
     of_image: Mapping[str, tuple[Annotation, ...]]  # by image id
     notes: tuple[str, ...]
 
@@ -67,7 +67,8 @@ def read_coco(path: Path, table: ClassTable) -> CocoInstances:
     problems: list[str] = []
     notes: list[str] = []
     class_of = _classes(plain, path, table, problems, notes)
-    names = _names(plain, path, problems) if isinstance(plain, Mapping) else None
+    images = _images(plain, problems) if isinstance(plain, Mapping) else None
+    names = _names(images, problems) if images is not None else None
     found: dict[str, list[Annotation]] = {}
     for number, row in enumerate(rows, start=1):
         image = str(row.get("image_id"))
@@ -77,6 +78,7 @@ def read_coco(path: Path, table: ClassTable) -> CocoInstances:
         one = _annotation(row, number, class_of, problems)
         if one is not None:
             found.setdefault(image, []).append(one)
+    sizes = _sizes(images or (), problems)
     if problems:
         raise DatasetError(f"{path}: {some(problems, 20)}.")
     crowds = [one for annotations in found.values() for one in annotations if one.is_crowd]
@@ -88,6 +90,7 @@ def read_coco(path: Path, table: ClassTable) -> CocoInstances:
     return CocoInstances(
         path=path,
         names=names if names is not None else {image: image for image in found},
+        sizes=sizes,
         of_image={image: tuple(annotations) for image, annotations in found.items()},
         notes=tuple(notes),
     )
@@ -117,18 +120,32 @@ def without_upload(name: str) -> str:
     return _UPLOADED.sub("", PurePosixPath(name).name)
 
 
-def things_of(annotations: Sequence[Annotation], size: tuple[int, int], where: Path, *, crowds: bool) -> list[Thing]:
+def things_of(
+    annotations: Sequence[Annotation],
+    size: tuple[int, int],
+    where: Path,
+    *,
+    said: tuple[int, int] | None,
+    crowds: bool,
+) -> list[Thing]:
     """The masks of a picture's annotations.
 
     Args:
         annotations: of the picture.
         size: (H, W) of the picture.
         where: the JSON, for errors.
+        said: (H, W) of the picture after the JSON; None: it does not say.
         crowds: iscrowd means a group.
 
     Raises:
-        DatasetError: a segmentation is none, or of another size.
+        DatasetError: a segmentation is none, or of another size; or the picture has another size than was annotated.
     """
+    if annotations and said is not None and said != size:
+        raise DatasetError(
+            f"{where}, {annotations[0].where}: the JSON says that the picture has (height, width) {said}, and it has "
+            f"{size} as it is shown. Was it resized, or does EXIF turn it? Give the pictures that were annotated, or "
+            "export the JSON for these."
+        )
     return [
         Thing(
             mask=_mask(one, size, where),
@@ -148,9 +165,18 @@ def _mask(one: Annotation, size: tuple[int, int], where: Path) -> Mask:
             if list(kind.get("size", ())) != list(size):
                 raise ValueError(f"the mask has (height, width) {kind.get('size')}, the picture {list(size)}")
             return from_counts(kind.get("counts", ""), size)
-        return from_polygons(kind, size)
+        return from_polygons(_in_pixels(kind, size), size)
     except (ValueError, TypeError, OverflowError) as error:
         raise DatasetError(f"{where}, {one.where}: {error}.") from None
+
+
+def _in_pixels(polygons: Any, size: tuple[int, int]) -> Any:
+    """Polygons as they are; refused where they seem to be shares of width and height, as YOLO has them."""
+    if isinstance(polygons, list) and all(isinstance(one, list) and one for one in polygons):
+        values = [value for one in polygons for value in one]
+        if min(size) > 2 and any(type(v) is float for v in values) and all(0 <= v <= 1 for v in values):
+            raise ValueError("all corners lie in the first pixel; COCO's polygons are in pixels, not shares of a side")
+    return polygons
 
 
 def _annotation(
@@ -160,14 +186,13 @@ def _annotation(
     category, kind, score, crowd = (row.get(key) for key in ("category_id", "segmentation", "score", "iscrowd"))
     before = len(problems)
     if isinstance(category, bool) or not isinstance(category, int) or category not in class_of:
-        problems.append(f"{where}: category_id {category!r} is not known")
+        problems.append(f"{where}: category_id {category!r:.40} is not known")
     if not isinstance(kind, list | Mapping) or not kind:
         problems.append(
             f"{where}: segmentation must be polygons or run lengths, got {type(kind).__name__}; a box alone is no mask"
         )
-    number_like = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
-    if score is not None and not number_like:
-        problems.append(f"{where}: score must be a number, got {score!r}")
+    if score is not None and not is_score(score):
+        problems.append(f"{where}: score must be a number in 0 to 1, got {score!r:.40}")
     if crowd not in (None, 0, 1):
         problems.append(f"{where}: iscrowd must be 0 or 1, got {crowd!r}")
     if len(problems) > before:
@@ -192,7 +217,7 @@ def _classes(plain: Any, path: Path, table: ClassTable, problems: list[str], not
         return {}
     categories = parse_categories(rows, str(path), problems)
     class_of = {row.id: class_id for row in categories if (class_id := table.class_called(row.name)) is not None}
-    used = {one.get("category_id") for one in plain["annotations"]}
+    used = {key for one in plain["annotations"] if isinstance(key := one.get("category_id"), int)}
     unknown = [row.name for row in categories if row.id not in class_of and row.id in used]
     if unknown:
         problems.append(f"the class table has no class for the categories {some(unknown, 12)}")
@@ -200,13 +225,42 @@ def _classes(plain: Any, path: Path, table: ClassTable, problems: list[str], not
     return class_of
 
 
-def _names(plain: Mapping[str, Any], path: Path, problems: list[str]) -> dict[str, str] | None:
+def is_score(value: Any) -> bool:
+    """Whether that can be how sure a network is."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1.0001  # rounding
+
+
+def _images(plain: Mapping[str, Any], problems: list[str]) -> Sequence[Mapping[str, Any]] | None:
     rows = plain.get("images")
     if rows is None:
         return None
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         problems.append("images must be a list of objects")
         return None
+    return rows
+
+
+def _side(value: Any) -> int | None:
+    """A side as a whole number of pixels, however it is written; None: it is none."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and value >= 1 else None
+
+
+def _sizes(images: Sequence[Mapping[str, Any]], problems: list[str]) -> dict[str, tuple[int, int]]:
+    sizes = {}
+    for row in images:
+        sides = row.get("height"), row.get("width")
+        if any(side in (None, 0) for side in sides):  # some tools write 0 where they do not know
+            continue
+        height, width = map(_side, sides)
+        if height is None or width is None:
+            problems.append(f"(height, width) of {row.get('file_name')!r:.60} must be whole numbers, got {sides!r:.60}")
+            continue
+        sizes[str(row.get("id"))] = height, width
+    return sizes
+
+
+def _names(rows: Sequence[Mapping[str, Any]], problems: list[str]) -> dict[str, str]:
     twice = [key for key, n in Counter(str(row.get("id")) for row in rows).items() if n > 1]
     if twice:
         problems.append(f"id stands several times in images: {some(twice)}")
@@ -218,4 +272,6 @@ def _names(plain: Mapping[str, Any], path: Path, problems: list[str]) -> dict[st
             problems.append(f"file names must be plain names, or paths that stay inside, got {row.get('file_name')!r}")
             continue
         names[str(row.get("id"))] = str(PurePosixPath(name))
+    if again := [name for name, n in Counter(names.values()).items() if n > 1]:
+        problems.append(f"file_name stands several times in images: {some(again)}; which one's annotations are meant?")
     return names

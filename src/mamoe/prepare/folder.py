@@ -21,10 +21,11 @@ from mamoe.prepare.fuse.rules import AS_ANNOTATED, fuse
 from mamoe.prepare.job import Progress
 from mamoe.prepare.label_maps import read_label_map
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
-from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, split_of
+from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, require_apart, split_of
 from mamoe.prepare.writer import ImportSummary, write_dataset
 
 _UNTOUCHED = "has no annotation in the JSON; all of it is void"
+_HIDDEN = "has objects in the JSON without a pixel of their own: outside of it, or behind others; they were left out"
 
 
 def import_folder(
@@ -52,6 +53,7 @@ def import_folder(
         ConfigError: there is no class table where one is needed.
         DatasetError: folders lack files, names do not match, a file is wrong, or ``out`` is in use.
     """
+    require_apart(out, [images, maps])
     notes: list[str] = []
     splits = pictures_by_split(images, notes)
     pictures = [name for names in splits.values() for name in names]
@@ -121,7 +123,8 @@ def _drawn(picture: Path, masks: Masks | None, table: ClassTable) -> Labelled:
     things = [] if masks is None else masks(size)
     nothing = np.full(size, table.taxonomy.void_id, dtype=np.uint8)
     try:
-        labelled = fuse(nothing, things, table.taxonomy, AS_ANNOTATED).labelled
+        drawn = fuse(nothing, things, table.taxonomy, AS_ANNOTATED)
     except ValueError as error:
         raise DatasetError(f"{picture}: {error}.") from None
-    return labelled if things else replace(labelled, remarks=(_UNTOUCHED,))
+    remarks = (_HIDDEN,) if drawn.dropped else () if things else (_UNTOUCHED,)
+    return replace(drawn.labelled, remarks=remarks)

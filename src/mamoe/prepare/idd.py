@@ -98,15 +98,17 @@ def panoptic_from_polygons(objects: Sequence[Mapping[str, Any]], size: tuple[int
         label, polygon = one.get("label"), one.get("polygon")
         if one.get("deleted"):
             continue
-        group = label not in LEVEL3 and isinstance(label, str) and label.endswith("group")
-        level = LEVEL3.get(label.removesuffix("group") if group and isinstance(label, str) else label)  # pyright: ignore[reportArgumentType]
+        if not isinstance(label, str):
+            raise ValueError(f"object no. {number}: label must be text, got {label!r:.40}")
+        group = label not in LEVEL3 and label.endswith("group")
+        level = LEVEL3.get(label.removesuffix("group") if group else label)
         if level is None:
             raise ValueError(f"object no. {number}: there is no label {label!r}")
         try:
             corners = [(float(x), float(y)) for x, y in polygon]  # pyright: ignore[reportOptionalIterable]
             if not (np.abs(corners) < _FAR).all():
                 raise ValueError
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"object no. {number} ({label}): polygon must be a list of [x, y]") from None
         if len(corners) < 2:
             skipped = True

@@ -90,6 +90,14 @@ def next_commands(summary: ImportSummary, source_format: str | None = None) -> l
     return commands
 
 
+def after_parts(images: Path, parts: Path, classes: str, *, has_instances: bool) -> str:
+    """What to type next to make a data set of what was written for `fuse`, fit for a shell as it stands."""
+    words = ["fuse"] if has_instances else ["import", "folder"]
+    words += [str(images), f"{parts}_fused", "--semantic" if has_instances else "--maps", str(parts / "semantic")]
+    words += ["--instances", str(parts / "instances.json")] if has_instances else []
+    return shlex.join(["mamoe", "prepare", *words, "--classes", classes])
+
+
 def _setting(key: str, path: Path) -> str:
     """``key=path`` as the command line's configuration reads it, which takes plain words for numbers and commas for
     lists."""

@@ -45,7 +45,10 @@ def import_kitti360(
     splits = {}
     for split, name in _LISTS.items():
         if (folder / name).is_file():
+            before = len(problems)
             splits[split] = _listed_pictures(source, folder / name, taxonomy, problems)
+            if not splits[split] and len(problems) == before:
+                notes.append(f"{folder / name} lists no frames: there is no split {split}.")
     if not splits:
         splits = {"train": _all_pictures(source, folder, taxonomy, problems)}
         notes.append(f"{folder} holds no {_LISTS['train']}: all frames are train; --val makes a split of whole drives.")

@@ -14,6 +14,7 @@ from mamoe.prepare.areas import panoptic_from_class_index
 from mamoe.prepare.classes import ClassTable
 from mamoe.prepare.instance_ids import label_of, panoptic_from_instance_ids
 from mamoe.prepare.labelled import Labelled
+from mamoe.storage.contents import found_instead
 from mamoe.vocabulary.panoptic import UNREADABLE
 from mamoe.vocabulary.runs import numbers_in
 
@@ -62,4 +63,4 @@ def has_colours(path: Path, table: ClassTable) -> bool:
         with Image.open(path) as picture:
             return picture.mode == "RGB" or (picture.mode == "P" and not table.numbers)
     except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the annotation {path}: {error}") from None
+        raise DatasetError(f"Cannot read the annotation {path}: {found_instead(path) or error}") from None

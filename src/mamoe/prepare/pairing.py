@@ -41,6 +41,20 @@ def files_below(folder: Path, suffixes: Sequence[str], what: str) -> tuple[list[
     return list(found.names), found.others
 
 
+def require_apart(out: Path, read: Sequence[Path]) -> None:
+    """Refuse to make a folder inside one of which all folders are read: the same command again would read it too.
+
+    Raises:
+        DatasetError: it lies in one of them.
+    """
+    for folder in read:
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise DatasetError(
+                f"{out} lies in {folder}, of which all folders are read: what is written there would be taken for "
+                "pictures or maps the next time. Name a folder beside it."
+            )
+
+
 def pictures_by_split(folder: Path, notes: list[str]) -> dict[str, list[str]]:
     """The pictures of a folder by split, by their relative names.
 

@@ -83,7 +83,7 @@ def read_overrides(folder: Path) -> list[str]:
     """
     path = folder / OVERRIDES
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()  # an editor may have marked its beginning
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"Cannot read {path}, which says what the run was told: {error}. Restore it, or write one setting a line "

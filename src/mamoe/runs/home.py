@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mamoe.runs.lookup import CHECKPOINTS
+from mamoe.vocabulary.splits import exists
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,11 @@ class Home:
 
         ``{split}`` in it stands for any name. A path that is nowhere is returned as it is.
         """
-        if self.run is None or self.working_directory is None or _exists(Path(path)):
+        if self.run is None or self.working_directory is None or exists(Path(path)):
             return path
         then = self.working_directory / path
         moved = self.now / os.path.relpath(then, self.run)
-        return next((os.path.normpath(place) for place in (then, moved) if _exists(place)), path)
+        return next((os.path.normpath(place) for place in (then, moved) if exists(place)), path)
 
 
 # Keys of a configuration that are paths; those of what a run writes are not among them.
@@ -71,16 +72,11 @@ def relocated(plain: Mapping[str, Any], home: Home) -> dict[str, Any]:
     """The configuration of a run with what moved together with it where it is now; every such place is said."""
     sections: dict[str, dict[str, Any]] = {}
     for name, keys in PATHS.items():
-        section = dict(plain.get(name) or {})
+        given = plain.get(name)
+        section = dict(given) if isinstance(given, Mapping) else {}  # what else it may be, its schema refuses
         for key in keys:
             if isinstance(said := section.get(key), str) and (now := home.found(said)) != said:
                 log.warning("%s is not there any more: %s.%s is read from %s.", said, name, key, now)
                 section[key] = now
         sections[name] = section
     return {**plain, **{name: section for name, section in sections.items() if section}}
-
-
-def _exists(path: Path) -> bool:
-    if "{split}" in path.name:
-        return any(path.parent.glob(path.name.replace("{split}", "*")))
-    return path.exists()

@@ -31,7 +31,7 @@ def find_checkpoint(run: Path, checkpoint: str = "latest") -> Path:
     if (run / RECIPE).is_file():
         return _step_of_copy(run.resolve())
     root = run / CHECKPOINTS
-    name = f"step-{int(checkpoint):08d}" if checkpoint.isdigit() else checkpoint
+    name = f"step-{int(checkpoint):08d}" if checkpoint.isascii() and checkpoint.isdigit() else checkpoint
     folder = root / name
     if folder.is_file():  # a link on a file system without links: a text file with the folder's name
         folder = root / folder.read_text(encoding="utf-8").strip()

@@ -51,22 +51,22 @@ def problems_of(folder: Path, parts: Collection[str] | None = None) -> list[str]
     try:
         content: Any = json.loads(manifest.read_text(encoding="utf-8"))
         known = content["format"] == _FORMAT
-        files: dict[str, Any] = content["files"] if known else {}
+        files = {name: (facts["bytes"], facts["sha256"]) for name, facts in content["files"].items()} if known else {}
     except FileNotFoundError:
         return [f"{manifest} is missing"]
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [f"{manifest} cannot be read"]
     if not known:
-        return [f"{manifest} has format {content['format']}, this version reads {_FORMAT}"]
+        return [f"{manifest} has format {content['format']!r:.40}, this version reads {_FORMAT}"]
     problems: list[str] = []
-    for name, facts in files.items():
+    for name, (size, sha256) in files.items():
         if parts is not None and name.partition("/")[0] not in parts:
             continue
         path = folder / name
         if not path.is_file():
             problems.append(f"{path} is missing")
-        elif path.stat().st_size != facts["bytes"]:
-            problems.append(f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}")
-        elif file_hash(path) != facts["sha256"]:
+        elif path.stat().st_size != size:
+            problems.append(f"{path} has {path.stat().st_size} bytes instead of {size}")
+        elif file_hash(path) != sha256:
             problems.append(f"{path} was changed: its sha256 differs from the manifest's")
     return problems

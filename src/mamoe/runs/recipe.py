@@ -134,3 +134,8 @@ def read_recipe(checkpoint: Path) -> Recipe:
         return Recipe.from_dict(plain)  # pyright: ignore[reportUnknownArgumentType]
     except ConfigError as error:
         raise ConfigError(f"{checkpoint} {error}") from None
+    except (TypeError, KeyError, ValueError, AttributeError) as error:  # a value of another type than ever was written
+        raise ConfigError(
+            f"{path} was changed by hand, or is damaged: {type(error).__name__}, {error}. Take another checkpoint of "
+            "the run."
+        ) from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -31,11 +32,11 @@ class Binding:
         for name, given in (("regions_from", self.begin), ("regions_until", self.end)):
             named = given if isinstance(given, Mapping) else {}
             shares = named.values() if isinstance(given, Mapping) else [given]
-            if outside := [share for share in shares if not 0.0 <= share <= 1.0]:
+            if outside := [share for share in shares if not (isinstance(share, Real) and 0.0 <= float(share) <= 1.0)]:
                 found.append(f"{name} are shares of the denoising in [0, 1], got {outside}")
             if strange := [segment for segment in named if segment not in segments]:
                 found.append(f"{name} speaks of segments {strange}, which the map does not have")
-        if turned := [segment for segment in segments if self._begin(segment) > self._end(segment)]:
+        if not found and (turned := [segment for segment in segments if self._begin(segment) > self._end(segment)]):
             found.append(f"regions_from lies behind regions_until for the segments {turned}")
         return found
 

@@ -17,6 +17,7 @@ from mamoe.vocabulary.framing import Framing
 from mamoe.vocabulary.layout import LayoutSettings, Strength
 
 _OF_RUNS = {"checkpoint": "latest", "ema": True, "base": None}  # with what they say if nothing is said
+_TAKEN_BY_RUNS = {*_OF_RUNS, "torch_dtype"}
 
 
 def check_parts(
@@ -95,6 +96,41 @@ def without_run_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]
     return {key: value for key, value in options.items() if key not in _OF_RUNS}
 
 
+def options_of_run(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that say something to a run.
+
+    Raises:
+        ConfigError: others do.
+    """
+    said = {key: value for key, value in options.items() if key in _TAKEN_BY_RUNS or value is not None}
+    if odd := sorted(said.keys() - _TAKEN_BY_RUNS):
+        raise ConfigError(
+            f"{path} is a run, which takes {', '.join(sorted(_TAKEN_BY_RUNS))}; not {', '.join(odd)}. Another "
+            "scheduler, or another part, is put in its place afterwards: pipe.scheduler = ..."
+        )
+    if isinstance(said.get("torch_dtype"), dict):
+        raise ConfigError(f"{path} is a run, and has one torch_dtype for all parts; got {said['torch_dtype']!r:.60}.")
+    return said
+
+
+def with_one_dtype(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the number format under the name that all versions of diffusers know.
+
+    Raises:
+        ConfigError: it is said twice, or is none.
+    """
+    said = {key: value for key, value in options.items() if key != "dtype"}
+    if options.get("dtype") is not None:
+        if said.get("torch_dtype") is not None:
+            raise ConfigError("torch_dtype and dtype are one thing: give one of them.")
+        said["torch_dtype"] = options["dtype"]
+    if said.get("torch_dtype", ...) is None:
+        del said["torch_dtype"]
+    if not isinstance(said.get("torch_dtype", {}), torch.dtype | dict):
+        raise ConfigError(f"torch_dtype is a number format such as torch.float16, got {said['torch_dtype']!r:.60}.")
+    return said
+
+
 def check_branch(condition: str | None, unet: torch.nn.Module) -> None:
     """Refuse a UNet without the branch that its ``condition`` pictures would go through.
 
@@ -134,7 +170,10 @@ def request_problems(
         problems.append("this base model knows no framing, as those of the SDXL kind do: leave it out")
     maps = [request.panoptic for request in requests if request.panoptic is not None]
     if maps and settings is None:
-        problems.append("this model knows no layout: leave out panoptic, or load a model fine-tuned with layouts")
+        problems.append(
+            "this model knows no layout: leave out panoptic, or load a model fine-tuned with layouts (one put together "
+            'from the components of another pipeline takes layout=pipe.config["layout"] too)'
+        )
     elif settings is not None:
         taxonomy = settings.taxonomy
         problems += [f"map {i}: {p}" for i, panoptic in enumerate(maps) for p in taxonomy.check(panoptic)]

@@ -101,7 +101,14 @@ def is_foreign_transformer(path: str, revision: str | None = None) -> bool:
         ConfigError: it is neither of these, nor a saved pipeline of ours.
     """
     check_folder(Path(path))
-    index: Any = DiffusionPipeline.load_config(path, revision=revision)
+    try:
+        index: Any = DiffusionPipeline.load_config(path, revision=revision)
+    except OSError as error:
+        if Path(path).is_dir():
+            raise
+        raise ConfigError(f"There is no folder {path}, and no model of that name on the hub: {error}") from None
+    if not isinstance(index, dict):
+        raise ConfigError(f"{path}/model_index.json must hold a JSON object, got {index!r:.60}.")
     return "transformer" in index
 
 
@@ -113,6 +120,7 @@ def load_base_components(path: str, *, torch_dtype: torch.dtype = torch.float32,
     Raises:
         ConfigError: it is no base model, or does not tell what kind.
     """
+    where = {name: value for name, value in where.items() if value is not None}
     if odd := sorted(where.keys() - {"config", "tokenizer", "revision", "variant"}):
         raise ConfigError(f"{path} takes config, tokenizer, revision, variant and torch_dtype, not {', '.join(odd)}.")
     base = load_base(path, **where, formats=Formats(text=torch_dtype))

@@ -35,10 +35,15 @@ class StepEnd:
         """The latents as the callback gave them back; prompt embeddings it changed are put into ``inputs``.
 
         Raises:
-            MamoeError: it gave back tensors of another shape.
+            MamoeError: it gave back something else, or tensors of another shape.
         """
         shown = {"latents": latents, "prompt_embeds": inputs["encoder_hidden_states"]}
-        given = self.call(pipe, step, timestep, {name: shown[name] for name in self.tensors}) or {}
+        given = self.call(pipe, step, timestep, {name: shown[name] for name in self.tensors})
+        if not isinstance(given, Mapping | None):
+            raise MamoeError(
+                f"callback_on_step_end gives back a dictionary of the tensors it got, or None; got {given!r:.60}"
+            )
+        given = given or {}
         after = {name: given.get(name, tensor) for name, tensor in shown.items()}
         for name, tensor in shown.items():
             if after[name].shape != tensor.shape:
@@ -102,10 +107,13 @@ def given_noise(latents: Tensor, shape: tuple[int, ...], device: torch.device) -
     """A user's own noise.
 
     Raises:
-        MamoeError: it is of another shape.
+        MamoeError: it is of another shape, or not finite.
     """
-    if tuple(latents.shape) != shape:
-        refuse([f"latents must have the shape {shape} (pictures, channels, h, w), got {tuple(latents.shape)}"])
+    found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+    if found != shape:
+        refuse([f"latents must be a tensor of the shape {shape} (pictures, channels, h, w), got {found}"])
+    if not latents.isfinite().all():
+        refuse(["latents must be finite: they hold NaN or infinity"])
     return sent(latents.float(), device)
 
 

@@ -147,16 +147,21 @@ def given_masks(mask_image: Any) -> list[Bool[np.ndarray, "H W"]]:
     """Where pictures are drawn anew, as the user painted it.
 
     Raises:
-        MamoeError: a mask that is none.
+        MamoeError: a mask that is none, or that says nothing.
     """
     listed = list(mask_image) if isinstance(mask_image, list | tuple) else [mask_image]
     if not isinstance(mask_image, list | tuple) and getattr(mask_image, "ndim", 2) > 2:
-        listed = list(mask_image.reshape(-1, *mask_image.shape[-2:]))
+        plain = mask_image[..., 0] if mask_image.shape[-1] == 1 else mask_image  # [B H W 1], as diffusers writes them
+        coloured = plain.shape[-1] in (3, 4)  # [H W 3], which is refused
+        listed = [plain] if coloured else list(plain.reshape(-1, *plain.shape[-2:]))
     try:
-        return [_mask(one) for one in listed]
+        masks = [_mask(one) for one in listed]
     except ValueError as error:
         refuse([str(error)])
         raise
+    empty = [number for number, mask in enumerate(masks) if not mask.any()]
+    refuse([f"mask_image {number} is black all over: nothing would be drawn anew" for number in empty])
+    return masks
 
 
 def instance_masks(instances: Instances, requests: Sequence[Request], copies: int) -> list[Bool[np.ndarray, "H W"]]:

@@ -19,7 +19,7 @@ class WithoutEffect(UserWarning):
 
 
 def call_without_effect(
-    settings: LayoutSettings | None, requests: Sequence[Request], *, shown: bool, guided: bool
+    settings: LayoutSettings | None, requests: Sequence[Request], *, shown: bool, guided: bool, apart: bool
 ) -> list[str]:
     """What of a call of the pipeline changes nothing, and why; one line each.
 
@@ -28,10 +28,13 @@ def call_without_effect(
         requests: of the call.
         shown: see :func:`without_effect`.
         guided: there is a guidance that negative prompts could lead away from.
+        apart: there is one on the layout by itself.
     """
     maps = [one.panoptic for one in requests]
     lines = without_effect(settings, [one.prompts for one in requests], maps, shown=shown)
     lines += binding_without_effect(settings, bound=any(one.binding != ALWAYS for one in requests))
+    if apart and all(one is None for one in maps):
+        lines.append("Guidance on the layout has no effect: there is no map.")
     lines += empty_said(sum(one is not None and is_empty(one, settings) for one in maps), len(maps))
     return lines + negative_without_effect(settings, [one.negative for one in requests], maps, guided=guided)
 

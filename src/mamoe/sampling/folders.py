@@ -36,6 +36,7 @@ from mamoe.machine.processes import Processes
 from mamoe.models.control.call import control_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import batches_by_size, draw
+from mamoe.sampling.checks import call_problems
 from mamoe.sampling.components import load_components
 from mamoe.sampling.effect import (
     WithoutEffect,
@@ -46,13 +47,14 @@ from mamoe.sampling.effect import (
 )
 from mamoe.sampling.fast import speed_up
 from mamoe.sampling.filling import fill
+from mamoe.sampling.finite import required_finite
 from mamoe.sampling.jobs import Job, LayoutFolder, list_jobs
 from mamoe.sampling.padding import padded_size, padding_said
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import JPEG, contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
-from mamoe.sampling.requests import Request
+from mamoe.sampling.requests import Request, refuse
 from mamoe.vocabulary.drawing import DRAWING, SAID, Drawing
-from mamoe.vocabulary.panoptic import read_panoptic, resized_panoptic
+from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic, resized_panoptic
 from mamoe.vocabulary.prompts import RegionPrompts
 
 _MAY_MOVE = ("panoptic", "condition", "image")  # paths in a record
@@ -112,12 +114,14 @@ def sample_folder(
 
     Raises:
         ConfigError: guidance on the layout of a model that knows none.
+        MamoeError: more steps than the scheduler has, or none.
         DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
     """
     processes = processes or Processes()
     _check_apart(out, layouts)
     if drawing.guidance_layout is not None and pipe.settings is None:
         raise ConfigError("This model knows no layout: leave out guidance_layout.")
+    refuse(call_problems(pipe.scheduler, drawing.steps, "pil"))
     jobs = list_jobs(layouts, pipe)
     if processes.first:
         tell = warn or partial(warnings.warn, category=WithoutEffect, stacklevel=2)
@@ -135,7 +139,8 @@ def sample_folder(
     def make(batch: list[int]) -> list[Image.Image]:
         chosen, seeds = [jobs[i] for i in batch], [records[i]["seed"] for i in batch]
         requests = [_request(job, layouts.negative_prompt) for job in chosen]
-        return draw(pipe, requests, seeds, drawing, edit=_edit_of(chosen, layouts))
+        with required_finite([job.name for job in chosen]):
+            return draw(pipe, requests, seeds, drawing, edit=_edit_of(chosen, layouts))
 
     pictures = fill(
         out,
@@ -158,6 +163,9 @@ def _said(pipe: LayoutPipeline, layouts: LayoutFolder, jobs: Sequence[Job], draw
     maps = (read_panoptic(job.panoptic) for job in jobs)
     shown = control_of(pipe.unet) is not None
     lines = without_effect(pipe.settings, [job.prompts for job in jobs], maps, shown=shown)
+    if layouts.vary is not None and pipe.settings is not None and not pipe.settings.global_prompt:
+        lines.append("Variants of a map are all alike: their prompts are added to that of the whole picture.")
+    lines += _lost_said(jobs)
     lines += binding_without_effect(pipe.settings, bound=bool(drawing.regions_from or drawing.regions_until < 1.0))
     lines += empty_said(sum(job.empty for job in jobs), len(jobs))
     lines += reading_notes(list(dict.fromkeys(look for job in jobs for look in job.looks)))
@@ -168,6 +176,26 @@ def _said(pipe: LayoutPipeline, layouts: LayoutFolder, jobs: Sequence[Job], draw
     for size in dict.fromkeys(job.size for job in jobs):
         lines += padding_said(size, padded_size(size, factor), factor)
     return lines
+
+
+def _lost_said(jobs: Sequence[Job]) -> list[str]:
+    """What to say of prompts whose segments are gone at the size of the pictures."""
+    given = [job for job in jobs if job.prompts.by_segment]
+    lost = sum(len(job.prompts.by_segment) - len(_kept(job, _layout_of(job))) for job in given)
+    if not lost:
+        return []
+    several = f"{lost} instance prompts have no effect: their segments are"
+    single = "1 instance prompt has no effect: its segment is"
+    return [f"{single if lost == 1 else several} too small to be there at the size of the pictures."]
+
+
+def _layout_of(job: Job) -> PanopticMap:
+    return resized_panoptic(read_panoptic(job.panoptic), job.size)
+
+
+def _kept(job: Job, layout: PanopticMap) -> dict[int, str]:
+    """The instance prompts of segments that ``layout`` has."""
+    return {segment: text for segment, text in job.prompts.by_segment.items() if segment in layout.classes}
 
 
 def _record_of(job: Job, layouts: LayoutFolder, drawing: Drawing, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,11 +217,9 @@ def _record_of(job: Job, layouts: LayoutFolder, drawing: Drawing, model: Mapping
 
 
 def _request(job: Job, negative_prompt: str) -> Request:
-    layout = resized_panoptic(read_panoptic(job.panoptic), job.size)
-    # A segment too small for the picture's size is gone, and its prompt with it.
-    kept = {segment: text for segment, text in job.prompts.by_segment.items() if segment in layout.classes}
+    layout = _layout_of(job)
     return Request(
-        prompts=replace(job.prompts, by_segment=kept),
+        prompts=replace(job.prompts, by_segment=_kept(job, layout)),
         panoptic=layout,
         condition=None if job.condition is None else _resized(read_picture(job.condition), job.size),
         negative=RegionPrompts(global_prompt=negative_prompt),

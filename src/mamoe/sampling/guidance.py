@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 from mamoe.conditioning.conditioner import concatenate_conditionings
 from mamoe.sampling.encoding import Phase
 from mamoe.vocabulary.conditioning import Conditioning
+
+_LARGEST = 3.4e38  # of float32, in which predictions are multiplied by it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +30,11 @@ class Guidance:
     def problems(self, *, knows_layout: bool) -> list[str]:
         """What is out of range, or not for a model that knows no layout."""
         found = []
-        if not 0.0 <= self.scale < math.inf:
+        if not 0.0 <= self.scale <= _LARGEST:
             found.append(f"guidance_scale must be 0 or more, got {self.scale}")
         if not 0.0 <= self.rescale <= 1.0:
             found.append(f"guidance_rescale must lie in [0, 1], got {self.rescale}")
-        if self.layout is not None and not 0.0 <= self.layout < math.inf:
+        if self.layout is not None and not 0.0 <= self.layout <= _LARGEST:
             found.append(f"guidance_layout must be 0 or more, got {self.layout}")
         if self.layout is not None and not knows_layout:
             found.append("this model knows no layout: leave out guidance_layout")

@@ -6,20 +6,24 @@ without this package, as the dense model; a pipeline that knows a layout reads t
 
 from __future__ import annotations
 
+import inspect
 import json
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mamoe.bases.shipped import resolved
 from mamoe.bases.single_file import is_single_file
-from mamoe.diffusion.sampler import sampler_for
+from mamoe.conditioning.encoders import encoder_for
+from mamoe.conditioning.text import PromptEncoder
+from mamoe.diffusion.sampler import is_zero_snr, sampler_for
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.control.call import Control, control_of
@@ -27,10 +31,12 @@ from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_bran
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
 from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
-from mamoe.sampling.checks import check_parts, check_plain, without_run_options
+from mamoe.sampling.checks import check_parts, check_plain, options_of_run, with_one_dtype, without_run_options
 from mamoe.sampling.components import is_foreign_transformer, load_base_components, load_components
+from mamoe.sampling.whole import require_weights, whole_encoders
 from mamoe.vocabulary.layout import LayoutSettings
 
+ZERO_SNR_RESCALE = 0.7  # of guidance, where nothing else is asked for
 _OWN = ("layout", "condition", "force_zeros_for_empty_prompt")
 _STOCK_UNET = ["diffusers", "UNet2DConditionModel"]
 
@@ -96,8 +102,9 @@ class PipelineParts(DiffusionPipeline):
     def device(self) -> torch.device:
         """The UNet's, or that of a network whose weights are not kept elsewhere."""
         networks = [self.unet, *(part for part in self.components.values() if isinstance(part, torch.nn.Module))]
-        devices = [unwrapped(network).device for network in networks]
-        return next((device for device in devices if device.type != "meta"), devices[0])
+        # One after another, because each is asked of all its modules.
+        devices = (unwrapped(network).device for network in networks)
+        return next((device for device in devices if device.type != "meta"), torch.device("meta"))
 
     @property
     def side_multiple(self) -> int:
@@ -113,6 +120,28 @@ class PipelineParts(DiffusionPipeline):
     @property
     def _dtype(self) -> torch.dtype:
         return unwrapped(self.unet).dtype
+
+    def _prompt_encoder(self, device: torch.device) -> PromptEncoder:
+        return encoder_for(
+            self.tokenizer,
+            self.text_encoder,
+            tokenizer_2=self.tokenizer_2,
+            text_encoder_2=self.text_encoder_2,
+            zero_empty=self.config["force_zeros_for_empty_prompt"],
+            device=device,
+        )
+
+    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        factor = self.vae_scale_factor
+        return self.vae.config["latent_channels"], size[0] // factor, size[1] // factor
+
+    def _rescale(self) -> float:
+        return ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
+
+    def _default_size(self) -> tuple[int, int]:
+        cells = self._unet_config.get("sample_size", 128)  # which is what pipelines of those take that do not say
+        height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
+        return height * self.vae_scale_factor, width * self.vae_scale_factor
 
     # Names that diffusers' pipelines have had, and that many scripts call.
 
@@ -139,26 +168,32 @@ class PipelineParts(DiffusionPipeline):
         The last is a folder, a hub name, one original ``.safetensors`` file, or ``package:tiny``, which ships with the
         package. A run takes the options of :func:`mamoe.sampling.components.load_components`, a file those of
         :func:`mamoe.sampling.components.load_base_components`, everything else those of diffusers.
-        Weights are float32 unless ``torch_dtype`` says otherwise. A pipeline of another kind samples with DDIM, in a
-        flow by Euler's steps, unless a ``scheduler`` is given.
+        Weights are float32 unless ``torch_dtype``, or ``dtype`` as diffusers calls it by now, says otherwise. A
+        pipeline of another kind samples with DDIM, in a flow by Euler's steps, unless a ``scheduler`` is given.
 
         Raises:
             ConfigError: a folder that is none of these, or an option of a run for something else.
         """
         path = resolved(str(pretrained_model_name_or_path))
         folder = Path(path)
+        spelled = "dtype" if options.get("dtype") is not None else "torch_dtype"
+        options = with_one_dtype(options)
         if is_run(folder):
-            return cls(**load_components(folder, **options))
+            return cls(**load_components(folder, **options_of_run(path, options)))
         options = without_run_options(path, options)
         if is_single_file(path) or is_foreign_transformer(path, options.get("revision")):
             return cls(**load_base_components(path, **options))
+        saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         options = {"use_safetensors": True, **options}
-        pipe = super().from_pretrained(path, **options)
-        if not options.keys() & {"torch_dtype", "dtype"}:
+        theirs = {spelled if name == "torch_dtype" else name: value for name, value in options.items()}
+        with warnings.catch_warnings():  # said to us: earlier versions know this name alone
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            pipe = super().from_pretrained(path, **{**theirs, **whole_encoders(folder, saved, options)})
+        require_weights(path, {"unet": pipe.unet, "vae": pipe.vae}, options)
+        if "torch_dtype" not in options:
             for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # the others are; these keep their file's type
                 if encoder is not None:
                     encoder.to(torch.float32)
-        saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
             pipe.scheduler = sampler_for(pipe.scheduler.config)
         if (folder / BRANCH).is_dir():
@@ -169,6 +204,15 @@ class PipelineParts(DiffusionPipeline):
                 "model would not see its condition pictures. Copy or download the whole folder, and name that."
             )
         return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **options: Any) -> Self:
+        """A pipeline of the same networks as another one, which may be stock; options as in diffusers."""
+        # diffusers asks for the very class that the constructor names, and ours have kin.
+        networks = {name: part for name, part in pipeline.components.items() if isinstance(part, ModelMixin)}
+        takes = inspect.signature(cls.__init__).parameters.keys()
+        own = {name: networks[name] for name in networks.keys() & takes}
+        return cast(Self, super().from_pipe(pipeline, **own, **options))
 
     # diffusers takes the options by place too.
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -222,4 +266,10 @@ def _settings_of(text: str) -> LayoutSettings:
         ) from None
     if not isinstance(plain, dict):
         raise ConfigError(f"layout in model_index.json must be an object of layout settings, got {text:.60}.")
-    return LayoutSettings.from_dict(plain)
+    try:
+        return LayoutSettings.from_dict(plain)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"layout in model_index.json is not what settings are made of ({type(error).__name__}: {error}). "
+            "Export the model again."
+        ) from None

@@ -17,9 +17,7 @@ from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from jaxtyping import Float
 from torch import Tensor
 
-from mamoe.conditioning.encoders import encoder_for
-from mamoe.conditioning.text import PromptEncoder
-from mamoe.diffusion.sampler import is_zero_snr, scaled_for_model
+from mamoe.diffusion.sampler import scaled_for_model
 from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import decoded, without_overflow
 from mamoe.models.backbones import BACKBONES, backbone_of, is_sized, pyramid_of
@@ -27,6 +25,7 @@ from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
 from mamoe.sampling.adapters import LoraLoading
+from mamoe.sampling.arguments import argument_problems
 from mamoe.sampling.binding import Share
 from mamoe.sampling.checks import call_problems, check_branch, request_problems
 from mamoe.sampling.condition import condition_pictures
@@ -47,10 +46,12 @@ from mamoe.sampling.denoising import (
 from mamoe.sampling.editing import BORDER, Edit, EditAsked, Instances, Mask, Picture, made_edit, source_pictures
 from mamoe.sampling.effect import WithoutEffect, call_without_effect
 from mamoe.sampling.encoding import EncodedRequest, RequestEncoder
+from mamoe.sampling.finite import finite
 from mamoe.sampling.guidance import Guidance
 from mamoe.sampling.padding import Padded, padded_request, padded_size, padding_said
 from mamoe.sampling.parts import PipelineParts
 from mamoe.sampling.requests import (
+    GATHERED,
     ConditionPicture,
     InstancePrompts,
     Request,
@@ -66,8 +67,6 @@ from mamoe.vocabulary.panoptic import PanopticMap
 __all__ = ["LayoutPipeline", "ModelMixin"]
 # diffusers looks up a component of another library, and ModelMixin, in the module its folder names: this one.
 globals().update({backbone.ours.__name__: backbone.ours for backbone in BACKBONES})
-
-ZERO_SNR_RESCALE = 0.7
 
 
 class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
@@ -115,10 +114,13 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
 
         Raises:
             MamoeError: the arguments contradict each other, the maps or this model.
+            TypeError: there is no such argument.
         """
+        sizes = {"height": height, "width": width, "num_images_per_prompt": num_images_per_prompt}
+        refuse(argument_problems(sizes, {name: further[name] for name in further.keys() - GATHERED}))
         requests = gather_requests(prompt, panoptic, instance_prompts, **further)
         size = picture_size(requests[0].panoptic, height, width, self._default_size())
-        return self._encode(requests, size, num_images_per_prompt, framing, apart=True)
+        return self._encode(requests, size, num_images_per_prompt, framing, self._execution_device, apart=True)
 
     @torch.no_grad()
     def __call__(
@@ -152,6 +154,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         regions_until: Share | list[Share] = 1.0,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **others: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw one picture per map or prompt. A picture does not depend on the others of its call.
 
@@ -188,10 +191,13 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             callback_on_step_end: called with (pipe, step, timestep, tensors) after every step; what it gives back
                 replaces what it got.
             callback_on_step_end_tensor_inputs: what it gets: latents, prompt_embeds.
+            others: what other pipelines of diffusers take; refused, with what there is in its place.
 
         Raises:
             MamoeError: the arguments contradict each other, the maps or this model.
+            TypeError: there is no such argument.
         """
+        refuse(argument_problems(locals(), others))
         # Requests.
         what = {
             "prompt": prompt,
@@ -222,7 +228,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             "framing": framing,
             "num_images_per_prompt": num_images_per_prompt,
         }
-        device = self._execution_device
+        device = self._execution_device  # asked of all modules of all networks, so once
         step_end = step_end_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
         refuse(
             [
@@ -238,7 +244,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             requests = gather_requests(**what)
             size = picture_size(requests[0].panoptic, height, width, asked.size or self._default_size())
             apart = guidance_layout is not None
-            encoded = self._encode(requests, size, num_images_per_prompt, framing, apart=apart)
+            encoded = self._encode(requests, size, num_images_per_prompt, framing, device, apart=apart)
         for line in self._said(encoded, guidance):
             warnings.warn(line, stacklevel=3)  # the caller's line: torch.no_grad is in between
 
@@ -262,6 +268,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         size: tuple[int, int],
         copies: int,
         framing: Framing | None,
+        device: torch.device,
         *,
         apart: bool,
     ) -> EncodedRequest:
@@ -270,12 +277,12 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         drawn = padded_size(size, self.side_multiple)
         each = [padded_request(request, drawn) for request in requests for _ in range(copies)]
         encoder = RequestEncoder(
-            encoder=self._prompt_encoder(),
+            encoder=self._prompt_encoder(device),
             settings=self.settings,
             pyramid=pyramid_of(self.unet),
             sized=is_sized(self.unet),
             factor=self.vae_scale_factor,
-            device=self._execution_device,
+            device=device,
             dtype=self._dtype,
         )
         return EncodedRequest(
@@ -284,11 +291,16 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             asked=size,
             size=drawn,
             phases=encoder(each, drawn, framing, apart=apart and self.settings is not None),
-            control=self._control(requests, size, drawn, copies),
+            control=self._control(requests, size, drawn, copies, device),
         )
 
     def _control(
-        self, requests: list[Request], size: tuple[int, int], drawn: tuple[int, int], copies: int
+        self,
+        requests: list[Request],
+        size: tuple[int, int],
+        drawn: tuple[int, int],
+        copies: int,
+        device: torch.device,
     ) -> Tensor | None:
         """The condition pictures as the UNet takes them, those of ``size`` continued to the size ``drawn``."""
         form = control_of(self.unet)
@@ -297,18 +309,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         if form is None or pictures is None:
             return None
         whole = F.pad(pictures.float(), (0, drawn[1] - size[1], 0, drawn[0] - size[0]), mode="replicate").byte()
-        control = control_input(form, whole.to(self._execution_device), self.vae)
+        control = control_input(form, whole.to(device), self.vae)
         return control.repeat_interleave(copies, dim=0)
-
-    def _prompt_encoder(self) -> PromptEncoder:
-        return encoder_for(
-            self.tokenizer,
-            self.text_encoder,
-            tokenizer_2=self.tokenizer_2,
-            text_encoder_2=self.text_encoder_2,
-            zero_empty=self.config["force_zeros_for_empty_prompt"],
-            device=self._execution_device,
-        )
 
     def _said(self, encoded: EncodedRequest, guidance: Guidance) -> list[Warning]:
         """What the user is told: what of a call changes nothing, and what is drawn otherwise than asked for."""
@@ -317,6 +319,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             encoded.requests,
             shown=control_of(self.unet) is not None,
             guided=guidance.leads_away,
+            apart=guidance.layout is not None,
         )
         padded = padding_said(encoded.asked, encoded.size, self.side_multiple)
         problem = schedule_problem(self.scheduler)
@@ -325,10 +328,6 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             *map(Padded, padded),
             *([] if problem is None else [UserWarning(problem)]),
         ]
-
-    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        factor = self.vae_scale_factor
-        return self.vae.config["latent_channels"], size[0] // factor, size[1] // factor
 
     def _denoise(
         self,
@@ -347,7 +346,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         latents, count = started(self.scheduler, noise, timesteps, edit), len(noise)
         control = guidance.control(encoded.control)
         phases = [(phase.start, guidance.steered(phase).unet_inputs()) for phase in encoded.phases]
-        taken = generators_taken(self.scheduler, generators)
+        # Asked of all modules of a network, which in every step takes the host longer than a block does.
+        taken, dtype = generators_taken(self.scheduler, generators), self._dtype
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance.scale, len(timesteps), False
         with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
             for step, (timestep, told) in enumerate(zip(timesteps, sent(timesteps, latents.device), strict=True)):
@@ -355,7 +355,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
                     break
                 inputs = steering_at(phases, step / len(timesteps))
                 noisy = latents.repeat(len(inputs["encoder_hidden_states"]) // count, 1, 1, 1)
-                noisy = scaled_for_model(self.scheduler, noisy, timestep).to(self._dtype)
+                noisy = scaled_for_model(self.scheduler, noisy, timestep).to(dtype)
                 output = guidance.combined(
                     predict(self.unet, noisy, told, inputs, control, guidance.told).float(), count
                 )
@@ -371,18 +371,10 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
     ) -> Any:
         unscaled = LatentScaling.of(self.vae).unscaled(latents)
         with without_overflow(self.vae, latents.device):
-            images = decoded(self.vae, unscaled.to(self.vae.dtype)).float()
+            images = finite(decoded(self.vae, unscaled.to(self.vae.dtype)).float())
         if edit is not None:
             images = edit.pasted(images)
         return self.image_processor.postprocess(images[..., : asked[0], : asked[1]], output_type=output_type)
-
-    def _rescale(self) -> float:
-        return ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0
-
-    def _default_size(self) -> tuple[int, int]:
-        cells = self._unet_config.get("sample_size", 128)  # which is what pipelines of those take that do not say
-        height, width = cells if isinstance(cells, list | tuple) else (cells, cells)
-        return height * self.vae_scale_factor, width * self.vae_scale_factor
 
 
 # Where this module is imported, DiffusionPipeline.from_pretrained knows the class that a folder names.

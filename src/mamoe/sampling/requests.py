@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +77,9 @@ def gather_requests(
     return [_request(row) for row in rows]
 
 
+GATHERED = inspect.signature(gather_requests).parameters.keys()
+
+
 def refuse(problems: Sequence[str]) -> None:
     """Raise one error that lists why a call cannot be meant; nothing if there is no reason.
 
@@ -112,8 +116,14 @@ def generators_for(generator: torch.Generator | Sequence[torch.Generator] | None
     One generator for several pictures seeds one for each; None takes fresh entropy.
 
     Raises:
-        MamoeError: a list of another length than ``count``.
+        MamoeError: a list of another length than ``count``, or of something else.
     """
+    given = generator if isinstance(generator, list | tuple) else [] if generator is None else [generator]
+    if strange := [one for one in given if not isinstance(one, torch.Generator)]:
+        raise MamoeError(
+            f"A generator is a torch.Generator, got {strange[0]!r:.60}. A seed becomes one by "
+            "torch.Generator().manual_seed(seed)."
+        )
     if isinstance(generator, list | tuple):
         if len(generator) != count:
             raise MamoeError(f"Wanted one generator per picture ({count}), got {len(generator)}.")
@@ -148,9 +158,13 @@ def _request(row: Mapping[str, Any]) -> Request:
 
 def _problems(row: Mapping[str, Any]) -> list[str]:
     panoptic, problems = row["panoptic"], []
+    by_names = ("instance_prompts", "negative_instance_prompts")
+    strange = [name for name in by_names if not isinstance(row[name], Mapping | None)]
+    if strange:
+        return [f"{name} are a mapping, segment id -> prompt; got {row[name]!r:.60}" for name in strange]
     given = [text for text in (row["prompt"], row["negative_prompt"]) if text is not None]
-    for by_segment in (row["instance_prompts"], row["negative_instance_prompts"]):
-        given += (by_segment or {}).values()
+    for name in by_names:
+        given += (row[name] or {}).values()
     problems += [f"a prompt is text, got {text!r:.60}" for text in given if not is_text(text)]
     if panoptic is not None and not isinstance(panoptic, PanopticMap):
         return [
@@ -174,5 +188,8 @@ def segment_problems(panoptic: PanopticMap, by_segment: InstancePrompts) -> list
     unknown = [segment for segment in by_segment if segment not in known]
     if not unknown:
         return []
+    text = [segment for segment in unknown if isinstance(segment, str)]
+    if text:  # as JSON has them
+        return [f"segment ids are whole numbers, got text: {text[:_MOST_LISTED]}; take int(id)"]
     more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
     return [f"there are instance prompts for segments {unknown}, but the map has {known[:_MOST_LISTED]}{more}"]

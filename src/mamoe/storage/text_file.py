@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mamoe.storage.contents import found_instead
+
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # what a shell hands over: somebody writes at the other end
 
 
@@ -46,6 +48,8 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path), object_pairs_hook=_once, parse_constant=_refused)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(found_instead(path) or str(error)) from None
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from jaxtyping import Int16, Int32, Int64, UInt8, UInt32
 from PIL import Image, UnidentifiedImageError
 
 from mamoe.errors import DatasetError
+from mamoe.storage.contents import found_instead
 from mamoe.storage.png import decode_png, encode_png
 from mamoe.vocabulary.exif import orientation_of
 from mamoe.vocabulary.map_kinds import why_no_map
@@ -151,14 +152,9 @@ def read_panoptic_rgb(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         return np.array(picture) if found is None else found
 
 
-def read_panoptic_colours(path: Path) -> UInt32[np.ndarray, "H W"]:
-    """Every pixel of a panoptic PNG as one number, R << 16 | G << 8 | B = segment id << 8 | class id, not yet decoded.
-
-    Raises:
-        DatasetError: as :func:`read_panoptic_rgb`.
-    """
-    rgb = read_panoptic_rgb(path)
-    parts = np.zeros((*rgb.shape[:2], 4), dtype=np.uint8)
+def colour_numbers(rgb: UInt8[np.ndarray, "*shape 3"]) -> UInt32[np.ndarray, "*shape"]:
+    """Pixels of a panoptic PNG as one number each, R << 16 | G << 8 | B = segment id << 8 | class id."""
+    parts = np.zeros((*rgb.shape[:-1], 4), dtype=np.uint8)
     for place, channel in ((2, 0), (1, 1), (0, 2)):
         parts[..., place] = rgb[..., channel]
     return parts.view("<u4")[..., 0]
@@ -176,7 +172,8 @@ def _opened(source: Path | BytesIO, name: Path | str) -> Generator[Image.Image]:
     except DatasetError:
         raise
     except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the panoptic map {name}: {error}") from None
+        instead = found_instead(name) if isinstance(name, Path) else None
+        raise DatasetError(f"Cannot read the panoptic map {name}: {instead or error}") from None
 
 
 def _meant(rgb: UInt8[np.ndarray, "H W 3"], name: Path | str) -> PanopticMap:

@@ -6,6 +6,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from jaxtyping import Int64, UInt8
 from mamoe.errors import ConfigError, nearest
 from mamoe.storage.yaml_file import list_in, mapping_in, read_yaml
 from mamoe.vocabulary.panoptic import PanopticMap
+from mamoe.vocabulary.prompts import is_text
 
 REST = "rest"  # name of expert 0's group: void and every class no other group names
 PER_CLASS = "per_class"
@@ -82,7 +84,7 @@ class Taxonomy:
                 f"There is no taxonomy {str(name_or_path)!r}{_did_you_mean(str(name_or_path), known)}. "
                 f"Known are {', '.join(known)}; for one of your own give the path of its .yaml file."
             )
-        return cls.from_dict(_read_yaml(_SHIPPED / f"{name_or_path}.yaml"))
+        return _shipped(str(name_or_path))
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Taxonomy:
@@ -93,14 +95,17 @@ class Taxonomy:
         """
         if mapping_in(plain) is None:
             raise ConfigError(f"A taxonomy is a mapping with {', '.join(_TAXONOMY_KEYS)}; got {reprlib.repr(plain)}.")
-        name = str(plain.get("name", "unnamed"))
+        name = plain.get("name", "unnamed")
         problems = _key_problems("the taxonomy", plain, known=_TAXONOMY_KEYS, needed=_TAXONOMY_KEYS[:3])
         classes = _parse_classes(plain.get("classes", ()), problems)
-        groupings = _parse_groupings(plain.get("groupings") or {}, problems)
+        if not _is_text(name):
+            problems.append(f"name must be text, got {reprlib.repr(name)}; put it in quotes")
+        given = plain.get("groupings")
+        groupings = _parse_groupings({} if given is None else given, problems)
         void_id = plain.get("void_id", -1)
         if "void_id" in plain:
             problems += _table_problems(classes, groupings, void_id)
-        _raise_if_any(name, problems)
+        _raise_if_any(str(name), problems)
         return cls(name=name, classes=classes, groupings=groupings, void_id=void_id)
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,6 +201,11 @@ class Taxonomy:
         if ids == list(range(ids[0], ids[-1] + 1)):
             return f"{ids[0]} to {ids[-1]}"
         return ", ".join(map(str, ids[:12])) + (f" and {len(ids) - 12} more" if len(ids) > 12 else "")
+
+
+@cache
+def _shipped(name: str) -> Taxonomy:
+    return Taxonomy.from_dict(_read_yaml(_SHIPPED / f"{name}.yaml"))
 
 
 def shipped_taxonomies() -> list[str]:
@@ -336,7 +346,7 @@ def _repeated(values: Iterable[Any]) -> list[tuple[Any, int]]:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return is_text(value) and bool(value.strip())
 
 
 def _is_truth(value: Any) -> bool:

@@ -288,6 +288,27 @@ def test_with_enough_all_are_asked_and_earlier_sessions_count(town, server):
     assert len(server.chats) == 11
 
 
+def test_what_was_asked_before_anybody_gave_prices_counts_at_todays(town, server):
+    caption(town, server, preview=5)
+    before = server.cost(100, 400)
+    assert before > 0 and len(server.chats) == 5
+    with pytest.raises(DatasetError, match="--max-cost"):
+        caption(town, server, **PRICES, max_cost=before)
+    assert len(server.chats) == 5 and report_of(town)["spent"] == pytest.approx(before)
+    caption(town, server, **PRICES, max_cost=before + 6 * 3)
+    assert len(server.chats) == 11 and report_of(town)["spent"] == pytest.approx(server.cost(100, 400))
+
+
+def test_a_request_that_was_lost_before_anybody_gave_prices_counts_in_full(town, server):
+    server.trouble = lambda body, number: 0.5
+    with pytest.raises((DatasetError, ServerError)):
+        caption(town, server, timeout=0.1, workers=1)
+    asked = len(server.chats)
+    with pytest.raises(DatasetError, match="--max-cost"):
+        caption(town, server, **PRICES, max_cost=2.5 * asked)
+    assert len(server.chats) == asked and report_of(town)["spent"] >= 2.5 * asked
+
+
 def test_what_may_have_been_charged_counts_in_full(town, server):
     server.trouble = lambda body, number: 0.5 if number <= 2 else None
     with pytest.raises(DatasetError, match="--max-cost"):

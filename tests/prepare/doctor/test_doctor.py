@@ -12,7 +12,7 @@ import broken_texts  # noqa: F401
 import numpy as np
 import pytest
 import torch
-from broken_sets import FAULTS, panoptic, picture, prompt_of_line, table, with_entries, with_line
+from broken_sets import FAULTS, a_thing, panoptic, picture, prompt_of_line, table, with_entries, with_line
 from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from PIL import Image
 
@@ -30,6 +30,8 @@ from mamoe.prepare.doctor.examine import examine
 from mamoe.prepare.doctor.pixels import PairLook, look_closely
 from mamoe.prepare.doctor.twins import Print, find_twins
 from mamoe.prepare.importers import IMPORTERS
+from mamoe.prepare.record import groups_of
+from mamoe.storage.hashing import short_file_hash
 from mamoe.vocabulary.panoptic import read_panoptic, read_panoptic_rgb
 from mamoe.vocabulary.taxonomy import Taxonomy
 from small_pixart_base import write_alpha_base, write_pixart_base
@@ -135,6 +137,9 @@ def test_twins_survive_a_small_change_and_strangers_are_none():
         ("a17", "b17", False),
     ]
     assert find_twins(train) == []
+    brighter = [np.clip(thumbnails[i] * 0.6 + shift, 0, 255).astype(np.uint8) for i, shift in ((3, 90), (17, 0))]
+    val = [Print(image=Path(f"b{i}"), split="val", thumbnail=t) for i, t in enumerate(brighter)]
+    assert [(str(t.image), str(t.other)) for t in find_twins([*train, *val])] == [("a3", "b0"), ("a17", "b1")]
 
 
 @pytest.mark.real
@@ -192,6 +197,9 @@ def test_a_mended_copy(data, tmp_path):
     book.write_text("{}")
     with table(data).open("a") as file:
         file.write("nowhere.png,a street\n")
+    group, klass = a_thing(panoptic(data, 2))
+    said = {"files": {f"train/{picture(data, 2).name}": {"groups": [group]}, "train/gone.png": {"groups": [1]}}}
+    (data / "dataset.json").write_text(json.dumps(said))
     assert mamoe("check", data).code == 3
     out = tmp_path / "mended"
     outcome = mamoe("check", data, "--fix", out)
@@ -202,6 +210,12 @@ def test_a_mended_copy(data, tmp_path):
     assert report.problems == () and report.splits["train"].images == 6 and report.splits["val"].images == 2
     assert (read_panoptic(panoptic(out, 3)).class_id == classes).all()
     assert np.array_equal(read_picture(picture(out, 1)), read_picture(data / "images/train/scene_000001.jpg"))
+    contents = json.loads((out / "dataset.json").read_text())
+    assert groups_of(out)[f"train/{picture(out, 2).name}"] == {group}
+    assert contents["splits"]["train"]["pictures"] == 6 and contents["splits"]["train"]["groups"] == 1
+    pixels, told = report.splits["train"].pixels, contents["splits"]["train"]["pixels"]
+    assert sum(told.values()) == pixels.sum() and told[SCENES.classes[klass].name] == pixels[klass]
+    assert contents["files"][f"train/{picture(out, 2).name}"]["picture"] == short_file_hash(picture(out, 2))
     assert [one.kind for one in examine(out).findings if "splits" in one.text or "twice" in one.text] == []
     again = mamoe("check", data, "--fix", out)
     assert again.code == 2 and "not empty" in again.err

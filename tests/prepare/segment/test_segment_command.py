@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -95,6 +96,11 @@ def test_tasks_share_the_work(photos, network, tmp_path, monkeypatch):
 def test_parts_are_what_fuse_takes(photos, network, tmp_path):
     outcome = segment(photos, tmp_path / "parts", network, "--parts")
     assert outcome.code == 0 and "5 maps of classes in semantic/" in outcome.out, outcome.err
+    assert (
+        "Next: mamoe prepare fuse" if network.name != "segformer" else "Next: mamoe prepare import folder"
+    ) in outcome.out
+    following = shlex.split(outcome.out.partition("Next: mamoe ")[2])
+    assert mamoe(*following).code == 0 and (tmp_path / "parts_fused/data.yaml").is_file()
     told = json.loads((tmp_path / "parts/dataset.json").read_text())
     assert told["pictures"] == 5 and len(told["files"]) == 5
     assert (tmp_path / "parts/instances.json").exists() == (network.name != "segformer")

@@ -21,6 +21,7 @@ from mamoe.errors import ConfigError
 from mamoe.models.control.call import control_of
 from mamoe.models.wrapped import unwrapped
 from mamoe.sampling.effect import WithoutEffect
+from mamoe.sampling.finite import NotFinite
 from mamoe.sampling.padding import Padded
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import record_of
@@ -116,7 +117,7 @@ class Studio:
                 callback_on_step_end=step_end,
             )
         assert isinstance(output, ImagePipelineOutput) and isinstance(output.images, list)
-        notes = [str(one.message) for one in said if issubclass(one.category, WithoutEffect | Padded)]
+        notes = [str(one.message) for one in said if issubclass(one.category, WithoutEffect | Padded | NotFinite)]
         further = {} if part is None else {"only_instances": [part.segment]}
         scheduler = type(self.pipe.scheduler).__name__
         record = record_of(wish.prompts, wish.panoptic.size, drawing.seed, drawing, scheduler=scheduler, **further)

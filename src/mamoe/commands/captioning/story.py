@@ -18,7 +18,7 @@ from mamoe.prepare.captioning.answers import Reply, TokenLimit
 from mamoe.prepare.captioning.asking import Asking, Request
 from mamoe.prepare.captioning.batches import Batches, BatchSizes
 from mamoe.prepare.captioning.choices import OPENAI, Kind, Mode, Only, Via
-from mamoe.prepare.captioning.costs import Prices, prices_of
+from mamoe.prepare.captioning.costs import FREE, Prices, prices_of
 from mamoe.prepare.captioning.crops import shrunk
 from mamoe.prepare.captioning.items import Progress, list_objects, list_pictures, wanted_objects
 from mamoe.prepare.captioning.journal import Journal
@@ -76,6 +76,8 @@ def write_captions(asked: Asked, say: Say) -> None:
     """
     _check_words(asked)
     prices = prices_of(asked.price_in, asked.price_out, asked.max_cost)
+    if asked.via is Via.LOCAL:
+        prices = FREE
     template = Template.load(asked.template)
     session = _session(asked, template, prices)
     journal = session.ledger.journal
@@ -91,6 +93,8 @@ def write_captions(asked: Asked, say: Say) -> None:
     journal.path.parent.mkdir(parents=True, exist_ok=True)
     journal.path.touch()
     with held(journal.path):
+        if journal.is_stale:
+            raise ConfigError(f"Another process wrote to {journal.path} while this one was starting: start it again.")
         try:
             _run(asked, session, asker, say)
         finally:
@@ -277,7 +281,7 @@ def _preview(asked: Asked, session: Session, requests: Sequence[Request], say: S
     system, prompt = template.messages(requests[0].item.subject if requests else "…")
     path = asked.data / FOLDER / f"{session.kind}.preview.html"
     facts = [("Model", asked.model), ("Template", asked.template), ("Shown", str(len(rows)))]
-    if session.ledger.prices is not None:
+    if session.ledger.costs:
         facts.append(("Spent so far", f"{session.ledger.spent:.4g}"))
     title = f"{'Captions' if session.kind is Kind.PICTURES else 'Instance captions'} of {asked.data.name}"
     write_preview(Preview(title=title, facts=facts, system=system, prompt=prompt, rows=rows), path)
@@ -292,7 +296,7 @@ def _in_one_line(session: Session, summary: Summary) -> str:
     if summary.files:
         line += f" in {', '.join(str(path) for path in summary.files)}"
     line += f"; {summary.tokens[0]:,} tokens read, {summary.tokens[1]:,} written"
-    if session.ledger.prices is not None:
+    if session.ledger.costs:
         line += f", {summary.spent:.4g} spent"
     return f"{line}; {summary.report}"
 

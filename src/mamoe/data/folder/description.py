@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import reprlib
 from collections.abc import Mapping
@@ -13,8 +12,10 @@ from typing import Any
 import yaml
 
 from mamoe.data.folder.listing import is_litter, some
+from mamoe.data.geometry.sizes import MOST_PIXELS
 from mamoe.errors import ConfigError, DatasetError, nearest
 from mamoe.storage.yaml_file import read_yaml
+from mamoe.vocabulary.splits import exists
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 DATA_YAML = "data.yaml"
@@ -141,7 +142,7 @@ def _problem(key: Any, value: Any) -> str | None:
         return None
     if key == "size":
         sides = value if isinstance(value, list) and len(value) == 2 else [value]
-        if all(type(side) is int and side > 0 and side % 8 == 0 for side in sides):
+        if all(type(side) is int and 0 < side <= MOST_PIXELS and side % 8 == 0 for side in sides):
             return None
         return f"size must be [height, width] or the short side, divisible by 8; got {reprlib.repr(value)}"
     if key == "recursive":
@@ -158,7 +159,7 @@ def _part(folder: Path, entries: Mapping[str, Any], key: str, notes: list[str]) 
     if key in entries:
         return None if entries[key] is None else _located(folder, key, entries[key], USUAL[key], notes)
     usual = folder / USUAL[key]
-    return usual if key in ("images", "panoptic_maps") or _exists(usual) else None
+    return usual if key in ("images", "panoptic_maps") or exists(usual) else None
 
 
 def _located(folder: Path, key: str, text: str, usual: str | None, notes: list[str]) -> Path:
@@ -167,17 +168,17 @@ def _located(folder: Path, key: str, text: str, usual: str | None, notes: list[s
         said = Path(text).expanduser()
     except RuntimeError:
         raise DatasetError(f"{where}: nobody's home folder is known as {text.split('/')[0]!r}.") from None
-    if "\\" in text and not _exists(folder / said):  # it was written on Windows
+    if "\\" in text and not exists(folder / said):  # it was written on Windows
         said = Path(text.replace("\\", "/"))
         notes.append(f"{where}: {text!r} is read as {str(said)!r}; write / between folders.")
     path = folder / said
-    if not _exists(path) and _exists(said):  # older versions wrote paths relative to the working directory
+    if not exists(path) and exists(said):  # older versions wrote paths relative to the working directory
         path = said
     inside = _is_within(path, folder)
-    if inside and _exists(path):
+    if inside and exists(path):
         return path
     tails = [Path(*said.parts[i:]) for i in range(1, len(said.parts))] if len(said.parts) > 1 else []
-    own = next((tail for tail in (*tails, *([usual] if usual else [])) if _exists(folder / tail)), None)
+    own = next((tail for tail in (*tails, *([usual] if usual else [])) if exists(folder / tail)), None)
     if own is not None:
         notes.append(
             f"{where}: {path} {'does not exist' if inside else 'lies outside of the data set'}, which was moved or "
@@ -186,17 +187,10 @@ def _located(folder: Path, key: str, text: str, usual: str | None, notes: list[s
         return folder / own
     if inside:
         return path  # what is missing there is for its reader to say
-    if not _exists(path):
+    if not exists(path):
         raise DatasetError(f"{where}: there is no {path}. Paths are relative to the folder of data.yaml.")
     notes.append(f"{where}: {path} lies outside of the data set.")
     return path
-
-
-def _exists(path: Path) -> bool:
-    """Whether a file or folder is there, of a path with ``{split}`` the file of any split."""
-    if "{split}" not in str(path):
-        return os.path.exists(path)
-    return bool(glob.glob(glob.escape(str(path)).replace("{split}", "*")))
 
 
 def _is_within(path: Path, folder: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mamoe.console import visible
 from mamoe.errors import DatasetError
+from mamoe.storage.contents import found_instead
 from mamoe.storage.text_file import require_file
 from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID
 from mamoe.vocabulary.prompts import is_text
@@ -63,9 +64,11 @@ def scan_prompts_csv(path: Path) -> tuple[dict[str, PromptLine], list[str]]:
     try:
         header = next(reader, [])
         if tuple(cell.strip() for cell in header) != HEADER:
-            hint = "; separate the two by a comma" if len(header) == 1 and not header[0].isidentifier() else ""
+            instead = found_instead(path)
+            comma = "separate the two by a comma" if len(header) == 1 and not header[0].isidentifier() else ""
+            hint = f"; {instead or comma}" if instead or comma else ""
             raise DatasetError(
-                f"{path}, line 1: the header must be {','.join(HEADER)}, got {','.join(header)!r}{hint}."
+                f"{path}, line 1: the header must be {','.join(HEADER)}, got {','.join(header)!r:.80}{hint}."
             )
         for cells in reader:
             if cells:
@@ -91,10 +94,13 @@ def scan_instance_prompts(path: Path) -> tuple[dict[str, dict[int, str]], list[s
         repeated.extend(key for key, n in Counter(key for key, _ in items).items() if n > 1)
         return dict(items)
 
+    text = read_text(path)
     try:
-        plain = json.loads(read_text(path), object_pairs_hook=pairs)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}.") from None
+        plain = json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise DatasetError(f"{path} is not valid JSON: it is nested too deep.") from None
+    except ValueError as error:  # no JSON, or a number of more digits than Python reads
+        raise DatasetError(f"{path} is not valid JSON: {found_instead(path) or error}.") from None
     if not isinstance(plain, Mapping):
         raise DatasetError(
             f'{path} must hold an object {{"file name": {{"segment id": "prompt"}}}}, got {plain!r:.60}.'

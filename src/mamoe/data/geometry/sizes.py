@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MULTIPLE = 8  # pixels per latent cell: every size must be divisible by it
+MOST_PIXELS = 1 << 16  # of a side: more is a slip of the pen
 
 
 def covering(picture: tuple[int, int], least: tuple[int, int]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt32
 
 from mamoe.data.reading.pictures import PictureHeader, check_picture, is_transparent, shrunk_grey
-from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, read_panoptic_colours
+from mamoe.vocabulary.panoptic import MAX_SEGMENT_ID, colour_numbers, read_panoptic_rgb
 from mamoe.vocabulary.runs import run_starts
 
 SIDE = 256  # of a picture that is looked at closely: enough for edges
@@ -74,7 +74,7 @@ class CloseMap:
     """A map with its pixels."""
 
     look: MapLook
-    colours: UInt32[np.ndarray, "H W"]  # R << 16 | G << 8 | B
+    rgb: UInt8[np.ndarray, "H W 3"]
 
 
 def look_at_picture(path: Path) -> PictureLook:
@@ -122,26 +122,29 @@ def look_at_map_closely(path: Path) -> CloseMap:
     Raises:
         DatasetError: as :func:`look_at_map`.
     """
-    colours = read_panoptic_colours(path)
-    different, counts = _counted(colours)
+    rgb = read_panoptic_rgb(path)
+    different, counts = _counted(rgb)
     known = len(different) <= MOST_COLOURS
     look = MapLook(
-        size=(colours.shape[0], colours.shape[1]),
+        size=(rgb.shape[0], rgb.shape[1]),
         colours=different if known else None,
         counts=counts if known else np.zeros(0, dtype=np.int64),
     )
-    return CloseMap(look=look, colours=colours)
+    return CloseMap(look=look, rgb=rgb)
 
 
-def _counted(colours: UInt32[np.ndarray, "H W"]) -> tuple[UInt32[np.ndarray, "K"], Int64[np.ndarray, "K"]]:
+def _counted(rgb: UInt8[np.ndarray, "H W 3"]) -> tuple[UInt32[np.ndarray, "K"], Int64[np.ndarray, "K"]]:
     """The different colours in ascending order, and the pixels of each.
 
     Runs are counted: colour and length make one number of 64 bits, so that one sort brings together what belongs
     together.
     """
-    flat = colours.ravel()
-    starts = run_starts(flat)
-    runs = flat[starts].astype(np.uint64) << 32 | np.diff(starts, append=flat.size).astype(np.uint64)
+    flat = rgb.reshape(-1)
+    # Bytes that differ from the pixel before, up to three in one: no pixel but those at borders is put together.
+    changed = np.flatnonzero(flat[3:] != flat[:-3]) // 3 + 1
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), changed[run_starts(changed)] if len(changed) else changed])
+    lengths = np.diff(starts, append=flat.size // 3).astype(np.uint64)
+    runs = colour_numbers(rgb.reshape(-1, 3)[starts]).astype(np.uint64) << 32 | lengths
     runs.sort()
     sorted_colours = (runs >> 32).astype(np.uint32)
     firsts = run_starts(sorted_colours)

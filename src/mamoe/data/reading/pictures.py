@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from mamoe.errors import DatasetError
+from mamoe.storage.contents import found_instead
 from mamoe.storage.png import decode_png
 from mamoe.vocabulary.exif import ON_THEIR_SIDE, UPRIGHT, orientation_of
 from mamoe.vocabulary.map_kinds import raw_mode
@@ -24,6 +25,7 @@ _PROGRAMS = ("EPS",)  # PIL hands them to Ghostscript, which runs what strangers
 _EIGHT_BIT = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
 # Black is what most programs leave in transparent pixels: such pictures look as they did when alpha was dropped.
 _BACKGROUND = (0, 0, 0, 255)
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey, as PIL has it (ITU-R BT.601)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +169,7 @@ def shrunk_grey(path: Path, side: int) -> tuple[UInt8[np.ndarray, "h w"], Pictur
         if header.orientation != 1 or header.alpha or picture.mode not in ("L", "RGB"):
             return np.asarray(Image.fromarray(as_rgb(picture)).convert("L")), header, mode
         if (found := _plain(picture, path)) is not None:
-            return np.asarray(Image.fromarray(found).reduce(factor).convert("L")), header, mode
+            return _grey_of(found, factor), header, mode
         return np.asarray(picture.reduce(max(1, max(picture.size) // side)).convert("L")), header, mode
 
 
@@ -177,6 +179,19 @@ def _plain(picture: Image.Image, path: Path) -> UInt8[np.ndarray, "H W 3"] | Non
         return None
     header = _header(picture)
     return None if header.alpha or header.orientation != 1 or header.frames > 1 else decode_png(path)
+
+
+def _grey_of(rgb: UInt8[np.ndarray, "H W 3"], factor: int) -> UInt8[np.ndarray, "h w"]:
+    """As PIL's ``reduce`` and ``convert("L")`` to within a level, faster where ``factor`` divides both sides."""
+    height, width = rgb.shape[0] // factor, rgb.shape[1] // factor
+    if factor > 256 or (height * factor, width * factor) != rgb.shape[:2]:  # 16 bits hold the sums of so many rows
+        return np.asarray(Image.fromarray(rgb).reduce(factor).convert("L"))
+    rows = rgb.reshape(height, factor, -1)
+    sums = rows[:, 0].astype(np.uint16)
+    for i in range(1, factor):
+        sums += rows[:, i]
+    weights = np.tile(np.array(_LUMA, dtype=np.float32) / factor**2, factor)
+    return (sums.reshape(height, width, -1).astype(np.float32) @ weights + 0.5).astype(np.uint8)
 
 
 def _draft(picture: Image.Image, factor: int) -> None:
@@ -201,4 +216,4 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise DatasetError(f"There is no picture {path}.") from None
     except UNREADABLE as error:
-        raise DatasetError(f"Cannot read the picture {path}: {error}") from None
+        raise DatasetError(f"Cannot read the picture {path}: {found_instead(path) or error}") from None

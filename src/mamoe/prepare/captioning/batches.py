@@ -71,7 +71,7 @@ class Batches:
             if found:
                 self._ledger.journal.add({"batch": batch.mark, "id": found})
             else:  # what cannot be known counts as spent
-                self._ledger.close_batch(batch, charged=0.0 if found is None else batch.cost)
+                self._ledger.close_batch(batch, charged=found is not None)
 
     def ask(
         self, requests: Sequence[Request], known: Mapping[str, Request], progress: Progress | None = None

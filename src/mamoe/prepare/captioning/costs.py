@@ -35,6 +35,29 @@ class Prices:
         return (tokens[0] * self.read + tokens[1] * self.written) / _MILLION
 
 
+FREE = Prices(read=0.0, written=0.0)  # of a model on this machine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Amount:
+    """What was spent: money, and tokens that were used while nobody said what they cost."""
+
+    money: float = 0.0
+    tokens: tuple[float, float] = (0.0, 0.0)  # (read, written)
+
+    def __add__(self, other: Amount) -> Amount:
+        read, written = (a + b for a, b in zip(self.tokens, other.tokens, strict=True))
+        return Amount(money=self.money + other.money, tokens=(read, written))
+
+    def part(self, count: int) -> Amount:
+        """One of so many equal parts."""
+        return Amount(money=self.money / count, tokens=(self.tokens[0] / count, self.tokens[1] / count))
+
+    def at(self, prices: Prices | None) -> float:
+        """The whole in money; without prices the tokens count nothing."""
+        return self.money + (0.0 if prices is None else prices.of(self.tokens))
+
+
 Shares = tuple[float, float, float]  # read, written, read if the picture were the largest; of the most tokens
 
 

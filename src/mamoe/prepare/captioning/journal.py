@@ -9,6 +9,8 @@ One file for every process that shares the work, read together. A line is one of
     {"batch": mark, "id": id}                            when the server named it
     {"closed": mark}                                     when all that came of it stands here
 
+and beside "cost" has "unpriced": [r, w], tokens read and written, where nobody had said what they cost.
+
 What was asked and never settled, because the process was killed, counts as spent in full. A last line that a kill cut
 off is left aside.
 """
@@ -27,7 +29,7 @@ from typing import Any
 
 from mamoe.machine.shares import Share
 from mamoe.prepare.captioning.answers import Reply
-from mamoe.prepare.captioning.costs import Shares
+from mamoe.prepare.captioning.costs import Amount, Shares
 
 _MOST_TEXT = 4000  # letters of an answer that are kept
 
@@ -38,7 +40,7 @@ class Batch:
 
     mark: str  # ours: the server is given it, to find the batch by
     items: Mapping[str, str]  # key -> item
-    cost: float  # at most, of all of it
+    cost: Amount  # at most, of all of it
     id: str | None = None  # the server's; None: it was not heard whether it was made
     pixels: Mapping[str, int] = field(default_factory=dict)  # of the picture each key shows
     answered: set[str] = field(default_factory=set)  # keys whose answers stand in the journal
@@ -49,15 +51,16 @@ class Batch:
 class Account:
     """What the lines of one file add up to."""
 
-    spent: float = 0.0
-    asked: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by key, not yet settled
+    spent: Amount = field(default_factory=Amount)
+    asked: dict[str, list[Amount]] = field(default_factory=lambda: defaultdict(list))  # by key, not yet settled
     batches: list[Batch] = field(default_factory=list)
 
     @property
-    def committed(self) -> float:
+    def committed(self) -> Amount:
         """Spent, or set aside for what may yet be charged."""
-        open_batches = sum(batch.cost for batch in self.batches if not batch.closed)
-        return self.spent + sum(map(sum, self.asked.values())) + open_batches
+        asked = (cost for costs in self.asked.values() for cost in costs)
+        open_batches = (batch.cost for batch in self.batches if not batch.closed)
+        return sum((*asked, *open_batches), self.spent)
 
 
 class Journal:
@@ -84,6 +87,7 @@ class Journal:
         self._file: int | None = None
         self._share = share
         self._batches: dict[str, Batch] = {}  # by mark
+        self._read = _size(self.path)
         alike = f"-of-{share.count}.jsonl"
         lines = []
         for path in sorted({folder / f"{kind}.jsonl", *folder.glob(f"{kind}.*-of-*.jsonl")}):
@@ -115,6 +119,11 @@ class Journal:
         """Keys that are in an open batch, of any process."""
         return {key for batch in self._batches.values() if not batch.closed for key in batch.items}
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether another process has written to this one's file since it was read."""
+        return self._file is None and _size(self.path) != self._read
+
     def add(self, line: Mapping[str, Any]) -> None:
         """Write a line, flushed to the disk, and take it into account."""
         if self._file is None:
@@ -137,13 +146,13 @@ class Journal:
 
     def _take(self, line: Mapping[str, Any], account: Account) -> None:
         if "asked" in line:
-            account.asked[line["asked"]].append(float(line["cost"]))
+            account.asked[line["asked"]].append(_cost(line))
             self.tried.add(line["item"])
         elif "settled" in line:
-            _settle(account, line["settled"], line["cost"])
+            _settle(account, line["settled"], _cost(line))
         elif "answered" in line:
             key, item = line["answered"], line["item"]
-            _settle(account, key, line["cost"])
+            _settle(account, key, _cost(line))
             self.replies[key] = _reply(line)
             self.latest[item] = key
             self.tried.add(item)
@@ -157,7 +166,7 @@ class Journal:
         elif "id" in line:
             self._batches[line["batch"]].id = line["id"]
         elif "batch" in line:
-            batch = Batch(mark=line["batch"], items=dict(line["items"]), cost=float(line["cost"]))
+            batch = Batch(mark=line["batch"], items=dict(line["items"]), cost=_cost(line))
             batch.pixels = dict(line["pixels"])
             self._batches[batch.mark] = batch
             account.batches.append(batch)
@@ -165,13 +174,13 @@ class Journal:
 
 
 def answer_line(
-    key: str, item: str, reply: Reply, cost: float, share: Shares | None, batch: str | None
+    key: str, item: str, reply: Reply, cost: Amount, share: Shares | None, batch: str | None
 ) -> dict[str, Any]:
     """The line that says what came back, and by which batch."""
     return {
         "answered": key,
         "item": item,
-        "cost": cost,
+        **cost_in_line(cost),
         "text": reply.text[:_MOST_TEXT],
         "finish": reply.finish,
         "refusal": reply.refusal,
@@ -180,6 +189,16 @@ def answer_line(
         "share": share,
         "batch": batch,
     }
+
+
+def cost_in_line(cost: Amount) -> dict[str, Any]:
+    """What a line says of a cost."""
+    return {"cost": cost.money, **({"unpriced": list(cost.tokens)} if any(cost.tokens) else {})}
+
+
+def _cost(line: Mapping[str, Any]) -> Amount:
+    read, written = line.get("unpriced", (0, 0))
+    return Amount(money=float(line["cost"]), tokens=(float(read), float(written)))
 
 
 def _reply(line: Mapping[str, Any]) -> Reply:
@@ -203,13 +222,17 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _settle(account: Account, key: str, cost: float) -> None:
+def _settle(account: Account, key: str, cost: Amount) -> None:
     aside = account.asked.get(key)
     if aside:
         aside.pop()
         if not aside:
             del account.asked[key]
-    account.spent += float(cost)
+    account.spent += cost
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -213,7 +213,7 @@ class Session:
             "not_sent_for_max_cost": summary.out_of_money,
             "waiting_in_batches": summary.waiting,
             "tokens": {"read": summary.tokens[0], "written": summary.tokens[1]},
-            "spent": summary.spent if self.ledger.prices is not None else None,
+            "spent": summary.spent if self.ledger.costs else None,
             "text_encoder_checked": self.limit is not None,
             "files": {
                 str(path.relative_to(self.root) if path.is_relative_to(self.root) else path): file_hash(path)

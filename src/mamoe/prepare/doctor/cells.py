@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int32, Int64, UInt8, UInt32
+from jaxtyping import Float, Int32, Int64, UInt8
 
 from mamoe.vocabulary.taxonomy import PER_CLASS, THINGS, ExpertGrouping, Taxonomy
 
@@ -59,18 +59,18 @@ class CellCounter:
         self.groupings: Mapping[str, ExpertGrouping] = {name: taxonomy.grouping(name) for name in names}
 
     def count(
-        self, colours: UInt32[np.ndarray, "H W"], classes: UInt8[np.ndarray, "K"], size: tuple[int, int]
+        self, class_id: UInt8[np.ndarray, "H W"], classes: UInt8[np.ndarray, "K"], size: tuple[int, int]
     ) -> MapCells:
         """The cells of a map trained at ``size``, of 4x4 samples each. Most cells are of one class; the others alone
         are counted out.
 
         Args:
-            colours: of the map, the class in the lowest byte.
+            class_id: of every pixel.
             classes: that occur in it, ascending.
             size: (H, W) at which it is trained, 8 at least.
         """
         height, width = size[0] // 8, size[1] // 8
-        samples = _sampled(colours, height * 4, width * 4).astype(np.uint8).reshape(height, 4, width, 4)
+        samples = _sampled(class_id, height * 4, width * 4).reshape(height, 4, width, 4)
         tops, lows = _extremes(samples)
         mixed = np.flatnonzero(tops != lows)
         of_mixed = _counts(samples, mixed, classes)
@@ -126,13 +126,13 @@ class CellCounts:
         return self.of_class / np.maximum(1, self.of_class.sum(axis=1, keepdims=True))
 
 
-def _sampled(colours: UInt32[np.ndarray, "H W"], height: int, width: int) -> UInt32[np.ndarray, "h w"]:
+def _sampled(class_id: UInt8[np.ndarray, "H W"], height: int, width: int) -> UInt8[np.ndarray, "h w"]:
     """The map at a place in the middle of each of height x width patches."""
-    down, right = colours.shape[0] / height, colours.shape[1] / width
+    down, right = class_id.shape[0] / height, class_id.shape[1] / width
     if down.is_integer() and right.is_integer():  # the same places, without a table of them
-        return colours[int(down) // 2 :: int(down), int(right) // 2 :: int(right)]
+        return class_id[int(down) // 2 :: int(down), int(right) // 2 :: int(right)]
     rows, columns = (((np.arange(n) + 0.5) * step).astype(np.intp) for n, step in ((height, down), (width, right)))
-    return colours[rows].take(columns, axis=1)
+    return class_id[rows].take(columns, axis=1)
 
 
 def _extremes(

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,10 +20,13 @@ from mamoe.data.folder.description import DATA_YAML, USUAL, DataFolder, data_fol
 from mamoe.data.folder.matching import keyed
 from mamoe.data.folder.prompts import HEADER, scan_instance_prompts, scan_prompts_csv
 from mamoe.data.folder.split import SampleFiles, for_split
+from mamoe.data.reading.looks import look_at_map
 from mamoe.data.reading.pictures import is_transparent, picture_header, read_picture
 from mamoe.errors import DatasetError
 from mamoe.prepare.doctor.examine import Diagnosis
 from mamoe.prepare.doctor.twins import Twins
+from mamoe.prepare.record import DATASET_JSON, Written, contents_of, dataset_json, groups_of
+from mamoe.storage.hashing import short_file_hash
 from mamoe.storage.staging import staged_folder
 from mamoe.vocabulary.exif import orientation_of
 from mamoe.vocabulary.panoptic import UNREADABLE
@@ -38,7 +42,8 @@ def mend(diagnosis: Diagnosis, out: Path, taxonomy: Taxonomy | None = None, prog
     or grey) and maps with an opaque alpha channel become panoptic PNGs, where all their classes are known; of a
     picture in two splits the one to train on goes, of one file twice in a split the second. Rows for pictures that are
     not there go. Everything else is copied as it is, faults included: a text file of which something cannot be read or
-    understood is not written anew, because what it says there would be gone.
+    understood is not written anew, because what it says there would be gone. ``dataset.json`` tells what is in
+    the copy, and which segments are groups, as that of the folder does.
 
     Args:
         diagnosis: of the folder as it is.
@@ -46,22 +51,30 @@ def mend(diagnosis: Diagnosis, out: Path, taxonomy: Taxonomy | None = None, prog
         taxonomy: as for the diagnosis.
 
     Raises:
-        ConfigError: ``out`` is in use. DiskFullError: nothing of it is kept.
+        ConfigError: ``out`` is in use. DatasetError: ``dataset.json`` cannot be read. DiskFullError: nothing of the
+            copy is kept.
     """
     found = data_folder(diagnosis.folder, taxonomy)
+    groups = groups_of(diagnosis.folder)
     gone = _superfluous(diagnosis.twins)
     done: Counter[str] = Counter()
+    written: list[Written] = []
     with staged_folder(out) as stage:
         for split, samples in diagnosis.samples.items():
             kept = [sample for sample in samples if sample.image not in gone]
             done["pictures left out that were there twice"] += len(samples) - len(kept)
             names: dict[str, SampleFiles] = {}
             for number, sample in enumerate(kept, start=1):
-                names[_copied(sample, split, stage, found.taxonomy, done)] = sample
+                name = _copied(sample, split, stage, found.taxonomy, done)
+                names[name] = sample
+                of_several = groups.get(f"{split}/{sample.key}", frozenset())
+                written.append(_contents(stage, split, name, sample, of_several, found.taxonomy))
                 if progress is not None:
                     progress(number, len(kept), split)
             _write_texts(stage, split, names, found, done)
         _write_description(stage, found)
+        contents = contents_of(list(diagnosis.samples), written, found.taxonomy)
+        (stage / DATASET_JSON).write_text(dataset_json(contents), encoding="utf-8")
     lines = [f"{count} {what}" for what, count in done.items() if count]
     return "\n".join([f"{out}: a mended copy; {diagnosis.folder} is as it was.", *(f"- {line}" for line in lines)])
 
@@ -94,6 +107,31 @@ def _copied(sample: SampleFiles, split: str, stage: Path, taxonomy: Taxonomy, do
             done["maps became panoptic PNGs"] += 1
             Image.fromarray(converted).save(target)
     return name
+
+
+def _contents(
+    stage: Path, split: str, name: str, sample: SampleFiles, groups: frozenset[int], taxonomy: Taxonomy
+) -> Written:
+    """What ``dataset.json`` says of a picture in the copy; of a map that cannot be read no pixels."""
+    image, panoptic = stage / "images" / split / name, (stage / "panoptic" / split / name).with_suffix(".png")
+    pixels, things = {}, 0
+    with suppress(DatasetError):
+        look = look_at_map(panoptic)
+        pixels = {str(i): int(count) for i, count in enumerate(look.class_pixels) if count}
+        countable = {row.id for row in taxonomy.classes if row.is_thing}
+        things = sum(classes[0] in countable for classes in look.segments.values())
+    return Written(
+        split=split,
+        name=name,
+        caption=sample.prompts.global_prompt,
+        prompts={str(segment): text for segment, text in sample.prompts.by_segment.items()},
+        instances=max(0, things - len(groups)),
+        groups=sorted(groups),
+        pixels=pixels,
+        remarks=(),
+        picture_hash=short_file_hash(image),
+        map_hash=short_file_hash(panoptic) if panoptic.is_file() else "",
+    )
 
 
 def _place(stage: Path, kind: str, split: str, name: str) -> Path:

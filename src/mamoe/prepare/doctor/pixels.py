@@ -17,6 +17,7 @@ from mamoe.prepare.annotations import connected_components
 from mamoe.prepare.doctor.cells import CellCounter, MapCells
 from mamoe.prepare.doctor.shift import Offset, offset_of
 from mamoe.vocabulary.colourize import borders_of
+from mamoe.vocabulary.panoptic import colour_numbers
 
 Trained = Callable[[int, int], tuple[int, int]]  # (H, W) of a file -> (H, W) that the model sees, divisible by 8
 THUMB = 32  # a side of the thumbnail that tells whether two pictures are one
@@ -54,28 +55,28 @@ def look_closely(
         counter: of cells.
         trained: the size at which a pair is trained.
     """
-    colours, different = panoptic.colours, panoptic.look.colours
+    rgb, different = panoptic.rgb, panoptic.look.colours
     assert different is not None
-    step = max(1, -(-max(colours.shape) // SIDE))
-    grid = np.ascontiguousarray(colours[step // 2 :: step, step // 2 :: step])
+    step = max(1, -(-max(panoptic.look.size) // SIDE))
+    grid = colour_numbers(rgb[step // 2 :: step, step // 2 :: step])
     grey = np.asarray(Image.fromarray(picture.grey).resize(grid.shape[::-1], Image.Resampling.BOX))
     return PairLook(
         mode=picture.mode,
         thumbnail=np.asarray(Image.fromarray(grey).resize((THUMB, THUMB), Image.Resampling.BOX)),
-        blended=blended_share(colours),
-        fragments=_fragments(colours, grid, things),
+        blended=blended_share(rgb),
+        fragments=_fragments(rgb, grid, things),
         offset=offset_of(grey, borders_of(grid), step),
-        cells=counter.count(colours, np.unique(different.astype(np.uint8)), trained(*colours.shape)),
+        cells=counter.count(rgb[..., 2], np.unique(different.astype(np.uint8)), trained(*panoptic.look.size)),
     )
 
 
-def blended_share(colours: UInt32[np.ndarray, "H W"]) -> float | None:
+def blended_share(rgb: UInt8[np.ndarray, "H W 3"]) -> float | None:
     """How many of the pixels between two areas have a colour between those of their left and right neighbours.
 
     Ids at a border are those of one side or of the other. What was resized smoothly or saved with loss has others
     there, and around it. None where a map has next to no borders.
     """
-    rows = colours[_ROWS // 2 :: _ROWS]
+    rows = colour_numbers(rgb[_ROWS // 2 :: _ROWS])
     row, column = np.nonzero(rows[:, :-2] != rows[:, 2:])
     if len(row) < 16:
         return None
@@ -91,7 +92,7 @@ def _channels(colours: UInt32[np.ndarray, "n"]) -> UInt8[np.ndarray, "3 n"]:
 
 
 def _fragments(
-    colours: UInt32[np.ndarray, "H W"], grid: UInt32[np.ndarray, "h w"], things: frozenset[int]
+    rgb: UInt8[np.ndarray, "H W 3"], grid: UInt32[np.ndarray, "h w"], things: frozenset[int]
 ) -> dict[int, int]:
     """Segments of things in many pieces; suspected on the grid, counted in full."""
     found = {}
@@ -99,7 +100,7 @@ def _fragments(
         segment, klass = int(colour) >> 8, int(colour) & 255
         if segment == 0 or klass not in things or most < _SUSPECTED_PIECES:
             continue
-        mask = colours == colour
+        mask = (rgb[..., 2] == klass) & (rgb[..., 1] == segment & 255) & (rgb[..., 0] == segment >> 8)
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         cut = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         if (_beginnings(cut) & cut).sum() < MANY_PIECES:

@@ -16,8 +16,9 @@ from mamoe.errors import DatasetError
 from mamoe.prepare.doctor.findings import Finding, Severity
 
 LIMIT = 77  # tokens of CLIP's text encoders, begin and end included
-_MANY, _SHARE = 8, 0.5  # pictures with one prompt, and their share of the split, from which on it tells nothing
+_MANY, _SHARE = 4, 0.5  # pictures with one prompt, and their share of the split, from which on it tells nothing
 # UTF-8 that was read as Latin-1 or Windows-1252 shows a capital A with tilde or circumflex before another sign.
+_NO_VALUE = ("nan", "none", "null", "n/a", "<na>", "undefined")
 _GARBLED = re.compile("[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac|\ufffd")
 
 
@@ -126,6 +127,11 @@ def _oddities(text: str) -> Iterator[tuple[str, str]]:
     if controls:
         yield "control characters", f"the prompt holds {', '.join(map(repr, controls))}; take them out"
     bare = text.strip()
+    if bare.casefold() in _NO_VALUE:
+        yield (
+            "no prompt",
+            f"{bare!r} is what programs write for a missing value; write a caption, or leave it empty",
+        )
     if len(bare) > 1 and (bare.startswith('"') != bare.endswith('"') or (bare[0] == bare[-1] == '"')):
         yield "stray quotes", f"the prompt begins or ends with a quote ({bare[:30]!r}); was it quoted twice?"
 

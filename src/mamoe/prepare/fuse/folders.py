@@ -16,7 +16,7 @@ from mamoe.prepare.fuse.report import Example, write_report
 from mamoe.prepare.fuse.rules import Fused, FuseRules, Thing, fuse
 from mamoe.prepare.label_maps import read_classes
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
-from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, split_of
+from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, require_apart, split_of
 from mamoe.prepare.writer import ImportSummary, Progress, write_dataset
 
 
@@ -53,6 +53,7 @@ def fuse_folders(
     Raises:
         DatasetError: folders lack files, names do not match, a file is wrong, or ``out`` is in use.
     """
+    require_apart(out, [sources.images, sources.semantic, sources.instances])
     notes: list[str] = []
     splits = pictures_by_split(sources.images, notes)
     pictures = [name for names in splits.values() for name in names]

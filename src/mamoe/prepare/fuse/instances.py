@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,12 +16,13 @@ from mamoe.data.folder.listing import bare_name, some
 from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import read_index_picture
 from mamoe.prepare.classes import ClassTable
-from mamoe.prepare.coco_json import CocoInstances, read_coco, things_of, without_upload
+from mamoe.prepare.coco_json import CocoInstances, is_score, read_coco, things_of, without_upload
 from mamoe.prepare.fuse.masks import cut_out, from_polygons
 from mamoe.prepare.fuse.rules import Thing
 from mamoe.prepare.pairing import files_below, paired
 from mamoe.storage.text_file import read_text
 
+_OVER = 0.05  # by so much may YOLO's corners lie outside of the picture
 Size = tuple[int, int]
 Masks = Callable[[Size], list[Thing]]  # the masks of one picture of (H, W); raises DatasetError
 
@@ -78,34 +80,56 @@ def find_instances(source: Path, pictures: Sequence[str], table: ClassTable, *, 
 def _of_json(instances: CocoInstances, pictures: Sequence[str], *, crowds: bool) -> FoundInstances:
     by_name = {name: image for image, name in instances.names.items()}
     match = paired(pictures, list(by_name))
+    notes = list(instances.notes)
     if len(match) < len(pictures):
-        plain = {without_upload(name): name for name in by_name}
+        plain = _once({name: without_upload(name) for name in by_name}, instances.path, notes)
         match = {picture: plain[name] for picture, name in paired(pictures, list(plain)).items()} | match
     if len(match) < len(pictures):  # detections name their pictures by number
-        numbers = {int(name): name for name in by_name if name.isdigit()}
+        numbers = _once({name: _number(name) for name in by_name if _is_number(name)}, instances.path, notes)
         stems = {picture: PurePosixPath(picture).stem for picture in pictures if picture not in match}
-        match |= {p: numbers[int(s)] for p, s in stems.items() if s.isdigit() and int(s) in numbers}
+        match |= {p: numbers[_number(s)] for p, s in stems.items() if _is_number(s) and _number(s) in numbers}
     if by_name and not match:  # one that names none was written by a network that found nothing
         raise DatasetError(
             f"{instances.path} is about none of the pictures: it names {some(list(by_name), 3)}, they are called "
             f"{some(list(pictures), 3)}."
         )
-    alone = sorted(by_name.keys() - set(match.values()))
-    notes = (
-        [f"{instances.path}: {len(alone)} image(s) without a picture were left out: {some(alone)}."] if alone else []
-    )
+    if alone := sorted(by_name.keys() - set(match.values())):
+        notes.append(f"{instances.path}: {len(alone)} image(s) without a picture were left out: {some(alone)}.")
     return FoundInstances(
         kind="COCO's JSON",
         of={
-            picture: partial(_load_json, instances.of_image.get(by_name[name], ()), instances.path, crowds)
+            picture: partial(
+                _load_json,
+                annotations=instances.of_image.get(by_name[name], ()),
+                path=instances.path,
+                said=instances.sizes.get(by_name[name]),
+                crowds=crowds,
+            )
             for picture, name in match.items()
         },
-        notes=(*instances.notes, *notes),
+        notes=tuple(notes),
     )
 
 
-def _load_json(annotations: Sequence, path: Path, crowds: bool, size: Size) -> list[Thing]:
-    return things_of(annotations, size, path, crowds=crowds)
+def _load_json(size: Size, *, annotations: Sequence, path: Path, said: Size | None, crowds: bool) -> list[Thing]:
+    return things_of(annotations, size, path, said=said, crowds=crowds)
+
+
+def _once(short: Mapping[str, str], path: Path, notes: list[str]) -> dict[str, str]:
+    """The names by their short forms, without those that share one: nobody knows which of them is meant."""
+    counts = Counter(short.values())
+    if shared := sorted(name for name, one in short.items() if counts[one] > 1):
+        notes.append(f"{path}: {some(shared)} share a name once it is shortened, so that none is taken by it.")
+    return {one: name for name, one in short.items() if counts[one] == 1}
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _number(name: str) -> str:
+    """A number as text, without leading zeros."""
+    return name.lstrip("0")
 
 
 def _matched(
@@ -169,8 +193,12 @@ def _load_yolo(path: Path, size: Size, *, table: ClassTable, root: Path) -> list
             if not all(map(math.isfinite, values)):
                 raise ValueError("not all of it are numbers")
             score = values.pop() if len(values) % 2 else 1.0
+            if not is_score(score):
+                raise ValueError(f"a score is a number in 0 to 1, got {score:g}")
             if len(values) == 4 and max(values) <= 1:
                 raise ValueError("that is a box; a mask needs three corners or more")
+            if odd := [v for v in values if not -_OVER <= v <= 1 + _OVER]:
+                raise ValueError(f"shares of width and height lie in 0 to 1, got {odd[0]:g}; are those pixels?")
             polygon = [v * (height if i % 2 else width) for i, v in enumerate(values)]
             mask = from_polygons([polygon], size)
         except ValueError as error:
@@ -190,10 +218,12 @@ def _load_list(path: Path, size: Size, *, table: ClassTable, root: Path) -> list
         words = line.rsplit(maxsplit=2)
         try:
             name, label, score = words[0], _class_number(words[1]), float(words[2])
-            if not math.isfinite(score):
+            if not is_score(score):
                 raise ValueError
         except (ValueError, IndexError):
-            raise DatasetError(f"{path}, line {number}: wanted a PNG, its label and its score, got {line!r}.") from None
+            raise DatasetError(
+                f"{path}, line {number}: wanted a PNG, its label and its score in 0 to 1, got {line!r:.80}."
+            ) from None
         png = path.parent / name
         if not _within(png, root):
             raise DatasetError(f"{path}, line {number}: {name!r} leads out of {root}.")
@@ -214,7 +244,7 @@ def _load_stack(paths: Sequence[Path], table: ClassTable, size: Size) -> list[Th
         if len(words) > 1 and _is_score(words[-1]):
             score = float(words.pop())
         name = "_".join(words)
-        class_id = table.numbers.get(int(name)) if name.isdigit() else table.class_called(name)
+        class_id = table.numbers.get(int(name)) if _is_number(name) else table.class_called(name)
         if class_id is None:
             raise DatasetError(
                 f"{path}: the class table has no class {name!r}. Masks of a stack are called NUMBER_CLASS.png or "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Thread
 from typing import Any
 
@@ -13,14 +14,45 @@ from torch import Tensor
 _SHARE = 0.8  # of the memory that is free: copies take no more
 
 
-class HostCopies:
-    """Copies of tensors in the host's memory; those of a GPU's tensors keep their place for the next time."""
+def pinned_like(tensor: Tensor) -> Tensor:
+    """Room for a copy of a GPU's tensor in the host's memory, which takes long to come by and is copied to quickly."""
+    return torch.empty_like(tensor, device="cpu", pin_memory=True)
 
-    def __init__(self) -> None:
+
+class HostCopies:
+    """Copies of tensors in the host's memory; those of a GPU's tensors keep their place for the next time.
+
+    Args:
+        place: makes room for the copy of a GPU's tensor.
+    """
+
+    def __init__(self, place: Callable[[Tensor], Tensor] = pinned_like) -> None:
+        self._place = place
         self._kept: dict[str, Tensor] = {}
+        self._preparing: Thread | None = None
+
+    def prepare(self, tree: Mapping[str, Any]) -> None:
+        """Make room for copies to come while the caller goes on, if there is memory; nothing is copied yet."""
+        if self.fit(tree):
+            on_gpu = [(name, tensor) for name, tensor in _tensors(tree) if _is_on_gpu(tensor)]
+            self._preparing = Thread(target=self._make_room, args=(on_gpu,), name="room for copies", daemon=True)
+            self._preparing.start()
+
+    def _make_room(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        # The first failure ends it: whoever copies asks again, and hears of it.
+        with contextlib.suppress(RuntimeError):
+            for name, tensor in tensors:
+                self._room(name, tensor)
+
+    def _room(self, name: str, tensor: Tensor) -> Tensor:
+        place = self._kept.get(name)
+        if place is None or not _fits(place, tensor):
+            place = self._kept[name] = self._place(tensor)
+        return place
 
     def fit(self, tree: Mapping[str, Any]) -> bool:
         """Whether there is memory for a copy of every tensor in nested mappings."""
+        self._wait()
         new = sum(
             value.numel() * value.element_size()
             for name, value in _tensors(tree)
@@ -30,6 +62,7 @@ class HostCopies:
 
     def of(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         """Nested mappings with copies in the place of tensors; valid until the next call. Waits for the device."""
+        self._wait()
         copies = self._copied(tree, "")
         for device in {value.device for _, value in _tensors(tree) if value.is_cuda}:
             torch.cuda.current_stream(device).synchronize()
@@ -40,13 +73,14 @@ class HostCopies:
             return {key: self._copied(value, f"{name}/{key}") for key, value in tree.items()}
         if not isinstance(tree, Tensor):
             return tree
-        if not tree.is_cuda:
+        if not _is_on_gpu(tree):
             return tree.detach().clone()
-        place = self._kept.get(name)
-        if place is None or not _fits(place, tree):
-            # Pinned memory takes long to come by and is copied to several times faster.
-            place = self._kept[name] = torch.empty_like(tree, device="cpu", pin_memory=True)
-        return place.copy_(tree.detach(), non_blocking=True)
+        return self._room(name, tree).copy_(tree.detach(), non_blocking=True)
+
+    def _wait(self) -> None:
+        if self._preparing is not None:
+            self._preparing.join()
+            self._preparing = None
 
 
 class Writer:
@@ -81,6 +115,10 @@ class Writer:
             work()
         except BaseException as error:
             self._error = error
+
+
+def _is_on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda
 
 
 def _fits(place: Tensor | None, tensor: Tensor) -> bool:

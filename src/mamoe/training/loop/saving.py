@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from mamoe.errors import CheckpointError, ConfigError
+from mamoe.machine.transfers import works_ahead
 from mamoe.runs.adapter import read_adapter, save_adapter, trained_names
 from mamoe.runs.checkpoint import DISK, checkpoint_dir, link, prune, step_of, write_checkpoint
 from mamoe.runs.dealt import part_of
@@ -118,12 +119,23 @@ class Checkpoints(Callback):
         self.newest: Path | None = resume
         self._best = None if best_by is None else _best_value(run_dir, best_by)
         self._copies, self._writer, self._tight = HostCopies(), Writer(), False
+        self._prepared = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: DiffusionModule, outputs, batch, batch_idx: int) -> None:  # type: ignore[override]
         self._writer.raise_failure()
         last = stepped(trainer, batch_idx) and (trainer.should_stop or trainer.global_step >= trainer.max_steps)
         if last or is_due(trainer, batch_idx, self._every):
             self._save(trainer, pl_module, last)
+        elif not self._prepared and stepped(trainer, batch_idx):
+            self._prepare(trainer, pl_module)
+
+    def _prepare(self, trainer: Trainer, module: DiffusionModule) -> None:
+        """Let the first checkpoint find room for its copy: on a GPU making it takes longer than copying."""
+        self._prepared = True
+        if works_ahead(module.device) and trainer.world_size == 1:
+            learned = self._learned(trainer, module, trainer.global_step)
+            assert learned is not None, "the only process is the first"
+            self._copies.prepare(learned.tensors)
 
     def on_train_end(self, trainer: Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
         self._writer.wait()

@@ -90,7 +90,7 @@ class WeightAverage(AveragedWeights):
     @torch.no_grad()
     def update(self) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._average, [p.detach().float() for p in self._weights], 1 - decay)  # type: ignore[attr-defined]
+        torch._foreach_lerp_(self._average, [p.float() for p in self._weights], 1 - decay)  # type: ignore[attr-defined]
         self.updates += 1
 
     def load_state_dict(self, module: str, state: Mapping[str, Tensor]) -> None:

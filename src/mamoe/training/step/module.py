@@ -82,6 +82,7 @@ class DiffusionModule(LightningModule):
         self._before: Rates | None = None  # what the schedule had set before a step that nobody has looked at
         self._optimization = optimization
         self._to_compile: Compiled = networks.compile
+        self._weights: list[nn.Parameter] = []  # that learn, once they are where they stay
         self._mean_size: float | None = None  # pictures of a micro-batch, on average over those of a step
         _check(self)
 
@@ -230,10 +231,9 @@ class DiffusionModule(LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip by the global norm, once per optimizer step; the last look before the weights change."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        weights = [p for p in self._weights if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in weights])  # type: ignore[misc]
         if gradient_clip_val is not None:
-            weights = [p for p in self.parameters() if p.grad is not None]
             nn.utils.clip_grads_with_norm_(weights, float(gradient_clip_val), norm)
         whole, ours = whole_of(norm), self.trainer.optimizers[0]
         group = ours.param_groups[0]
@@ -284,6 +284,8 @@ class DiffusionModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self.watch = StepWatch()
+        # Collecting them walks through all modules, which takes the host longer than a block of the network does.
+        self._weights = [p for p in self.parameters() if p.requires_grad]
         for network in self._frozen:
             network.to(self.device)  # type: ignore[arg-type]
         prepare_experts(self.unet)
@@ -306,12 +308,11 @@ class DiffusionModule(LightningModule):
     def _compile(self, batch: Batch, batch_idx: int) -> None:
         """Compile the UNet, or say why not. It is tried on the first batch, whose gradients are dropped."""
         parts = blocks_of(self.unet) if self._to_compile == "blocks" else [self.unet]
-        weights = [p for p in self.parameters() if p.requires_grad]
 
         def trial() -> None:
             with self.trainer.precision_plugin.forward_context():
                 loss = self._losses(batch, batch_idx).sum()
-            torch.autograd.grad(loss, weights, allow_unused=True)
+            torch.autograd.grad(loss, self._weights, allow_unused=True)
 
         problem = compiled_if_it_works(parts, trial)
         if problem is not None:
