@@ -128,6 +128,16 @@ def test_checkpointing_gives_the_same_gradients(models):
 
 
 @torch.no_grad()
+def test_cells_lie_in_memory_as_norms_read_them(models):
+    # The patches come channels first; were they left so, every norm would turn them round, and its gradient back.
+    model, lie = models.mamoe_pixart(), []
+    for block in model.transformer_blocks[1:]:
+        block.norm1.register_forward_pre_hook(lambda norm, args: lie.append(args[0].is_contiguous()))
+    run(model, given(models), layout(models))
+    assert lie and all(lie)
+
+
+@torch.no_grad()
 def test_default_processors_come_back(models):
     model = models.mamoe_pixart()
     inputs, levels = given(models), layout(models)

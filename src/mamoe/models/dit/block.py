@@ -24,6 +24,8 @@ class MaMoEPixArtBlock(LayoutBlock):
         assert told.timestep is not None, "these blocks are steered by the noise level"
         of_block = self.scale_shift_table + told.timestep.unflatten(1, (6, -1))
         shift, scale, gate, ff_shift, ff_scale, ff_gate = of_block.chunk(6, dim=1)
-        cells = cells + gate * self.look_around(self.norm1(cells) * (1 + scale) + shift, told)
-        cells = cells + self.read_text(cells, told)
-        return cells + ff_gate * self.feed_forward(self.norm2(cells) * (1 + ff_scale) + ff_shift, told)
+        # A sum lies in memory as its first summand does. The cells come as a convolution left them, channels first, and
+        # every norm of every block would have to turn them round.
+        cells = gate * self.look_around(self.norm1(cells) * (1 + scale) + shift, told) + cells
+        cells = self.read_text(cells, told) + cells
+        return ff_gate * self.feed_forward(self.norm2(cells) * (1 + ff_scale) + ff_shift, told) + cells

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.models.experts.lora import LowRank
-from mamoe.models.experts.moe import put_back
+from mamoe.models.experts.moe import put_back, taken
 from mamoe.vocabulary.conditioning import ExpertRouting
 
 Activation = Callable[[Tensor], Tensor]
@@ -61,7 +61,7 @@ class ExpertsBeside(nn.Module):
         """The activation of ``wide``, which the first layer made of ``x``, with what every cell's expert adds to it."""
 
         def compute(rows: Tensor, routing: ExpertRouting | None) -> Tensor:
-            given = wide if routing is None else wide.flatten(0, 1).index_select(0, routing.token)
+            given = wide if routing is None else taken(wide.flatten(0, 1), routing)
             return activation(given + _added(self.widen, rows, routing))
 
         return _routed(compute, x, routing)
@@ -90,7 +90,7 @@ def _routed(
     if routing is None:
         return compute(x, None)
     cells = x.flatten(0, 1)
-    rows = compute(cells.index_select(0, routing.token), routing)
+    rows = compute(taken(cells, routing), routing)
     return put_back(rows, routing, len(cells)).unflatten(0, x.shape[:2])
 
 

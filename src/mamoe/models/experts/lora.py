@@ -26,6 +26,7 @@ from mamoe.models.experts.moe import (
     put_back,
     run_layers,
     slices_of,
+    taken,
 )
 from mamoe.vocabulary.conditioning import ExpertRouting
 
@@ -117,7 +118,7 @@ class LoraExpertsFeedForward(RoutedFeedForward):
             activated = self._activated(hidden_states, self.widen.of_expert(0, hidden_states))
             return self._out(activated, self.narrow.of_expert(0, activated))
         cells = hidden_states.flatten(0, 1)
-        rows = cells.index_select(0, routing.token)
+        rows = taken(cells, routing)
         activated = self._activated(rows, self.widen(rows, routing.offsets))
         out = self._out(activated, self.narrow(activated, routing.offsets))
         return put_back(out, routing, len(cells)).view_as(hidden_states)

@@ -12,11 +12,11 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from diffusers.models.attention import FeedForward
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
@@ -89,7 +89,7 @@ class MoEFeedForward(RoutedFeedForward):
         weights = plain_weights(cells, nets)
         if weights is not None and routing.weight is None and _knows_gradient(nets[0]):
             return grouped_experts(cells, weights, self.activation, routing).view_as(hidden_states)
-        rows = cells.index_select(0, routing.token)
+        rows = taken(cells, routing)
         if weights is not None:
             rows = run_layers(nets[0][3:], grouped_layers(rows, weights, self.activation, nets[0][1], routing))
         else:
@@ -137,7 +137,7 @@ class SharedExpertFeedForward(MoEFeedForward):
         if routing is None:
             return shared
         cells = hidden_states.flatten(0, 1)
-        rows = self._added(cells.index_select(0, routing.token), routing)
+        rows = self._added(taken(cells, routing), routing)
         return shared + put_back(rows, routing, len(cells)).view_as(shared)
 
     def _added(self, rows: Float[Tensor, "K C"], routing: ExpertRouting) -> Float[Tensor, "K C"]:
@@ -174,12 +174,19 @@ def slices_of(rows: Float[Tensor, "K C"], offsets: Int32[Tensor, "E"]) -> tuple[
     return rows.split([end - start for start, end in pairwise([0, *offsets.tolist()])])
 
 
+def taken(cells: Float[Tensor, "M C"], routing: ExpertRouting) -> Float[Tensor, "K C"]:
+    """The rows of all cells, sorted by expert."""
+    if routing.back is None:
+        return cells.index_select(0, routing.token)
+    return _reordered(cells, routing.token, routing.back)
+
+
 def put_back(rows: Float[Tensor, "K C"], routing: ExpertRouting, count: int) -> Float[Tensor, "M C"]:
     """The rows at the places of their cells, those of one cell blended by weight; ``count`` = M cells in all."""
     if routing.weight is None:
         assert routing.back is not None, "hard routing knows the way back"
         # Reading through the inverse permutation keeps nothing for the backward pass; writing (index_copy) keeps rows.
-        return rows.index_select(0, routing.back)
+        return _reordered(rows, routing.back, routing.token)
     weighted = rows * routing.weight.to(rows.dtype).unsqueeze(1)
     return rows.new_zeros((count, rows.shape[1])).index_add(0, routing.token, weighted)
 
@@ -195,3 +202,23 @@ def _knows_gradient(layers: nn.ModuleList) -> bool:
     """Whether the backward pass that is written out holds: torch's compiler writes its own, and nothing is dropped."""
     idle = all(not layer.training or layer.p == 0 for layer in layers if isinstance(layer, nn.Dropout))
     return idle and not torch.compiler.is_compiling()
+
+
+def _reordered(x: Float[Tensor, "M C"], order: Int64[Tensor, "M"], inverse: Int64[Tensor, "M"]) -> Float[Tensor, "M C"]:
+    if torch.compiler.is_compiling():  # which finds a way of its own
+        return x.index_select(0, order)
+    return _Reordered.apply(x, order, inverse)  # type: ignore[no-any-return]
+
+
+class _Reordered(torch.autograd.Function):
+    """Rows in another order. Their gradient is read in the inverse one, where torch would add it up row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (inverse,) = ctx.saved_tensors
+        return grad.index_select(0, inverse), None, None

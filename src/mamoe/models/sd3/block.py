@@ -48,7 +48,7 @@ class MaMoESD3Block(ExpertsInPicture, JointTransformerBlock):
             [self.norm1_context(text, temb)] if self.context_pre_only else self.norm1_context(text, emb=temb)
         )
         seen, seen_by_text = self.attn(hidden_states=normed, encoder_hidden_states=normed_text, **told)
-        cells = cells + gate.unsqueeze(1) * seen
+        cells = gate.unsqueeze(1) * seen + cells  # in this order: see the block of PixArt
         if self.attn2 is not None:
             normed_again, second_gate = of_second
             cells = cells + second_gate.unsqueeze(1) * self.attn2(hidden_states=normed_again)
