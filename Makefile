@@ -31,7 +31,7 @@ slow:
 	uv run pytest -q -m "slow or real"
 
 browser:
-	uv run pytest -q -n 0 -m browser
+	uv run pytest -q -n 0 -m browser tests/commands/app
 
 format:
 	uv run ruff format .

@@ -165,6 +165,14 @@ def small_mamoe(shape: str = "sd15", num_experts: int = 3, **options: Any) -> Ma
     return trained(MaMoEUNet2DConditionModel.from_unet(small_unet(shape), num_experts=num_experts, **options))
 
 
+def smallest_mamoe(**options: Any) -> MaMoEUNet2DConditionModel:
+    """Two levels, attention on the finer one and in the middle: for torch.compile, which takes a second for a block."""
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
+    blocks |= {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    unet = small_unet(block_out_channels=(16, 32), **blocks)
+    return trained(MaMoEUNet2DConditionModel.from_unet(unet, num_experts=3, **options))  # type: ignore[return-value]
+
+
 def small_mamoe_pixart(num_experts: int = 3, **options: Any) -> MaMoEPixArtTransformer2DModel:
     model = MaMoEPixArtTransformer2DModel.from_transformer(small_pixart(), num_experts=num_experts, **options)
     return trained(model)  # type: ignore[return-value]
@@ -228,6 +236,7 @@ class Models:
     shapes = tuple(SHAPES)
     unet = staticmethod(small_unet)
     mamoe = staticmethod(small_mamoe)
+    smallest_mamoe = staticmethod(smallest_mamoe)
     pixart = staticmethod(small_pixart)
     flux = staticmethod(small_flux)
     sd3 = staticmethod(small_sd3)

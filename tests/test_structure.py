@@ -136,6 +136,14 @@ def circles(graph: Mapping[str, Collection[str]]) -> list[set[str]]:
     return sorted(map(set, found), key=sorted)
 
 
+def test_make_looks_for_the_pages_tests_where_they_are():
+    """To look everywhere takes as long as a third of these tests."""
+    (recipe,) = (line for line in (TESTS.parent / "Makefile").read_text().splitlines() if "-m browser" in line)
+    folder = TESTS.parent / recipe.split()[-1]
+    marked = [path for path in TESTS.rglob("test_*.py") if "= pytest.mark.browser" in path.read_text()]
+    assert marked and all(path.is_relative_to(folder) for path in marked)
+
+
 def test_the_package_is_looked_at():
     assert "cli.py" in FILES and len(FILES) > 100
 

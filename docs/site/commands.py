@@ -79,7 +79,7 @@ def _row(parameter: Any, kind: Any) -> str:
         default = "must be given"
     else:
         value = parameter.default
-        default = "" if value in (None, False, ()) or callable(value) else f"`{getattr(value, 'value', value)}`"
+        default = "" if value in (None, False, (), "") or callable(value) else f"`{getattr(value, 'value', value)}`"
     return f"| {names} | {_plain(about)} | {default} |"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 import yaml
 from PIL import Image
 
@@ -161,11 +162,22 @@ def test_what_cannot_be_meant_is_refused(here, change, message, code):
 
 
 def test_asked_it_takes_answers(here, monkeypatch):
+    """Places that are not there and models nobody knows are asked for again at once."""
     harbour(here)
-    answers = iter(["photos", "labels", "classes.yaml", "tiny", "0", "yard"])
+    answers = iter(["fotos", "photos", "labels", "classes.yaml", "sd3", "tiny", "0", "yard"])
+
+    def asked(text, **options):
+        while True:
+            try:
+                return options.get("value_proc", options.get("type", str))(next(answers))
+            except typer.BadParameter as again:
+                refusals.append(str(again))
+
+    refusals: list[str] = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("typer.prompt", lambda text, **options: options.get("type", str)(next(answers)))
+    monkeypatch.setattr("typer.prompt", asked)
     assert mamoe("init").code == 0 and (here / "configs/experiment/yard.yaml").is_file()
+    assert len(refusals) == 2 and "no fotos" in refusals[0] and "there are flux" in refusals[1]
 
 
 def test_names_come_of_folders():

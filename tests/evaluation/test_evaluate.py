@@ -176,7 +176,7 @@ def test_every_picture_says_how_it_was_drawn(evaluated_run, tmp_path):
 
 def test_pictures_of_other_settings_are_not_scored(evaluated_run, finished_run):
     outcome = mamoe("evaluate", finished_run, "--steps", 3, "--out", evaluated_run, *PIXELS)
-    assert outcome.code == 2 and "made with another steps" in outcome.err
+    assert outcome.code == 2 and "made otherwise: steps was" in outcome.err
     assert "leave out --size" in mamoe("evaluate", finished_run, "--size", 64, 64, *PIXELS).err
     assert "There is no mode conditional" in mamoe("evaluate", finished_run, "--modes", "conditional", *PIXELS).err
     assert "There are: best, latest, step-" in mamoe("evaluate", finished_run, "--checkpoint", "99", *PIXELS).err

@@ -10,14 +10,17 @@ SIZE = (8, 12)
 
 
 def layouts(models, count):
-    return [{"cross_attention_kwargs": {"regions": models.levels(2, SIZE, 7, seed=seed)}} for seed in range(count)]
+    return [
+        {"cross_attention_kwargs": {"regions": models.levels(2, SIZE, 7, seed=seed, num_levels=2)}}
+        for seed in range(count)
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compilable")
 @torch.no_grad()
 def test_one_graph_for_all_layouts(models):
-    model = models.mamoe()
+    model = models.smallest_mamoe()
     counter = CompileCounter()
     compiled = torch.compile(model, backend=counter, fullgraph=True)
     given = models.inputs(size=SIZE)
@@ -32,7 +35,7 @@ def test_one_graph_for_all_layouts(models):
 @pytest.mark.slow
 def test_compiled_gradients_are_the_eager_ones(models):
     """Of the traced graphs; what inductor makes of them is trained with in ``tests/training/test_compiling.py``."""
-    model = models.mamoe()
+    model = models.smallest_mamoe()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     given = models.inputs(size=SIZE)
     for layout in layouts(models, 2):
@@ -46,14 +49,14 @@ def test_compiled_gradients_are_the_eager_ones(models):
 @pytest.mark.slow
 @torch.no_grad()
 def test_area_routing_compiles_for_any_number_of_rows(models):
-    model = models.mamoe()
+    model = models.smallest_mamoe()
     counter = CompileCounter()
     compiled = torch.compile(model, backend=counter, fullgraph=True)
     given = models.inputs(size=SIZE)
     for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
         levels = []
-        for level in models.levels(2, SIZE, 7):
+        for level in models.levels(2, SIZE, 7, num_levels=2):
             raw = torch.rand((2, level.grid[0] * level.grid[1], 3), generator=generator)
             raw = raw * (raw > 0.4)
             raw[..., 0] += 0.1

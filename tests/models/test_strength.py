@@ -182,14 +182,16 @@ def test_gradient_checkpointing_gives_the_same_gradients(models, steered):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compilable")
+@pytest.mark.parametrize("learned", [False, True], ids=["soft", "learned"])
 @torch.no_grad()
-def test_one_compiled_graph_for_all_layouts(models, steered):
-    model, layout = steered
+def test_one_compiled_graph_for_all_layouts(models, learned):
+    model = models.smallest_mamoe(learned_strength=learned)
     counter = CompileCounter()
     compiled = torch.compile(model, backend=counter, fullgraph=True)
     given = models.inputs(size=SIZE)
     for seed in range(2):
-        levels = layout(2, seed)
+        levels = models.levels(2, SIZE, 7, seed=seed, num_levels=2)
+        levels = levels if learned else weighted(levels)
         torch.testing.assert_close(run(compiled, given, levels), run(model, given, levels), atol=1e-5, rtol=1e-4)
     assert counter.frame_count == 1
 

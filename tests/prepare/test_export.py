@@ -110,7 +110,7 @@ def test_an_export_is_whole_or_not_there(camvid, tmp_path, monkeypatch):
     assert not export_coco_panoptic(camvid, tmp_path / "coco", manner=Manner(dry_run=True)).done
     assert export_coco_panoptic(camvid, tmp_path / "coco", manner=Manner(link=True)).done
     assert (tmp_path / "coco/train/0016E5_00480.png").is_symlink()
-    with pytest.raises(DatasetError, match="would be overwritten"):
+    with pytest.raises(DatasetError, match="give --overwrite"):
         export_coco_panoptic(camvid, tmp_path / "coco")
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from mamoe.prepare.check import check_folder
 from mamoe.prepare.classes import table_of
 from mamoe.prepare.folder import import_folder
 from mamoe.prepare.importers import IMPORTERS
+from mamoe.prepare.job import spelled
 from mamoe.prepare.labelled import Manner
 from mamoe.storage.png import encode_png
 from mamoe.storage.staging import DiskFullError
@@ -194,6 +196,27 @@ def test_parts_of_several_tasks_make_the_same_set(source):
 def test_another_number_of_tasks_goes_on(source):
     run(source, share=Share(rank=0, count=3))
     assert run(source).pictures == {"train": 9} and not hidden(source)
+
+
+def test_more_tasks_than_pictures(source):
+    idle = run(source, share=Share(rank=10, count=11))
+    assert not idle.done and idle.left == 9 and not hidden(source)
+    for rank in range(9):
+        last = run(source, share=Share(rank=rank, count=11))
+    assert last.done
+    idle = run(source, share=Share(rank=9, count=11))
+    assert not idle.done and not idle.left and idle.text().endswith("another process has made it.")
+
+
+def test_a_job_has_one_name_in_every_process():
+    """The order of sets and the places of objects differ from process to process."""
+    words = {f"class {i}" for i in range(20)}
+    name = spelled((frozenset(words), {"b": 1, "a": Share()}, partial(run, out=Path("x")), np.arange(2000)))
+    assert name.startswith(f"[{{{', '.join(sorted(map(repr, words)))}}}, {{'b': 1, 'a': Share(0, 1)}}, [")
+    assert " at 0x" not in name and f"{__name__}.run" in name and "..." not in name
+    assert spelled(frozenset({1})) != spelled(frozenset({2})) and spelled(np.arange(2000)) != spelled(
+        np.arange(2000) % 1999
+    )
 
 
 def test_shares():

@@ -1,14 +1,18 @@
 """Every command of docs/prepare.md's sections Import, Segment, Fuse and Export, run on drawn trees."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from foreign import ade20k, bdd100k, idd, kitti360, mapillary, photo, save
 
+import mamoe as mamoe_package
 from factories import mamoe
 from mamoe.models.segmenter import Segmenter
 from mamoe.models.segmenter_files import write_segmenter
@@ -82,3 +86,41 @@ def test_every_command_works(material, monkeypatch):
         assert check_folder(folder).problems == (), folder
     told = [json.loads((material / f"data/{name}/dataset.json").read_text()) for name in ("harbour", "again")]
     assert told[0]["splits"] == told[1]["splits"]
+
+
+@pytest.mark.slow  # 24 commands
+def test_tasks_of_an_array_do_parts_of_one_set(material):
+    """Each is a process of its own, whose sets have another order."""
+    table = {
+        "images": [{"id": i, "file_name": f"pier{i // 2}_{i}.jpg", "height": 32, "width": 64} for i in range(4)],
+        "annotations": [
+            {"id": i + 1, "image_id": i, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]} for i in range(4)
+        ],
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "boat"}, {"id": 3, "name": "tram"}],
+    }
+    (material / "raw/objects.json").write_text(json.dumps(table))
+    own = ["prepare", "import", "folder", "raw/photos", "data/objects", "--maps", "raw/objects.json"]
+    words = [
+        [word.replace("data/", "array/") for word in line] for line in (*commands("Import"), *commands("Fuse"), own)
+    ]
+    code = "import json, sys; from mamoe.cli import app; [app(w, standalone_mode=False) for w in json.load(sys.stdin)]"
+    for task in ("0", "1"):
+        array = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "0"}
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            input=json.dumps([[*line, "--workers", "1"] for line in words]),
+            env={
+                **os.environ,
+                **array,
+                "PYTHONHASHSEED": task,
+                "PYTHONPATH": str(Path(mamoe_package.__file__).parents[1]),
+            },
+            cwd=material,
+            text=True,
+            capture_output=True,
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert len(words) == 12 and all(
+        (material / line[4] / "dataset.json").is_file() for line in words if line[1] == "import"
+    )
+    assert all((material / line[3] / "dataset.json").is_file() for line in words if line[1] == "fuse")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from factories import mamoe
 from mamoe.data.folder.split import SampleFiles
-from mamoe.errors import ConfigError, DatasetError
+from mamoe.errors import ConfigError, DatasetError, MamoeError
 from mamoe.evaluation.run import drawn_otherwise, folder_row, layout_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.editing import weights_of
@@ -109,6 +109,12 @@ def test_variants_that_a_model_does_not_read_are_said_to_be_alike(pipe, layouts,
     heard = []
     sample_folder(unread, replace(layouts, vary=tmp_path / "vary.csv"), tmp_path / "out", HOW, warn=heard.append)
     assert any("Variants of a map are all alike" in line for line in heard)
+
+
+def test_more_steps_than_there_are_leave_no_folder(pipe, layouts, tmp_path):
+    with pytest.raises(MamoeError, match=r"num_inference_steps must lie in 1\.\.1000, got 1001"):
+        sample_folder(pipe, layouts, tmp_path / "out", replace(HOW, steps=1001))
+    assert not (tmp_path / "out").exists()
 
 
 def test_prompts_of_segments_that_are_gone_at_the_pictures_size_are_said(pipe, layouts, tmp_path):

@@ -166,7 +166,7 @@ def test_mistakes_are_explained(made, finished_run, town, tmp_path):
     assert "no class tram to call rare" in refusal(finished_run, *where, "--rare", "tram")
     assert "'nowhere'" in refusal(finished_run, *where, "--split", "nowhere")
     work = ("--work", made.with_name("set.work"))
-    assert "made with another flip" in refusal(finished_run, *where, *work, "--flip", "1")
+    assert "made otherwise: flip was" in refusal(finished_run, *where, *work, "--flip", "1")
     assert "is not empty and would be overwritten" in refusal(finished_run, "--data", town, "--out", town)
     foreign = tmp_path / "foreign"
     shutil.copytree(town, foreign)

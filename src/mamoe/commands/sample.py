@@ -146,7 +146,8 @@ def sample(
             fast=fast,
         )
     if processes.first:
-        new = f"{len(result.pictures)} pictures in {out}, {result.drawn} of them new"
+        count = len(result.pictures)
+        new = f"{count} picture{'' if count == 1 else 's'} in {out}, {result.drawn} of them new"
         typer.echo(f"{new}; all of them: {result.contact_sheet}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -37,13 +38,13 @@ def init(
     asks = not yes and sys.stdin.isatty()
     if not asks and (missing := [f"--{key}" for key, value in (("images", images), ("maps", maps)) if value is None]):
         raise ConfigError(f"Nothing is asked here, so give {' and '.join(missing)}; see mamoe init --help.")
-    images = images or Path(typer.prompt("Folder of your pictures"))
-    maps = maps or Path(typer.prompt("Folder of their maps, or a COCO JSON"))
+    images = images or typer.prompt("Folder of your pictures", value_proc=_there)
+    maps = maps or typer.prompt("Folder of their maps, or a COCO JSON", value_proc=_there)
     here = round(gpu_gib() or 0, 1) if memory is None else memory
     if asks:
         if classes is None:
             classes = typer.prompt("Classes: a taxonomy's name, a YAML file, or nothing", default="") or None
-        base = base or typer.prompt(f"Base model ({', '.join(bases())})", default=TINY)
+        base = base or typer.prompt(f"Base model ({', '.join(bases())})", default=TINY, value_proc=_one_of(bases()))
         here = typer.prompt("Memory of the GPU in GB, 0 for none", default=here, type=float) if memory is None else here
     name = name or name_for(images if images.name not in ("images", "train") else images.resolve().parent)
     if asks:
@@ -58,3 +59,22 @@ def init(
         typer.echo(f"Written: {path}")
     for command in found.commands:
         typer.echo(f"Next: {command}")
+
+
+def _there(answer: str) -> Path:
+    """A path that is there; of any other the question is asked again."""
+    path = Path(answer).expanduser()
+    if not path.exists():
+        raise typer.BadParameter(f"there is no {path}.")
+    return path
+
+
+def _one_of(known: Sequence[str]) -> Callable[[str], str]:
+    """An answer among ``known``; after any other they are named and the question is asked again."""
+
+    def checked(answer: str) -> str:
+        if answer not in known:
+            raise typer.BadParameter(f"there is no {answer}; there are {', '.join(known)}.")
+        return answer
+
+    return checked

@@ -18,7 +18,7 @@ from mamoe.data.folder.listing import bare_name
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.folder.split import index_split, list_splits
 from mamoe.errors import DatasetError
-from mamoe.prepare.job import Progress, Records, file_stamp, made_folder
+from mamoe.prepare.job import Progress, Records, file_stamp, how_far, made_folder, spelled
 from mamoe.prepare.labelled import MANNER, Manner
 from mamoe.prepare.panoptic_json import NUMBER
 from mamoe.prepare.record import DATASET_JSON, dataset_json, groups_of
@@ -37,8 +37,9 @@ class ExportSummary:
     folder: Path
     pictures: Mapping[str, int]  # by split
     segments: Mapping[str, int]
-    done: bool
+    done: bool = False  # this process put the folder in place
     left: int = 0  # pictures other processes have not done yet
+    dry_run: bool = False  # nothing was to be written
 
     def text(self) -> str:
         """One line."""
@@ -46,9 +47,7 @@ class ExportSummary:
             f"{split} {n} pictures{f' with {self.segments[split]} segments' if self.done else ''}"
             for split, n in self.pictures.items()
         ]
-        if self.left:
-            return f"{self.folder}: {'; '.join(parts)}; this part is done, {self.left} pictures of others are not."
-        return f"{self.folder}: {'; '.join(parts)}{'' if self.done else ' would be written (dry run)'}."
+        return f"{self.folder}: {'; '.join(parts)}{how_far(done=self.done, left=self.left, dry_run=self.dry_run)}."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,8 +123,8 @@ def export_coco_panoptic(
         raise DatasetError(f"{data} holds no pictures to export.")
     counts = {split: sum(task.split == split for task in tasks) for split in dict.fromkeys(t.split for t in tasks)}
     if manner.dry_run:
-        return ExportSummary(folder=out, pictures=counts, segments=dict.fromkeys(counts, 0), done=False)
-    segments = dict.fromkeys(counts, 0)
+        return ExportSummary(folder=out, pictures=counts, segments=dict.fromkeys(counts, 0), dry_run=True)
+    segments: dict[str, int] = {}
 
     def finish(stage: Path, records: Records) -> None:
         for split in counts:
@@ -136,14 +135,12 @@ def export_coco_panoptic(
         (stage / TAXONOMY_FILE).write_text(plain, encoding="utf-8")
         (stage / DATASET_JSON).write_text(dataset_json(_contents(records, segments, found.taxonomy)), encoding="utf-8")
 
-    identity = [repr((found.taxonomy.to_dict(), manner.link))]
+    identity = [spelled((found.taxonomy.to_dict(), manner.link))]
     identity += [f"{t.key} {file_stamp(t.picture)} {file_stamp(t.panoptic)} {sorted(t.groups)}" for t in tasks]
     run = partial(_export_all, found.taxonomy, manner.link)
     reads = (data, found.images, found.panoptic_maps)
     left = made_folder(out, identity, tasks, run, finish, manner=manner, progress=progress, reads=reads)
-    return ExportSummary(
-        folder=out, pictures=counts, segments=segments, done=not left and any(segments.values()), left=left
-    )
+    return ExportSummary(folder=out, pictures=counts, segments=segments, done=bool(segments), left=left)
 
 
 def coco_segments(

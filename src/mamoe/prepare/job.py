@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+import numpy as np
 
 from mamoe.data.folder.description import DATA_YAML
 from mamoe.data.folder.prompts import raise_problems
@@ -58,11 +61,14 @@ def made_folder(
         reads: folders and files that the tasks read; ``--overwrite`` must not take them away.
 
     Returns:
-        How many tasks other processes have not done yet; 0: the folder is there.
+        How many tasks other processes have not done yet; 0: the folder is there. Where ``finish`` was not called,
+        another process has put it there.
 
     Raises:
         DatasetError: ``out`` is in use, or there are problems; ``out`` is as it was.
     """
+    if not manner.share.alone and not manner.share.of(tasks):  # more processes than pictures
+        return 0 if out.exists() else len(tasks)
     _require_replaceable(out, manner, reads)
     key = short_hash("\n".join(identity), 8, errors="surrogateescape")
     alone = manner.share.alone
@@ -80,6 +86,21 @@ def made_folder(
     return 0
 
 
+def how_far(*, done: bool, left: int, dry_run: bool) -> str:
+    """What follows the counts in a line of summary.
+
+    Args:
+        done: this process put the folder in place.
+        left: pictures of other processes that are not done.
+        dry_run: nothing was to be written.
+    """
+    if left:
+        return f"; this part is done, {left} pictures of others are not"
+    if dry_run:
+        return " would be written (dry run)"
+    return "" if done else "; another process has made it"
+
+
 def file_stamp(path: Path) -> tuple[str, int, int]:
     """Path, size and time of the last change: other once the file is."""
     try:
@@ -87,6 +108,28 @@ def file_stamp(path: Path) -> tuple[str, int, int]:
     except OSError:
         return str(path), 0, 0  # what is missing is for its reader to say
     return str(path), found.st_size, found.st_mtime_ns
+
+
+def spelled(word: Any) -> str:
+    """A value in words that are the same in every process, fit to tell one job from another: neither the order of a set
+    nor the place of an object in memory stands in them, and all of an array does."""
+    if isinstance(word, Set):
+        return f"{{{', '.join(sorted(map(spelled, word)))}}}"
+    if is_dataclass(word) and not isinstance(word, type):
+        return (
+            f"{type(word).__name__}({', '.join(spelled(getattr(word, one.name)) for one in fields(word) if one.repr)})"
+        )
+    if isinstance(word, Mapping):
+        return f"{{{', '.join(f'{spelled(key)}: {spelled(value)}' for key, value in word.items())}}}"
+    if isinstance(word, list | tuple):
+        return f"[{', '.join(map(spelled, word))}]"
+    if isinstance(word, np.ndarray):
+        return f"{word.dtype}{word.shape}{word.tobytes().hex()}"
+    if isinstance(word, partial):
+        return spelled((word.func, word.args, word.keywords))
+    if callable(word):
+        return f"{word.__module__}.{word.__qualname__}"
+    return repr(word)
 
 
 def _do_share(

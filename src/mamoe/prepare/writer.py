@@ -21,7 +21,7 @@ from mamoe.data.folder.prompts import HEADER, raise_problems
 from mamoe.data.reading.pictures import picture_header
 from mamoe.errors import DatasetError
 from mamoe.prepare.captions import describe, of_a_group
-from mamoe.prepare.job import Progress, Records, file_stamp, made_folder
+from mamoe.prepare.job import Progress, Records, file_stamp, how_far, made_folder, spelled
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.names import flat_names
 from mamoe.prepare.record import DATASET_JSON, Written, contents_of, dataset_json, json_of
@@ -59,8 +59,9 @@ class ImportSummary:
     instances: Mapping[str, int]  # segments of single things, by split
     groups: Mapping[str, int]  # segments of several things, by split
     notes: tuple[str, ...] = ()  # what was ignored, left out or converted
-    done: bool = True  # False: nothing was written (a dry run), or other processes have not finished their parts
-    left: int = 0  # pictures of the parts that are not finished
+    done: bool = True  # this process put the folder in place
+    left: int = 0  # pictures of other processes' parts that are not finished
+    dry_run: bool = False  # nothing was to be written
 
     def text(self) -> str:
         """The counts by split, then every note, as plain lines."""
@@ -72,9 +73,7 @@ class ImportSummary:
             + (f" with {self.instances[split]} instances and {self.groups[split]} groups" if self.done else "")
             for split, n in self.pictures.items()
         )
-        if self.left:
-            return f"{counts}; this part is done, {self.left} pictures of others are not"
-        return counts if self.done else f"{counts} would be written (dry run)"
+        return counts + how_far(done=self.done, left=self.left, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +146,7 @@ def write_dataset(
     )
     nothing = dict.fromkeys(splits, 0)
     if manner.dry_run:
-        return summary(instances=nothing, groups=nothing, notes=(*notes, *shared), done=False)
+        return summary(instances=nothing, groups=nothing, notes=(*notes, *shared), done=False, dry_run=True)
     written: list[Written] = []
     said: list[str] = []
 
@@ -200,15 +199,15 @@ def write_import(
 
 def _identity(tasks: Sequence[_Task], taxonomy: Taxonomy, scenery: Scenery, manner: Manner) -> list[str]:
     """The same files, unchanged, to be written the same way."""
-    how = repr((taxonomy.to_dict(), scenery.place, scenery.size, manner.link, manner.val))
+    how = spelled((taxonomy.to_dict(), scenery.place, scenery.size, manner.link, manner.val))
     texts: dict[int, str] = {}  # what many pictures share, such as a class table, is spelled out once
 
-    def spelled(word: Any) -> str:
+    def hashed(word: Any) -> str:
         if id(word) not in texts:
-            texts[id(word)] = short_hash(repr(word), 8, errors="surrogateescape")
+            texts[id(word)] = short_hash(spelled(word), 8, errors="surrogateescape")
         return texts[id(word)]
 
-    return [how, *(f"{t.key} {[*map(file_stamp, _files(t)), *map(spelled, _words(t))]}" for t in tasks)]
+    return [how, *(f"{t.key} {[*map(file_stamp, _files(t)), *map(hashed, _words(t))]}" for t in tasks)]
 
 
 def _words(task: _Task) -> tuple[Any, ...]:

@@ -96,9 +96,10 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
             found = {}
         other = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
         if other:
+            said = "; ".join(f"{key} was {found.get(key)!r:.60}, is {wanted.get(key)!r:.60}" for key in other)
             raise ConfigError(
-                f"{folder} holds pictures made with another {', '.join(other)}. Nothing is overwritten: choose another "
-                "--out, or move that folder away."
+                f"{folder} holds what was made otherwise: {said}. Nothing is overwritten: choose another folder, or "
+                "move that one away."
             )
         return
     if any(folder.rglob("*.png")):

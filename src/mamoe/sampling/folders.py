@@ -36,6 +36,7 @@ from mamoe.machine.processes import Processes
 from mamoe.models.control.call import control_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import batches_by_size, draw
+from mamoe.sampling.checks import call_problems
 from mamoe.sampling.components import load_components
 from mamoe.sampling.effect import (
     WithoutEffect,
@@ -51,7 +52,7 @@ from mamoe.sampling.jobs import Job, LayoutFolder, list_jobs
 from mamoe.sampling.padding import padded_size, padding_said
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import JPEG, contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
-from mamoe.sampling.requests import Request
+from mamoe.sampling.requests import Request, refuse
 from mamoe.vocabulary.drawing import DRAWING, SAID, Drawing
 from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic, resized_panoptic
 from mamoe.vocabulary.prompts import RegionPrompts
@@ -113,12 +114,14 @@ def sample_folder(
 
     Raises:
         ConfigError: guidance on the layout of a model that knows none.
+        MamoeError: more steps than the scheduler has, or none.
         DatasetError: bad input (see :func:`list_jobs`), or ``out`` holds pictures this job would have to overwrite.
     """
     processes = processes or Processes()
     _check_apart(out, layouts)
     if drawing.guidance_layout is not None and pipe.settings is None:
         raise ConfigError("This model knows no layout: leave out guidance_layout.")
+    refuse(call_problems(pipe.scheduler, drawing.steps, "pil"))
     jobs = list_jobs(layouts, pipe)
     if processes.first:
         tell = warn or partial(warnings.warn, category=WithoutEffect, stacklevel=2)

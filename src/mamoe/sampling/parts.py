@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -185,7 +186,9 @@ class PipelineParts(DiffusionPipeline):
         saved = cast(dict[str, Any], cls.load_config(path, revision=options.get("revision")))
         options = {"use_safetensors": True, **options}
         theirs = {spelled if name == "torch_dtype" else name: value for name, value in options.items()}
-        pipe = super().from_pretrained(path, **{**theirs, **whole_encoders(folder, saved, options)})
+        with warnings.catch_warnings():  # said to us: earlier versions know this name alone
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            pipe = super().from_pretrained(path, **{**theirs, **whole_encoders(folder, saved, options)})
         require_weights(path, {"unet": pipe.unet, "vae": pipe.vae}, options)
         if "torch_dtype" not in options:
             for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # the others are; these keep their file's type

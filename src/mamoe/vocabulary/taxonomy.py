@@ -6,6 +6,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -83,7 +84,7 @@ class Taxonomy:
                 f"There is no taxonomy {str(name_or_path)!r}{_did_you_mean(str(name_or_path), known)}. "
                 f"Known are {', '.join(known)}; for one of your own give the path of its .yaml file."
             )
-        return cls.from_dict(_read_yaml(_SHIPPED / f"{name_or_path}.yaml"))
+        return _shipped(str(name_or_path))
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Taxonomy:
@@ -200,6 +201,11 @@ class Taxonomy:
         if ids == list(range(ids[0], ids[-1] + 1)):
             return f"{ids[0]} to {ids[-1]}"
         return ", ".join(map(str, ids[:12])) + (f" and {len(ids) - 12} more" if len(ids) > 12 else "")
+
+
+@cache
+def _shipped(name: str) -> Taxonomy:
+    return Taxonomy.from_dict(_read_yaml(_SHIPPED / f"{name}.yaml"))
 
 
 def shipped_taxonomies() -> list[str]:

@@ -41,7 +41,7 @@ def times(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_demo_leaves_a_page_and_goes_on_where_it_stopped(base_model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "COUNTS", {"train": 64, "val": 4, "test": 6})
+    monkeypatch.setattr(run, "COUNTS", {"train": 24, "val": 2, "test": 6})
     monkeypatch.setattr(run, "DRAWING", replace(run.DRAWING, steps=2))
     out = tmp_path / "demo"
     settings = [f"model.path={base_model}", "trainer.accelerator=cpu", "callbacks.samples=null"]

@@ -8,8 +8,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from broken_sets import Where, fault, panoptic, picture
-from PIL import Image
+from broken_sets import Where, book, fault, panoptic, picture, table
+from PIL import Image, ImageEnhance
 
 
 @fault("convert it to 8 bits")
@@ -175,6 +175,25 @@ def same_picture_in_two_splits(data):
     panoptic(data, 0, "val").write_bytes(panoptic(data).read_bytes())
     (data / "instance_prompts_val.json").write_text("{}")
     return Where(file=target.with_suffix(".jpg"), severity="warning")
+
+
+@fault("is the same picture as")
+def brighter_copy_in_two_splits(data):
+    brighter = ImageEnhance.Brightness(Image.open(picture(data, 4))).enhance(1.1)
+    brighter.resize(brighter.size, Image.Resampling.BICUBIC).save(picture(data, 1, "val"))
+    panoptic(data, 1, "val").write_bytes(panoptic(data, 4).read_bytes())
+    (data / "instance_prompts_val.json").write_text("{}")
+    return Where(file=picture(data, 1, "val"), severity="warning")
+
+
+@fault("differ in capitals alone")
+def pictures_that_differ_in_capitals(data):
+    other = picture(data, 6).with_name("SCENE_000005.png")
+    picture(data, 6).rename(other)
+    panoptic(data, 6).rename(panoptic(data, 6).with_name(other.name))
+    for text in (table(data), book(data)):
+        text.write_text(text.read_text().replace("scene_000006.png", other.name))
+    return Where(file=picture(data, 5), severity="warning")
 
 
 @fault("trained on twice")

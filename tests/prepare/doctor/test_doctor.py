@@ -137,6 +137,9 @@ def test_twins_survive_a_small_change_and_strangers_are_none():
         ("a17", "b17", False),
     ]
     assert find_twins(train) == []
+    brighter = [np.clip(thumbnails[i] * 0.6 + shift, 0, 255).astype(np.uint8) for i, shift in ((3, 90), (17, 0))]
+    val = [Print(image=Path(f"b{i}"), split="val", thumbnail=t) for i, t in enumerate(brighter)]
+    assert [(str(t.image), str(t.other)) for t in find_twins([*train, *val])] == [("a3", "b0"), ("a17", "b1")]
 
 
 @pytest.mark.real

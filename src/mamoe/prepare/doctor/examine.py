@@ -18,6 +18,7 @@ from mamoe.prepare.check import DatasetReport, Progress, check_folder
 from mamoe.prepare.doctor.cells import LEVELS, CellCounter, CellCounts, GroupingLoad
 from mamoe.prepare.doctor.closer import CloserLook, Gathered, located_colours
 from mamoe.prepare.doctor.findings import Finding, Severity, located
+from mamoe.prepare.doctor.names import name_clashes
 from mamoe.prepare.doctor.needs import Need, Weights, cache_needs, checkpoint_needs, machine_notes
 from mamoe.prepare.doctor.pixels import Trained
 from mamoe.prepare.doctor.texts import TokenCounter, text_findings, things_without_prompt
@@ -154,6 +155,7 @@ def examine(
                 None if found.prompts is None else for_split(found.prompts, split),
                 None if model is None else model.counter,
             ),
+            *name_clashes(files),
             *([] if files.instance_prompts is None else things_without_prompt(files.instance_prompts, look.lacking)),
         )
     ]

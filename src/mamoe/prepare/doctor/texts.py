@@ -16,7 +16,7 @@ from mamoe.errors import DatasetError
 from mamoe.prepare.doctor.findings import Finding, Severity
 
 LIMIT = 77  # tokens of CLIP's text encoders, begin and end included
-_MANY, _SHARE = 8, 0.5  # pictures with one prompt, and their share of the split, from which on it tells nothing
+_MANY, _SHARE = 4, 0.5  # pictures with one prompt, and their share of the split, from which on it tells nothing
 # UTF-8 that was read as Latin-1 or Windows-1252 shows a capital A with tilde or circumflex before another sign.
 _NO_VALUE = ("nan", "none", "null", "n/a", "<na>", "undefined")
 _GARBLED = re.compile("[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac|\ufffd")

@@ -20,7 +20,7 @@ from mamoe.errors import DatasetError
 from mamoe.prepare.areas import panoptic_from_class_index
 from mamoe.prepare.fuse.masks import Mask
 from mamoe.prepare.fuse.rules import Fused, FuseRules, Thing, fuse
-from mamoe.prepare.job import Progress, Records, file_stamp, made_folder
+from mamoe.prepare.job import Progress, Records, file_stamp, how_far, made_folder, spelled
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
 from mamoe.prepare.pairing import pictures_by_split, require_apart, split_of
 from mamoe.prepare.record import DATASET_JSON, Written, dataset_json, json_of
@@ -74,19 +74,17 @@ class PartsSummary:
     pictures: int
     things: int
     has_instances: bool
-    done: bool
-    left: int = 0
+    done: bool = False  # this process put the folder in place
+    left: int = 0  # pictures of other processes' parts that are not finished
+    dry_run: bool = False  # nothing was to be written
     notes: tuple[str, ...] = ()
 
     def text(self) -> str:
         """One line, then every note."""
         head = f"{self.folder}: {self.pictures} maps of classes in semantic/"
-        if self.left:
-            head += f"; this part is done, {self.left} pictures of others are not"
-        elif not self.done:
-            head += " would be written (dry run)"
-        elif self.has_instances:
+        if self.done and self.has_instances:
             head += f", {self.things} masks in instances.json"
+        head += how_far(done=self.done, left=self.left, dry_run=self.dry_run)
         return "\n".join([f"{head}.", *(f"- {visible(note)}" for note in self.notes)])
 
 
@@ -224,8 +222,9 @@ def segment_parts(
     raise_problems(_clashes(names), f"The segmenting of {images}")
     summary = partial(PartsSummary, folder=out, pictures=len(tasks), notes=tuple(notes))
     if manner.dry_run:
-        return summary(things=0, has_instances=False, done=False)
-    counts: list[int] = []
+        return summary(things=0, has_instances=False, dry_run=True)
+    counts: list[int] = []  # of masks, where the network tells things apart
+    written: list[Path] = []  # the folder, once this process has finished it
 
     def finish(stage: Path, records: Records) -> None:
         rows = [row for task in tasks for row in records[task.key]["things"] or ()]
@@ -243,12 +242,13 @@ def segment_parts(
             "files": {task.key: {"map": records[task.key]["map"]} for task in tasks},
         }
         (stage / DATASET_JSON).write_text(dataset_json(contents), encoding="utf-8")
+        written.append(out)
 
-    identity = [repr(("parts", how)), *(f"{task.key} {file_stamp(task.picture)}" for task in tasks)]
+    identity = [spelled(("parts", how)), *(f"{task.key} {file_stamp(task.picture)}" for task in tasks)]
     run = partial(_write_parts, how)
     manner = replace(manner, together=how.batch)
     left = made_folder(out, identity, tasks, run, finish, manner=manner, progress=progress, reads=(images,))
-    return summary(things=sum(counts), has_instances=bool(counts), done=not left, left=left)
+    return summary(things=sum(counts), has_instances=bool(counts), done=bool(written), left=left)
 
 
 def _clashes(names: Sequence[str]) -> list[str]:
