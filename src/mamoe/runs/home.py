@@ -73,7 +73,8 @@ def relocated(plain: Mapping[str, Any], home: Home) -> dict[str, Any]:
     sections: dict[str, dict[str, Any]] = {}
     for name, keys in PATHS.items():
         given = plain.get(name)
-        section = dict(given) if isinstance(given, Mapping) else {}  # what else it may be, its schema refuses
+        # What else it may be, its schema refuses.
+        section = dict(cast(Mapping[str, Any], given)) if isinstance(given, Mapping) else {}
         for key in keys:
             if isinstance(said := section.get(key), str) and (now := home.found(said)) != said:
                 log.warning("%s is not there any more: %s.%s is read from %s.", said, name, key, now)
