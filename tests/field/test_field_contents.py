@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from PIL import Image
 
 from mamoe.data.folder.prompts import read_instance_prompts, read_prompts_csv
+from mamoe.data.reading.looks import look_at_map
 from mamoe.data.reading.pictures import read_picture
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.prepare.annotations import read_index_picture
@@ -34,6 +36,21 @@ def test_what_lies_in_a_pictures_place_is_named(tmp_path, kind, read):
     with pytest.raises(DatasetError, match=said) as caught:
         read(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [read_picture, PanopticMap.read, read_index_picture])
+def test_a_folder_in_a_pictures_place_is_named(tmp_path, read):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(DatasetError, match="it is a folder"):
+        read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("read", [PanopticMap.read, look_at_map])
+def test_an_animation_is_no_map(tmp_path, read):
+    frames = [Image.new("RGB", (4, 4), (0, 0, value)) for value in (7, 8)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(DatasetError, match="an animation of 2"):
+        read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("kind", ["lfs", "annex", "empty", "page"])

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from factories import mamoe
+from mamoe.assemble.record import write_start, write_told
 from mamoe.errors import ConfigError
 from mamoe.runs.folder import read_config, read_overrides
 from mamoe.runs.home import Home
@@ -43,6 +44,14 @@ def test_a_note_that_says_nothing_is_none(run, content):
     assert read_config(run) in (None, {"run": 3, "working_directory": None})
     outcome = mamoe("evaluate", run, "--steps", "1")
     assert outcome.code == 2 and "Traceback" not in outcome.err
+
+
+def test_a_config_that_cannot_be_read_is_kept_beside_the_new_one(tmp_path, caplog):
+    write_start(tmp_path, config={"runs": "r"}, overrides=["a=1"], dataset={})
+    (tmp_path / "config.yaml").write_bytes(BINARY)
+    write_told(tmp_path, step=2, config={"runs": "s"}, overrides=["a=1"])
+    assert (tmp_path / "config-unreadable.yaml").read_bytes() == BINARY and read_config(tmp_path) == {"runs": "s"}
+    assert "could not be read" in caplog.text and "config-unreadable.yaml" in caplog.text
 
 
 def test_a_checkpoint_with_a_damaged_recipe_is_passed_over_as_any_damaged_one(run, caplog):

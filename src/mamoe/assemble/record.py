@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +13,11 @@ import yaml
 
 from mamoe.config.train import Train, comparable, recorded
 from mamoe.errors import ConfigError
-from mamoe.runs.folder import CONFIG, OVERRIDES, SESSIONS, STARTED, environment, read_config, read_overrides
+from mamoe.runs.folder import CONFIG, OVERRIDES, SESSIONS, STARTED, UNREADABLE, environment, read_config, read_overrides
 from mamoe.runs.home import Home, relocated
 from mamoe.storage.staging import write_whole
+
+log = logging.getLogger(__name__)
 
 
 def newest_like(runs: str | Path, name: str, config: Mapping[str, Any]) -> Path | None:
@@ -79,7 +82,11 @@ def write_told(folder: Path, *, step: int, config: Mapping[str, Any], overrides:
     if not (folder / SESSIONS).exists():  # of an older version
         _add_session(folder, step=0, told=before)
     _add_session(folder, step=step, told=[line for line in overrides if line not in before])
-    if not same_config(read_config(folder), config):
+    was = read_config(folder)
+    if was is None and (folder / CONFIG).exists():
+        (folder / CONFIG).replace(folder / UNREADABLE)
+        log.warning("%s could not be read: it is %s now, and written anew.", folder / CONFIG, UNREADABLE)
+    if not same_config(was, config):
         if (folder / CONFIG).exists() and not (folder / STARTED).exists():
             write_whole((folder / CONFIG).read_text(encoding="utf-8"), folder / STARTED)
         write_whole(_yaml(config), folder / CONFIG)

@@ -18,6 +18,7 @@ import yaml
 from mamoe.errors import ConfigError
 
 CONFIG, STARTED = "config.yaml", "config-started.yaml"  # as it is, and as it was before it was told anything else
+UNREADABLE = "config-unreadable.yaml"  # what something else left in its place
 
 
 OVERRIDES = "overrides.txt"

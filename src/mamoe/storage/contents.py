@@ -27,6 +27,8 @@ def found_instead(path: Path) -> str | None:
 
     Never raises: where the file cannot be opened, whoever asks has an error to show.
     """
+    if path.is_dir():
+        return "it is a folder, whatever its name says"
     try:
         with path.open("rb") as file:
             begin = file.read(_LOOKED_AT)

@@ -166,6 +166,7 @@ def _opened(source: Path | BytesIO, name: Path | str) -> Generator[Image.Image]:
         with Image.open(source) as picture:
             _require_rgb_png(picture, name)
             _require_upright(picture, name)
+            _require_still(picture, name)
             yield picture
     except FileNotFoundError:
         raise DatasetError(f"There is no panoptic map {name}.") from None
@@ -208,6 +209,13 @@ def _require_upright(picture: Image.Image, name: Path | str) -> None:
         raise DatasetError(
             f"{_wanted(name)}, stored as it is shown, but its EXIF says orientation {turned}. Turn the pixels to suit "
             "the picture and save the map without EXIF."
+        )
+
+
+def _require_still(picture: Image.Image, name: Path | str) -> None:
+    if (frames := getattr(picture, "n_frames", 1)) != 1:
+        raise DatasetError(
+            f"{_wanted(name)} of one picture, and it is an animation of {frames}. Save the one you mean."
         )
 
 
