@@ -46,7 +46,7 @@ def ours(xl_base) -> LayoutPipeline:
 
 @pytest.fixture(scope="module")
 def encoder(ours) -> PromptEncoder:
-    return ours._prompt_encoder()
+    return ours._prompt_encoder(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
