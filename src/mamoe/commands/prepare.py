@@ -86,8 +86,8 @@ def written(
 
 
 def _manner(*, workers: int | None = None, **how: Any) -> Any:
+    from mamoe.machine.pool import usable_cores
     from mamoe.prepare.labelled import Manner
-    from mamoe.prepare.workers import usable_cores
 
     return Manner(workers=workers or usable_cores(), share=this_share(), **how)
 

@@ -13,9 +13,9 @@ import numpy as np
 from mamoe.data.folder.description import DATA_YAML
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.errors import DatasetError
+from mamoe.machine.pool import mapped
 from mamoe.prepare.labelled import Manner
 from mamoe.prepare.record import DATASET_JSON
-from mamoe.prepare.workers import mapped
 from mamoe.storage.growing import GrowingFolder, growing_folder
 from mamoe.storage.hashing import short_hash
 

@@ -55,6 +55,17 @@ def test_a_clean_set_gives_no_finding(clean, scenes):
     assert examine(clean).findings == () and examine(scenes).findings == ()
 
 
+def test_processes_find_what_threads_find(clean, data, monkeypatch):
+    # A wrong map is in another place than the sound ones.
+    (data / "panoptic/train/0003.png").write_bytes(b"")
+    whole, broken = examine(clean), examine(data)
+    monkeypatch.setattr("mamoe.data.check.split._LEAST", 2)
+    monkeypatch.setattr("mamoe.data.check.split.usable_cores", lambda: 2)
+    shared, shared_broken = examine(clean), examine(data)
+    assert shared.loads == whole.loads and shared.findings == () and shared.instances == whole.instances
+    assert shared_broken.findings == broken.findings != ()
+
+
 def test_there_are_more_than_fifty_faults():
     assert len(FAULTS) >= 50
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -30,13 +32,16 @@ from mamoe.data.reading.looks import (
     look_at_picture_closely,
 )
 from mamoe.errors import DatasetError
+from mamoe.machine.pool import mapped, usable_cores
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 T = TypeVar("T")
 U = TypeVar("U")
+Look = Callable[[ClosePicture, CloseMap], object]
 L = TypeVar("L", MapLook, PictureLook, CloseMap, ClosePicture)
 
 _MOST_THREADS = 16
+_LEAST = 150  # pairs a process from which it is worth its start
 _AHEAD = 4  # samples per thread that wait to be looked at or counted: what bounds memory
 _MOST_NAMED = 5  # class ids or segments of one map in a message
 
@@ -69,12 +74,13 @@ class _Found:
 class Closer(Protocol):
     """Somebody who looks at the pixels of sound pairs too, while the files are warm."""
 
-    def look(self, sample: SampleFiles, picture: ClosePicture, panoptic: CloseMap) -> object:
-        """In a thread: look at a pair whose two files are sound and have one size."""
+    @property
+    def look(self) -> Look:
+        """What to do in threads, or in other processes, with a pair whose two files are sound and have one size."""
         ...
 
     def add(self, sample: SampleFiles, look: MapLook, close: object) -> None:
-        """In the order of the split: take in what :meth:`look` returned; None where the pair is not sound."""
+        """In the order of the split: take in what ``look`` returned; None where the pair is not sound."""
         ...
 
 
@@ -85,7 +91,7 @@ def inspect_split(
     seen: SeenFiles | None = None,
     closer: Closer | None = None,
 ) -> SplitContents:
-    """Read every picture and map of a split, in threads.
+    """Read every picture and map of a split, in threads; many that are looked at closely, in processes.
 
     Args:
         files: the split, from :func:`mamoe.data.folder.split.index_split`.
@@ -98,9 +104,7 @@ def inspect_split(
     problems = list(files.problems)
     pixels, instances = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
     impression, read = Impression(taxonomy), list[tuple[Path, PictureLook]]()
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        found = in_order(pool, lambda sample: _look(sample, seen, closer), files.samples, ahead=_AHEAD * threads)
+    with closing(_looks(files.samples, seen, None if closer is None else closer.look)) as found:
         for done, (sample, look) in enumerate(zip(files.samples, found, strict=True), start=1):
             problems += look.problems
             if look.picture is not None and look.picture.readings:
@@ -131,6 +135,18 @@ def inspect_split(
     )
 
 
+def _looks(samples: Sequence[SampleFiles], seen: SeenFiles | None, close: Look | None) -> Generator[_Found]:
+    """What every sample's files are, in order."""
+    cores = usable_cores()
+    # Decoding a PNG holds Python's lock, so that threads take turns; a training's start has little else to do.
+    if close is not None and cores > 1 and len(samples) >= 2 * _LEAST:
+        yield from mapped(partial(_look, seen=None, close=close), samples, cores, least=_LEAST)
+        return
+    threads = min(_MOST_THREADS, cores)
+    with ThreadPoolExecutor(threads) as pool:
+        yield from in_order(pool, lambda sample: _look(sample, seen, close), samples, ahead=_AHEAD * threads)
+
+
 def in_order(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterable[T], ahead: int) -> Iterator[U]:
     """As ``pool.map``, which would take in all items at once: here at most ``ahead`` of them wait to be read."""
     left, waiting = iter(items), deque[Future[U]]()
@@ -145,10 +161,10 @@ def in_order(pool: ThreadPoolExecutor, function: Callable[[T], U], items: Iterab
             future.cancel()
 
 
-def _look(sample: SampleFiles, seen: SeenFiles | None, closer: Closer | None) -> _Found:
+def _look(sample: SampleFiles, seen: SeenFiles | None, close: Look | None) -> _Found:
     found = _Found()
-    picture = None if closer is None else _opened(sample.image, look_at_picture_closely, found)
-    if closer is None:
+    picture = None if close is None else _opened(sample.image, look_at_picture_closely, found)
+    if close is None:
         found.picture = _picture(sample.image, seen, found)
     elif picture is not None:
         found.picture = picture.look
@@ -159,8 +175,8 @@ def _look(sample: SampleFiles, seen: SeenFiles | None, closer: Closer | None) ->
             found.problems.append(f"{sample.condition} has (height, width) {shown.size}, but its picture has {size}")
     if sample.panoptic is None:
         return found
-    panoptic = None if closer is None else _opened(sample.panoptic, look_at_map_closely, found)
-    if closer is None:
+    panoptic = None if close is None else _opened(sample.panoptic, look_at_map_closely, found)
+    if close is None:
         known = None if seen is None else seen.map(sample.panoptic)
         found.map = known or _opened(sample.panoptic, look_at_map, found)
     elif panoptic is not None:
@@ -169,8 +185,8 @@ def _look(sample: SampleFiles, seen: SeenFiles | None, closer: Closer | None) ->
         found.problems.append(
             f"{sample.panoptic} has (height, width) {found.map.size}, but its picture {sample.image.name} has {size}"
         )
-    elif closer is not None and picture is not None and panoptic is not None and panoptic.look.colours is not None:
-        found.close = closer.look(sample, picture, panoptic)
+    elif close is not None and picture is not None and panoptic is not None and panoptic.look.colours is not None:
+        found.close = close(picture, panoptic)
     return found
 
 

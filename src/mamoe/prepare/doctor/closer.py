@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,10 @@ class CloserLook:
         self._things = frozenset(row.id for row in taxonomy.classes if row.is_thing)
         self._known = frozenset(row.id for row in taxonomy.classes) | {taxonomy.void_id}
 
-    def look(self, sample: SampleFiles, picture: ClosePicture, panoptic: CloseMap) -> PairLook:
-        """As :func:`look_closely`."""
-        return look_closely(picture, panoptic, self._things, self.counter, self.trained)
+    @property
+    def look(self) -> Callable[[ClosePicture, CloseMap], PairLook]:
+        """:func:`look_closely`, which may go to another process."""
+        return partial(look_closely, things=self._things, counter=self.counter, trained=self.trained)
 
     def add(self, sample: SampleFiles, look: MapLook, close: object) -> None:
         """Take a pair in."""

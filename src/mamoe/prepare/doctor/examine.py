@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +194,13 @@ def examine(
 
 
 def _trained(found: DataFolder) -> Trained:
-    size = found.size
+    return partial(_size_trained, size=found.size)
 
-    def size_of(height: int, width: int) -> tuple[int, int]:
-        if size is None:
-            return in_cells((max(MULTIPLE, height), max(MULTIPLE, width)))
-        return in_cells(covering((height, width), (size, size))) if isinstance(size, int) else size
 
-    return size_of
+def _size_trained(height: int, width: int, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    if size is None:
+        return in_cells((max(MULTIPLE, height), max(MULTIPLE, width)))
+    return in_cells(covering((height, width), (size, size))) if isinstance(size, int) else size
 
 
 def _all_prompts(files: SplitFiles) -> Iterable[str]:

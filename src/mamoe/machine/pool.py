@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import wait as wait_for_any
 from typing import TypeVar
 
@@ -25,15 +26,16 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def mapped(run: Callable[[T], R], work: Sequence[T], workers: int) -> Iterator[R]:
-    """``run`` of everything, as it gets done; little work is done in this process.
+def mapped(run: Callable[[T], R], work: Sequence[T], workers: int, least: int = _LEAST) -> Iterator[R]:
+    """``run`` of everything, in order; little work is done in this process.
 
     Args:
         run: a function of a module; what it takes and gives goes from process to process.
         work: what to run it for.
         workers: processes at most.
+        least: pieces of work a process from which it is worth its start.
     """
-    workers = min(workers, len(work) // _LEAST)
+    workers = min(workers, len(work) // least)
     if workers <= 1:
         yield from map(run, work)
         return
@@ -41,17 +43,13 @@ def mapped(run: Callable[[T], R], work: Sequence[T], workers: int) -> Iterator[R
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
     try:
-        waiting: set[Future[list[R]]] = set()
+        waiting: deque[Future[list[R]]] = deque()
         for chunk in chunks:
-            waiting.add(pool.submit(_run_all, run, chunk))
-            if len(waiting) > 2 * workers:  # no more in memory than keeps everybody busy
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield from future.result()
+            waiting.append(pool.submit(_run_all, run, chunk))
+            if len(waiting) > 3 * workers:  # no more in memory than keeps everybody busy
+                yield from waiting.popleft().result()
         while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield from future.result()
+            yield from waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
