@@ -9,9 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for_any
 from typing import TypeVar
 
+from mamoe.errors import MamoeError
 from mamoe.machine.allocation import keep_freed_memory
 
 T = TypeVar("T")
@@ -34,6 +36,9 @@ def mapped(run: Callable[[T], R], work: Sequence[T], workers: int, least: int = 
         work: what to run it for.
         workers: processes at most.
         least: pieces of work a process from which it is worth its start.
+
+    Raises:
+        MamoeError: one of the processes was ended from outside.
     """
     workers = min(workers, len(work) // least)
     if workers <= 1:
@@ -50,6 +55,12 @@ def mapped(run: Callable[[T], R], work: Sequence[T], workers: int, least: int = 
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+    except BrokenProcessPool:
+        raise MamoeError(
+            f"One of the {workers} processes that share the work was ended from outside, most often because memory ran "
+            "out. What was finished is kept: give the command again with more memory free, or fewer --workers where "
+            "it takes them."
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

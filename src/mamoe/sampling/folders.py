@@ -54,7 +54,7 @@ from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import JPEG, contact_sheet, key_of, model_hash, record_of, with_mode, write_picture
 from mamoe.sampling.requests import Request, refuse
 from mamoe.vocabulary.drawing import DRAWING, SAID, Drawing
-from mamoe.vocabulary.panoptic import PanopticMap, read_panoptic, resized_panoptic
+from mamoe.vocabulary.panoptic import read_panoptic, resized_panoptic
 from mamoe.vocabulary.prompts import RegionPrompts
 
 _MAY_MOVE = ("panoptic", "condition", "image")  # paths in a record
@@ -165,7 +165,7 @@ def _said(pipe: LayoutPipeline, layouts: LayoutFolder, jobs: Sequence[Job], draw
     lines = without_effect(pipe.settings, [job.prompts for job in jobs], maps, shown=shown)
     if layouts.vary is not None and pipe.settings is not None and not pipe.settings.global_prompt:
         lines.append("Variants of a map are all alike: their prompts are added to that of the whole picture.")
-    lines += _lost_said(jobs)
+    lines += _lost_said(sum(job.lost for job in jobs))
     lines += binding_without_effect(pipe.settings, bound=bool(drawing.regions_from or drawing.regions_until < 1.0))
     lines += empty_said(sum(job.empty for job in jobs), len(jobs))
     lines += reading_notes(list(dict.fromkeys(look for job in jobs for look in job.looks)))
@@ -178,24 +178,13 @@ def _said(pipe: LayoutPipeline, layouts: LayoutFolder, jobs: Sequence[Job], draw
     return lines
 
 
-def _lost_said(jobs: Sequence[Job]) -> list[str]:
-    """What to say of prompts whose segments are gone at the size of the pictures."""
-    given = [job for job in jobs if job.prompts.by_segment]
-    lost = sum(len(job.prompts.by_segment) - len(_kept(job, _layout_of(job))) for job in given)
+def _lost_said(lost: int) -> list[str]:
+    """What to say of so many prompts whose segments are gone at the size of the pictures."""
     if not lost:
         return []
     several = f"{lost} instance prompts have no effect: their segments are"
     single = "1 instance prompt has no effect: its segment is"
     return [f"{single if lost == 1 else several} too small to be there at the size of the pictures."]
-
-
-def _layout_of(job: Job) -> PanopticMap:
-    return resized_panoptic(read_panoptic(job.panoptic), job.size)
-
-
-def _kept(job: Job, layout: PanopticMap) -> dict[int, str]:
-    """The instance prompts of segments that ``layout`` has."""
-    return {segment: text for segment, text in job.prompts.by_segment.items() if segment in layout.classes}
 
 
 def _record_of(job: Job, layouts: LayoutFolder, drawing: Drawing, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,9 +206,11 @@ def _record_of(job: Job, layouts: LayoutFolder, drawing: Drawing, model: Mapping
 
 
 def _request(job: Job, negative_prompt: str) -> Request:
-    layout = _layout_of(job)
+    layout = resized_panoptic(read_panoptic(job.panoptic), job.size)
+    # A segment too small for the picture's size is gone, and its prompt with it.
+    kept = {segment: text for segment, text in job.prompts.by_segment.items() if segment in layout.classes}
     return Request(
-        prompts=replace(job.prompts, by_segment=_kept(job, layout)),
+        prompts=replace(job.prompts, by_segment=kept),
         panoptic=layout,
         condition=None if job.condition is None else _resized(read_picture(job.condition), job.size),
         negative=RegionPrompts(global_prompt=negative_prompt),

@@ -79,6 +79,7 @@ class Job:
     place: int = 0  # among the pictures of one map and variant
     image: Path | None = None  # to be changed; None: drawn from nothing
     empty: bool = False  # the map says nothing
+    lost: int = 0  # instance prompts whose segments are too small to be there at this size
     looks: tuple[tuple[Path, PictureLook], ...] = ()  # its condition picture and the one to change, as they are read
 
 
@@ -126,6 +127,7 @@ def list_jobs(layouts: LayoutFolder, pipe: LayoutPipeline) -> list[Job]:
             problems += [f"{path}: {text}" for text in _editing_problems(layouts.editing, layout, wanted, image)]
         used = None if conditions is None or condition is None else conditions / condition
         looks = _looked([one for one in (used, image) if one is not None], problems)
+        lost = segments.keys() - resized_panoptic(layout, wanted).classes.keys() if segments else ()
         jobs += [
             Job(
                 panoptic=path,
@@ -137,6 +139,7 @@ def list_jobs(layouts: LayoutFolder, pipe: LayoutPipeline) -> list[Job]:
                 place=place,
                 image=image,
                 empty=is_empty(layout, pipe.settings),
+                lost=len(lost),
                 looks=looks,
             )
             for variant, added in variants.items()
