@@ -1,6 +1,7 @@
 """Objects that people or networks drew: COCO's JSON, YOLO's text files, polygons of IDD."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,3 +159,46 @@ def test_a_class_table_that_would_mean_something_else(tmp_path, text, said):
     (tmp_path / "classes.yaml").write_text(text)
     with pytest.raises(ConfigError, match=said):
         read_class_table(str(tmp_path / "classes.yaml"))
+
+
+def _mask(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ones(SIZE, np.uint8)).save(path)
+
+
+def _yolo(folder: Path, name: str) -> None:
+    (folder / f"{name}.txt").write_text("13 0.1 0.1 0.5 0.1 0.5 0.5")
+
+
+def _stack(folder: Path, name: str) -> None:
+    _mask(folder / name / "1_car.png")
+
+
+def _list(folder: Path, name: str) -> None:
+    _mask(folder / "masks" / f"{name}_1.png")
+    (folder / f"{name}.txt").write_text(f"masks/{name}_1.png 26 0.9\n")
+
+
+def _ids(folder: Path, name: str) -> None:
+    Image.fromarray(np.full(SIZE, 26001, np.uint16)).save(folder / f"{name}.png")
+
+
+@pytest.mark.parametrize("written", [_yolo, _stack, _list, _ids])
+def test_masks_of_no_picture_are_listed(tmp_path, written):
+    for name in ("a", "b", "stranger"):
+        written(tmp_path, name)
+    found = find_instances(tmp_path, ["a.png", "b.png"], read_class_table("cityscapes"))
+    assert set(found.of) == {"a.png", "b.png"}
+    (note,) = found.notes
+    assert "1 " in note and "without a picture were left out: stranger" in note
+
+
+def test_what_else_lies_beside_masks_is_listed(tmp_path):
+    _yolo(tmp_path, "a")
+    _mask(tmp_path / "a.png")
+    (tmp_path / "labels.cache").write_bytes(b"")
+    found = find_instances(tmp_path, ["a.png"], read_class_table("cityscapes"))
+    assert [note.split(": ", 1)[1] for note in found.notes] == [
+        "1 file(s) of other kinds were left out: labels.cache.",
+        "1 PNG(s) were left out: a.png.",
+    ]

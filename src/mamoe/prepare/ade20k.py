@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from mamoe.data.folder.listing import some
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import counted, read_colour_ids, read_index_picture
 from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
+from mamoe.prepare.pairing import left_out
 from mamoe.prepare.sources import advice, files_of, litter_note
 from mamoe.prepare.writer import PHOTOGRAPHS, ImportSummary, write_import
 from mamoe.vocabulary.panoptic import PanopticMap
@@ -65,8 +65,8 @@ def import_ade20k(source: Path, out: Path, progress: Progress | None = None, man
             ]
             found.append(SourcePicture(name=picture.name, picture=picture, load=partial(_load, *pair, taxonomy)))
         for kind, named in zip(kinds, annotations, strict=True):
-            if alone := sorted(named.keys() - {picture.stem for picture in pictures}):
-                notes.append(f"{kind}: {len(alone)} annotation(s) without a picture were left out: {some(alone)}.")
+            alone = sorted(named.keys() - {picture.stem for picture in pictures})
+            notes += left_out(kind, alone, "annotation(s) without a picture")
         splits[split] = found
     raise_problems(problems, f"The ADE20K folder {source}")
     if not splits:

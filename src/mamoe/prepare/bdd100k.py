@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from mamoe.data.folder.listing import some
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import opened_annotation
 from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
+from mamoe.prepare.pairing import left_out
 from mamoe.prepare.sources import advice, files_of, litter_note
 from mamoe.prepare.writer import STREETS, ImportSummary, write_import
 from mamoe.vocabulary.panoptic import PanopticMap
@@ -46,8 +46,8 @@ def import_bdd100k(source: Path, out: Path, progress: Progress | None = None, ma
             continue
         annotations = {path.stem: path for path in files_of(masks, (".png",), notes)}
         problems += [f"{p} has no annotation {masks / p.stem}.png" for p in pictures if p.stem not in annotations]
-        if alone := sorted(annotations.keys() - {picture.stem for picture in pictures}):
-            notes.append(f"{masks}: {len(alone)} annotation(s) without a picture were left out: {some(alone)}.")
+        alone = sorted(annotations.keys() - {picture.stem for picture in pictures})
+        notes += left_out(masks, alone, "annotation(s) without a picture")
         splits[split] = [
             SourcePicture(name=p.name, picture=p, load=partial(_load, annotations[p.stem], taxonomy))
             for p in pictures

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mamoe.data.folder.listing import some
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.errors import DatasetError
 from mamoe.prepare.annotations import counted, read_index_picture
 from mamoe.prepare.areas import panoptic_from_class_index
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
+from mamoe.prepare.pairing import left_out
 from mamoe.prepare.sources import advice, files_of, litter_note
 from mamoe.prepare.writer import STREETS, ImportSummary, Progress, write_import
 from mamoe.vocabulary.taxonomy import Taxonomy
@@ -63,8 +63,7 @@ def _annotated(
             load = partial(_load, annotation, taxonomy)
             found.append(SourcePicture(name=picture.name, picture=picture, load=load))
     alone = sorted(annotations.keys() - {picture.stem for picture in pictures})
-    if alone:
-        notes.append(f"{folder}: {len(alone)} annotation(s) without a picture were left out: {some(alone)}.")
+    notes += left_out(folder, alone, "annotation(s) without a picture")
     return found
 
 

@@ -16,6 +16,7 @@ from mamoe.prepare.annotations import counted, is_eight_bit, read_index_picture
 from mamoe.prepare.categories import both_lists, match_categories
 from mamoe.prepare.instance_ids import label_of, panoptic_from_instance_ids
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
+from mamoe.prepare.pairing import left_out
 from mamoe.prepare.panoptic_json import read_table, table_pictures
 from mamoe.prepare.sources import advice, files_of, folders_of, litter_note
 from mamoe.prepare.writer import STREETS, ImportSummary, Progress, write_import
@@ -68,8 +69,7 @@ def _pictures(source: Path, split: str, notes: list[str]) -> list[Path]:
     notes += litter_note(source, [source / "leftImg8bit" / split, source / "gtFine" / split, *places])
     found = [path for city in cities for path in files_of(city, SUFFIXES, notes)]
     others = [path.name for path in found if not path.stem.endswith(_PICTURE)]
-    if others:
-        notes.append(f"leftImg8bit/{split}: {len(others)} file(s) not named *{_PICTURE} were left out: {some(others)}.")
+    notes += left_out(f"leftImg8bit/{split}", others, f"file(s) not named *{_PICTURE}")
     return [path for path in found if path.stem.endswith(_PICTURE)]
 
 
@@ -95,8 +95,7 @@ def _annotated(
         found.append(
             SourcePicture(name=_name(picture), picture=picture, load=partial(_load, annotation or wanted, taxonomy))
         )
-    if instances:
-        notes.append(f"{folder}: {len(instances)} annotation(s) without a picture were left out: {some(instances)}.")
+    notes += left_out(folder, list(instances), "annotation(s) without a picture")
     return found
 
 

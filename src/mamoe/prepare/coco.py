@@ -11,6 +11,7 @@ from mamoe.data.reading.pictures import SUFFIXES
 from mamoe.errors import DatasetError
 from mamoe.prepare.categories import both_lists, derive_taxonomy, match_categories
 from mamoe.prepare.labelled import MANNER, Manner, SourcePicture
+from mamoe.prepare.pairing import left_out
 from mamoe.prepare.panoptic_json import PanopticTable, is_inside, read_table, table_pictures, unlabelled_images
 from mamoe.prepare.sources import advice, litter_note
 from mamoe.prepare.writer import PHOTOGRAPHS, ImportSummary, Progress, write_import
@@ -119,10 +120,9 @@ def _pictures(
             problems.append(f"{table.path}, image_id {key!r}: there is no file {path}")
         return file_name, path
 
-    if without := unlabelled_images(table):
-        notes.append(f"{table.path}: {len(without)} image(s) without annotation were left out: {some(without)}.")
-    if folders[0].name == name and (strangers := _unlisted(folders[0], table, located)):
-        notes.append(f"{folders[0]}: {len(strangers)} picture(s) not in images were left out: {some(strangers)}.")
+    notes += left_out(table.path, unlabelled_images(table), "image(s) without annotation")
+    if folders[0].name == name:
+        notes += left_out(folders[0], _unlisted(folders[0], table, located), "picture(s) not in images")
     return table_pictures(table, class_of, taxonomy, picture_of, problems)
 
 

@@ -21,7 +21,16 @@ from mamoe.prepare.fuse.rules import AS_ANNOTATED, fuse
 from mamoe.prepare.job import Progress
 from mamoe.prepare.label_maps import read_label_map
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
-from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, require_apart, split_of
+from mamoe.prepare.pairing import (
+    OTHER_KINDS,
+    files_below,
+    lacking,
+    left_out,
+    paired,
+    pictures_by_split,
+    require_apart,
+    split_of,
+)
 from mamoe.prepare.writer import ImportSummary, write_dataset
 
 _UNTOUCHED = "has no annotation in the JSON; all of it is void"
@@ -102,10 +111,8 @@ def _maps(
     names, others = files_below(folder, (".png",), "label pictures, or give a COCO JSON")
     match = paired(pictures, names)
     raise_problems(lacking(images, pictures, match, folder, names), f"The folder {images}")
-    if others:
-        notes.append(f"{folder}: {len(others)} file(s) of other kinds were left out: {some(others)}.")
-    if alone := sorted(set(names) - set(match.values())):
-        notes.append(f"{folder}: {len(alone)} map(s) without a picture were left out: {some(alone)}.")
+    notes += left_out(folder, others, OTHER_KINDS)
+    notes += left_out(folder, sorted(set(names) - set(match.values())), "map(s) without a picture")
     return {name: partial(read_label_map, folder / found, table) for name, found in match.items()}
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mamoe.data.folder.listing import some
 from mamoe.data.folder.prompts import raise_problems
 from mamoe.errors import DatasetError
 from mamoe.prepare.categories import Category, derive_taxonomy, plain_name
 from mamoe.prepare.job import Progress
 from mamoe.prepare.labelled import MANNER, Manner, SourcePicture
+from mamoe.prepare.pairing import left_out
 from mamoe.prepare.panoptic_json import PanopticTable, read_table, table_pictures, unlabelled_images
 from mamoe.prepare.sources import advice
 from mamoe.prepare.writer import STREETS, ImportSummary, write_import
@@ -60,8 +60,7 @@ def import_mapillary(
                 problems.append(f"{table.path}, image_id {key!r}: there is no file {images / name}")
             return name, images / name
 
-        if without := unlabelled_images(table):
-            notes.append(f"{table.path}: {len(without)} image(s) without annotation were left out: {some(without)}.")
+        notes += left_out(table.path, unlabelled_images(table), "image(s) without annotation")
         splits[split] = table_pictures(table, class_of, taxonomy, picture_of, problems)
     raise_problems(problems, f"The Mapillary Vistas folder {source}")
     return write_import(source, out, splits, taxonomy, STREETS, notes, progress, manner)

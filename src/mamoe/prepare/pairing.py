@@ -15,6 +15,7 @@ SPLITS = {
     **{name: "val" for name in ("val", "valid", "validation", "valset")},
     **{name: "test" for name in ("test", "testing", "testset")},
 }
+OTHER_KINDS = "file(s) of other kinds"
 
 
 def split_of(name: str) -> tuple[str, str]:
@@ -41,6 +42,11 @@ def files_below(folder: Path, suffixes: Sequence[str], what: str) -> tuple[list[
     return list(found.names), found.others
 
 
+def left_out(place: Path | str, names: Sequence[str], what: str) -> list[str]:
+    """The note that files of a place serve nothing, and which; none if there are none."""
+    return [f"{place}: {len(names)} {what} were left out: {some(names)}."] if names else []
+
+
 def require_apart(out: Path, read: Sequence[Path]) -> None:
     """Refuse to make a folder inside one of which all folders are read: the same command again would read it too.
 
@@ -62,8 +68,7 @@ def pictures_by_split(folder: Path, notes: list[str]) -> dict[str, list[str]]:
         DatasetError: see :func:`files_below`.
     """
     names, others = files_below(folder, SUFFIXES, "pictures")
-    if others:
-        notes.append(f"{folder}: {len(others)} file(s) of other kinds were left out: {some(others)}.")
+    notes += left_out(folder, others, OTHER_KINDS)
     splits: dict[str, list[str]] = {}
     for name in names:
         splits.setdefault(split_of(name)[0], []).append(name)

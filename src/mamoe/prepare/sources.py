@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mamoe.data.folder.listing import is_litter, listed, some
 from mamoe.errors import DatasetError
+from mamoe.prepare.pairing import OTHER_KINDS, left_out
 
 # What a folder of the format holds; the first pattern that matches will do.
 _SIGNS = {
@@ -35,8 +36,7 @@ def files_of(folder: Path, suffixes: Collection[str], notes: list[str]) -> list[
         found = listed(folder, suffixes)
     except OSError as error:
         raise DatasetError(f"Cannot list {folder}: {error.strerror}.") from None
-    if found.others:
-        notes.append(f"{folder}: {len(found.others)} file(s) of other kinds were left out: {some(found.others)}.")
+    notes += left_out(folder, found.others, OTHER_KINDS)
     return [folder / name for name in found.names]
 
 

@@ -16,7 +16,16 @@ from mamoe.prepare.fuse.report import Example, write_report
 from mamoe.prepare.fuse.rules import Fused, FuseRules, Thing, fuse
 from mamoe.prepare.label_maps import read_classes
 from mamoe.prepare.labelled import MANNER, Labelled, Manner, SourcePicture
-from mamoe.prepare.pairing import files_below, lacking, paired, pictures_by_split, require_apart, split_of
+from mamoe.prepare.pairing import (
+    OTHER_KINDS,
+    files_below,
+    lacking,
+    left_out,
+    paired,
+    pictures_by_split,
+    require_apart,
+    split_of,
+)
 from mamoe.prepare.writer import ImportSummary, Progress, write_dataset
 
 
@@ -57,7 +66,7 @@ def fuse_folders(
     notes: list[str] = []
     splits = pictures_by_split(sources.images, notes)
     pictures = [name for names in splits.values() for name in names]
-    maps, _ = files_below(sources.semantic, (".png",), "maps of classes")
+    maps, others = files_below(sources.semantic, (".png",), "maps of classes")
     match = paired(pictures, maps)
     problems = lacking(sources.images, pictures, match, sources.semantic, maps)
     raise_problems(problems, "The fusing")
@@ -66,8 +75,8 @@ def fuse_folders(
     without = [name for name in pictures if name not in found.of]
     if without:
         notes.append(f"{len(without)} picture(s) have no masks of single things: {some(without)}.")
-    if left_over := sorted(set(maps) - set(match.values())):
-        notes.append(f"{sources.semantic}: {len(left_over)} map(s) without a picture were left out: {some(left_over)}.")
+    notes += left_out(sources.semantic, others, OTHER_KINDS)
+    notes += left_out(sources.semantic, sorted(set(maps) - set(match.values())), "map(s) without a picture")
     load = {
         name: partial(_load, name, sources.semantic / match[name], found.of.get(name), table, rules)
         for name in pictures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,7 @@ from mamoe.prepare.classes import ClassTable
 from mamoe.prepare.coco_json import CocoInstances, is_score, read_coco, things_of, without_upload
 from mamoe.prepare.fuse.masks import cut_out, from_polygons
 from mamoe.prepare.fuse.rules import Thing
-from mamoe.prepare.pairing import files_below, paired
+from mamoe.prepare.pairing import OTHER_KINDS, files_below, left_out, paired
 from mamoe.storage.text_file import read_text
 
 _OVER = 0.05  # by so much may YOLO's corners lie outside of the picture
@@ -54,27 +54,47 @@ def find_instances(source: Path, pictures: Sequence[str], table: ClassTable, *, 
     """
     if source.is_file() and source.suffix.lower() == ".json":
         return _of_json(read_coco(source, table), pictures, crowds=crowds)
-    names, _ = files_below(source, (".txt", ".png"), "masks: a COCO JSON, *.txt of YOLO, stacks of PNGs or 16-bit PNGs")
+    names, others = files_below(
+        source, (".txt", ".png"), "masks: a COCO JSON, *.txt of YOLO, stacks of PNGs or 16-bit PNGs"
+    )
+    found = _of_texts(source, pictures, names, table) or _of_pngs(source, pictures, names, table)
+    return replace(found, notes=(*left_out(source, others, OTHER_KINDS), *found.notes))
+
+
+def _of_texts(source: Path, pictures: Sequence[str], names: Sequence[str], table: ClassTable) -> FoundInstances | None:
     texts = [name for name in names if name.lower().endswith(".txt")]
-    if texts:
-        lists = any(_names_a_png(source / name) for name in texts[:20])
-        load = _load_list if lists else _load_yolo
-        found = _matched(source, pictures, texts, partial(load, table=table, root=source))
-        return FoundInstances(kind="lists of PNGs" if lists else "YOLO's polygons", of=found, notes=())
+    if not texts:
+        return None
+    if any(_names_a_png(source / name) for name in texts[:20]):
+        of, notes = _matched(source, pictures, texts, partial(_load_list, table=table, root=source))
+        return FoundInstances(kind="lists of PNGs", of=of, notes=notes)
+    of, notes = _matched(source, pictures, texts, partial(_load_yolo, table=table, root=source))
+    pngs = [name for name in names if name.lower().endswith(".png")]
+    return FoundInstances(kind="YOLO's polygons", of=of, notes=(*left_out(source, pngs, "PNG(s)"), *notes))
+
+
+def _of_pngs(source: Path, pictures: Sequence[str], names: Sequence[str], table: ClassTable) -> FoundInstances:
     stacks: dict[str, list[str]] = {}
     for name in names:
         if "/" in name:
             stacks.setdefault(str(PurePosixPath(name).parent), []).append(name)
     by_stack = paired(pictures, [f"{folder}.png" for folder in stacks])
-    by_file = paired(pictures, names)
-    if len(by_stack) > len(by_file):
-        of: dict[str, Masks] = {
-            picture: partial(_load_stack, tuple(source / name for name in stacks[bare_name(folder)]), table)
-            for picture, folder in by_stack.items()
-        }
-        return FoundInstances(kind="stacks of PNGs", of=of, notes=())
-    found = _matched(source, pictures, names, partial(_load_ids, table=table, root=source))
-    return FoundInstances(kind="16-bit ids", of=found, notes=())
+    if len(by_stack) <= len(paired(pictures, names)):
+        of, notes = _matched(source, pictures, names, partial(_load_ids, table=table, root=source))
+        return FoundInstances(kind="16-bit ids", of=of, notes=notes)
+    served = {picture: bare_name(folder) for picture, folder in by_stack.items()}
+    loose = [name for name in names if "/" not in name]
+    return FoundInstances(
+        kind="stacks of PNGs",
+        of={
+            picture: partial(_load_stack, tuple(source / name for name in stacks[folder]), table)
+            for picture, folder in served.items()
+        },
+        notes=(
+            *left_out(source, sorted(stacks.keys() - set(served.values())), "stack(s) without a picture"),
+            *left_out(source, loose, "PNG(s) in no stack"),
+        ),
+    )
 
 
 def _of_json(instances: CocoInstances, pictures: Sequence[str], *, crowds: bool) -> FoundInstances:
@@ -93,8 +113,7 @@ def _of_json(instances: CocoInstances, pictures: Sequence[str], *, crowds: bool)
             f"{instances.path} is about none of the pictures: it names {some(list(by_name), 3)}, they are called "
             f"{some(list(pictures), 3)}."
         )
-    if alone := sorted(by_name.keys() - set(match.values())):
-        notes.append(f"{instances.path}: {len(alone)} image(s) without a picture were left out: {some(alone)}.")
+    notes += left_out(instances.path, sorted(by_name.keys() - set(match.values())), "image(s) without a picture")
     return FoundInstances(
         kind="COCO's JSON",
         of={
@@ -134,14 +153,19 @@ def _number(name: str) -> str:
 
 def _matched(
     source: Path, pictures: Sequence[str], names: Sequence[str], load: Callable[..., list[Thing]]
-) -> dict[str, Masks]:
+) -> tuple[dict[str, Masks], tuple[str, ...]]:
+    """The masks of the pictures that have a file of their name, and a note on the files of no picture."""
     match = paired(pictures, names)
     if not match:
         raise DatasetError(
             f"{source} holds masks of none of the pictures: there are {some(list(names), 3)}, they are called "
             f"{some(list(pictures), 3)}."
         )
-    return {picture: partial(load, source / name) for picture, name in match.items()}
+    alone = sorted(set(names) - set(match.values()))
+    return (
+        {picture: partial(load, source / name) for picture, name in match.items()},
+        tuple(left_out(source, alone, "file(s) without a picture")),
+    )
 
 
 def _load_ids(path: Path, size: Size, *, table: ClassTable, root: Path) -> list[Thing]:
