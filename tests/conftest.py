@@ -19,10 +19,11 @@ import shapes
 
 shapes.enforce("mamoe")  # before anything of the package is imported
 
-import yaml_once  # noqa: E402
+import once  # noqa: E402
 
-yaml_once.parse_once()
-yaml_once.compose_once()
+once.parse()
+once.compose_choices()
+once.build_commands()
 
 from mamoe.machine.threads import wait_politely  # noqa: E402
 

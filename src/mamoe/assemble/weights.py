@@ -7,10 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from mamoe.config.train import Train
+from mamoe.machine.skeleton import without_memory
 from mamoe.methods.options import OPTIONS, Target
 from mamoe.methods.registry import method_of
 from mamoe.models.backbones import backbone_named
@@ -36,7 +36,7 @@ def weights_of(config: Path, method: str, experts: int) -> Weights:
     # Of an adapter's layers those that there are: transformers have no convolutions.
     absent = {target.value: False for target in Target if target.value not in backbone.adapted}
     options = {key: value for key, value in absent.items() if key in {field.name for field in fields(kind)}}
-    with torch.device("meta"):
+    with without_memory():
         network: Any = backbone.stock.from_config(known)
         network = with_layout(network, num_experts=experts, region_attention=True, copies=not kind.replaces_experts)
         network = method_of({"name": method, **options}).prepare(network, seed=0)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
+from mamoe.machine.skeleton import without_memory
 
 _EPS = 1e-8  # below the square root that normalises a feature
 
@@ -96,7 +97,7 @@ def trained_convolutions(net: LpipsNet, weights: Path | None) -> nn.Sequential:
             stored = load_file(weights)
         else:
             stored = torch.load(weights, map_location="cpu", weights_only=True)
-        with torch.device("meta"):
+        with without_memory():
             convolutions = make(weights=None).features
         kept = {k.removeprefix("features."): v.float() for k, v in stored.items() if not k.startswith("classifier.")}
         convolutions.load_state_dict(kept, assign=True)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mamoe.errors import ConfigError
 from mamoe.evaluation.features import networks
 from mamoe.evaluation.features.resizing import IMAGENET, Preprocessing, normalised, thumbnail
+from mamoe.machine.skeleton import without_memory
 from mamoe.storage.fingerprints import weights_hash
 
 _IMAGENET_SIDE = 224
@@ -117,7 +118,7 @@ def _small(name: ExtractorName, source: Path, device: torch.device) -> Extractor
     from torchvision.models import alexnet, vgg16
 
     kind = {ExtractorName.ALEXNET: alexnet, ExtractorName.VGG16: vgg16}[name]
-    with torch.device("meta"):
+    with without_memory():
         convolutions = kind(weights=None).features
     assert isinstance(convolutions, nn.Sequential)
     try:

@@ -70,19 +70,9 @@ class LayoutBlock(BasicTransformerBlock):
         shared_expert: bool = False,
     ) -> None:
         _check_kind(stock, self.norms)
-        with torch.device("meta"):  # for the plain attributes only; the layers are taken over below
-            super().__init__(
-                stock.dim,
-                stock.num_attention_heads,
-                stock.attention_head_dim,
-                dropout=stock.dropout,
-                cross_attention_dim=stock.cross_attention_dim,
-                activation_fn=stock.activation_fn,
-                num_embeds_ada_norm=stock.num_embeds_ada_norm,
-                attention_bias=stock.attention_bias,
-                norm_elementwise_affine=stock.norm_elementwise_affine,
-                norm_type=stock.norm_type,
-            )
+        nn.Module.__init__(self)  # the layers are taken over, as are the plain attributes
+        self.__dict__ |= {name: value for name, value in vars(stock).items() if name not in vars(self)}
+        self.training = stock.training
         for name, layer in stock.named_children():
             setattr(self, name, layer)
         for name, weight in stock.named_parameters(recurse=False):

@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, cast
 
-import torch
-
+from mamoe.machine.skeleton import without_memory
 from mamoe.models.blocks.conversion import check_whole, filled, initial_state
 
 
@@ -31,7 +30,7 @@ class Steered:
     def skeleton_of_stock(self) -> Any:
         """A stock network of this one's sizes, without memory."""
         own: Any = self
-        with torch.device("meta"):
+        with without_memory():
             return self.stock.from_config({k: value for k, value in own.config.items() if k not in self.own_config})
 
 
@@ -79,7 +78,7 @@ class SteeredNetwork(Steered):
                 left on torch's ``meta`` device.
         """
         made: Any = cls
-        with torch.device("meta"):
+        with without_memory():
             model = made.from_config(network.config, **options)
         state = initial_state(model, network, shared_expert=options["shared_expert"], copies=copies)
         return cast(Self, filled(model, network, state, whole=copies))

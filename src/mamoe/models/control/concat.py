@@ -10,6 +10,8 @@ from typing import TypeVar, cast
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from mamoe.machine.skeleton import without_memory
+
 Model = TypeVar("Model", bound=UNet2DConditionModel)
 
 
@@ -20,7 +22,7 @@ def widened(unet: Model) -> Model:
     noisy latent gives exactly the given UNet, and the first layer's outputs keep their size. Source: the MaMoE thesis,
     concatenated conditioning.
     """
-    with torch.device("meta"):
+    with without_memory():
         model = cast(Model, type(unet).from_config(unet.config, in_channels=2 * unet.config["in_channels"]))
     state = {name: value.clone() for name, value in unet.state_dict().items()}
     state["conv_in.weight"] = torch.cat([state["conv_in.weight"]] * 2, dim=1) / 2

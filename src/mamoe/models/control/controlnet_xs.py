@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.machine.skeleton import without_memory
 from mamoe.models.blocks.conversion import noise_level_of
 from mamoe.models.unet.block import MaMoETransformerBlock
 from mamoe.models.unet.model import transformers_of
@@ -214,7 +215,7 @@ def _joined(base: UNet2DConditionModel, branch: ControlNetXSAdapter) -> UNetCont
     """diffusers' network, put together from the layers of both."""
     from_base = {key: value for key, value in base.config.items() if key in _SHARED_CONFIG}
     from_branch = {f"ctrl_{key}": branch.config[key] for key in ("block_out_channels", "num_attention_heads")}
-    with torch.device("meta"):
+    with without_memory():
         heads = base.config["attention_head_dim"]  # diffusers calls their number by this name
         joined: Any = UNetControlNetXSModel(**from_base, **from_branch, num_attention_heads=heads)
     for name in ("conv_in", "time_proj", "time_embedding", "conv_norm_out", "conv_act", "conv_out"):

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
+from mamoe.machine.skeleton import without_memory
 from mamoe.models.blocks.conversion import filled, option_problems
 from mamoe.models.blocks.held import held_blocks, listed
 from mamoe.models.blocks.norms import keep_format
@@ -132,7 +133,7 @@ class SteeredJoint(Steered):
                 "Ask for what it has, or start from its dense part: to_dense()."
             )
         made: Any = cls
-        with torch.device("meta"):
+        with without_memory():
             model = made.from_config(
                 transformer.config,
                 num_experts=num_experts,
