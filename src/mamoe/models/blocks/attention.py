@@ -6,7 +6,7 @@ Shapes: B images · N cells of one level · S text tokens · C channels · c cha
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,20 @@ from torch import Tensor
 
 from mamoe.errors import ConfigError
 
+Processor = TypeVar("Processor")
 
+
+def with_signature(processor: type[Processor]) -> type[Processor]:
+    """The class of a processor, whose signature is kept with it.
+
+    diffusers' layers ask for it in every call; to work it out takes Python as long as starting ten kernels.
+    """
+    call: Any = processor.__call__
+    call.__signature__ = inspect.signature(call)
+    return processor
+
+
+@with_signature
 class RegionAttnProcessor:
     """Attention processor that takes one mask per image, shared by all heads.
 

@@ -146,8 +146,9 @@ class LayoutBlock(BasicTransformerBlock):
         return self.ff(normed, told.routing) if self.has_experts else self.ff(normed)
 
     def take_own_processor(self) -> None:
-        """Let the cross-attention be computed by :class:`RegionAttnProcessor`."""
-        self.attn2.set_processor(cast(Any, RegionAttnProcessor()))
+        """Let both attentions be computed by :class:`RegionAttnProcessor`, which is started quickest."""
+        for layer in (self.attn1, self.attn2):
+            layer.set_processor(cast(Any, RegionAttnProcessor()))
 
     def set_chunk_feed_forward(self, chunk_size: int | None, dim: int = 0) -> None:
         """Refused: experts work on slices of their own already.

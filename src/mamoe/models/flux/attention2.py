@@ -14,6 +14,7 @@ from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mamoe.models.blocks.attention import with_signature
 from mamoe.models.experts.beside import ExpertsBeside
 from mamoe.models.flux.block import Rotation, cells_routed
 from mamoe.vocabulary.conditioning import ExpertRouting
@@ -26,6 +27,7 @@ def places_in_prompts(region: Int64[Tensor, "B S"]) -> Int64[Tensor, "B S"]:
     return torch.arange(region.shape[1], device=region.device) - first
 
 
+@with_signature
 class PlacedAttnProcessor(Flux2AttnProcessor):
     """Of a double block; ``places`` [B T c] take the place of positions that are the same for all pictures."""
 
@@ -63,6 +65,7 @@ class PlacedAttnProcessor(Flux2AttnProcessor):
         return dropout(project(of_cells)), attn.to_add_out(of_text)
 
 
+@with_signature
 class PlacedParallelProcessor(Flux2ParallelSelfAttnProcessor):
     """Of a single block, whose feed-forward lies in the same two layers: beside ``places`` it knows experts.
 

@@ -14,8 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mamoe.errors import ConfigError
+from mamoe.models.blocks.attention import with_signature
 
 
+@with_signature
 class MaskedJointAttnProcessor:
     """Computes what the stock ``JointAttnProcessor2_0`` computes, by the mask of :func:`joint_mask`.
 
