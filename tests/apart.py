@@ -5,6 +5,8 @@ that the other is: it has its own signals, streams and exit code, and `kill -9` 
 process come from the same server.
 """
 
+import atexit
+import gc
 import multiprocessing
 import os
 import signal
@@ -25,10 +27,18 @@ import mamoe.assemble.training  # this and what follows: before the fork
 import mamoe.commands.captioning.story
 import mamoe.commands.evaluate
 import mamoe.sampling.folders
-from factories import Outcome
+import once
+from factories import Outcome, short_run
 from mamoe.cli import main
+from mamoe.config.compose import compose
 
 assert mamoe
+once.begin()
+compose(short_run(Path("base"), Path("data"), Path("runs")), say=str)  # as most of them will
+if "pytest" not in sys.modules:  # the server: who looks for garbage there copies all its pages
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def process(target: Callable[..., None], *args: Any) -> BaseProcess:

@@ -21,9 +21,7 @@ shapes.enforce("mamoe")  # before anything of the package is imported
 
 import once  # noqa: E402
 
-once.parse()
-once.compose_choices()
-once.build_commands()
+once.begin()
 
 from mamoe.machine.threads import wait_politely  # noqa: E402
 

@@ -20,21 +20,14 @@ _GROUPS = {path.name for path in SHIPPED.iterdir() if path.is_dir()}
 
 _load = OmegaConf.load
 _composed = compose._composed
+get_command = typer.main.get_command
 
 
-def parse() -> None:
-    """From now on Hydra gets a copy of what a file with the same text said before."""
+def begin() -> None:
+    """From now on: what a YAML file of the same text said before, the same options of the same groups, the command."""
     OmegaConf.load = staticmethod(_remembered)
-
-
-def compose_choices() -> None:
-    """From now on the same options of the same groups are a copy of what they were before."""
     compose._composed = _composed_before
-
-
-def build_commands() -> None:
-    """From now on the command is the one of before."""
-    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command = functools.cache(get_command)
 
 
 def _composed_before(overrides: Sequence[str], root: str, *, whole: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 
-_NEEDED = ("torch", "mamoe.machine.worker_server")
+_SERVER = "mamoe.machine.worker_server"
 
 
 def worker_context() -> BaseContext:
@@ -27,7 +27,7 @@ def start_importing(modules: Sequence[str]) -> None:
     if context.get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        context.set_forkserver_preload([*_NEEDED, *modules])
+        context.set_forkserver_preload(["torch", *modules, _SERVER])
         forkserver.ensure_running()
 
 
