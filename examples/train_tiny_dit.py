@@ -2,7 +2,7 @@
 
     mamoe scenes data/close_ups --domain close_ups --train 6000 --val 64 --test 0 --height 64 --width 64
     mamoe scenes data/broad --domain broad --train 3000 --val 64 --test 0
-    python examples/train_tiny_dit.py build/tiny_dit --close-ups data/close_ups --streets data/broad --seconds 3740
+    python examples/train_tiny_dit.py build/tiny_dit --close-ups data/close_ups --streets data/broad --seconds 12488
 
 Autoencoder and text encoder are those of `tiny`, as they are: pictures and captions are encoded once and stay in
 memory. The transformer is PixArt's, small; it learns a flow (noise minus picture), first close-ups at 64x64 for the
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--close-ups", type=Path, nargs="+", required=True, help="folders that `mamoe scenes` made")
     parser.add_argument("--streets", type=Path, nargs="+", required=True, help="others, of whole streets")
     parser.add_argument("--start", type=Path, help="folder of a transformer to begin with")
-    parser.add_argument("--seconds", type=float, default=3740, help="of training, all calls together")
+    parser.add_argument("--seconds", type=float, default=12488, help="of training, all calls together")
     parser.add_argument("--every", type=float, default=240, help="seconds between two states")
     parser.add_argument("--batch", type=int, nargs=2, default=[48, 16], help="close-ups, streets a step")
     parser.add_argument("--seed", type=int, default=0)
