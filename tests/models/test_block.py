@@ -131,3 +131,16 @@ def test_names_of_the_stock_block_stay():
 def test_blocks_of_another_kind_are_refused(changes, said):
     with pytest.raises(ConfigError, match=said):
         MaMoETransformerBlock(stock_block(**changes), level=0, num_experts=2, region_attention=True)
+
+
+def test_of_a_compiled_or_hooked_block_the_layers_are_taken_alone(cells, text):
+    def theirs(*_, **__):
+        raise AssertionError("the stock block's forward pass, which knows no regions")
+
+    stock, plain = stock_block(), stock_block()
+    stock.forward, stock._compiled_call_impl, stock._hf_hook = theirs, theirs, object()
+    made, expected = (
+        MaMoETransformerBlock(one, level=0, num_experts=1, region_attention=True) for one in (stock, plain)
+    )
+    assert torch.equal(made(cells, encoder_hidden_states=text), expected(cells, encoder_hidden_states=text))
+    assert not hasattr(made, "_hf_hook") and not made.training and made.norm_type == "layer_norm"

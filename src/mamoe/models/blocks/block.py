@@ -70,9 +70,10 @@ class LayoutBlock(BasicTransformerBlock):
         shared_expert: bool = False,
     ) -> None:
         _check_kind(stock, self.norms)
-        nn.Module.__init__(self)  # the layers are taken over, as are the plain attributes
-        self.__dict__ |= {name: value for name, value in vars(stock).items() if name not in vars(self)}
-        self.training = stock.training
+        nn.Module.__init__(self)
+        # Numbers and words alone: a stock block that was compiled or has hooks keeps its forward pass among the others.
+        plain = {name: value for name, value in vars(stock).items() if isinstance(value, int | float | str | None)}
+        self.__dict__ |= plain
         for name, layer in stock.named_children():
             setattr(self, name, layer)
         for name, weight in stock.named_parameters(recurse=False):
