@@ -81,6 +81,10 @@ def test_demo_tells_its_story_on_the_transformer_too(tmp_path, monkeypatch, caps
     assert "transformer" in (out / "index.html").read_text()
     recipe = json.loads((out / "runs/demo/latest/checkpoints/latest/recipe.json").read_text())
     assert "tiny_dit" in json.dumps(recipe["base"])
+    # One that is finished, of a version whose demo was longer, has its page made again.
+    shorter = [*settings, "trainer.max_steps=1"]
+    assert run.run_demo(out, model=DemoModel.TINY_DIT, settings=shorter) == 0
+    assert last_line(capsys).keys() == FIGURES
 
 
 def test_demo_interrupted_in_training_stops_there(base_model, tmp_path, monkeypatch):

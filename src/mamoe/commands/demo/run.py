@@ -42,6 +42,8 @@ from mamoe.machine.memory import peak_mib
 from mamoe.machine.precision import autocast_where_faster, bf16_is_faster
 from mamoe.pages.curve import Series
 from mamoe.randomness import derive_seed
+from mamoe.runs.checkpoint import step_of
+from mamoe.runs.lookup import find_checkpoint
 from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.filling import fill
 from mamoe.sampling.pipeline import LayoutPipeline
@@ -109,6 +111,11 @@ def run_demo(
     resume = [setting("resume", latest)] if (latest / "checkpoints" / "latest").exists() else []
     plain = compose([*overrides, *resume])
     config = validated(plain)
+    done = step_of(find_checkpoint(latest)) if resume and steps is None else 0
+    if done > (config.trainer.max_steps or done):
+        overrides.append(f"trainer.max_steps={done}")  # an earlier version's demo was longer, and is finished
+        plain = compose([*overrides, *resume])
+        config = validated(plain)
     say.line(f"Fine-tuning {model}, {model.kind}, with regions and experts (Ctrl-C is safe: start again to go on)")
     result, run = train(config, plain=plain, overrides=overrides)
     if result.exit_code:
