@@ -2,12 +2,14 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from apart import mamoe_apart
 from factories import mamoe, only_run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -16,6 +18,21 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def run_example(monkeypatch, name: str, *words: str | Path) -> None:
     monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+@pytest.fixture
+def commands_apart(monkeypatch, tmp_path):
+    """Commands that an example starts are forked from a process that has imported everything."""
+    as_shells_do = subprocess.run
+
+    def run(words, **how):
+        if words[:3] != [sys.executable, "-m", "mamoe"]:
+            return as_shells_do(words, **how)
+        ended = mamoe_apart(words[3:], tmp_path / "said.txt")
+        assert ended.code == 0, ended
+        return ended
+
+    monkeypatch.setattr(subprocess, "run", run)
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -53,14 +70,14 @@ def test_use_in_diffusers(finished_run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_story_of_a_street(tmp_path, monkeypatch):
+def test_the_story_of_a_street(tmp_path, monkeypatch, commands_apart):
     run_example(monkeypatch, "street/story.py", tmp_path / "street", "--steps", "2")
     (picture,) = (tmp_path / "street/pictures").glob("scene_*.png")
     assert size_of(picture) == (256, 128) and (tmp_path / "street/model/README.md").is_file()
 
 
 @pytest.mark.slow
-def test_the_tour_runs_cell_by_cell(tmp_path, monkeypatch):
+def test_the_tour_runs_cell_by_cell(tmp_path, monkeypatch, commands_apart):
     notebook = json.loads((EXAMPLES / "tour.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")

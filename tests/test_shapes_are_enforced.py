@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Float, Int32, TypeCheckError
+from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import Float, Int32
 from torch import Tensor
 
 from mamoe.diffusion.losses.mse import mse_per_image
@@ -17,17 +18,17 @@ from shapes import decorated, names_an_array
 
 
 def test_sizes_that_should_agree_and_do_not_raise():
-    with pytest.raises(TypeCheckError, match="target"):
+    with pytest.raises(BeartypeCallHintViolation, match="target"):
         mse_per_image(torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 1))  # would broadcast in silence
 
 
 def test_an_axis_too_many_raises():
-    with pytest.raises(TypeCheckError, match="timesteps"):
+    with pytest.raises(BeartypeCallHintViolation, match="timesteps"):
         snr(torch.linspace(0.9, 0.1, 10), torch.zeros(3, 1, dtype=torch.int64))
 
 
 def test_another_kind_of_number_raises():
-    with pytest.raises(TypeCheckError, match="timesteps"):
+    with pytest.raises(BeartypeCallHintViolation, match="timesteps"):
         snr(torch.linspace(0.9, 0.1, 10), torch.zeros(3))
 
 
@@ -48,7 +49,20 @@ def test_what_names_no_array_is_left_alone():
     assert not hasattr(ddim_scheduler, "__wrapped__") and not hasattr(Taxonomy.__init__, "__wrapped__")
 
 
+def test_what_a_decorator_has_wrapped_is_checked():
+    @torch.no_grad()
+    def doubled(x: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        return torch.cat([x, x])
+
+    asked = decorated(doubled)
+    assert asked is doubled
+    with pytest.raises(BeartypeCallHintViolation, match="return"):
+        asked(torch.zeros(2, 3))
+    with pytest.raises(BeartypeCallHintViolation, match="parameter x"):
+        asked(torch.zeros(3))
+
+
 def test_functions_and_dataclasses_with_arrays_are_wrapped():
     assert hasattr(snr, "__wrapped__") and hasattr(PanopticMap.__init__, "__wrapped__")
-    with pytest.raises(TypeCheckError, match="segment_id"):
+    with pytest.raises(BeartypeCallHintViolation, match="segment_id"):
         PanopticMap(segment_id=np.zeros((2, 3, 1), np.int32), class_id=np.zeros((2, 3), np.uint8))

@@ -22,6 +22,7 @@ from mamoe.commands.synthesize import synthesize
 from mamoe.config.shipped import group_names
 from mamoe.console import progress, visible_lines
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.machine.garbage import look_rarely
 from mamoe.machine.stopping import TRY_AGAIN, Stopped, Terminated, stopped_with, terminable
 from mamoe.machine.threads import wait_politely
 from mamoe.vocabulary.drawing import DRAWING, Drawing, Mode, modes_of
@@ -270,6 +271,7 @@ for command in (init, check, scenes, new_base, export, push, presets, env):
 def main() -> None:
     """Run the command; a user's mistake ends in one clear message and the exit code of its kind."""
     wait_politely()
+    look_rarely()
     try:
         with terminable():
             app()
