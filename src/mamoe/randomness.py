@@ -30,17 +30,33 @@ def generator_for(seed: int, purpose: str, *keys: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *keys))
 
 
+def seed_streams(seed: int, devices: Sequence[torch.device] = ()) -> None:
+    """Torch's global generators of the CPU and of ``devices`` begin anew from ``seed``; those of others stay.
+
+    ``torch.manual_seed`` asks every kind of device there might be, and each of those that are not in use writes down
+    the whole stack: 2 ms a call, a quarter of what it takes to load a small sample.
+    """
+    library: Any = torch
+    library.default_generator.manual_seed(seed)
+    for device in {device for device in devices if device.type != "cpu"}:
+        if device.type == "cuda":
+            with library.cuda.device(device):
+                library.cuda.manual_seed(seed)
+        else:
+            library.get_device_module(device).manual_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
     """Torch's global generators at ``seed``, for libraries that draw from nothing else; afterwards as they were.
 
     Args:
-        seed: of the CPU's and of all other devices' generators.
+        seed: of the generators of the CPU and of ``devices``.
         devices: those besides the CPU that draw here.
     """
     library: Any = torch
     with library.random.fork_rng(list(devices)):
-        library.manual_seed(seed)
+        seed_streams(seed, devices)
         yield
 
 

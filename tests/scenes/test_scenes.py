@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mamoe.scenes import COLOURS, Domain, Scene, draw_scene, write_scenes
+from mamoe.scenes import COLOURS, Domain, Scene, draw_scene, write_scenes, writer
 from mamoe.vocabulary.panoptic import PanopticMap
 
 LARGE = 192  # pixels: three latent cells of 8x8
@@ -184,6 +184,18 @@ def test_a_split_does_not_depend_on_the_others(tmp_path) -> None:
         write_scenes(tmp_path / folder, counts=counts, height=64, width=64)
     first, second = (tmp_path / folder / "images/val/scene_000000.png" for folder in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_several_processes_write_the_same_files(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(writer, "WORTH_A_PROCESS", 4)
+    counts, steps = {"train": 9, "test": 1}, []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        write_scenes(folder, counts=counts, height=64, width=64, workers=workers, progress=lambda *s: steps.append(s))
+    assert steps == 2 * [(number, 10) for number in range(1, 11)]
+    one, two = ({path.relative_to(tmp_path / n): path for path in (tmp_path / n).rglob("*.*")} for n in "12")
+    assert list(one) and sorted(one) == sorted(two)
+    assert all(path.read_bytes() == two[name].read_bytes() for name, path in one.items())
 
 
 def test_too_many_scenes_are_refused(tmp_path) -> None:

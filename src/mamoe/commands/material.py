@@ -107,6 +107,7 @@ def scenes(
 
     Example: mamoe scenes town --train 64
     """
+    from mamoe.machine.pool import usable_cores
     from mamoe.scenes import Domain, write_scenes
     from mamoe.storage.staging import require_free
 
@@ -116,7 +117,14 @@ def scenes(
         raise ConfigError("--train, --val and --test are all 0: there is nothing to draw.")
     with progress("Drawing scenes") as update:
         write_scenes(
-            out, domain=Domain(domain.value), counts=counts, seed=seed, height=height, width=width, progress=update
+            out,
+            domain=Domain(domain.value),
+            counts=counts,
+            seed=seed,
+            height=height,
+            width=width,
+            workers=usable_cores(),
+            progress=update,
         )
     words = ["mamoe", "train", "data=scenes", f"data.root={out}", "experiment=demo"]
     typer.echo(f"{sum(counts.values())} scenes in {out}. Next: {shlex.join(words)}")

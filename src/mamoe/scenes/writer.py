@@ -4,6 +4,7 @@ import csv
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,14 @@ from PIL import Image
 
 from mamoe.data.folder.description import DATA_YAML, data_yaml
 from mamoe.errors import ConfigError
+from mamoe.machine.pool import mapped
 from mamoe.storage.staging import staged_folder
 from mamoe.vocabulary.splits import split_name
 
-from .scene import Domain, Scene, draw_scene
+from .scene import Domain, draw_scene
+
+WORTH_A_PROCESS = 64  # scenes of the usual size, which take two seconds; a process starts in one
+Written = tuple[str, str, dict[str, str]]  # name of a scene's files, caption, segment id -> prompt
 
 
 def write_scenes(
@@ -25,6 +30,7 @@ def write_scenes(
     seed: int = 0,
     height: int = 128,
     width: int = 256,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Draw ``counts[split]`` scenes of every split and write them with their maps and prompts.
@@ -39,6 +45,7 @@ def write_scenes(
         seed: of the whole data set.
         height: of the pictures in pixels, a multiple of 8.
         width: of the pictures in pixels, a multiple of 8.
+        workers: processes that draw at most, for what starts them only ``if __name__ == "__main__"``.
         progress: called with (scenes written, scenes in all) after every scene.
 
     Raises:
@@ -55,34 +62,42 @@ def write_scenes(
         if not 0 <= count < 1_000_000:
             raise ConfigError(f"counts[{split!r}] must be from 0 to 999999, got {count}; draw several data sets")
     with staged_folder(root, merge=True) as stage:
-        _write_splits(stage, domain, counts, seed, (height, width), progress)
+        draw = partial(_write_scene, stage, domain, seed, (height, width))
+        _write_splits(stage, counts, draw, workers, progress)
         (stage / DATA_YAML).write_text(described, encoding="utf-8")
 
 
 def _write_splits(
     root: Path,
-    domain: Domain,
     counts: Mapping[str, int],
-    seed: int,
-    size: tuple[int, int],
+    draw: Callable[[tuple[str, int]], Written],
+    workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    total, done = sum(counts.values()), 0
-    for split, count in counts.items():
-        captions: list[tuple[str, str]] = []
-        prompts: dict[str, dict[str, str]] = {}
+    for split in counts:
         for kind in ("images", "panoptic"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            scene = draw_scene(scene_seed(seed, split, index), domain=domain, height=size[0], width=size[1])
-            name = f"scene_{index:06d}.png"
-            _write_pictures(root, split, name, scene)
-            captions.append((name, scene.caption))
-            prompts[name] = {str(segment): prompt for segment, prompt in scene.instance_prompts.items()}
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        _write_prompts(root, split, captions, prompts)
+    places = [(split, index) for split, count in counts.items() for index in range(count)]
+    written = mapped(draw, places, workers, least=WORTH_A_PROCESS)
+    captions: dict[str, list[tuple[str, str]]] = {split: [] for split in counts}
+    prompts: dict[str, dict[str, dict[str, str]]] = {split: {} for split in counts}
+    for done, ((split, _), (name, caption, instance_prompts)) in enumerate(zip(places, written, strict=True), start=1):
+        captions[split].append((name, caption))
+        prompts[split][name] = instance_prompts
+        if progress is not None:
+            progress(done, len(places))
+    for split in counts:
+        _write_prompts(root, split, captions[split], prompts[split])
+
+
+def _write_scene(root: Path, domain: Domain, seed: int, size: tuple[int, int], place: tuple[str, int]) -> Written:
+    """Draw scene ``index`` of a split and write it with its map."""
+    split, index = place
+    scene = draw_scene(scene_seed(seed, split, index), domain=domain, height=size[0], width=size[1])
+    name = f"scene_{index:06d}.png"
+    Image.fromarray(scene.image).save(root / "images" / split / name)
+    scene.panoptic.write(root / "panoptic" / split / name)
+    return name, scene.caption, {str(segment): prompt for segment, prompt in scene.instance_prompts.items()}
 
 
 def scenes_problems(
@@ -114,11 +129,6 @@ def scenes_problems(
 def scene_seed(seed: int, split: str, index: int) -> int:
     """The seed of one scene of a data set: splits share none, whether written together or one by one."""
     return (seed << 64) | (zlib.crc32(split.encode()) << 32) | index
-
-
-def _write_pictures(root: Path, split: str, name: str, scene: Scene) -> None:
-    Image.fromarray(scene.image).save(root / "images" / split / name)
-    scene.panoptic.write(root / "panoptic" / split / name)
 
 
 def _write_prompts(root: Path, split: str, captions: list[tuple[str, str]], prompts: dict[str, dict[str, str]]) -> None:

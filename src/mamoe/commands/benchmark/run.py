@@ -250,13 +250,14 @@ def _draw_scenes(plan: Plan, say: Say) -> None:
     scenes = plan.config.scenes
     if scenes is None:
         return
+    from mamoe.machine.pool import usable_cores
     from mamoe.scenes import Domain, scenes_problems, write_scenes
 
     root, domain = Path(scenes.root), Domain(scenes.domain)
     counts = {"train": scenes.train, "val": scenes.val, "test": scenes.test}
     if not (root / "instance_prompts_test.json").exists():
         say(f"Drawing {sum(counts.values())} scenes in {root}")
-        write_scenes(root, domain=domain, counts=counts)
+        write_scenes(root, domain=domain, counts=counts, workers=usable_cores())
     elif problems := scenes_problems(root, domain=domain, counts=counts):
         raise ConfigError(
             f"{root} holds other scenes than scenes={{…}} asks for: {'; '.join(problems)}. Choose another scenes.root "

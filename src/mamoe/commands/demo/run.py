@@ -39,6 +39,7 @@ from mamoe.evaluation.layout.attributes import (
     swap_in_caption,
 )
 from mamoe.machine.memory import peak_mib
+from mamoe.machine.pool import usable_cores
 from mamoe.machine.precision import autocast_where_faster, bf16_is_faster
 from mamoe.pages.curve import Series
 from mamoe.randomness import derive_seed
@@ -94,7 +95,9 @@ def run_demo(
     data = out / "data"
     if not (data / "instance_prompts_test.json").exists():
         with say.part("Drawing one town at dusk: 256 scenes to train on, 64 to look at") as update:
-            write_scenes(data, domain=Domain.DUSK_TOWN, counts=COUNTS, seed=SEED, progress=update)
+            write_scenes(
+                data, domain=Domain.DUSK_TOWN, counts=COUNTS, seed=SEED, workers=usable_cores(), progress=update
+            )
 
     # Train.
     overrides = [

@@ -28,7 +28,7 @@ from mamoe.models.backbones import pyramid_of
 from mamoe.models.blocks.block import blocks_of
 from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
-from mamoe.randomness import derive_seed
+from mamoe.randomness import derive_seed, seed_streams
 from mamoe.training.optim import apply_lr_factors, parameter_groups
 from mamoe.training.optim.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
 from mamoe.training.optim.rates import Rates
@@ -303,7 +303,7 @@ class DiffusionModule(LightningModule):
         part = batch_idx % trainer.accumulate_grad_batches
         self.watch.open = True
         self._mean_size = self._data.piece(batch_idx)[1]
-        torch.manual_seed(derive_seed(self.seed, "layers", trainer.global_step, part, trainer.global_rank))
+        seed_streams(derive_seed(self.seed, "layers", trainer.global_step, part, trainer.global_rank), [self.device])
 
     def _compile(self, batch: Batch, batch_idx: int) -> None:
         """Compile the UNet, or say why not. It is tried on the first batch, whose gradients are dropped."""
