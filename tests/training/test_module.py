@@ -106,6 +106,15 @@ def test_accumulating_2_batches_of_4_equals_one_of_8(tmp_path, clip):
     assert parts_watch.grad_norm > 0.02
 
 
+def test_gradients_within_the_limit_are_not_walked_through(tmp_path, monkeypatch):
+    free, watch = gradients(tmp_path, 8, 1, None)
+    clipped, _ = gradients(tmp_path, 8, 1, watch.grad_norm * 0.999)
+    assert not torch.equal(clipped[0], free[0])
+    monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", lambda *_: pytest.fail("there is nothing to clip"))
+    within, _ = gradients(tmp_path, 8, 1, watch.grad_norm * 1.001)
+    assert all(torch.equal(a, b) for a, b in zip(within, free, strict=True))
+
+
 def test_frozen_networks_stay_and_are_no_part_of_the_module(tmp_path):
     module = make_module()
     text = module._frozen[1]

@@ -30,6 +30,7 @@ from mamoe.console import note
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.evaluation.protocol import library_versions
 from mamoe.evaluation.run import check_scores
+from mamoe.machine.pool import usable_cores
 from mamoe.storage.lock import held
 
 ROOT = "benchmark"
@@ -250,7 +251,6 @@ def _draw_scenes(plan: Plan, say: Say) -> None:
     scenes = plan.config.scenes
     if scenes is None:
         return
-    from mamoe.machine.pool import usable_cores
     from mamoe.scenes import Domain, scenes_problems, write_scenes
 
     root, domain = Path(scenes.root), Domain(scenes.domain)

@@ -233,9 +233,9 @@ class DiffusionModule(LightningModule):
         """Clip by the global norm, once per optimizer step; the last look before the weights change."""
         weights = [p for p in self._weights if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in weights])  # type: ignore[misc]
-        if gradient_clip_val is not None:
-            nn.utils.clip_grads_with_norm_(weights, float(gradient_clip_val), norm)
         whole, ours = whole_of(norm), self.trainer.optimizers[0]
+        if gradient_clip_val is not None and self._clips(whole, float(gradient_clip_val)):
+            nn.utils.clip_grads_with_norm_(weights, float(gradient_clip_val), norm)
         group = ours.param_groups[0]
         rate = group["lr"] / group.get("lr_factor", 1.0)
         if self._looks_later(ours):
@@ -245,6 +245,10 @@ class DiffusionModule(LightningModule):
         else:
             scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
             self.watch.check(whole, learning_rate=rate, trainer=self.trainer, scaled=scaled)
+
+    def _clips(self, norm: Tensor, most: float) -> bool:
+        """Whether clipping may change gradients of this norm; yes where the host would have to wait for it."""
+        return works_ahead(self.device) or not bool(most / (norm + 1e-6) >= 1)  # as clip_grads_with_norm_ reckons
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
