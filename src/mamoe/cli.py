@@ -277,7 +277,11 @@ def main() -> None:
             app()
     except MamoeError as error:
         _refuse(error)
-    except KeyboardInterrupt:
+    except SystemExit as ending:
+        if isinstance(getattr(ending.__context__, "__cause__", None), KeyboardInterrupt):  # typer ends without a word
+            typer.echo("Interrupted.", err=True)
+        raise
+    except KeyboardInterrupt:  # before typer begins, or after
         typer.echo("Interrupted.", err=True)
         sys.exit(130)
     except Terminated:

@@ -202,6 +202,15 @@ def test_other_processes_that_were_forked_end_as_ever():
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_ctrl_c_in_a_command_without_words_of_its_own_is_said(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mamoe.scenes.write_scenes", interrupted)
+    ended = mamoe("scenes", tmp_path / "town")
+    assert (ended.code, ended.err.strip()) == (130, "Interrupted.")
+
+
 def test_the_word_and_the_exit_code_say_what_told():
     for told, word, code in ((KeyboardInterrupt, "Interrupted", 130), (Terminated, "Stopped", 75)):
         with pytest.raises(Stopped, match=f"{word}: all is kept") as caught, stopped_with("all is kept"):

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for_any
@@ -28,7 +28,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def mapped(run: Callable[[T], R], work: Sequence[T], workers: int, least: int = _LEAST) -> Iterator[R]:
+def mapped(run: Callable[[T], R], work: Sequence[T], workers: int, least: int = _LEAST) -> Generator[R, None, None]:
     """``run`` of everything, in order; little work is done in this process.
 
     Args:

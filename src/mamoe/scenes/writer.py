@@ -4,6 +4,7 @@ import csv
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -78,14 +79,14 @@ def _write_splits(
         for kind in ("images", "panoptic"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
     places = [(split, index) for split, count in counts.items() for index in range(count)]
-    written = mapped(draw, places, workers, least=WORTH_A_PROCESS)
     captions: dict[str, list[tuple[str, str]]] = {split: [] for split in counts}
     prompts: dict[str, dict[str, dict[str, str]]] = {split: {} for split in counts}
-    for done, ((split, _), (name, caption, instance_prompts)) in enumerate(zip(places, written, strict=True), start=1):
-        captions[split].append((name, caption))
-        prompts[split][name] = instance_prompts
-        if progress is not None:
-            progress(done, len(places))
+    with closing(mapped(draw, places, workers, least=WORTH_A_PROCESS)) as written:  # before anybody clears up
+        for done, ((split, _), (name, caption, own)) in enumerate(zip(places, written, strict=True), start=1):
+            captions[split].append((name, caption))
+            prompts[split][name] = own
+            if progress is not None:
+                progress(done, len(places))
     for split in counts:
         _write_prompts(root, split, captions[split], prompts[split])
 
