@@ -58,8 +58,7 @@ def mapped(run: Callable[[T], R], work: Sequence[T], workers: int, least: int = 
     except BrokenProcessPool:
         raise MamoeError(
             f"One of the {workers} processes that share the work was ended from outside, most often because memory ran "
-            "out. What was finished is kept: give the command again with more memory free, or fewer --workers where "
-            "it takes them."
+            "out. Give the command again with more memory free, or fewer --workers where it takes them."
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

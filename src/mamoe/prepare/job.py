@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import fields, is_dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -147,8 +149,8 @@ def _do_share(
         left = [task for task in mine if task.key not in finished]
         done = len(mine) - len(left)
         groups = [left[i : i + manner.together] for i in range(0, len(left), manner.together)]
-        for outcomes in mapped(partial(_run, run, folder.stage), groups, manner.workers):
-            for key, outcome in outcomes:
+        with closing(mapped(partial(_run, run, folder.stage), groups, manner.workers)) as every_outcome:
+            for key, outcome in chain.from_iterable(every_outcome):
                 if isinstance(outcome, str):
                     problems.append(outcome)
                     continue
