@@ -1,6 +1,6 @@
 """How much a whole training step costs with MaMoE, compared with the same stock network on a 77-token prompt.
 
-    python perf/step.py [--quick] [--threads 1] [--only tiny|sd21|tiny_dit|pixart]
+    python perf/step.py [--quick] [--threads 1] [--only tiny|sd21|tiny_dit|pixart|demo|demo_tiny_dit]
 
 A step is: conditioning (masks and routings from the layout tables; MaMoE only), forward, mean squared error, backward,
 fp32. MaMoE has 5 experts and 20 regions of 5 tokens each beside the 77 of the global prompt. Text encoding is left
@@ -9,8 +9,9 @@ median of the ratios of the rounds, the first of several left out, and beside it
 UNet of the tiny base model,
 ``sd21`` the real architecture of Stable Diffusion 2.1 (866 M parameters, random weights), which wants 12 GB of
 memory; its fixed cost, gradients of 1.5 times as many weights, shows the more the fewer cells there are. ``tiny_dit``
-is the tiny transformer, ``pixart`` one of PixArt-Sigma's form, narrow (width 384, 8 blocks). The last line is one JSON
-object.
+is the tiny transformer, ``pixart`` one of PixArt-Sigma's form, narrow (width 384, 8 blocks). ``demo`` and
+``demo_tiny_dit`` are steps of `mamoe demo` on either: batches of its streets with its settings, in which pictures have
+as many regions and words as they have. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,11 +32,19 @@ import torch.nn.functional as F
 from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from torch import Tensor
 
+from mamoe.assemble.caches import caching_encoder, fill_prompts
+from mamoe.assemble.data import layout_settings, splits
+from mamoe.bases.pretrained import BaseModel, load_base
 from mamoe.bases.tiny import new_transformer, new_unet
-from mamoe.conditioning.conditioner import TOKEN_MULTIPLE, text_tokens
+from mamoe.conditioning.collate import Collator
+from mamoe.conditioning.conditioner import TOKEN_MULTIPLE, Conditioner, text_tokens
 from mamoe.conditioning.experts import expert_routings
 from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
+from mamoe.config.compose import compose, setting
+from mamoe.config.train import Train
+from mamoe.console import silent
 from mamoe.models.backbones import backbone_of
+from mamoe.scenes import write_scenes
 from mamoe.vocabulary.batch import RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning, LevelConditioning, level_grids
 from mamoe.vocabulary.layout import ExpertResize, RegionResize
@@ -66,14 +77,27 @@ class Case:
     batch: int
     size: tuple[int, int]  # latent cells
     rounds: int
+    conditionings: Callable[[Case, Any], Callable[[], Conditioning]]  # of a stock network; called anew in every step
 
 
 def cases(quick: bool) -> tuple[Case, Case]:
     side = 40 if quick else 64
     return (
-        Case(name="tiny", unet=lambda: new_unet(4), batch=8, size=(16, 32), rounds=4 if quick else 16),
         Case(
-            name="sd21", unet=lambda: UNet2DConditionModel(**SD21), batch=1, size=(side, side), rounds=1 if quick else 4
+            name="tiny",
+            unet=lambda: new_unet(4),
+            batch=8,
+            size=(16, 32),
+            rounds=4 if quick else 16,
+            conditionings=cut_in_twenty,
+        ),
+        Case(
+            name="sd21",
+            unet=lambda: UNet2DConditionModel(**SD21),
+            batch=1,
+            size=(side, side),
+            rounds=1 if quick else 4,
+            conditionings=cut_in_twenty,
         ),
     )
 
@@ -87,6 +111,7 @@ def transformers(quick: bool) -> tuple[Case, Case]:
             batch=8,
             size=(16, 32),
             rounds=4 if quick else 16,
+            conditionings=cut_in_twenty,
         ),
         Case(
             name="pixart",
@@ -94,8 +119,54 @@ def transformers(quick: bool) -> tuple[Case, Case]:
             batch=1,
             size=(side, side),
             rounds=4 if quick else 16,
+            conditionings=cut_in_twenty,
         ),
     )
+
+
+def demos(quick: bool) -> tuple[Case, Case]:
+    def case(experiment: str, model: str) -> Case:
+        return Case(
+            name=experiment,
+            unet=lambda: load_base(model).unet.float().requires_grad_(True),
+            batch=4,
+            size=(16, 32),
+            rounds=8 if quick else 32,
+            conditionings=lambda case, stock: streets_of(case, stock, load_base(model)),
+        )
+
+    return case("demo", "package:tiny"), case("demo_tiny_dit", "package:tiny_dit")
+
+
+def cut_in_twenty(case: Case, stock: Any) -> Callable[[], Conditioning]:
+    """The conditioning of one batch of pictures cut into 20 regions of 5 tokens, beside a global prompt of 77."""
+    generator = torch.Generator().manual_seed(0)
+    backbone = backbone_of(stock)
+    width, pyramid = backbone.text_width(stock.config), backbone.pyramid(stock.config)
+    lengths = [GLOBAL_TOKENS, *itertools.repeat(REGION_TOKENS, REGIONS)]
+    embeds = [[torch.randn((n, width), generator=generator) for n in lengths] for _ in range(case.batch)]
+    regions = drawn_layouts(case.batch, case.size, generator)
+    return lambda: conditioning_of(regions, embeds, pyramid.count, pyramid.skipped)
+
+
+def streets_of(case: Case, stock: Any, base: BaseModel) -> Callable[[], Conditioning]:
+    """The conditioning of batch after batch of an experiment's drawn streets, as its training makes it."""
+    pyramid = backbone_of(stock).pyramid(stock.config)
+    folder = TemporaryDirectory()  # which is gone with what is returned
+    root = Path(folder.name)
+    write_scenes(root, counts={"train": 8 * case.batch, "val": 1, "test": 0})
+    own = [f"experiment={case.name}", setting("data.root", root), setting("cache.folder", root / "cache")]
+    config = Train.model_validate(compose(own))
+    settings = layout_settings(config)
+    source, _ = splits(config, settings.taxonomy)
+    encoder = caching_encoder(config, base)
+    fill_prompts(config, encoder, settings, source.prompts, silent)
+    conditioner = Conditioner(encoder.from_cache(), settings, pyramid.count, pyramid.skipped)
+    collate = Collator(settings)
+    starts = range(0, len(source), case.batch)
+    batches = [collate([source[start + k] for k in range(case.batch)]).regions for start in starts]
+    following = itertools.cycle(batches)
+    return lambda kept=folder: conditioner(next(following), device="cpu")
 
 
 def drawn_layouts(
@@ -176,27 +247,20 @@ class Cost:
 
 
 def measure(case: Case) -> Cost:
-    generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     stock = case.unet()
     mamoe = with_experts(stock)
     drop_gradients_when_made(stock)
     drop_gradients_when_made(mamoe)
-    backbone = backbone_of(stock)
-    width, pyramid = backbone.text_width(stock.config), backbone.pyramid(stock.config)
-    shape = (case.batch, 4, *case.size)
+    channels = stock.config["in_channels"]
+    shape = (case.batch, channels, *case.size)
     given = {
-        "sample": torch.randn(shape, generator=generator),
-        "noise": torch.randn(shape, generator=generator),
-        "timestep": torch.randint(1000, (case.batch,), generator=generator),
+        "sample": torch.randn(shape),
+        "noise": torch.randn(shape),
+        "timestep": torch.randint(1000, (case.batch,)),
     }
-    lengths = [GLOBAL_TOKENS, *itertools.repeat(REGION_TOKENS, REGIONS)]
-    embeds = [[torch.randn((n, width), generator=generator) for n in lengths] for _ in range(case.batch)]
-    prompt = torch.stack([picture[0] for picture in embeds])
-    regions = drawn_layouts(case.batch, case.size, generator)
-
-    def conditioned() -> Conditioning:
-        return conditioning_of(regions, embeds, pyramid.count, pyramid.skipped)
+    prompt = torch.randn(case.batch, GLOBAL_TOKENS, backbone_of(stock).text_width(stock.config))
+    conditioned = case.conditionings(case, stock)
 
     rounds = []
     for _ in range(case.rounds):
@@ -216,19 +280,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="SD2.1 at 40x40 latents, PixArt at 32x32, fewer rounds")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=("tiny", "sd21", "tiny_dit", "pixart"))
+    parser.add_argument("--only", choices=("tiny", "sd21", "tiny_dit", "pixart", "demo", "demo_tiny_dit"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
     result = {}
-    print(f"{'network':>8}{'images':>8}{'latents':>9}{'stock s':>9}{'mamoe':>8}{'quartiles':>14}{'masks':>8}")
-    for case in (*cases(options.quick), *transformers(options.quick)):
+    print(f"{'network':>14}{'images':>8}{'latents':>9}{'stock s':>9}{'mamoe':>8}{'quartiles':>14}{'masks':>8}")
+    for case in (*cases(options.quick), *transformers(options.quick), *demos(options.quick)):
         if options.only in (None, case.name):
             cost = measure(case)
             size, low, high = f"{case.size[0]}x{case.size[1]}", *cost.quartiles
             spread = f"{low:.3f}-{high:.3f}"
             print(
-                f"{case.name:>8}{case.batch:8d}{size:>9}{cost.seconds:9.2f}{cost.ratio:8.3f}{spread:>14}{cost.masks:8.4f}"
+                f"{case.name:>14}{case.batch:8d}{size:>9}{cost.seconds:9.2f}{cost.ratio:8.3f}{spread:>14}{cost.masks:8.4f}"
             )
             result[f"{case.name}_step_ratio"] = round(cost.ratio, 3)
             result[f"{case.name}_conditioning_share"] = round(cost.masks, 4)
