@@ -1,6 +1,6 @@
 """What fine-tuning and drawing cost on a GPU, each against its yardstick in the same process.
 
-    python perf/gpu.py [--quick] [--only step train draw save compiled draw_compiled] [--profile FOLDER]
+    python perf/gpu.py [--quick] [--only step transformer train draw save compiled draw_compiled] [--profile FOLDER]
 
 Stable Diffusion 2.1's shape with random weights, 512x512, bfloat16 autocast, 20 regions with prompts of 5 tokens. Every
 time is the median of 9 rounds that take turns, with the smallest and the largest; ``host`` is when the host had given
@@ -9,6 +9,7 @@ its orders, ``device`` what the kernels of one round add up to, by torch's profi
 small UNet: a test of this script, not a measurement.
 
 step      forward and backward of the stock UNet and of ours with 5, 10 and 20 experts
+transformer  the same of PixArt-Sigma's transformer with 300 tokens, ours with 5 experts
 train     steps of ``mamoe train``'s loop, against forward, backward and optimizer alone; where a step's time goes
 draw      20 steps with guidance, 1 and 4 pictures, LayoutPipeline against StableDiffusionPipeline; then with --fast
 save      how long a checkpoint keeps a training waiting; ``room`` is made beside it before the first
@@ -32,9 +33,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from drawing import both_pipelines
-from gpu_measuring import FULL, Scale, compared, milliseconds, peak_gib, quick_scale, ratios, settle
+from gpu_measuring import FULL, T5_TOKENS, Scale, compared, milliseconds, peak_gib, quick_scale, ratios, settle
 from lightning.pytorch import Callback
 from step import GLOBAL_TOKENS, REGION_TOKENS, REGIONS, conditioning_of, drawn_layouts, with_experts
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 from mamoe import LayoutPipeline, PanopticMap
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.machine.compiling import compiled_if_it_works
+from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
 from mamoe.runs.recipe import Recipe, Terms
@@ -71,27 +73,30 @@ def layouts(scale: Scale, experts: int) -> RegionBatch:
     return drawn_layouts(scale.batch, (scale.cells, scale.cells), torch.Generator().manual_seed(0), shares)
 
 
-def embeddings(scale: Scale) -> list[list[Tensor]]:
-    lengths = [GLOBAL_TOKENS, *[REGION_TOKENS] * REGIONS]
-    return [[torch.randn(n, scale.unet["cross_attention_dim"]) for n in lengths] for _ in range(scale.batch)]
+def embeddings(batch: int, width: int, tokens: int = GLOBAL_TOKENS) -> list[list[Tensor]]:
+    """Those of a batch's regions, the global prompt first."""
+    return [[torch.randn(n, width) for n in (tokens, *[REGION_TOKENS] * REGIONS)] for _ in range(batch)]
 
 
-def conditioned(regions: RegionBatch, embeds: list[list[Tensor]], unet: nn.Module, device: torch.device) -> Any:
+def conditioned(regions: RegionBatch, embeds: list[list[Tensor]], network: nn.Module, device: torch.device) -> Any:
     """What `mamoe train` does per step: embeddings from the host, masks and routings on the device."""
-    return conditioning_of(regions.to(device), embeds, len(unet.config["block_out_channels"]))  # type: ignore[index, arg-type]
+    pyramid = pyramid_of(network)
+    return conditioning_of(regions.to(device), embeds, pyramid.count, pyramid.skipped)
 
 
 def forward_backward(unet: nn.Module, inputs: dict[str, Any], scale: Scale, noisy: Tensor) -> None:
     timesteps = torch.full((scale.batch,), 500, device=scale.device)
     with torch.autocast(scale.device.type, torch.bfloat16, enabled=scale.autocast):
-        output = unet(noisy, timesteps, **inputs).sample
-    F.mse_loss(output.float(), noisy).backward()
+        output = unet(noisy, timestep=timesteps, **inputs).sample
+    F.mse_loss(output[:, : noisy.shape[1]].float(), noisy).backward()  # PixArt guesses a variance too
 
 
-def steps_of(scale: Scale, experts: int, stock: nn.Module) -> tuple[nn.Module, dict[str, Callable[[], object]]]:
-    """Our UNet, and a step of it beside one of the stock UNet."""
+def steps_of(
+    scale: Scale, experts: int, stock: nn.Module, tokens: int = GLOBAL_TOKENS
+) -> tuple[nn.Module, dict[str, Callable[[], object]]]:
+    """Our network, and a step of it beside one of the stock network, which reads the global prompt of ``tokens``."""
     noisy = torch.randn((scale.batch, 4, scale.cells, scale.cells), device=scale.device)
-    embeds = embeddings(scale)
+    embeds = embeddings(scale.batch, backbone_of(stock).text_width(stock.config), tokens)  # type: ignore[arg-type]
     prompt = torch.stack([picture[0] for picture in embeds]).to(scale.device)
 
     def work(unet: nn.Module, inputs: dict[str, Any]) -> None:
@@ -113,6 +118,15 @@ def step(scale: Scale) -> dict[str, Any]:
         memory = {f"{name}_gib": peak_gib(work, scale.device) for name, work in works.items()}
         found[f"experts_{experts}"] = {**ratios(both), **memory}
     return found
+
+
+def transformer(scale: Scale) -> dict[str, Any]:
+    torch.manual_seed(0)
+    with scale.device:
+        stock = PixArtTransformer2DModel(**scale.transformer).train()
+    _, works = steps_of(scale, scale.experts[0], stock, T5_TOKENS)
+    both = compared(works, scale, "transformer")
+    return {**ratios(both), **{f"{name}_gib": peak_gib(work, scale.device) for name, work in works.items()}}
 
 
 def compiled(scale: Scale) -> dict[str, Any]:
@@ -155,7 +169,7 @@ def train(scale: Scale) -> dict[str, Any]:
     experts = scale.experts[0]
     unet = with_experts(stock_unet(scale), experts).to(scale.device).train()
     prepare_experts(unet)
-    regions, embeds = layouts(scale, experts), embeddings(scale)
+    regions, embeds = layouts(scale, experts), embeddings(scale.batch, scale.unet["cross_attention_dim"])
     noisy = torch.randn((scale.batch, 4, scale.cells, scale.cells), device=scale.device)
     inputs = conditioned(regions, embeds, unet, scale.device).unet_inputs()
     optimizer, average = make_adam(unet.parameters()), WeightAverage({"unet": unet}, 0.999)
@@ -300,6 +314,7 @@ def save(scale: Scale) -> dict[str, Any]:
 
 PARTS = {
     "step": step,
+    "transformer": transformer,
     "train": train,
     "draw": draw,
     "save": save,

@@ -22,6 +22,25 @@ SMALL = {
     "attention_head_dim": 2,
     "norm_num_groups": 8,
 }
+PIXART_SIGMA = {
+    "num_layers": 28,
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "cross_attention_dim": 1152,
+    "sample_size": 64,
+    "caption_channels": 4096,
+    "use_additional_conditions": False,
+}
+SMALL_PIXART = {
+    **PIXART_SIGMA,
+    "num_layers": 1,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "cross_attention_dim": 32,
+    "sample_size": 8,
+    "caption_channels": 32,
+}
+T5_TOKENS = 300
 VAE_WIDTHS = (128, 256, 512, 512)
 
 
@@ -30,6 +49,7 @@ class Scale:
     """How large everything is."""
 
     unet: dict[str, Any]
+    transformer: dict[str, Any]
     batch: int
     cells: int  # latent cells along a side
     rounds: int
@@ -44,6 +64,7 @@ class Scale:
 
 FULL = Scale(
     unet=SD21,
+    transformer=PIXART_SIGMA,
     batch=10,
     cells=64,
     rounds=9,
@@ -58,7 +79,16 @@ FULL = Scale(
 
 def quick_scale() -> Scale:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    small = {"unet": SMALL, "batch": 2, "cells": 8, "rounds": 2, "experts": (3,), "pictures": (1,), "steps": 2}
+    small = {
+        "unet": SMALL,
+        "transformer": SMALL_PIXART,
+        "batch": 2,
+        "cells": 8,
+        "rounds": 2,
+        "experts": (3,),
+        "pictures": (1,),
+        "steps": 2,
+    }
     return replace(FULL, **small, vae_widths=(8, 8, 8, 8), device=device, autocast=False)
 
 

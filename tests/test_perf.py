@@ -26,6 +26,20 @@ def test_the_gpu_script_measures_each_part_without_a_gpu(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick"])
     runpy.run_path(str(PERF / "gpu.py"), run_name="__main__")
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert found["quick"] and set(found) >= {"step", "train", "draw", "save", "compiled"}
+    assert found["quick"] and set(found) >= {"step", "transformer", "train", "draw", "save", "compiled"}
     assert found["train"]["loop"]["ms"] > 0 and found["draw"]["pictures_1"]["wall_ratio"] > 0
     assert set(found["train"]["pieces"]) == {"conditioning", "clipping", "optimizer", "average"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("preset", "network", "method"), [("24", "sd21", "full"), ("12", "sdxl", "lora_experts")])
+def test_a_preset_is_trained_with_as_its_training_would(monkeypatch, capsys, preset, network, method):
+    monkeypatch.syspath_prepend(str(PERF))
+    words = ["--quick", "--one", "--only", preset, "--networks", network, "--steps", "4"]
+    monkeypatch.setattr(sys, "argv", ["presets.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PERF / "presets.py"), run_name="__main__")
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert found["images_per_s"] > 0 and found["method"] == method and found["batch"] == "4 x 2"
