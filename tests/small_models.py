@@ -12,6 +12,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     PixArtTransformer2DModel,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
 )
@@ -136,6 +137,20 @@ def small_flux2(**changes: Any) -> Flux2Transformer2DModel:
     return _made(Flux2Transformer2DModel, {**config, **changes})
 
 
+def small_qwen(**changes: Any) -> QwenImageTransformer2DModel:
+    """Qwen-Image in small: two blocks, latents of four channels."""
+    config: dict[str, Any] = {
+        "in_channels": 16,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": TEXT_WIDTH,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    return _made(QwenImageTransformer2DModel, {**config, **changes})
+
+
 def two_level_unet(text_width: int, dropout: float = 0.0) -> UNet2DConditionModel:
     """The smallest that trains: attention on its finer level alone."""
     torch.manual_seed(0)
@@ -241,6 +256,7 @@ class Models:
     flux = staticmethod(small_flux)
     sd3 = staticmethod(small_sd3)
     flux2 = staticmethod(small_flux2)
+    qwen = staticmethod(small_qwen)
     mamoe_pixart = staticmethod(small_mamoe_pixart)
     mamoe_flux = staticmethod(small_mamoe_flux)
     trained = staticmethod(trained)

@@ -8,11 +8,19 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from mamoe.models.blocks.attention import RegionAttnProcessor
 from mamoe.models.flux.attention2 import PlacedAttnProcessor, PlacedParallelProcessor
+from mamoe.models.qwen.attention import PlacedDoubleStreamProcessor
 from mamoe.models.sd3.attention import MaskedJointAttnProcessor
 
 
 @pytest.mark.parametrize(
-    "processor", [RegionAttnProcessor, MaskedJointAttnProcessor, PlacedAttnProcessor, PlacedParallelProcessor]
+    "processor",
+    [
+        RegionAttnProcessor,
+        MaskedJointAttnProcessor,
+        PlacedAttnProcessor,
+        PlacedParallelProcessor,
+        PlacedDoubleStreamProcessor,
+    ],
 )
 def test_the_signature_that_diffusers_asks_for_is_kept(processor):
     kept = processor.__call__.__signature__

@@ -12,9 +12,10 @@ from mamoe.methods.options import Target
 from mamoe.methods.registry import METHODS
 from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.control.call import with_layout
-from mamoe.models.flux.call import packed, picture_places, unpacked
+from mamoe.models.flux.call import picture_places
 from mamoe.models.flux.model import MaMoEFluxTransformer2DModel
 from mamoe.models.joint.mask import joint_mask
+from mamoe.models.joint.patches import packed, unpacked
 
 DEV = {  # FLUX.1-dev
     "attention_head_dim": 128,

@@ -13,9 +13,9 @@ from mamoe.methods.options import Target
 from mamoe.methods.registry import METHODS
 from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.control.call import with_layout
-from mamoe.models.flux.attention2 import places_in_prompts
-from mamoe.models.flux.call import packed
 from mamoe.models.flux.model2 import MaMoEFlux2Transformer2DModel
+from mamoe.models.joint.attention import places_in_prompts
+from mamoe.models.joint.patches import packed
 
 KLEIN = {  # FLUX.2-klein-4B
     "attention_head_dim": 128,

@@ -21,6 +21,7 @@ FAMILIES = {
     "flux": ("flux", 1, 1),
     "flux2": ("flux2", 1, 1),
     "sd3": ("sd3", 1, 1),
+    "qwen": ("qwen", 1, 1),
 }
 ONE_BLOCK = {
     "pixart": ("pixart", {"num_layers": 1}),
@@ -29,6 +30,7 @@ ONE_BLOCK = {
     "flux2, double": ("flux2", {"num_layers": 1, "num_single_layers": 0}),
     "flux2, single": ("flux2", {"num_layers": 0, "num_single_layers": 1}),
     "sd3": ("sd3", {"num_layers": 1}),
+    "qwen": ("qwen", {"num_layers": 1}),
 }
 FORMS = ["plain", "checkpointed", "lora"]
 
@@ -71,8 +73,8 @@ def made(models, family, form="plain", **changes):
     if backbone_of(network).routed is not None and form != "lora":
         network = models.trained(LoraExperts(rank=4, alpha=4).prepare(network, seed=0))
     if form == "lora":
-        # FLUX.2's single blocks and Stable Diffusion 3's last one have no feed-forward beside that of the experts.
-        has_own = (family, changes.get("num_layers")) not in (("flux2", 0), ("sd3", 1))
+        # FLUX.2's single blocks and the last ones of SD3 and Qwen-Image have no feed-forward beside that of the experts.
+        has_own = (family, changes.get("num_layers")) not in (("flux2", 0), ("sd3", 1), ("qwen", 1))
         network = models.trained(
             Lora(rank=4, alpha=4, conv=family == "unet", feed_forward=has_own).prepare(network, seed=0)
         )

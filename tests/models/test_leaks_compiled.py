@@ -15,6 +15,7 @@ ONE_BLOCK = {
     "flux, double": ("flux", {"num_layers": 1, "num_single_layers": 0}),
     "flux, single": ("flux", {"num_layers": 0, "num_single_layers": 1}),
     "sd3": ("sd3", {"num_layers": 1}),
+    "qwen": ("qwen", {"num_layers": 1}),
     "flux2, double": ("flux2", {"num_layers": 1, "num_single_layers": 0}),
     "flux2, single": ("flux2", {"num_layers": 0, "num_single_layers": 1}),
 }
@@ -31,8 +32,8 @@ pytestmark = pytest.mark.usefixtures("compilable")
 def made(models, family, form, **changes):
     network = models.trained(with_layout(getattr(models, family)(**changes), num_experts=2))
     if form == "lora":
-        # All feed-forwards of SD3, and of single blocks of FLUX.2, are experts or part of the attention's layers.
-        feed_forward = family != "sd3" and (family, changes.get("num_layers")) != ("flux2", 0)
+        # Feed-forwards of these, and of single blocks of FLUX.2, are experts' or nobody hears them.
+        feed_forward = family not in ("sd3", "qwen") and (family, changes.get("num_layers")) != ("flux2", 0)
         lora = Lora(rank=4, alpha=4, conv=family == "unet", feed_forward=feed_forward)
         network = models.trained(lora.prepare(network, seed=0))
     return network

@@ -12,8 +12,8 @@ from mamoe.models.leaks import leaks_of
 from mamoe.models.reach import measured
 
 CELLS = (16, 16)
-COUNTS = {"unet": 7, "pixart": 2, "flux": 4, "flux2": 4, "sd3": 3}  # transformer blocks of the small models
-HELD = {"unet": [0, 3, 6], "pixart": [1], "flux": [1, 2], "flux2": [0, 3], "sd3": [0, 2]}
+COUNTS = {"unet": 7, "pixart": 2, "flux": 4, "flux2": 4, "sd3": 3, "qwen": 2}  # transformer blocks of the small models
+HELD = {"unet": [0, 3, 6], "pixart": [1], "flux": [1, 2], "flux2": [0, 3], "sd3": [0, 2], "qwen": [1]}
 
 
 def made(models, family, **own):

@@ -29,7 +29,7 @@ from mamoe.errors import ConfigError
 from mamoe.methods.lora_file import LoraFile, lora_problems, lora_state
 from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import control_of
-from mamoe.models.flux.rest import rest_as_adapters
+from mamoe.models.joint.rest import rest_as_adapters
 from mamoe.runs.adapter import ADAPTER
 from mamoe.runs.lookup import find_checkpoint, is_run, part_of_network
 from mamoe.sampling.components import load_trained_adapter

@@ -24,6 +24,7 @@ from mamoe.methods.fresh_experts import train_additions
 from mamoe.methods.method import names_of_modules, require_decoder, require_fits, train_strengths
 from mamoe.methods.options import LoraOptions, Target
 from mamoe.models.backbones import backbone_of
+from mamoe.models.wrapped import unwrapped
 from mamoe.randomness import seeded
 
 
@@ -49,6 +50,8 @@ class Lora(LoraOptions):
         where = rf"(?={re.escape(backbone.decoder[0])}\.)" if self.decoder_only else ""
         if self._has_additions(network):
             where += rf"(?!(?:{backbone.routed})$)"  # every expert has adapters of its own there
+        if (unheard := backbone.unheard(unwrapped(network).config)) is not None:
+            where += rf"(?!(?:{unheard})$)"  # processes that share a training wait for every gradient
         present = {t: rf"{where}(?:{e})" for t in Target if (e := backbone.adapted.get(t)) is not None}
         present = {t: e for t, e in present.items() if any(re.fullmatch(e, name) for name in names)}
         if absent := [target for target in self.targets if target not in present]:

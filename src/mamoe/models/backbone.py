@@ -63,7 +63,9 @@ class Backbone:
     distilled: Callable[[Mapping[str, Any]], bool] = lambda config: False  # whether it is told how far to guide itself
     even_steps: bool = False  # of a flow: it is drawn in steps of one length, see set_steps
     drawn_shift: Callable[[int, int], float] | None = None  # (patches, steps) -> log of the shift; None: the schedule's
+    keeps_length: bool = False  # guided, a patch's prediction stays as long as the conditional one, see keep_length
     weighs: bool = True  # whether a mask may be log weights, as regions.strength=soft makes them
+    unheard: Callable[[Mapping[str, Any]], str | None] = lambda config: None  # layers that no prediction depends on
     routed: str | None = None  # expression for layers whose experts are additions; None: experts are copies
     lora_prefix: str | None = None  # before its layers' names in LoRA files of diffusers; None: nobody reads such files
 

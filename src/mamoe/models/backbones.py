@@ -9,16 +9,15 @@ from mamoe.errors import ConfigError
 from mamoe.models.backbone import Backbone, Pyramid
 from mamoe.models.dit.backbone import PIXART
 from mamoe.models.flux.backbone import FLUX, FLUX2
+from mamoe.models.qwen.backbone import QWEN_IMAGE
 from mamoe.models.sd3.backbone import SD3
 from mamoe.models.unet.backbone import UNET
 from mamoe.models.wrapped import unwrapped
 
-BACKBONES = (UNET, PIXART, FLUX, FLUX2, SD3)
+BACKBONES = (UNET, PIXART, FLUX, FLUX2, SD3, QWEN_IMAGE)
 
 # What keeps layouts from networks of diffusers that people ask for, tried with one block each.
 _LACKING = {
-    "QwenImageTransformer2DModel": "its attention refuses a mask; it would need an attention processor of its own, and "
-    "positions that start anew with every prompt",
     "ZImageTransformer2DModel": "it makes its own mask within its forward pass, which would have to be another",
     "SanaTransformer2DModel": "its feed-forward is a convolution, which carries a region's text a cell further in "
     "every block and leaves no place for experts of single cells",

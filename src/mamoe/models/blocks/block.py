@@ -16,6 +16,7 @@ from diffusers.models.attention import BasicTransformerBlock, FeedForward, Joint
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransformerBlock, Flux2TransformerBlock
+from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformerBlock
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -167,6 +168,7 @@ _REPEATED = (
     FluxSingleTransformerBlock,
     Flux2TransformerBlock,
     Flux2SingleTransformerBlock,
+    QwenImageTransformerBlock,
 )
 
 

@@ -65,6 +65,9 @@ def filled(model: Model, stock: nn.Module, state: Mapping[str, Tensor], *, whole
         if name not in state:
             place, _, last = name.rpartition(".")
             setattr(model.get_submodule(place), last, unsaved.get(name, buffer).clone())
+    for name, module in model.named_modules():  # tables of angles, which are no buffers where they are complex
+        for key in [key for key, value in vars(module).items() if isinstance(value, Tensor) and value.is_meta]:
+            setattr(module, key, getattr(stock.get_submodule(name), key))
     return model.train(stock.training)
 
 

@@ -18,11 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.models.experts.beside import ExpertsBeside
+from mamoe.models.joint.attention import Rotation, within_half
 from mamoe.models.joint.place import ExpertPlace, ExpertsInPicture
 from mamoe.vocabulary.conditioning import ExpertRouting
-
-Rotation = tuple[Tensor, Tensor]  # cosines and sines of the positions
-_HALF_MAX = 65504  # of float16
 
 
 class MaMoEFluxBlock(ExpertsInPicture, FluxTransformerBlock):
@@ -104,8 +102,3 @@ def cells_routed(
         return experts.added_to(wide, activation, x, None)
     text = experts.added_to(wide[:, :tokens], activation, x[:, :tokens], None)
     return torch.cat([text, experts.added_to(wide[:, tokens:], activation, x[:, tokens:], routing)], dim=1)
-
-
-def within_half(x: Tensor) -> Tensor:
-    """The numbers cut to what float16 holds, where they are of that type: FLUX's text goes beyond it."""
-    return x.clip(-_HALF_MAX, _HALF_MAX) if x.dtype == torch.float16 else x

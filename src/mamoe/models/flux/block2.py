@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mamoe.models.experts.beside import ExpertsBeside
 from mamoe.models.flux.attention2 import PlacedAttnProcessor, PlacedParallelProcessor
-from mamoe.models.flux.block import Rotation, within_half
+from mamoe.models.joint.attention import Rotation, within_half
 from mamoe.models.joint.place import ExpertPlace
 
 

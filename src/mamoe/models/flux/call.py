@@ -14,32 +14,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from mamoe.models.joint.mask import padding_mask
+from mamoe.models.joint.patches import NOISIEST, PATCH, packed, unpacked
 from mamoe.models.wrapped import unwrapped
 
-PATCH = 2  # cells a side
-NOISIEST = 1000.0  # what everybody else calls the timestep of pure noise; it is 1 here
 # What a guidance-distilled network is told where nobody asks for guidance, as in training: at 1 it predicts what the
 # pictures themselves are, which is what a fine-tuning has to compare it with.
 NO_GUIDANCE = 1.0
-
-
-def packed(latents: Float[Tensor, "B c h w"]) -> Float[Tensor, "B N c4"]:
-    """Patches in reading order; of each the four cells of a channel side by side.
-
-    Raises:
-        ValueError: the latents are no whole number of patches.
-    """
-    height, width = latents.shape[2:]
-    if height % PATCH or width % PATCH:
-        raise ValueError(f"Latents must be whole patches of {PATCH}x{PATCH} cells, got {height}x{width} cells.")
-    patches = latents.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))  # B c h/2 2 w/2 2
-    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
-def unpacked(rows: Float[Tensor, "B N c4"], size: tuple[int, int]) -> Float[Tensor, "B c h w"]:
-    """The inverse of :func:`packed` for latents of ``size`` (h, w)."""
-    patches = rows.unflatten(2, (-1, PATCH, PATCH)).unflatten(1, (size[0] // PATCH, -1))
-    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
 def picture_places(size: tuple[int, int], device: torch.device) -> Float[Tensor, "N 3"]:

@@ -12,10 +12,9 @@ from diffusers.models.transformers.transformer_flux2 import (
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mamoe.errors import ConfigError
-from mamoe.models.flux.attention2 import PlacedAttnProcessor, PlacedParallelProcessor, places_in_prompts
-from mamoe.models.flux.block import Rotation
+from mamoe.models.flux.attention2 import PlacedAttnProcessor, PlacedParallelProcessor
 from mamoe.models.flux.block2 import MaMoEFlux2Block, MaMoEFlux2SingleBlock
+from mamoe.models.joint.attention import Rotation, check_processors, places_in_prompts
 from mamoe.models.joint.place import ExpertPlace
 from mamoe.models.joint.steered import SteeredJoint
 
@@ -53,7 +52,8 @@ class MaMoEFlux2Transformer2DModel(SteeredJoint, Flux2Transformer2DModel):  # py
         if levels is not None and levels[0].region is not None:
             told["places"] = self._placed(places_in_prompts(levels[0].region), img_ids)
         if "places" in told or self.config["expert_rank"] is not None:
-            self._check_processors()
+            ours = (PlacedAttnProcessor, PlacedParallelProcessor)
+            check_processors(self, ours, "Leave out what put it there (set_attn_processor, kv caching).")
         return super().forward(
             hidden_states, encoder_hidden_states, img_ids=img_ids, joint_attention_kwargs=told, **stock
         )
@@ -69,12 +69,3 @@ class MaMoEFlux2Transformer2DModel(SteeredJoint, Flux2Transformer2DModel):  # py
             for words, cells in zip(of_words, of_cells, strict=True)
         )
         return cosine, sine
-
-    def _check_processors(self) -> None:
-        ours = (PlacedAttnProcessor, PlacedParallelProcessor)
-        strange = {type(one).__name__ for one in self.attn_processors.values() if not isinstance(one, ours)}
-        if strange:
-            raise ConfigError(
-                f"The attention processor {', '.join(sorted(strange))} would drop places and experts of a layout. "
-                "Leave out what put it there (set_attn_processor, kv caching)."
-            )

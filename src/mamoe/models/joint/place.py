@@ -6,7 +6,7 @@ Its masks come as ``attention_mask``, as in stock ones. Cells are routed; text i
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -70,18 +70,23 @@ class ExpertPlace(nn.Module):
 
 
 class ExpertsInPicture(ExpertPlace):
-    """A block whose picture has a feed-forward of its own, ``ff``: there the experts are."""
+    """A block whose picture has a feed-forward of its own: there the experts are."""
 
-    ff: FeedForward
+    of_picture: ClassVar[str] = "ff"  # the feed-forward's name
+
+    @property
+    def _picture_ff(self) -> FeedForward:
+        return cast(FeedForward, self.get_submodule(self.of_picture))
 
     def shared_layers(self) -> tuple[nn.Linear, nn.Linear | None]:
-        return cast(GELU, self.ff.net[0]).proj, cast(nn.Linear, self.ff.net[2])
+        net = self._picture_ff.net
+        return cast(GELU, net[0]).proj, cast(nn.Linear, net[2])
 
     def feed_forward(self, normed: Float[Tensor, "B N C"], routing: ExpertRouting | None) -> Float[Tensor, "B N C"]:
         """What every cell's expert adds to it, or without experts the feed-forward."""
         if self.experts is None:
-            return self.ff(normed)
-        first, dropout, second = self.ff.net
+            return self._picture_ff(normed)
+        first, dropout, second = self._picture_ff.net
         activation = Activation.of(first)
         assert activation is not None, "these blocks have GELU between their layers"
         layers = (cast(GELU, first).proj, second)

@@ -177,8 +177,12 @@ class SteeredJoint(Steered):
         told: Mapping[str, Any] | None,
         cells: Float[Tensor, "B N _"],
         text: Float[Tensor, "B S _"],
+        *,
+        masked: bool = False,
     ) -> dict[str, Any] | None:
         """What the blocks are told of a layout: who works where, and of masks one where regions hold, one elsewhere.
+
+        ``masked``: the call has a mask of padding too, under another name than ``attention_mask``.
 
         Raises:
             ValueError: the layout does not fit the latents, the text or this model.
@@ -188,7 +192,7 @@ class SteeredJoint(Steered):
         if levels is None:
             return others or None
         own: Any = self
-        if problems := _problems(levels, cells, text, own.config, masked="attention_mask" in others):
+        if problems := _problems(levels, cells, text, own.config, masked=masked or "attention_mask" in others):
             raise ValueError("The layout does not fit this call: " + "; ".join(problems) + ".")
         (level,) = levels
         if level.attend is not None:
@@ -227,7 +231,7 @@ def _problems(
     if attend is not None and (region is None or tuple(region.shape) != (batch, tokens)):
         problems.append(f"it must say of which region each token [B S] = {(batch, tokens)} speaks (region)")
     if masked and attend is not None:
-        problems.append("there is an attention_mask beside it: a region mask leaves padding out too")
+        problems.append("there is another mask beside it: a region mask leaves padding out too")
     if level.routing is not None and level.routing.offsets.shape[0] != config["num_experts"]:
         got = level.routing.offsets.shape[0]
         problems.append(f"it must be routed to the network's {config['num_experts']} experts, got {got}")

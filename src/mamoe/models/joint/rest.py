@@ -1,4 +1,4 @@
-"""The rest group's expert of a FLUX as adapters of the layers it lies beside: what stock models take of experts."""
+"""The rest group's expert as adapters of the layers it lies beside: what stock models take of such experts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 from torch import Tensor
 
 _ADDITION = re.compile(r"(?P<block>.+)\.experts\.(?P<layer>widen|narrow)\.down_ErC")
-# Of double blocks, and of single ones.
+# Of blocks with two streams, and of single ones.
 _BESIDE: dict[type[Any], tuple[Mapping[str, str], Mapping[str, str]]] = {
     FluxTransformer2DModel: ({"widen": "ff.net.0.proj", "narrow": "ff.net.2"}, {"widen": "proj_mlp"}),
     Flux2Transformer2DModel: (
         {"widen": "ff.linear_in", "narrow": "ff.linear_out"},
         {"widen": "attn.to_qkv_mlp_proj"},  # behind queries, keys and values
     ),
+    QwenImageTransformer2DModel: ({"widen": "img_mlp.net.0.proj", "narrow": "img_mlp.net.2"}, {}),
 }
 
 
