@@ -76,8 +76,8 @@ def test_a_flow_is_known_from_any_config_that_speaks_of_it():
         assert is_flow(config) and prediction_of(config) is Prediction.FLOW
         assert schedule_from(config).config["shift"] == 2.5
     assert not is_flow(make_scheduler("v", zero_snr=True).config)
-    with pytest.raises(ConfigError, match=r"shift_terminal.*use_dynamic_shifting false"):
-        schedule_from({**flow.config, "use_dynamic_shifting": True, "shift_terminal": 0.02})
+    with pytest.raises(ConfigError, match=r"time_shift_type linear.*use_dynamic_shifting false"):
+        schedule_from({**flow.config, "use_dynamic_shifting": True, "time_shift_type": "linear"})
 
 
 def test_a_shift_that_grows_with_the_picture_is_that_of_the_stock_pipeline():

@@ -73,7 +73,7 @@ def made(models, family, form="plain", **changes):
     if backbone_of(network).routed is not None and form != "lora":
         network = models.trained(LoraExperts(rank=4, alpha=4).prepare(network, seed=0))
     if form == "lora":
-        # FLUX.2's single blocks and the last ones of SD3 and Qwen-Image have no feed-forward beside that of the experts.
+        # FLUX.2's single blocks and the last ones of SD3 and Qwen-Image have no feed-forward beside the experts'.
         has_own = (family, changes.get("num_layers")) not in (("flux2", 0), ("sd3", 1), ("qwen", 1))
         network = models.trained(
             Lora(rank=4, alpha=4, conv=family == "unet", feed_forward=has_own).prepare(network, seed=0)

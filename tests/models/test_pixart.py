@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from diffusers import PixArtTransformer2DModel, QwenImageTransformer2DModel, SanaTransformer2DModel
+from diffusers import PixArtTransformer2DModel, SanaTransformer2DModel
 
 from mamoe.errors import ConfigError
 from mamoe.methods.lora import Lora
@@ -218,15 +218,9 @@ def test_methods_that_do_not_fit_say_so(models, method, said):
 # What is refused.
 
 
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [(SanaTransformer2DModel, "convolution"), (QwenImageTransformer2DModel, "attention refuses a mask")],
-)
-def test_an_unknown_backbone_is_refused_with_those_that_are_known(kind, said):
-    with pytest.raises(
-        ConfigError, match=rf"{kind.__name__}: .*{said}.*UNet2DConditionModel, PixArtTransformer2DModel"
-    ):
-        backbone_of_class(kind)
+def test_an_unknown_backbone_is_refused_with_those_that_are_known():
+    with pytest.raises(ConfigError, match=r"SanaTransformer2DModel: .*convolution.*UNet2DConditionModel, PixArt"):
+        backbone_of_class(SanaTransformer2DModel)
     with pytest.raises(ConfigError, match="mask per cell"):
         backbone_of(torch.nn.Linear(1, 1))
 

@@ -5,7 +5,6 @@ import inspect
 import pytest
 import torch
 from diffusers import (
-    QwenImageTransformer2DModel,
     SanaTransformer2DModel,
     ZImageTransformer2DModel,
 )
@@ -40,7 +39,6 @@ def noisy(channels=4):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (QwenImageTransformer2DModel, "refuses a mask"),
         (ZImageTransformer2DModel, "its own mask"),
         (SanaTransformer2DModel, "convolution"),
     ],
@@ -71,27 +69,6 @@ def test_sana_carries_text_a_cell_further():
     mask[0, :, 3:6], mask[0, :, 6:] = ~right[:, None], right[:, None]
     by_column = changes(lambda text: network(noisy(), text, torch.tensor([500.0]), encoder_attention_mask=mask).sample)
     assert by_column[: SIDE // 2 - 1].max() == 0.0 < by_column[SIDE // 2 - 1] < by_column[SIDE // 2 :].min()
-
-
-def test_qwen_image_refuses_a_mask():
-    network = seeded(
-        QwenImageTransformer2DModel(
-            patch_size=2,
-            in_channels=16,
-            out_channels=4,
-            num_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=WIDTH,
-            axes_dims_rope=(4, 6, 6),
-        )
-    )
-    rows, text = torch.randn(1, 16, 16), torch.randn(1, TOKENS, WIDTH)
-    told = {"timestep": torch.tensor([0.5]), "img_shapes": [[(1, 4, 4)]]}
-    mask = torch.ones(1, 1, 16 + TOKENS, 16 + TOKENS, dtype=torch.bool)
-    network(rows, text, **told)
-    with pytest.raises(ValueError, match="does not accept an external attention_mask"):
-        network(rows, text, **told, attention_kwargs={"attention_mask": mask})
 
 
 def test_z_image_is_given_no_mask():

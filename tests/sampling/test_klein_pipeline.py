@@ -36,7 +36,7 @@ def test_prompts_are_encoded_as_the_stock_pipeline_encodes_them(tmp_path):
     torch.testing.assert_close(own, embeds[0][:count], rtol=1e-4, atol=1e-5)
     assert own.shape == (count, 3 * WIDTH) and encoder.from_cache().num_tokens(PROMPT) == count
     assert encoder.encode([], padded=False) == []
-    words, room = reader_of(stock.tokenizer)
+    words, room = reader_of(stock.tokenizer, encoder=type(stock.text_encoder).__name__)
     assert words is stock.tokenizer and room == PROMPT_TOKENS - encoder.num_tokens("")
     with pytest.warns(UserWarning, match=f"limit of {PROMPT_TOKENS}"):
         (cut,) = encoder.encode(["car " * 60], padded=False)

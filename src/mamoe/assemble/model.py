@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any
 
 from diffusers import UNet2DConditionModel
-from transformers import Qwen3ForCausalLM, T5EncoderModel
+from transformers import T5EncoderModel
 
 from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
 from mamoe.assemble.loss import ConfiguredLoss
 from mamoe.bases.pretrained import BaseModel
 from mamoe.conditioning.conditioner import Conditioner
+from mamoe.conditioning.stacked_text import LanguageModel
 from mamoe.conditioning.text import Prompts
 from mamoe.config.targets import instantiate
 from mamoe.config.train import Train
@@ -166,7 +167,7 @@ def training_prompts(
 
 
 def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
-    if wanted and isinstance(base.text_encoder, T5EncoderModel | Qwen3ForCausalLM):
+    if wanted and isinstance(base.text_encoder, T5EncoderModel | LanguageModel):
         raise ConfigError(
             f"model.train_text_encoder=true trains CLIP's text encoder, and that of {base.source.path} is a large one, "
             "which stays as it is. Set it to false."

@@ -16,6 +16,7 @@ from mamoe.bases.shipped import holder_of, resolved
 from mamoe.bases.whole import read_whole
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
+from mamoe.models.autoencoder import KINDS, cell_pixels, is_of_films, latent_channels
 
 _VAE = "vae"
 
@@ -58,15 +59,17 @@ class WithAutoencoder:
                 "(FOLDER) makes one of it."
             )
         inside = not (Path(path) / "config.json").is_file() and (Path(path) / _VAE).is_dir()
+        own = self._own_config()
+        kind = KINDS.get((own or {}).get("_class_name", ""), AutoencoderKL)
         try:
-            found = self._read(path, _VAE if inside else None)
+            found = self._read(kind, path, _VAE if inside else None)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"model.vae={self._place}: no autoencoder can be read there: {str(error).splitlines()[0]} Wanted a "
                 "folder in diffusers layout or, with a network, a hub id; the autoencoder itself or a model with a "
                 "folder vae/."
             ) from None
-        problems = _misfits(found.config, self._own_config())
+        problems = _misfits(found.config, own)
         if problems:
             raise ConfigError(
                 f"model.vae={self._place} does not make the latents that this base model knows: {'; '.join(problems)}."
@@ -83,13 +86,13 @@ class WithAutoencoder:
         ):  # the model has none: that the UNet reads as many channels is checked
             return None
 
-    def _read(self, path: str, subfolder: str | None) -> AutoencoderKL:
+    def _read(self, kind: type[Any], path: str, subfolder: str | None) -> AutoencoderKL:
         if subfolder is None and not Path(path).is_dir():  # on the hub there are both kinds
             try:
-                return read_whole(AutoencoderKL, path, low_cpu_mem_usage=False)
+                return read_whole(kind, path, low_cpu_mem_usage=False)
             except (OSError, ValueError):
                 subfolder = _VAE
-        return read_whole(AutoencoderKL, path, subfolder, low_cpu_mem_usage=False)
+        return read_whole(kind, path, subfolder, low_cpu_mem_usage=False)
 
 
 def _misfits(theirs: Any, own: Any) -> list[str]:
@@ -97,12 +100,14 @@ def _misfits(theirs: Any, own: Any) -> list[str]:
     problems: list[str] = []
     if own is None:
         return problems
-    if theirs["latent_channels"] != own["latent_channels"]:
-        problems.append(f"it makes {theirs['latent_channels']} channels, the model's own {own['latent_channels']}")
-    cells = [2 ** (len(config["block_out_channels"]) - 1) for config in (theirs, own)]
+    channels = [latent_channels(config) for config in (theirs, own)]
+    if channels[0] != channels[1]:
+        problems.append(f"it makes {channels[0]} channels, the model's own {channels[1]}")
+    cells = [cell_pixels(config) for config in (theirs, own)]
     if cells[0] != cells[1]:
         problems.append(f"a latent cell is {cells[0]} pixels wide, that of the model's own {cells[1]}")
-    scales = [config.get("scaling_factor") for config in (theirs, own)]
-    if scales[0] != scales[1]:
-        problems.append(f"its scaling_factor is {scales[0]}, that of the own {scales[1]}")
+    for key in ("scaling_factor", *(("latents_mean", "latents_std") if is_of_films(own) else ())):
+        scales = [config.get(key) for config in (theirs, own)]
+        if scales[0] != scales[1]:
+            problems.append(f"its {key} is {scales[0]}, that of the own {scales[1]}")
     return problems

@@ -17,7 +17,6 @@ from transformers import (
     CLIPTokenizer,
     PreTrainedModel,
     Qwen2Tokenizer,
-    Qwen3ForCausalLM,
     T5EncoderModel,
     T5Tokenizer,
 )
@@ -25,9 +24,10 @@ from transformers import (
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.sources import parts_of
 from mamoe.bases.trained import RunParts
-from mamoe.conditioning.stacked_text import LAYERS
+from mamoe.conditioning.stacked_text import READINGS, LanguageModel, width_of
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
+from mamoe.models.autoencoder import latent_channels, with_channels_last
 from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.frozen import quantise_text
@@ -47,11 +47,11 @@ class Formats:
 class TextParts:
     """What turns prompts into what the network reads.
 
-    One text encoder (CLIP's, T5's or Qwen3), two of the SDXL kind, or CLIP's and T5's of the FLUX.1 kind.
+    One text encoder (CLIP's, T5's or a language model), two of the SDXL kind, or CLIP's and T5's of the FLUX.1 kind.
     """
 
     tokenizer: CLIPTokenizer | T5Tokenizer | Qwen2Tokenizer
-    text_encoder: CLIPTextModel | T5EncoderModel | Qwen3ForCausalLM
+    text_encoder: CLIPTextModel | T5EncoderModel | LanguageModel
     tokenizer_2: CLIPTokenizer | T5Tokenizer | None = None
     text_encoder_2: CLIPTextModelWithProjection | T5EncoderModel | None = None
     force_zeros_for_empty_prompt: bool = False  # the empty prompt is all zeros, as the base model was trained
@@ -71,7 +71,7 @@ class BaseModel:
     adapter: Path | None = None  # of a run, to go on with: ``unet`` is what it was trained beside
 
     @property
-    def text_encoder(self) -> CLIPTextModel | T5EncoderModel | Qwen3ForCausalLM:
+    def text_encoder(self) -> CLIPTextModel | T5EncoderModel | LanguageModel:
         return self.text.text_encoder
 
     @property
@@ -131,11 +131,11 @@ def load_base(
         scheduler = parts.scheduler()
     problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
     concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
-    reads = backbone_of(unet).latent_channels(unet.config)
-    if reads != autoencoder.config["latent_channels"] * (2 if concat else 1):
+    reads, made = backbone_of(unet).latent_channels(unet.config), latent_channels(autoencoder.config)
+    if reads != made * (2 if concat else 1):
         problems.append(
-            f"the UNet reads {reads} channels, the autoencoder's latents have "
-            f"{autoencoder.config['latent_channels']} (inpainting and depth models cannot be a base)"
+            f"the UNet reads {reads} channels, the autoencoder's latents have {made} (inpainting and depth models "
+            "cannot be a base)"
         )
     if problems:
         raise ConfigError(f"model.path={path}: the parts of the base model do not fit: {'; '.join(problems)}.")
@@ -152,14 +152,14 @@ def load_base(
 
 
 def load_vae(source: Source) -> AutoencoderKL:
-    """A base model's autoencoder alone, float32, its weights' channels last in memory: on a CPU it takes half the time.
+    """A base model's autoencoder alone, float32, laid out in memory as it is quickest.
 
     Raises:
         ConfigError: it cannot be loaded.
     """
     with _explained(source.path):
         vae = parts_of(source).network(AutoencoderKL, "vae", torch.float32)
-    return vae.to(memory_format=torch.channels_last)
+    return with_channels_last(vae)
 
 
 def load_text(
@@ -237,7 +237,7 @@ def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None])
     if "pooled_projection_dim" in unet:
         return _pooled_problems(unet, configs)
     if "joint_attention_dim" in unet:
-        return _stacked_problems(unet, configs)
+        return _stacked_problems(unet, [encoder for encoder in encoders if encoder is not None])
     width = sum(config.hidden_size for config in configs)
     gives = f"the text encoder{'s' if len(configs) > 1 else ''} give{'' if len(configs) > 1 else 's'}"
     reads = unet["cross_attention_dim"]
@@ -290,12 +290,11 @@ def _pooled_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list
     return problems
 
 
-def _stacked_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list[str]:
-    gives = sum(len(LAYERS) * config.hidden_size for config in configs)
-    if network["joint_attention_dim"] == gives:
+def _stacked_problems(network: Mapping[str, Any], encoders: Sequence[nn.Module]) -> list[str]:
+    reads, gives = network["joint_attention_dim"], sum(map(width_of, encoders))
+    if reads == gives:
         return []
-    reads = network["joint_attention_dim"]
-    return [f"the transformer reads text features of width {reads}, {len(LAYERS)} layers of its encoder give {gives}"]
+    return [f"the transformer reads text features of width {reads}, its encoder's layers that are read give {gives}"]
 
 
 def _check_vocabulary(
@@ -304,13 +303,14 @@ def _check_vocabulary(
     # Where its files are missing, the library hands out a tokenizer that knows no words.
     if tokenizer is None or encoder is None:
         return
-    fits = len(tokenizer) == encoder.config.vocab_size
-    if isinstance(encoder, T5EncoderModel | Qwen3ForCausalLM):  # whose tables are filled up to a round number
-        fits = encoder.config.vocab_size - 512 < len(tokenizer) <= encoder.config.vocab_size
+    known: int = encoder.config.get_text_config().vocab_size
+    fits = len(tokenizer) == known
+    if isinstance(encoder, T5EncoderModel | LanguageModel):  # whose tables are filled up to a round number
+        fits = known - 512 < len(tokenizer) <= known
     if not fits:
         raise ConfigError(
-            f"The {part} of the base model knows {len(tokenizer)} tokens, its text encoder "
-            f"{encoder.config.vocab_size}: files of {part}/ are missing or of another model."
+            f"The {part} of the base model knows {len(tokenizer)} tokens, its text encoder {known}: files of {part}/ "
+            "are missing or of another model."
         )
 
 
@@ -320,6 +320,11 @@ def _check_text_kinds(index: Mapping[str, Any]) -> None:
             f"This model ({index.get('_class_name')}) reads its prompts by three text encoders, and one or two are "
             "known here. Stable Diffusion 3 is one of these: its transformer can be steered in Python "
             "(mamoe.models.sd3.MaMoESD3Transformer2DModel), but not trained from its folder yet."
+        )
+    if _present(index, "processor"):
+        raise ConfigError(
+            f"A {index.get('_class_name')} is shown pictures beside its prompts (processor), and here prompts are all "
+            "there is. Take the base model that draws by text alone, such as Qwen/Qwen-Image."
         )
     for part in ("text_encoder", "text_encoder_2"):
         if _present(index, part):
@@ -331,20 +336,20 @@ _SDXL_SECOND = CLIPTextModelWithProjection
 
 def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
     name = str(index[part][1])
-    whole = {kind.__name__: kind for kind in (T5EncoderModel, Qwen3ForCausalLM)}
+    whole = {kind.__name__: kind for kind in (T5EncoderModel, *READINGS)}
     if name in whole:
         return whole[name]
     if not name.startswith("CLIPTextModel"):
         raise ConfigError(
             f"This model ({index.get('_class_name')}) reads its prompts by a {name} ({part}), which is not known here: "
-            "wanted CLIP's or T5's text encoder, or FLUX.2-klein's Qwen3. (The transformer of FLUX.2-dev, which has "
-            "another, can be steered in Python: mamoe.models.flux.MaMoEFlux2Transformer2DModel.)"
+            "wanted CLIP's or T5's text encoder, FLUX.2-klein's Qwen3 or Qwen-Image's Qwen2.5-VL. (The transformer of "
+            "FLUX.2-dev, which has another, can be steered in Python: mamoe.models.flux.MaMoEFlux2Transformer2DModel.)"
         )
     return CLIPTextModel if part == "text_encoder" else _SDXL_SECOND
 
 
 def _encoder(parts: Parts, kind: type[PreTrainedModel], part: str, dtype: torch.dtype | None) -> Any:
-    usual = torch.bfloat16 if kind in (T5EncoderModel, Qwen3ForCausalLM) else torch.float32
+    usual = torch.bfloat16 if kind in (T5EncoderModel, *READINGS) else torch.float32
     encoder: Any = parts.network(kind, part, usual if dtype in (None, torch.int8) else dtype)
     if kind is T5EncoderModel and dtype == torch.int8:
         quantise_text(encoder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLFlux2, DDPMScheduler, DiffusionPipeline
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from torch import nn
 from transformers import CLIPTokenizer, PreTrainedModel, Qwen2Tokenizer, T5Tokenizer
 
@@ -22,6 +22,7 @@ from mamoe.bases.trained import RunParts
 from mamoe.bases.whole import read_whole
 from mamoe.diffusion.schedules import Schedule, prediction_of, schedule_from
 from mamoe.errors import ConfigError
+from mamoe.models.autoencoder import KINDS as AUTOENCODERS
 from mamoe.models.backbones import backbone_in
 from mamoe.models.control.call import control_of
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch
@@ -157,8 +158,8 @@ class DiffusersFolder:
         return unet
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
-        if kind is AutoencoderKL and self.index()[part][1] == AutoencoderKLFlux2.__name__:
-            kind = AutoencoderKLFlux2
+        if kind is AutoencoderKL:
+            kind = AUTOENCODERS.get(str(self.index()[part][1]), kind)
         # In its format from the start: in float32 a large one would take twice the memory, if only for a moment.
         text = issubclass(kind, PreTrainedModel)
         options: dict[str, Any] = {"dtype": dtype} if text else {"low_cpu_mem_usage": False}

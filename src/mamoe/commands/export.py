@@ -16,6 +16,8 @@ from diffusers import (
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
@@ -37,7 +39,19 @@ from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.storage.staging import require_free, staged_folder
 from mamoe.vocabulary.layout import Strength
 
-Stock = Flux2KleinPipeline | FluxPipeline | PixArtSigmaPipeline | StableDiffusionPipeline | StableDiffusionXLPipeline
+Stock = (
+    Flux2KleinPipeline
+    | FluxPipeline
+    | PixArtSigmaPipeline
+    | QwenImagePipeline
+    | StableDiffusionPipeline
+    | StableDiffusionXLPipeline
+)
+# Whose prompts a language model reads alone, by the network's class.
+_BY_LANGUAGE_MODEL: Mapping[type[Any], Any] = {
+    Flux2Transformer2DModel: Flux2KleinPipeline,
+    QwenImageTransformer2DModel: QwenImagePipeline,
+}
 log = logging.getLogger(__name__)
 
 SINGLE_FILE = "model.safetensors"
@@ -69,7 +83,8 @@ def export_run(
 
     ``base`` is the base model's place, if it has moved. A run without region attention, experts and condition pictures
     is written as a stock ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline`` where the base model has two text
-    encoders, ``PixArtSigmaPipeline``, ``FluxPipeline`` or ``Flux2KleinPipeline`` where it is one.
+    encoders, ``PixArtSigmaPipeline``, ``FluxPipeline``, ``Flux2KleinPipeline`` or ``QwenImagePipeline`` where it is
+    one.
 
     Returns:
         What of the model has no place in that form, a sentence each.
@@ -222,8 +237,9 @@ def stock_pipeline(pipe: LayoutPipeline, unet: Any = None) -> Stock:
     }
     if isinstance(unet, PixArtTransformer2DModel):
         return PixArtSigmaPipeline(**shared, transformer=unet)
-    if isinstance(unet, Flux2Transformer2DModel):
-        return Flux2KleinPipeline(**{**shared, "scheduler": pipe.scheduler}, transformer=unet)
+    for kind, pipeline in _BY_LANGUAGE_MODEL.items():
+        if isinstance(unet, kind):
+            return pipeline(**{**shared, "scheduler": pipe.scheduler}, transformer=unet)
     if isinstance(unet, FluxTransformer2DModel):
         second = {"text_encoder_2": pipe.text_encoder_2, "tokenizer_2": pipe.tokenizer_2}
         return FluxPipeline(**{**shared, **second, "scheduler": pipe.scheduler}, transformer=unet)

@@ -34,7 +34,8 @@ class EmbeddingCache(EncoderCache):
 
 def fingerprint(text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """A short name for what decides an embedding: architecture, weights (a sample of each tensor) and tokenizer."""
-    architecture = [getattr(text_encoder.config, key, None) for key in _ARCHITECTURE]
+    whole, of_text = text_encoder.config, text_encoder.config.get_text_config()
+    architecture = [getattr(whole, key, getattr(of_text, key, None)) for key in _ARCHITECTURE]
     its: Any = tokenizer  # whose types are only partly known
     words = [its.model_max_length, its.special_tokens_map, sorted(its.get_vocab().items())]
     return fingerprint_of(json.dumps([architecture, words], default=str, sort_keys=True), text_encoder.state_dict())

@@ -5,23 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import Qwen2Tokenizer, Qwen3ForCausalLM, T5EncoderModel, T5Tokenizer
+from transformers import T5EncoderModel, T5Tokenizer
 
 from mamoe.conditioning.encoded import EmbeddingCache
 from mamoe.conditioning.pooled_text import T5_TOKENS as WITH_POOLED
 from mamoe.conditioning.pooled_text import PooledPromptEncoder
-from mamoe.conditioning.stacked_text import StackedPromptEncoder, room_for_words
+from mamoe.conditioning.stacked_text import READINGS, StackedPromptEncoder
 from mamoe.conditioning.text import T5_TOKENS, PromptEncoder
 
 
-def reader_of(tokenizer: Any, tokenizer_2: Any = None) -> tuple[Any, int]:
-    """The tokenizer of the encoder whose words the network reads, and how many tokens of a prompt it takes at most."""
+def reader_of(tokenizer: Any, tokenizer_2: Any = None, *, encoder: str | None = None) -> tuple[Any, int]:
+    """The tokenizer of the encoder whose words the network reads, and how many tokens of a prompt it takes at most.
+
+    ``encoder`` is the name of the first encoder's class, where it is known.
+    """
     words = tokenizer_2 if isinstance(tokenizer_2, T5Tokenizer) else tokenizer
     limit: int = getattr(words, "model_max_length")  # noqa: B009 - of a type that is only partly known
     if isinstance(words, T5Tokenizer):
         limit = min(limit, T5_TOKENS if words is tokenizer else WITH_POOLED)
-    if isinstance(words, Qwen2Tokenizer):
-        limit = room_for_words(words)
+    if reading := next((reading for kind, reading in READINGS.items() if kind.__name__ == encoder), None):
+        limit = reading.limit(words) - reading.num_tokens(words, "")  # beside the template
     return words, limit
 
 
@@ -40,7 +43,7 @@ def encoder_for(
         return PooledPromptEncoder(
             tokenizer, text_encoder, cache, tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2, device=device
         )
-    if isinstance(text_encoder, Qwen3ForCausalLM):
+    if type(text_encoder) in READINGS:
         return StackedPromptEncoder(tokenizer, text_encoder, cache, device=device)
     return PromptEncoder(
         tokenizer,

@@ -220,13 +220,11 @@ class PromptEncoder:
     def _run(self, prompts: Sequence[str], padded: bool) -> dict[str, EncodedPrompt]:
         ids_of = [self._tokenize(i, prompts, padded) for i in range(len(self.tokenizers))]
         _check_counts(prompts, ids_of)
-        kept = {prompt: len(ids) - (self.sees_all and not padded) for prompt, ids in ids_of[0].items()}
+        kept = {prompt: self._kept(ids, padded) for prompt, ids in ids_of[0].items()}
         # Neighbours in a chunk are of similar length; a prompt without tokens never reaches the encoders.
         shortest_first = sorted((p for p in prompts if kept[p]), key=lambda p: kept[p])
-        width, device = (
-            sum(one.config.hidden_size for one in self.text_encoders),
-            self._device_of(self.text_encoders[0]),
-        )
+        width = sum(one.config.get_text_config().hidden_size for one in self.text_encoders)
+        device = self._device_of(self.text_encoders[0])
         nothing = EncodedPrompt(tokens=torch.zeros(0, width, device=device), pooled=None)
         encoded = {p: nothing for p in prompts if not kept[p]}
         for start in range(0, len(shortest_first), CHUNK):
@@ -238,6 +236,10 @@ class PromptEncoder:
                 own = pooled[i] if padded and pooled is not None else None
                 encoded[prompt] = EncodedPrompt(tokens=states[i, : kept[prompt]], pooled=own)
         return encoded
+
+    def _kept(self, ids: Sequence[int], padded: bool) -> int:
+        """How many features of a prompt of these tokens are handed on, the first ones."""
+        return len(ids) - (self.sees_all and not padded)
 
     def _features(
         self, ids: Sequence[Int64[Tensor, "b T"]], lengths: Int64[Tensor, "b"]

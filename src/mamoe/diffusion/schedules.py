@@ -69,17 +69,15 @@ def schedule_from(config: Mapping[str, Any]) -> Schedule:
     return make_flow(shift=shift, num_train_timesteps=config["num_train_timesteps"])
 
 
-_GROWS_BY = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")
+# The last says at what share of noise the last step of a drawing begins; training has every level.
+_GROWS_BY = ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "shift_terminal")
 
 
 def _growing(config: Mapping[str, Any]) -> FlowMatchEulerDiscreteScheduler:
-    odd = {key: config[key] for key in ("shift_terminal", "time_shift_type") if config.get(key)}
-    if odd.get("time_shift_type") == "exponential":
-        del odd["time_shift_type"]
-    if odd:
+    if (kind := config.get("time_shift_type") or "exponential") != "exponential":
         raise ConfigError(
-            f"This model's noise schedule shifts with the size of the picture in a way that is not known here ({odd}): "
-            "give its scheduler a fixed shift, with use_dynamic_shifting false."
+            "This model's noise schedule shifts with the size of the picture in a way that is not known here "
+            f"(time_shift_type {kind}): give its scheduler a fixed shift, with use_dynamic_shifting false."
         )
     return FlowMatchEulerDiscreteScheduler(
         num_train_timesteps=config["num_train_timesteps"],

@@ -17,6 +17,7 @@ from mamoe.errors import ConfigError
 from mamoe.evaluation.features.store import read_through
 from mamoe.evaluation.protocol import PictureSet, hash_of_files
 from mamoe.machine.processes import Processes
+from mamoe.models.autoencoder import cell_pixels, decoded, posterior_of
 from mamoe.runs.source import Source
 from mamoe.sampling.filling import fill
 from mamoe.storage.fingerprints import weights_hash
@@ -44,12 +45,12 @@ def reconstructed(vae: AutoencoderKL, image: UInt8[np.ndarray, "H W 3"]) -> UInt
     Raises:
         ValueError: they do not.
     """
-    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    factor = cell_pixels(vae.config)
     if any(side % factor for side in image.shape[:2]):
         raise ValueError(f"The autoencoder needs sides divisible by {factor}, got {image.shape[0]}x{image.shape[1]}.")
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
-    decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample  # type: ignore[union-attr]
-    return ((decoded[0].float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    again = decoded(vae, posterior_of(vae, pixels).mode())
+    return ((again[0].float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def reconstruct_all(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
+
+from mamoe.models.autoencoder import is_of_films
 
 Number = float | Tensor  # one for all cells, or [C p p]: for each place in a patch of p x p cells
 
@@ -21,7 +24,10 @@ class LatentScaling:
 
     @classmethod
     def of(cls, vae: AutoencoderKL) -> LatentScaling:
-        """As the autoencoder's configuration says, or, of FLUX.2's, the statistics that it keeps of its patches."""
+        """As the autoencoder's configuration says, or, of FLUX.2's, the statistics that it keeps of its patches.
+
+        Of Qwen-Image's the configuration has statistics of every channel.
+        """
         statistics: Any = getattr(vae, "bn", None)
         if statistics is not None:
             patch = tuple(vae.config["patch_size"])
@@ -30,6 +36,9 @@ class LatentScaling:
                 one.detach().float().unflatten(0, (-1, *patch)) for one in (statistics.running_mean, 1 / deviation)
             )
             return cls(factor=factor, shift=mean)
+        if is_of_films(vae.config):
+            mean, deviation = (torch.tensor(vae.config[f"latents_{name}"])[:, None, None] for name in ("mean", "std"))
+            return cls(factor=1 / deviation, shift=mean)
         return cls(factor=vae.config["scaling_factor"], shift=vae.config.get("shift_factor") or 0.0)
 
     def scaled(self, latents: Float[Tensor, "*B C h w"]) -> Float[Tensor, "*B C h w"]:

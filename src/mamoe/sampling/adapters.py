@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers.loaders.lora_pipeline import (
     Flux2LoraLoaderMixin,
     FluxLoraLoaderMixin,
+    QwenImageLoraLoaderMixin,
     StableDiffusionLoraLoaderMixin,
     StableDiffusionXLLoraLoaderMixin,
 )
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_of
 from mamoe.models.control.controlnet_xs import ControlledUNet
 from mamoe.models.wrapped import unwrapped
+
+# Readers of files without scales of layers beside the weights, by the network's class.
+_WITHOUT_SCALES: Mapping[type[Any], Any] = {
+    Flux2Transformer2DModel: Flux2LoraLoaderMixin,
+    QwenImageTransformer2DModel: QwenImageLoraLoaderMixin,
+}
 
 
 class LoraLoading(StableDiffusionLoraLoaderMixin):
@@ -51,9 +60,10 @@ class LoraLoading(StableDiffusionLoraLoaderMixin):
         backbone = backbone_of(self.unet)
         if backbone.lora_prefix is None:
             raise ConfigError(f"diffusers knows no LoRA files for a {backbone.stock.__name__}.")
+        state: Any
         alphas: Any = None
-        if issubclass(backbone.stock, Flux2Transformer2DModel):
-            state: Any = Flux2LoraLoaderMixin.lora_state_dict(source, **options)
+        if (reader := _WITHOUT_SCALES.get(backbone.stock)) is not None:
+            state = reader.lora_state_dict(source, **options)
         else:
             state, alphas = FluxLoraLoaderMixin.lora_state_dict(source, return_alphas=True, **options)
         if foreign := sorted(name for name in state if not name.startswith(f"{backbone.lora_prefix}.")):

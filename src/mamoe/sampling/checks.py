@@ -149,6 +149,11 @@ def call_problems(scheduler: Any, steps: int, output_type: str) -> list[str]:
     problems, most = [], scheduler.config["num_train_timesteps"]
     if not 1 <= steps <= most:
         problems.append(f"num_inference_steps must lie in 1..{most}, got {steps}")
+    if steps == 1 and (last := scheduler.config.get("shift_terminal")):
+        problems.append(
+            f"num_inference_steps must be at least 2: on this model's schedule the last step begins at {last} of noise "
+            "(shift_terminal), and the first one at pure noise"
+        )
     if output_type not in ("pil", "np", "pt", "latent"):
         problems.append(f"output_type must be one of pil, np, pt, latent; got {output_type!r}")
     return problems

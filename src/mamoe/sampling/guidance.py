@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from mamoe.sampling.encoding import Phase
 from mamoe.vocabulary.conditioning import Conditioning
 
 _LARGEST = 3.4e38  # of float32, in which predictions are multiplied by it
+_SHORTEST = 1e-12  # length of a patch that is divided by
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +28,7 @@ class Guidance:
     layout: float | None  # 0 or more; None: the layout is led with the text
     rescale: float  # in [0, 1]
     distilled: bool = False  # the network has learned to guide itself: it is told how far, and asked once
+    patch: int | None = None  # a side in cells, of patches that stay as long as the conditional ones; None: none do
 
     def problems(self, *, knows_layout: bool) -> list[str]:
         """What is out of range, or not for a model that knows no layout."""
@@ -38,6 +41,11 @@ class Guidance:
             found.append(f"guidance_layout must be 0 or more, got {self.layout}")
         if self.layout is not None and not knows_layout:
             found.append("this model knows no layout: leave out guidance_layout")
+        if self.rescale and self.patch is not None:
+            found.append(
+                "guidance_rescale has no effect here: this model's guidance brings every patch back to the length it "
+                "has without; leave it out"
+            )
         if self.layout is not None and self.distilled:
             found.append(
                 "this model was distilled to guide itself, by prompt and layout together: leave out guidance_layout"
@@ -78,10 +86,11 @@ class Guidance:
         if len(parts) == 1:
             return output
         if len(parts) == 2:
-            return guide(*parts, scale=self.scale, rescale=self.rescale)
-        unconditional, text, conditional = parts
-        guided = guide_apart(unconditional, text, conditional, scale=self.scale, layout=self.layout or 0.0)
-        return rescale_guidance(guided, conditional, self.rescale)
+            guided = guide(*parts, scale=self.scale, rescale=self.rescale)
+        else:
+            guided = guide_apart(*parts, scale=self.scale, layout=self.layout or 0.0)
+            guided = rescale_guidance(guided, parts[-1], self.rescale)
+        return guided if self.patch is None else keep_length(guided, parts[-1], self.patch)
 
 
 def guide_apart(
@@ -132,3 +141,15 @@ def rescale_guidance(
     over_picture = (1, 2, 3)
     ratio = conditional.std(over_picture, keepdim=True) / guided.std(over_picture, keepdim=True)
     return guided * (rescale * ratio + (1.0 - rescale))
+
+
+def keep_length(
+    guided: Float[Tensor, "B C h w"], conditional: Float[Tensor, "B C h w"], patch: int
+) -> Float[Tensor, "B C h w"]:
+    """Bring the numbers of every ``patch`` x ``patch`` cells, one vector, back to the length of the conditional ones.
+
+    How Qwen-Image is drawn (Wu et al. 2025, arXiv 2508.02324, in the pipeline they published).
+    """
+    lengths = (one.square().sum(1, keepdim=True) for one in (guided, conditional))
+    now, wanted = (F.avg_pool2d(one, patch).sqrt().clamp(min=_SHORTEST) for one in lengths)
+    return guided * F.interpolate(wanted / now, scale_factor=patch, mode="nearest")

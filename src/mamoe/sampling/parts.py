@@ -25,6 +25,7 @@ from mamoe.conditioning.encoders import encoder_for
 from mamoe.conditioning.text import PromptEncoder
 from mamoe.diffusion.sampler import is_zero_snr, sampler_for
 from mamoe.errors import ConfigError
+from mamoe.models.autoencoder import cell_pixels, latent_channels
 from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import BRANCH, ControlledUNet, load_branch, side_multiple
@@ -94,7 +95,7 @@ class PipelineParts(DiffusionPipeline):
             layout=text, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, condition=condition
         )
         self.settings = None if text is None else _settings_of(text)
-        self.vae_scale_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.vae_scale_factor = cell_pixels(vae.config)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         check_parts(self._unet_config, self.settings, [text_encoder, text_encoder_2])
 
@@ -133,7 +134,7 @@ class PipelineParts(DiffusionPipeline):
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         factor = self.vae_scale_factor
-        return self.vae.config["latent_channels"], size[0] // factor, size[1] // factor
+        return latent_channels(self.vae.config), size[0] // factor, size[1] // factor
 
     def _rescale(self) -> float:
         return ZERO_SNR_RESCALE if is_zero_snr(self.scheduler.config) else 0.0

@@ -216,11 +216,13 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
             instances=only_instances,
             border=border,
         )
+        backbone = backbone_of(self.unet)
         guidance = Guidance(
             scale=guidance_scale,
             layout=guidance_layout,
             rescale=self._rescale() if guidance_rescale is None else guidance_rescale,
-            distilled=backbone_of(self.unet).distilled(self._unet_config),
+            distilled=backbone.distilled(self._unet_config),
+            patch=2 ** pyramid_of(self.unet).skipped if backbone.keeps_length else None,
         )
         further = {
             "height": height,

@@ -27,15 +27,16 @@ def model_of(place: str, method: str = FullOptions.name) -> Model:
     """
     if method not in OPTIONS:
         raise ConfigError(f"There is no method {method!r}; there are {', '.join(OPTIONS)}.")
-    folder = Path(place)
+    folder, encoder = Path(place), None
     try:
         if (folder / "vocab.json").is_file():
             tokenizers = [CLIPTokenizer.from_pretrained(folder)]
         else:
-            tokenizers = _tokenizers(parts_of(Source(path=place)))
+            parts = parts_of(Source(path=place))
+            tokenizers, encoder = _tokenizers(parts), parts.index().get("text_encoder", [None, None])[1]
     except (OSError, ValueError) as error:
         raise ConfigError(f"--model {place}: no tokenizer can be read there: {error}") from None
-    tokenizer, limit = reader_of(*tokenizers)
+    tokenizer, limit = reader_of(*tokenizers, encoder=encoder)
     if isinstance(tokenizer, CLIPTokenizer):  # a folder of its vocabulary alone does not say
         limit = min(LIMIT, int(limit))
     counter = TokenCounter(count=lambda text: len(tokenizer(text, verbose=False).input_ids), limit=limit, name=place)

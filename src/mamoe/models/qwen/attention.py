@@ -18,7 +18,7 @@ from mamoe.models.joint.attention import Rotation, two_streams
 
 @with_signature
 class PlacedDoubleStreamProcessor(QwenDoubleStreamAttnProcessor2_0):
-    """With ``places`` [B T c], which every picture has of its own, it obeys ``attention_mask``; else it is the stock one."""
+    """With ``places`` [B T c], of every picture its own, it obeys ``attention_mask``; else it is the stock one."""
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
