@@ -45,7 +45,7 @@ class SteeredJoint(Steered):
         config: the stock transformer's own arguments.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is out of range, or the transformer is of a kind that is not known here.
     """
 
     blocks: ClassVar[Mapping[str, type[ExpertPlace]]]  # what takes the places of stock ones, by the name of their list
@@ -71,7 +71,7 @@ class SteeredJoint(Steered):
         problems = option_problems(num_experts, region_attention, learned_strength=False, shared=False)
         if (expert_rank is None) != (expert_alpha is None):
             problems.append(f"expert_rank and expert_alpha go together, got {expert_rank} and {expert_alpha}")
-        if problems:
+        if problems := [*problems, *self.config_problems(config)]:
             raise ConfigError("; ".join(problems) + ".")
         own: Any = self
         for name, kind in self.blocks.items():
@@ -89,6 +89,11 @@ class SteeredJoint(Steered):
         if expert_rank is not None and expert_alpha is not None:
             self.add_experts(rank=expert_rank, alpha=expert_alpha, generator=torch.Generator().manual_seed(0))
         keep_format(own)
+
+    @classmethod
+    def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
+        """Why a stock transformer of this configuration is one of a kind that this class does not compute."""
+        return []
 
     @property
     def places(self) -> list[ExpertPlace]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mamoe.errors import ConfigError
 from mamoe.models.joint.attention import Rotation, check_processors, places_in_prompts
 from mamoe.models.joint.mask import padding_mask
 from mamoe.models.joint.place import ExpertPlace
 from mamoe.models.joint.steered import SteeredJoint
 from mamoe.models.qwen.attention import PlacedDoubleStreamProcessor
 from mamoe.models.qwen.block import MaMoEQwenImageBlock
-from mamoe.models.wrapped import unwrapped
 
 Grid = tuple[int, int, int]  # frames, rows and columns of patches
 # What transformers have that are shown pictures, or make several, and what they are.
@@ -41,25 +39,9 @@ class MaMoEQwenImageTransformer2DModel(SteeredJoint, QwenImageTransformer2DModel
     blocks: ClassVar[Mapping[str, type[ExpertPlace]]] = {"transformer_blocks": MaMoEQwenImageBlock}
 
     @classmethod
-    def from_transformer(
-        cls,
-        transformer: Any,
-        num_experts: int = 1,
-        region_attention: bool = True,
-        region_blocks: Sequence[int] | None = None,
-    ) -> Self:
-        """See :meth:`SteeredJoint.from_transformer`.
-
-        Raises:
-            ConfigError: a value is out of range, or the transformer is one that edits pictures or makes several.
-        """
-        config = unwrapped(transformer).config
-        if odd := [f"{key}={config[key]}: {what}" for key, what in _OTHERS.items() if config.get(key)]:
-            raise ConfigError(
-                f"This transformer cannot be steered by a layout: {'; '.join(odd)}. Wanted one that makes a picture "
-                "of text alone, as Qwen-Image's does."
-            )
-        return super().from_transformer(transformer, num_experts, region_attention, region_blocks)
+    def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
+        odd = [f"{key}={config[key]}: {what}" for key, what in _OTHERS.items() if config.get(key)]
+        return [*odd, "wanted a transformer that makes a picture of text alone, as Qwen-Image's does"] if odd else []
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
