@@ -24,6 +24,7 @@ from transformers import (
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.sources import parts_of
 from mamoe.bases.trained import RunParts
+from mamoe.conditioning.encoded import text_config_of
 from mamoe.conditioning.stacked_text import READINGS, LanguageModel, width_of
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
@@ -303,7 +304,7 @@ def _check_vocabulary(
     # Where its files are missing, the library hands out a tokenizer that knows no words.
     if tokenizer is None or encoder is None:
         return
-    known: int = encoder.config.get_text_config().vocab_size
+    known: int = text_config_of(encoder).vocab_size
     fits = len(tokenizer) == known
     if isinstance(encoder, T5EncoderModel | LanguageModel):  # whose tables are filled up to a round number
         fits = known - 512 < len(tokenizer) <= known

@@ -32,9 +32,14 @@ class EmbeddingCache(EncoderCache):
         self.shards.add({_name(prompt, padded): embed for prompt, embed in embeds.items()})
 
 
+def text_config_of(text_encoder: Any) -> Any:
+    """What says how large a text encoder is: its configuration, or of one that knows pictures too that of its text."""
+    return text_encoder.config.get_text_config()
+
+
 def fingerprint(text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """A short name for what decides an embedding: architecture, weights (a sample of each tensor) and tokenizer."""
-    whole, of_text = text_encoder.config, text_encoder.config.get_text_config()
+    whole, of_text = text_encoder.config, text_config_of(text_encoder)
     architecture = [getattr(whole, key, getattr(of_text, key, None)) for key in _ARCHITECTURE]
     its: Any = tokenizer  # whose types are only partly known
     words = [its.model_max_length, its.special_tokens_map, sorted(its.get_vocab().items())]

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen3ForCausalLM
 
-from mamoe.conditioning.encoded import EmbeddingCache
+from mamoe.conditioning.encoded import EmbeddingCache, text_config_of
 from mamoe.conditioning.text import CachedPrompts, PromptEncoder
 from mamoe.errors import ConfigError
 
@@ -74,8 +74,9 @@ READINGS: Mapping[type[PreTrainedModel], Reading] = {
 
 def width_of(text_encoder: Any) -> int:
     """D of what a network is given of an encoder, of any kind."""
-    reading = READINGS.get(type(text_encoder))
-    return text_encoder.config.get_text_config().hidden_size * (1 if reading is None else len(reading.layers))
+    kind: type[Any] = type(text_encoder)
+    reading = READINGS.get(kind)
+    return text_config_of(text_encoder).hidden_size * (1 if reading is None else len(reading.layers))
 
 
 class StackedPromptEncoder(PromptEncoder):
@@ -100,7 +101,7 @@ class StackedPromptEncoder(PromptEncoder):
         super().__init__(of_words, model, cache, device=device)
         self._reading = READINGS[type(model)]
         self.limit: int = self._reading.limit(of_words)
-        layers = model.config.get_text_config().num_hidden_layers
+        layers = text_config_of(model).num_hidden_layers
         if layers < self._reading.layers[-1]:
             raise ConfigError(
                 f"The text encoder has {layers} layers, and those up to {self._reading.layers[-1]} are read."

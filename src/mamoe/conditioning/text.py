@@ -26,7 +26,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from mamoe.conditioning.encoded import EmbeddingCache
+from mamoe.conditioning.encoded import EmbeddingCache, text_config_of
 from mamoe.errors import ConfigError
 from mamoe.storage.shards import CacheError
 
@@ -223,7 +223,7 @@ class PromptEncoder:
         kept = {prompt: self._kept(ids, padded) for prompt, ids in ids_of[0].items()}
         # Neighbours in a chunk are of similar length; a prompt without tokens never reaches the encoders.
         shortest_first = sorted((p for p in prompts if kept[p]), key=lambda p: kept[p])
-        width = sum(one.config.get_text_config().hidden_size for one in self.text_encoders)
+        width = sum(text_config_of(one).hidden_size for one in self.text_encoders)
         device = self._device_of(self.text_encoders[0])
         nothing = EncodedPrompt(tokens=torch.zeros(0, width, device=device), pooled=None)
         encoded = {p: nothing for p in prompts if not kept[p]}

@@ -61,7 +61,8 @@ def decoded(vae: AutoencoderKL, latents: Float[Tensor, "B C h w"]) -> Float[Tens
 
 def with_channels_last(vae: AutoencoderKL) -> AutoencoderKL:
     """The autoencoder, its weights' channels last in memory: on a CPU it takes half the time. One of films stays."""
-    return vae if is_of_films(vae.config) else vae.to(memory_format=torch.channels_last)
+    network: Any = vae  # whose own `to` is declared without this option
+    return network if is_of_films(vae.config) else network.to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class MaMoEQwenImageBlock(ExpertsInPicture, QwenImageTransformerBlock):
         temb: Float[Tensor, "B C"],
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
-        modulate_index: None = None,
+        modulate_index: Any = None,
     ) -> tuple[Float[Tensor, "B S C"], Float[Tensor, "B N C"]]:
         routing, told = self.routed_and_told(joint_attention_kwargs)
         cells, text = hidden_states, encoder_hidden_states

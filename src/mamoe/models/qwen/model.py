@@ -69,7 +69,8 @@ class MaMoEQwenImageTransformer2DModel(SteeredJoint, QwenImageTransformer2DModel
             check_processors(self, PlacedDoubleStreamProcessor, mend)
             if encoder_hidden_states_mask is not None:  # beside a layout that routes cells and masks nothing
                 told["attention_mask"] = padding_mask(encoder_hidden_states_mask.bool(), hidden_states.shape[1])
-        return super().forward(
+        of_stock: Any = super()
+        return of_stock.forward(
             hidden_states,
             encoder_hidden_states,
             encoder_hidden_states_mask,
