@@ -51,7 +51,7 @@ class Reading:
     layers: tuple[int, ...]  # whose hidden states are handed on, side by side; -1 = the last
     dropped: int = 0  # tokens at the beginning of the message that are not handed on
     tokens: int = 512  # that are, of a prompt and its template
-    pads: bool = False  # whether padding is
+    padded: bool = False  # whether padding is
 
     def ids_of(self, tokenizer: Any, prompt: str) -> list[int]:
         """All tokens of the message."""
@@ -67,15 +67,14 @@ class Reading:
 
 
 READINGS: Mapping[type[PreTrainedModel], Reading] = {
-    Qwen3ForCausalLM: Reading(message=_chat, layers=(9, 18, 27), pads=True),
+    Qwen3ForCausalLM: Reading(message=_chat, layers=(9, 18, 27), padded=True),
     Qwen2_5_VLForConditionalGeneration: Reading(message=_described, layers=(-1,), dropped=34),
 }
 
 
 def width_of(text_encoder: Any) -> int:
     """D of what a network is given of an encoder, of any kind."""
-    kind: type[Any] = type(text_encoder)
-    reading = READINGS.get(kind)
+    reading = next((one for kind, one in READINGS.items() if isinstance(text_encoder, kind)), None)
     return text_config_of(text_encoder).hidden_size * (1 if reading is None else len(reading.layers))
 
 
@@ -122,7 +121,7 @@ class StackedPromptEncoder(PromptEncoder):
             ids = self._reading.ids_of(tokenizer, prompt)
             self._warn_if_cut(prompt, ids[most:])
             ids = ids[:most]
-            fill = most - len(ids) if padded and self._reading.pads else 0
+            fill = most - len(ids) if padded and self._reading.padded else 0
             made[prompt] = ids + [tokenizer.pad_token_id] * fill
         return made
 
