@@ -15,6 +15,7 @@ from mamoe.conditioning.encoders import encoder_for, reader_of
 from mamoe.diffusion.levels import NoiseLevels
 from mamoe.diffusion.schedules import schedule_from, shift_of
 from mamoe.errors import ConfigError, MamoeError
+from mamoe.evaluation.reconstruction import reconstructed
 from mamoe.models.autoencoder import cell_pixels, decoded, latent_channels, posterior_of
 from mamoe.models.latents import LatentScaling
 from mamoe.sampling.guidance import keep_length
@@ -59,6 +60,8 @@ def test_a_picture_is_a_film_of_one_frame():
     latents = posterior.mode()
     assert torch.equal(decoded(vae, latents), vae.decode(latents.unsqueeze(2)).sample[:, :, 0])
     assert (latent_channels(vae.config), cell_pixels(vae.config)) == (4, 8)
+    shown = (pictures[0].permute(1, 2, 0) * 127.5 + 127.5).byte().numpy()
+    assert reconstructed(vae, shown).shape == shown.shape
     scaling = LatentScaling.of(vae)
     mean, deviation = (torch.tensor(vae.config[f"latents_{one}"]).view(1, 4, 1, 1) for one in ("mean", "std"))
     torch.testing.assert_close(scaling.scaled(latents), (latents - mean) / deviation)
