@@ -29,19 +29,23 @@ def byte_qwen_tokenizer() -> Qwen2Tokenizer:
     return tokenizer
 
 
-def klein_pipeline() -> Flux2KleinPipeline:
-    tokenizer = byte_qwen_tokenizer()
-    torch.manual_seed(3)
-    config = Qwen3Config(
+def small_qwen(tokenizer: Qwen2Tokenizer, layers: int) -> Qwen3Config:
+    """Of a language model that knows the tokenizer's words."""
+    return Qwen3Config(
         vocab_size=len(tokenizer) + 5,
         hidden_size=WIDTH,
         intermediate_size=16,
-        num_hidden_layers=28,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=4,
         max_position_embeddings=512,
     )
+
+
+def klein_pipeline() -> Flux2KleinPipeline:
+    tokenizer = byte_qwen_tokenizer()
+    torch.manual_seed(3)
     vae = AutoencoderKLFlux2(
         block_out_channels=(4, 4, 4, 4), norm_num_groups=4, latent_channels=4, layers_per_block=1, sample_size=64
     )
@@ -50,7 +54,7 @@ def klein_pipeline() -> Flux2KleinPipeline:
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
         vae=vae.eval(),
-        text_encoder=Qwen3ForCausalLM(config).eval(),
+        text_encoder=Qwen3ForCausalLM(small_qwen(tokenizer, layers=28)).eval(),
         tokenizer=tokenizer,
         transformer=small_flux2(joint_attention_dim=3 * WIDTH),
     )

@@ -15,6 +15,7 @@ from diffusers import (
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
+    ZImageTransformer2DModel,
 )
 from torch import Tensor, nn
 
@@ -151,6 +152,22 @@ def small_qwen(**changes: Any) -> QwenImageTransformer2DModel:
     return _made(QwenImageTransformer2DModel, {**config, **changes})
 
 
+def small_z_image(**changes: Any) -> ZImageTransformer2DModel:
+    """Z-Image in small: a refiner each of picture and text, two joint layers, latents of four channels."""
+    config: dict[str, Any] = {
+        "in_channels": 4,
+        "dim": 32,
+        "n_layers": 2,
+        "n_refiner_layers": 1,
+        "n_heads": 2,
+        "n_kv_heads": 2,
+        "cap_feat_dim": TEXT_WIDTH,
+        "axes_dims": [4, 6, 6],
+        "axes_lens": [256, 64, 64],
+    }
+    return _made(ZImageTransformer2DModel, {**config, **changes})
+
+
 def two_level_unet(text_width: int, dropout: float = 0.0) -> UNet2DConditionModel:
     """The smallest that trains: attention on its finer level alone."""
     torch.manual_seed(0)
@@ -257,6 +274,7 @@ class Models:
     sd3 = staticmethod(small_sd3)
     flux2 = staticmethod(small_flux2)
     qwen = staticmethod(small_qwen)
+    z_image = staticmethod(small_z_image)
     mamoe_pixart = staticmethod(small_mamoe_pixart)
     mamoe_flux = staticmethod(small_mamoe_flux)
     trained = staticmethod(trained)

@@ -17,6 +17,7 @@ FAMILIES = {
     "qwen": ("qwen", {}),
     "sd3.5": ("sd3", {}),
     "sd3": ("sd3", {"qk_norm": None, "dual_attention_layers": ()}),
+    "z_image": ("z_image", {}),
 }
 
 

@@ -22,6 +22,7 @@ FAMILIES = {
     "flux2": ("flux2", 1, 1),
     "sd3": ("sd3", 1, 1),
     "qwen": ("qwen", 1, 1),
+    "z_image": ("z_image", 1, 1),
 }
 ONE_BLOCK = {
     "pixart": ("pixart", {"num_layers": 1}),
@@ -31,6 +32,7 @@ ONE_BLOCK = {
     "flux2, single": ("flux2", {"num_layers": 0, "num_single_layers": 1}),
     "sd3": ("sd3", {"num_layers": 1}),
     "qwen": ("qwen", {"num_layers": 1}),
+    "z_image": ("z_image", {"n_layers": 1}),
 }
 FORMS = ["plain", "checkpointed", "lora"]
 

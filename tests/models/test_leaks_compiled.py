@@ -18,6 +18,7 @@ ONE_BLOCK = {
     "qwen": ("qwen", {"num_layers": 1}),
     "flux2, double": ("flux2", {"num_layers": 1, "num_single_layers": 0}),
     "flux2, single": ("flux2", {"num_layers": 0, "num_single_layers": 1}),
+    "z_image": ("z_image", {"n_layers": 1}),
 }
 WAYS = [  # traced alone; and what inductor makes of that, which takes minutes
     pytest.param("plain", "aot_eager", id="plain"),
@@ -59,6 +60,7 @@ def asked(call, text, others):
         for way in WAYS
         if way.id != "inductor" or kind in ("pixart", "flux, double")  # one block of each sort: it takes minutes
         if kind != "qwen" or way.id in ("plain", "checkpointed")  # a LoRA beside it is one as beside FLUX.2's
+        if kind != "z_image" or way.id == "plain"  # around its block there are refiners, which take as long again
     ],
 )
 def test_a_compiled_network_of_one_block(models, kind, form, backend):

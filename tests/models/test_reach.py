@@ -10,7 +10,7 @@ from mamoe.models.reach import measured
 CELLS = (16, 16)
 
 
-@pytest.mark.parametrize("backbone", ["unet", "pixart", "flux", "flux2", "sd3", "qwen"])
+@pytest.mark.parametrize("backbone", ["unet", "pixart", "flux", "flux2", "sd3", "qwen", "z_image"])
 def test_every_family_holds(models, backbone):
     reach = measured(getattr(models, backbone)().requires_grad_(False), CELLS)
     assert not reach.problems and reach.allowed is None and reach.identity < 1e-5

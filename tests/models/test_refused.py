@@ -1,12 +1,9 @@
 """Why layouts cannot steer the transformers that are refused, tried on one block: a new diffusers may be another."""
 
-import inspect
-
 import pytest
 import torch
 from diffusers import (
     SanaTransformer2DModel,
-    ZImageTransformer2DModel,
 )
 
 from mamoe.errors import ConfigError
@@ -39,7 +36,6 @@ def noisy(channels=4):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (ZImageTransformer2DModel, "its own mask"),
         (SanaTransformer2DModel, "convolution"),
     ],
 )
@@ -71,6 +67,3 @@ def test_sana_carries_text_a_cell_further():
     assert by_column[: SIDE // 2 - 1].max() == 0.0 < by_column[SIDE // 2 - 1] < by_column[SIDE // 2 :].min()
 
 
-def test_z_image_is_given_no_mask():
-    takes = inspect.signature(ZImageTransformer2DModel.forward).parameters
-    assert "x" in takes and not any("attention_mask" in name for name in takes)

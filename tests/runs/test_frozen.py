@@ -10,15 +10,18 @@ from factories import only_run
 from mamoe import LayoutPipeline
 from mamoe.errors import ConfigError
 from mamoe.methods.lora_experts import LoraExperts
+from mamoe.models.blocks.block import blocks_of
 from mamoe.models.control.call import predict, with_layout
 from mamoe.models.frozen import Frozen, quantise, widen_norms
 from mamoe.runs.adapter import base_fingerprint
 from small_flux_base import write_flux_base
-from small_models import POOLED_WIDTH, TEXT_WIDTH, small_flux
+from small_models import POOLED_WIDTH, TEXT_WIDTH, small_flux, small_z_image
 from wholeruns import assert_equal, cut_back, draw, tensors, trained
 
 KINDS = ["bf16", "int8", "nf4"]
 WIDE = {"attention_head_dim": 32, "axes_dims_rope": (8, 12, 12)}  # rows of 64: nf4 has a scale for as many
+WIDE_Z_IMAGE = {"dim": 64, "axes_dims": [8, 12, 12]}
+FAMILIES = {"flux": lambda: small_flux(**WIDE), "z_image": lambda: small_z_image(**WIDE_Z_IMAGE)}
 HALF = "trainer.precision=bf16-mixed"
 
 
@@ -32,14 +35,16 @@ def base(tmp_path_factory):
     return write_flux_base(tmp_path_factory.mktemp("flux"), **WIDE)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_computes_about_the_same_and_gradients_reach_what_trains(kind):
+def test_it_computes_about_the_same_and_gradients_reach_what_trains(kind, family):
     needs(kind)
+    made = FAMILIES[family]
     inputs = {
         "encoder_hidden_states": torch.randn(1, 5, TEXT_WIDTH),
         "added_cond_kwargs": {"text_embeds": torch.randn(1, POOLED_WIDTH)},
     }
-    network = LoraExperts(rank=4, alpha=4).prepare(with_layout(small_flux(**WIDE), num_experts=2), seed=0)
+    network = LoraExperts(rank=4, alpha=4).prepare(with_layout(made(), num_experts=2), seed=0)
     noisy = torch.randn(1, 4, 6, 8)
     wanted = predict(network, noisy, 500, inputs).detach()
     name = base_fingerprint(network.to(torch.bfloat16))
@@ -53,9 +58,9 @@ def test_it_computes_about_the_same_and_gradients_reach_what_trains(kind):
     got.float().square().sum().backward()
     trains = [p for p in network.parameters() if p.requires_grad]
     assert all(p.dtype == torch.float32 and p.grad is not None for p in trains)
-    plain = {type(m) for block in network.transformer_blocks for m in block.modules() if isinstance(m, nn.Linear)}
+    plain = {type(m) for block in blocks_of(network) for m in block.modules() if isinstance(m, nn.Linear)}
     assert (plain == {nn.Linear}) == (kind == "bf16")
-    assert name.startswith("bf16-") and name == base_fingerprint(small_flux(**WIDE).requires_grad_(False), rounded=True)
+    assert name.startswith("bf16-") and name == base_fingerprint(made().requires_grad_(False), rounded=True)
 
 
 @pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.slow), "lora_experts"])

@@ -238,7 +238,9 @@ def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None])
     if "pooled_projection_dim" in unet:
         return _pooled_problems(unet, configs)
     if "joint_attention_dim" in unet:
-        return _stacked_problems(unet, [encoder for encoder in encoders if encoder is not None])
+        return _stacked_problems(unet["joint_attention_dim"], encoders)
+    if "cap_feat_dim" in unet:
+        return _stacked_problems(unet["cap_feat_dim"], encoders)
     width = sum(config.hidden_size for config in configs)
     gives = f"the text encoder{'s' if len(configs) > 1 else ''} give{'' if len(configs) > 1 else 's'}"
     reads = unet["cross_attention_dim"]
@@ -291,8 +293,8 @@ def _pooled_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list
     return problems
 
 
-def _stacked_problems(network: Mapping[str, Any], encoders: Sequence[nn.Module]) -> list[str]:
-    reads, gives = network["joint_attention_dim"], sum(map(width_of, encoders))
+def _stacked_problems(reads: int, encoders: Sequence[nn.Module | None]) -> list[str]:
+    gives = sum(width_of(encoder) for encoder in encoders if encoder is not None)
     if reads == gives:
         return []
     return [f"the transformer reads text features of width {reads}, its encoder's layers that are read give {gives}"]

@@ -20,6 +20,8 @@ from diffusers import (
     QwenImageTransformer2DModel,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from safetensors.torch import save_file
 
@@ -46,11 +48,13 @@ Stock = (
     | QwenImagePipeline
     | StableDiffusionPipeline
     | StableDiffusionXLPipeline
+    | ZImagePipeline
 )
 # Whose prompts a language model reads alone, by the network's class.
 _BY_LANGUAGE_MODEL: Mapping[type[Any], Any] = {
     Flux2Transformer2DModel: Flux2KleinPipeline,
     QwenImageTransformer2DModel: QwenImagePipeline,
+    ZImageTransformer2DModel: ZImagePipeline,
 }
 log = logging.getLogger(__name__)
 
@@ -83,8 +87,8 @@ def export_run(
 
     ``base`` is the base model's place, if it has moved. A run without region attention, experts and condition pictures
     is written as a stock ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline`` where the base model has two text
-    encoders, ``PixArtSigmaPipeline``, ``FluxPipeline``, ``Flux2KleinPipeline`` or ``QwenImagePipeline`` where it is
-    one.
+    encoders, ``PixArtSigmaPipeline``, ``FluxPipeline``, ``Flux2KleinPipeline``, ``QwenImagePipeline`` or
+    ``ZImagePipeline`` where it is one.
 
     Returns:
         What of the model has no place in that form, a sentence each.
@@ -136,7 +140,7 @@ def export_lora(run: Path, out: Path, *, form: LoraFile, checkpoint: str = "late
             f"{run} was trained with method={adapter.method['name']}: LoRA files hold what method=lora and dora train. "
             "--format pipeline writes everything."
         )
-    trained = rest_as_adapters(adapter.state, adapter.backbone.stock) if additions else adapter.state
+    trained = rest_as_adapters(adapter.state, adapter.backbone.ours) if additions else adapter.state
     problems = lora_problems(trained, form, prefix := adapter.backbone.lora_prefix)
     if adapter.text_encoder:
         problems.append("the text encoder was trained itself, not by an adapter")

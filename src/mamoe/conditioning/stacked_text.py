@@ -1,6 +1,7 @@
 """Prompts read by a language model, of which a network takes what some of its layers say.
 
     FLUX.2-klein   three layers of Qwen3, side by side; it saw the padding in training
+    Z-Image        the second-last layer of Qwen3, without its head; padding is left out
     Qwen-Image     the last layer of Qwen2.5-VL, which is shown no picture; padding is left out
 
 A prompt is a user's message, in a template whose words are read along. A padded prompt is padded to the limit where the
@@ -11,24 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen3ForCausalLM, Qwen3Model
 
 from mamoe.conditioning.encoded import EmbeddingCache, text_config_of
 from mamoe.conditioning.text import CachedPrompts, PromptEncoder
 from mamoe.errors import ConfigError
 
-LanguageModel = Qwen3ForCausalLM | Qwen2_5_VLForConditionalGeneration
+LanguageModel = Qwen3ForCausalLM | Qwen3Model | Qwen2_5_VLForConditionalGeneration
 
 
-def _chat(tokenizer: Any, prompt: str) -> str:
-    """Up to where the model would answer without thinking."""
+def _chat(tokenizer: Any, prompt: str, *, thinking: bool) -> str:
+    """Up to where the model would answer, or think and answer."""
     message = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
 
 
 _DESCRIBE = (
@@ -48,7 +50,7 @@ class Reading:
     """How a language model reads prompts for a network, as the network's own pipeline has it."""
 
     message: Callable[[Any, str], str]  # (tokenizer, prompt) -> what the model is given
-    layers: tuple[int, ...]  # whose hidden states are handed on, side by side; -1 = the last
+    layers: tuple[int, ...]  # whose hidden states are handed on, side by side; 0 = what goes into the first, -1 = the last
     dropped: int = 0  # tokens at the beginning of the message that are not handed on
     tokens: int = 512  # that are, of a prompt and its template
     padded: bool = False  # whether padding is
@@ -67,7 +69,8 @@ class Reading:
 
 
 READINGS: Mapping[type[PreTrainedModel], Reading] = {
-    Qwen3ForCausalLM: Reading(message=_chat, layers=(9, 18, 27), padded=True),
+    Qwen3ForCausalLM: Reading(message=partial(_chat, thinking=False), layers=(9, 18, 27), padded=True),
+    Qwen3Model: Reading(message=partial(_chat, thinking=True), layers=(-2,)),
     Qwen2_5_VLForConditionalGeneration: Reading(message=_described, layers=(-1,), dropped=34),
 }
 
@@ -136,7 +139,7 @@ class StackedPromptEncoder(PromptEncoder):
         device, (own,) = self._device_of(encoder), ids
         seen = (torch.arange(own.shape[1]) < lengths[:, None]) & (own != tokenizer.pad_token_id)
         # The model within: what its head would say next is not asked.
-        output = encoder.model(
+        output = encoder.base_model(
             input_ids=own.to(device), attention_mask=seen.long().to(device), output_hidden_states=True, use_cache=False
         )
         states = torch.cat([output.hidden_states[layer] for layer in self._reading.layers], dim=2)

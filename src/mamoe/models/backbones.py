@@ -13,12 +13,12 @@ from mamoe.models.qwen.backbone import QWEN_IMAGE
 from mamoe.models.sd3.backbone import SD3
 from mamoe.models.unet.backbone import UNET
 from mamoe.models.wrapped import unwrapped
+from mamoe.models.zimage.backbone import Z_IMAGE
 
-BACKBONES = (UNET, PIXART, FLUX, FLUX2, SD3, QWEN_IMAGE)
+BACKBONES = (UNET, PIXART, FLUX, FLUX2, SD3, QWEN_IMAGE, Z_IMAGE)
 
 # What keeps layouts from networks of diffusers that people ask for, tried with one block each.
 _LACKING = {
-    "ZImageTransformer2DModel": "it makes its own mask within its forward pass, which would have to be another",
     "SanaTransformer2DModel": "its feed-forward is a convolution, which carries a region's text a cell further in "
     "every block and leaves no place for experts of single cells",
 }

@@ -53,7 +53,7 @@ def leaks_of(
     names = {module: name for name, module in network.named_modules()}
     hooks = [_watched(f"{names[one]}.attn2", one, levels, tokens, calls) for one in layout_blocks(network)]
     joint = [module for module in names if isinstance(module, ExpertPlace)]
-    hooks += [_watched_joint(f"{names[one]}.attn", one, levels, tokens, calls) for one in joint]
+    hooks += [_watched_joint(f"{names[one]}.{one.attention_name}", one, levels, tokens, calls) for one in joint]
     try:
         call()
     finally:
@@ -105,6 +105,8 @@ def _watched_joint(
         double = text is not None  # its weights of the text are others than those of the picture
         if not double:
             text, cells = cells[:, : len(tokens)], cells[:, len(tokens) :]
+        filled = cells.shape[1] - level.grid[0] * level.grid[1]  # between text and cells, of no region
+        allowed = torch.cat([may[:, : len(tokens)], may.new_zeros(len(may), filled), may[:, len(tokens) :]], dim=1)
 
         def ask(words: Tensor) -> Tensor:
             if not double:
@@ -112,9 +114,11 @@ def _watched_joint(
             return _joined(layer(**{**told, "hidden_states": cells, "encoder_hidden_states": words}))
 
         given = (_joined(out) if double else out).detach()
-        calls.append(_Call(layer=name, held=block.region_attention, ask=ask, may=may, text=text.detach(), out=given))
+        calls.append(
+            _Call(layer=name, held=block.region_attention, ask=ask, may=allowed, text=text.detach(), out=given)
+        )
 
-    attention: Any = block.get_submodule("attn")
+    attention: Any = block.get_submodule(block.attention_name)
     return attention.register_forward_hook(note, with_kwargs=True)
 
 

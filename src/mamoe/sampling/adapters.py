@@ -11,9 +11,11 @@ from diffusers.loaders.lora_pipeline import (
     QwenImageLoraLoaderMixin,
     StableDiffusionLoraLoaderMixin,
     StableDiffusionXLLoraLoaderMixin,
+    ZImageLoraLoaderMixin,
 )
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
+from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_of
@@ -24,6 +26,7 @@ from mamoe.models.wrapped import unwrapped
 _WITHOUT_SCALES: Mapping[type[Any], Any] = {
     Flux2Transformer2DModel: Flux2LoraLoaderMixin,
     QwenImageTransformer2DModel: QwenImageLoraLoaderMixin,
+    ZImageTransformer2DModel: ZImageLoraLoaderMixin,
 }
 
 

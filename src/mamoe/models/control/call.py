@@ -36,7 +36,7 @@ def control_of(unet: nn.Module) -> Control | None:
     if isinstance(network, ControlledUNet):
         return Control.PICTURE
     config: Mapping[str, Any] = network.config
-    given, made = config["in_channels"], config["out_channels"]
+    given, made = config["in_channels"], config.get("out_channels")
     return Control.LATENT if made is not None and given == 2 * made else None
 
 

@@ -9,8 +9,8 @@ layout is one of the base model's shape. Letters: see :mod:`mamoe.vocabulary`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
@@ -57,6 +57,8 @@ class MaMoEFluxBlock(ExpertsInPicture, FluxTransformerBlock):
 
 class MaMoEFluxSingleBlock(ExpertPlace, FluxSingleTransformerBlock):
     """A single block whose cells are widened by the expert of their class group."""
+
+    beside: ClassVar[Mapping[str, str]] = {"widen": "proj_mlp"}
 
     def __init__(self, stock: FluxSingleTransformerBlock) -> None:
         self.take_over(stock)

@@ -6,9 +6,11 @@ the end of the layer that makes queries, keys and values. Letters: see :mod:`mam
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.transformers.transformer_flux2 import (
     Flux2Modulation,
     Flux2SingleTransformerBlock,
@@ -25,6 +27,8 @@ from mamoe.models.joint.place import ExpertPlace
 
 class MaMoEFlux2Block(ExpertPlace, Flux2TransformerBlock):
     """A double block whose cells go to the expert of their class group."""
+
+    beside: ClassVar[Mapping[str, str]] = {"widen": "ff.linear_in", "narrow": "ff.linear_out"}
 
     def __init__(self, stock: Flux2TransformerBlock) -> None:
         self.take_over(stock)
@@ -71,6 +75,8 @@ class MaMoEFlux2Block(ExpertPlace, Flux2TransformerBlock):
 class MaMoEFlux2SingleBlock(ExpertPlace, Flux2SingleTransformerBlock):
     """A single block whose cells are widened by the expert of their class group."""
 
+    beside: ClassVar[Mapping[str, str]] = {"widen": "attn.to_qkv_mlp_proj"}
+
     def __init__(self, stock: Flux2SingleTransformerBlock) -> None:
         self.take_over(stock)
         self.attn.set_processor(cast(Any, PlacedParallelProcessor()))
@@ -80,6 +86,13 @@ class MaMoEFlux2SingleBlock(ExpertPlace, Flux2SingleTransformerBlock):
 
     def widened_by(self) -> int | None:
         return self.attn.mlp_hidden_dim * self.attn.mlp_mult_factor
+
+    @classmethod
+    def as_adapters(
+        cls, part: str, down: Float[Tensor, "r C"], up: Float[Tensor, "F r"]
+    ) -> dict[str, tuple[Float[Tensor, "r C"], Float[Tensor, "_ r"]]]:
+        above = 3 * down.shape[1]  # queries, keys and values come first
+        return {cls.beside[part]: (down, F.pad(up, (0, 0, above, 0)))}
 
     def forward(
         self,

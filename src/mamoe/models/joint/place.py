@@ -6,10 +6,10 @@ Its masks come as ``attention_mask``, as in stock ones. Cells are routed; text i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.activations import GELU
 from diffusers.models.attention import FeedForward
 from jaxtyping import Float
@@ -23,6 +23,8 @@ from mamoe.vocabulary.conditioning import ExpertRouting
 class ExpertPlace(nn.Module):
     """A block that can have experts, each a low-rank addition."""
 
+    attention_name: ClassVar[str] = "attn"  # of the layer in which text and cells meet
+    beside: ClassVar[Mapping[str, str]]  # part of the experts -> the stock layer that it lies beside
     experts: ExpertsBeside | None
     region_attention: bool  # whether regions hold here
 
@@ -57,22 +59,37 @@ class ExpertPlace(nn.Module):
         options = {"rank": rank, "alpha": alpha, "generator": generator}
         self.experts = ExpertsBeside(wide, narrow, num_experts, width=self.widened_by(), **options)
 
+    @classmethod
+    def as_adapters(
+        cls, part: str, down: Float[Tensor, "r C"], up: Float[Tensor, "F r"]
+    ) -> dict[str, tuple[Float[Tensor, "r C"], Float[Tensor, "_ r"]]]:
+        """One expert's ``widen`` or ``narrow`` as adapters of the stock layers that it lies beside, by their names."""
+        return {cls.beside[part]: (down, up)}
+
     def rest_additions(self) -> list[tuple[Tensor, Float[Tensor, "F C"]]]:
         """The shared layers' weights, and what expert 0 adds to each."""
         if self.experts is None:
             return []
-        wide, narrow = self.shared_layers()
-        added = self.experts.widen.weight_of(0)
-        found = [(wide.weight, F.pad(added, (0, 0, len(wide.weight) - len(added), 0)))]
-        if narrow is not None and self.experts.narrow is not None:
-            found.append((narrow.weight, self.experts.narrow.weight_of(0)))
-        return found
+        parts = {"widen": self.experts.widen, "narrow": self.experts.narrow}
+        return [
+            (cast(nn.Linear, self.get_submodule(layer)).weight, own.scale * up @ down)
+            for part, own in parts.items()
+            if own is not None
+            for layer, (down, up) in self.as_adapters(part, own.down_ErC[0], own.up_EFr[0]).items()
+        ]
 
 
 class ExpertsInPicture(ExpertPlace):
     """A block whose picture has a feed-forward of its own: there the experts are."""
 
     of_picture: ClassVar[str] = "ff"  # the feed-forward's name
+
+    @classmethod
+    def as_adapters(
+        cls, part: str, down: Float[Tensor, "r C"], up: Float[Tensor, "F r"]
+    ) -> dict[str, tuple[Float[Tensor, "r C"], Float[Tensor, "_ r"]]]:
+        layer = {"widen": "net.0.proj", "narrow": "net.2"}[part]
+        return {f"{cls.of_picture}.{layer}": (down, up)}
 
     @property
     def _picture_ff(self) -> FeedForward:

@@ -14,7 +14,7 @@ from os import PathLike
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
@@ -54,8 +54,9 @@ class SteeredJoint(Steered):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # What diffusers keeps on one device, and compiles alone.
-        cls._no_split_modules = cls._repeated_blocks = [kind.__name__ for kind in cls.blocks.values()]
+        # What diffusers keeps on one device, and compiles alone; beside ours there may be stock blocks.
+        names = [kind.__name__ for kind in cls.blocks.values()]
+        cls._no_split_modules = cls._repeated_blocks = [*names, *(cls.stock._repeated_blocks or ())]
 
     def __init__(
         self,
@@ -196,19 +197,39 @@ class SteeredJoint(Steered):
         levels: Sequence[LevelConditioning] | None = others.pop("regions", None)
         if levels is None:
             return others or None
-        own: Any = self
-        if problems := _problems(levels, cells, text, own.config, masked=masked or "attention_mask" in others):
-            raise ValueError("The layout does not fit this call: " + "; ".join(problems) + ".")
-        (level,) = levels
-        if level.attend is not None:
-            attend, region = level.attend, level.region
-            assert region is not None, "it was just looked at"
-            if own.config["region_attention"]:
-                others["region_mask"] = joint_mask(attend, region)
-            if not own.config["region_attention"] or own.config["region_blocks"] is not None:
-                anywhere = attend.any(dim=1, keepdim=True).expand_as(attend)
-                others["open_mask"] = joint_mask(anywhere, torch.zeros_like(region))
+        level = self.fitting(levels, cells, text, masked=masked or "attention_mask" in others)
+        if level.attend is not None and level.region is not None:
+            others |= self.masks(level.attend, level.region)
         return {**others, "routing": level.routing}
+
+    def fitting(
+        self,
+        levels: Sequence[LevelConditioning],
+        cells: Float[Tensor, "B N _"],
+        text: Float[Tensor, "B S _"],
+        *,
+        masked: bool = False,
+    ) -> LevelConditioning:
+        """The one level of a layout.
+
+        Raises:
+            ValueError: the layout does not fit the latents, the text or this model; or the call is ``masked`` already.
+        """
+        own: Any = self
+        if problems := _problems(levels, cells, text, own.config, masked=masked):
+            raise ValueError("The layout does not fit this call: " + "; ".join(problems) + ".")
+        return levels[0]
+
+    def masks(self, attend: Bool[Tensor, "B N S"], region: Int64[Tensor, "B S"]) -> dict[str, Tensor]:
+        """The masks that the blocks are told, as :func:`joint_mask` makes them: of regions, and of blocks left open."""
+        own: Any = self
+        found = {}
+        if own.config["region_attention"]:
+            found["region_mask"] = joint_mask(attend, region)
+        if not own.config["region_attention"] or own.config["region_blocks"] is not None:
+            anywhere = attend.any(dim=1, keepdim=True).expand_as(attend)
+            found["open_mask"] = joint_mask(anywhere, torch.zeros_like(region))
+        return found
 
 
 def _other_experts(folder: Any, kind: str) -> str:
