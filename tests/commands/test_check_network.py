@@ -79,10 +79,10 @@ def test_a_leak_ends_the_command(base_model, monkeypatch):
 
 def test_what_cannot_be_looked_at_is_refused(pixart_base, base_model, tmp_path, monkeypatch):
     index = json.loads((pixart_base / "model_index.json").read_text())
-    index["transformer"] = ["diffusers", "ZImageTransformer2DModel"]
+    index["transformer"] = ["diffusers", "SanaTransformer2DModel"]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     for words, said in (
-        ([tmp_path], "its own mask"),
+        ([tmp_path], "convolution"),
         ([tmp_path / "nowhere"], "no folder or file"),
         ([pixart_base, "--size", "7"], "a multiple of 2"),
         ([base_model, "--size", "2"], "at least 4"),

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from diffusers import (
-    SanaTransformer2DModel,
-)
+from diffusers import SanaTransformer2DModel
 
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_of_class
@@ -33,15 +31,10 @@ def noisy(channels=4):
     return torch.randn((1, channels, SIDE, SIDE), generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        (SanaTransformer2DModel, "convolution"),
-    ],
-)
-def test_each_is_refused_with_what_it_would_need(kind, said):
-    with pytest.raises(ConfigError, match=rf"cannot steer a {kind.__name__}: .*{said}.*Known are UNet2DConditionModel"):
-        backbone_of_class(kind)
+def test_it_is_refused_with_what_it_would_need():
+    wanted = "cannot steer a SanaTransformer2DModel: .*convolution.*Known are UNet2DConditionModel"
+    with pytest.raises(ConfigError, match=wanted):
+        backbone_of_class(SanaTransformer2DModel)
 
 
 def test_sana_carries_text_a_cell_further():
@@ -65,5 +58,3 @@ def test_sana_carries_text_a_cell_further():
     mask[0, :, 3:6], mask[0, :, 6:] = ~right[:, None], right[:, None]
     by_column = changes(lambda text: network(noisy(), text, torch.tensor([500.0]), encoder_attention_mask=mask).sample)
     assert by_column[: SIDE // 2 - 1].max() == 0.0 < by_column[SIDE // 2 - 1] < by_column[SIDE // 2 :].min()
-
-

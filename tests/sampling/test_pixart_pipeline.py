@@ -56,9 +56,9 @@ def test_it_draws_what_the_stock_pipeline_draws(base):
 
 def test_other_transformers_are_refused_before_anything_is_loaded(base, tmp_path):
     index = json.loads((base / "model_index.json").read_text())
-    index["transformer"] = ["diffusers", "ZImageTransformer2DModel"]
+    index["transformer"] = ["diffusers", "SanaTransformer2DModel"]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ConfigError, match=r"ZImageTransformer2DModel: it makes its own mask.*PixArt"):
+    with pytest.raises(ConfigError, match=r"SanaTransformer2DModel: its feed-forward is a convolution.*PixArt"):
         load_base(str(tmp_path))
 
 

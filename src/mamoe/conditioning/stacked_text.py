@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen3ForCausalLM, Qwen3Model
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
 
 from mamoe.conditioning.encoded import EmbeddingCache, text_config_of
 from mamoe.conditioning.text import CachedPrompts, PromptEncoder
@@ -50,7 +56,9 @@ class Reading:
     """How a language model reads prompts for a network, as the network's own pipeline has it."""
 
     message: Callable[[Any, str], str]  # (tokenizer, prompt) -> what the model is given
-    layers: tuple[int, ...]  # whose hidden states are handed on, side by side; 0 = what goes into the first, -1 = the last
+    layers: tuple[
+        int, ...
+    ]  # whose hidden states are handed on, side by side; 0 = what goes into the first, -1 = the last
     dropped: int = 0  # tokens at the beginning of the message that are not handed on
     tokens: int = 512  # that are, of a prompt and its template
     padded: bool = False  # whether padding is
