@@ -47,7 +47,8 @@ def test_demo_leaves_a_page_and_goes_on_where_it_stopped(base_model, tmp_path, m
     settings = [f"model.path={base_model}", "trainer.accelerator=cpu", "callbacks.samples=null"]
     settings += ["callbacks.checkpoints.every=2"]
 
-    assert run.run_demo(out, steps=4, settings=settings) == 0
+    earlier = "regions.strength=hard"  # as a demo of an earlier version
+    assert run.run_demo(out, steps=4, settings=[*settings, earlier]) == 0
     figures = last_line(capsys)
     assert figures.keys() == FIGURES
     assert json.loads((out / "scores.json").read_text()) == figures
@@ -64,6 +65,7 @@ def test_demo_leaves_a_page_and_goes_on_where_it_stopped(base_model, tmp_path, m
     assert times(out / "data") == before
     (folder,) = (path for path in (out / "runs/demo").iterdir() if not path.is_symlink())
     assert "Resuming from" in (folder / "log.txt").read_text()
+    assert "strength: hard" in (folder / "config.yaml").read_text()
     assert (folder / "checkpoints/latest").resolve().name == "step-00000006"
     measured = [int(row["step"]) for row in read_rows(folder / "metrics.csv") if row["val/loss"]]
     assert measured == [0, 4, 6]

@@ -14,7 +14,7 @@ class DemoModel(StrEnum):
     @property
     def experiment(self) -> str:
         """The settings of its training."""
-        return "demo" if self is DemoModel.TINY else f"demo_{self}"
+        return f"demo_{self}"
 
     @property
     def kind(self) -> str:

@@ -45,6 +45,7 @@ from mamoe.pages.curve import Series
 from mamoe.randomness import derive_seed
 from mamoe.runs.checkpoint import step_of
 from mamoe.runs.lookup import find_checkpoint
+from mamoe.runs.recipe import read_recipe
 from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.filling import fill
 from mamoe.sampling.pipeline import LayoutPipeline
@@ -84,7 +85,7 @@ def run_demo(
     Args:
         out: folder for data, run and page.
         model: the base model that is fine-tuned.
-        steps: of the training; None = as experiment=demo says.
+        steps: of the training; None = as its experiment says.
         settings: further settings of the training, as on the command line of ``mamoe train``.
     """
     console = Console()
@@ -112,6 +113,9 @@ def run_demo(
     overrides += [*settings, *([] if steps is None else [f"trainer.max_steps={steps}"])]
     latest = out / "runs" / "demo" / "latest"
     resume = [setting("resume", latest)] if (latest / "checkpoints" / "latest").exists() else []
+    if resume:  # an earlier version's demo weighs its regions as that version did
+        begun = read_recipe(find_checkpoint(latest)).terms.layout.strength
+        overrides.insert(1, setting("regions.strength", begun))
     plain = compose([*overrides, *resume])
     config = validated(plain)
     done = step_of(find_checkpoint(latest)) if resume and steps is None else 0
