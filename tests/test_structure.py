@@ -24,6 +24,7 @@ WIDE = {
     ("commands/prepare.py", "segment"): "the options of a command",
     ("commands/captioning/options.py", "asking"): "the options of two commands",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
+    ("sampling/parts.py", "__init__"): "the parts of diffusers' pipelines",
 }
 # (file, imported module): why it waits for a function to need it.
 LATE = {

@@ -92,7 +92,7 @@ def test_a_data_set_of_this_package_is_used_as_it_lies(here):
 
 def test_what_is_written_composes_for_every_base(here):
     harbour(here)
-    wanted = {"flux_dev": "nf4", "qwen_image": "nf4", "flux2_klein": "bf16", "z_image": "bf16"}
+    wanted = {"flux_dev": "nf4", "qwen_image": "nf4", "flux2_klein": "bf16", "z_image": "bf16", "sd35_medium": "bf16"}
     for base in bases():
         words = ["--images", "photos", "--maps", "labels", "--classes", "classes.yaml", "--memory", "24", "--yes"]
         assert mamoe("init", *words, "--base", base, "--name", f"on_{base}").code == 0
@@ -102,9 +102,11 @@ def test_what_is_written_composes_for_every_base(here):
         assert config.name == f"on_{base}" and config.data.root == f"data/on_{base}"
         assert config.trainer.gpu_gib == (None if base in ("tiny", "tiny_dit") else 24)
         assert config.model.path == validated(compose([f"model={base}"])).model.path
-        assert config.data.multiple == (16 if base.startswith(("tiny_dit", "pixart", "flux", "qwen", "z_image")) else 8)
+        patches = base.startswith(("tiny_dit", "pixart", "flux", "qwen", "sd35", "z_image"))
+        assert config.data.multiple == (16 if patches else 8)
         # Of these adapters alone are trained, beside weights in as few bits as the card asks for.
-        assert config.method.name == ("lora_experts" if base.startswith(("flux", "qwen", "z_image")) else "full")
+        adapters = base.startswith(("flux", "qwen", "sd35", "z_image"))
+        assert config.method.name == ("lora_experts" if adapters else "full")
         assert config.model.frozen_precision == wanted.get(base, "fp32")
     listed = mamoe("presets", "data").out
     assert "data=on_tiny" in listed and "Made by `mamoe init`" in listed

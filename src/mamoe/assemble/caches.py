@@ -23,6 +23,7 @@ from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset
 from mamoe.data.encoded import LatentCache
 from mamoe.models.autoencoder import vae_fingerprint
+from mamoe.models.backbones import backbone_of
 from mamoe.storage.shards import ShardFolder
 from mamoe.storage.staging import DiskFullError, is_disk_full
 from mamoe.training.step.latents import fill_latents
@@ -72,30 +73,36 @@ def build_caches(config: Train, bar: Bar) -> list[str]:
     return lines
 
 
-def prompt_encoder(text: TextParts, cache: EmbeddingCache | None = None) -> PromptEncoder:
-    """What encodes prompts as the base model's UNet reads them."""
+def prompt_encoder(base: BaseModel, cache: EmbeddingCache | None = None) -> PromptEncoder:
+    """What encodes prompts as the base model's network reads them."""
+    text = base.text
     return encoder_for(
         text.tokenizer,
         text.text_encoder,
         cache,
         tokenizer_2=text.tokenizer_2,
         text_encoder_2=text.text_encoder_2,
+        tokenizer_3=text.tokenizer_3,
+        text_encoder_3=text.text_encoder_3,
+        width=backbone_of(base.unet).text_width(base.unet.config),
         zero_empty=text.force_zeros_for_empty_prompt,
     )
 
 
 def text_id(text: TextParts) -> str:
     """A name for the base model's text encoders together: what decides an embedding."""
-    first = fingerprint(text.text_encoder, text.tokenizer)
-    if text.text_encoder_2 is None or text.tokenizer_2 is None:
-        return first
-    return f"{first}-{fingerprint(text.text_encoder_2, text.tokenizer_2)}"
+    pairs = (
+        (text.text_encoder, text.tokenizer),
+        (text.text_encoder_2, text.tokenizer_2),
+        (text.text_encoder_3, text.tokenizer_3),
+    )
+    return "-".join(fingerprint(one, words) for one, words in pairs if one is not None and words is not None)
 
 
 def caching_encoder(config: Train, base: BaseModel) -> PromptEncoder:
     """The base model's text encoders, where the training is going to be, with their cache."""
     base.text_networks.to(device_of(config))
-    return prompt_encoder(base.text, EmbeddingCache(Path(config.cache.folder) / "text", text_id(base.text)))
+    return prompt_encoder(base, EmbeddingCache(Path(config.cache.folder) / "text", text_id(base.text)))
 
 
 def fill_prompts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from functools import partial
 from typing import Any
@@ -30,7 +30,7 @@ from mamoe.errors import ConfigError
 from mamoe.methods.method import require_pictures
 from mamoe.methods.options import ControlNetXSOptions
 from mamoe.methods.registry import method_of
-from mamoe.models.backbones import is_sized, pyramid_of
+from mamoe.models.backbones import backbone_of, is_sized, pyramid_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
 from mamoe.models.frozen import Frozen, let_go, quantise, widen_norms
@@ -73,7 +73,7 @@ def objective_scheduler(config: Train, base: Schedule) -> Schedule:
 
 
 def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[LayoutDataset]) -> None:
-    """Refuse pictures of sizes that the method cannot take; headers alone are read.
+    """Refuse pictures of sizes that the method or the network cannot take; headers alone are read.
 
     Raises:
         ConfigError: lists the sizes.
@@ -82,16 +82,25 @@ def check_sizes(config: Train, base: UNet2DConditionModel, sources: Sequence[Lay
     if config.method.name == ControlNetXSOptions.name:
         require_pictures(base, config.method.name)
         multiple = side_multiple(len(base.config["block_out_channels"]))
-    if multiple == 8:
+    cells = backbone_of(base).most_cells(base.config)
+    if multiple == 8 and cells is None:
         return
-    odd = Counter(size for source in sources for size in source.sizes() if any(side % multiple for side in size))
-    if odd:
-        listed = ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in odd.most_common(4))
+    sizes = Counter(size for source in sources for size in source.sizes())
+    if odd := _listed(size for size in sizes.elements() if any(side % multiple for side in size)):
         raise ConfigError(
             f"method={config.method.name} with this base model needs pictures whose height and width are multiples of "
-            f"{multiple} pixels; those of the data become {listed}. Set data.multiple={multiple}, and data.size to "
+            f"{multiple} pixels; those of the data become {odd}. Set data.multiple={multiple}, and data.size to "
             "such numbers."
         )
+    if cells is not None and (large := _listed(size for size in sizes.elements() if max(size) > 8 * cells)):
+        raise ConfigError(
+            f"This base model has places for {8 * cells} pixels a side (pos_embed_max_size); pictures of the data "
+            f"become {large}. Set data.size to less."
+        )
+
+
+def _listed(sizes: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(f"{height}x{width} ({n} pictures)" for (height, width), n in Counter(sizes).most_common(4))
 
 
 def training_module(
@@ -159,7 +168,7 @@ def training_prompts(
     """
     _check_trainable_text(config.model.train_text_encoder, base)
     if config.model.train_text_encoder:
-        return prompt_encoder(base.text)
+        return prompt_encoder(base)
     encoder = caching_encoder(config, base)
     fill_prompts(config, encoder, settings, prompts, bar)
     let_go(base.text_networks)  # and with their weights go T5's gigabytes
@@ -175,7 +184,7 @@ def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
     if wanted and base.text.text_encoder_2 is not None:
         raise ConfigError(
             f"model.train_text_encoder=true trains the only text encoder of a base model, but {base.source.path} has "
-            "two, which stay as they are. Set it to false."
+            f"{('two', 'three')[len(base.text.encoders) - 2]}, which stay as they are. Set it to false."
         )
 
 

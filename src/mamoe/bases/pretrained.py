@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +23,10 @@ from transformers import (
 
 from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.sources import parts_of
+from mamoe.bases.text_fit import text_problems
 from mamoe.bases.trained import RunParts
 from mamoe.conditioning.encoded import text_config_of
-from mamoe.conditioning.stacked_text import READINGS, LanguageModel, width_of
+from mamoe.conditioning.stacked_text import READINGS, LanguageModel
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import latent_channels, with_channels_last
@@ -44,18 +45,30 @@ class Formats:
     text: torch.dtype | None = torch.float32  # of the text encoders, see :func:`read_text`
 
 
+FirstEncoder = CLIPTextModel | CLIPTextModelWithProjection | T5EncoderModel | LanguageModel
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextParts:
     """What turns prompts into what the network reads.
 
-    One text encoder (CLIP's, T5's or a language model), two of the SDXL kind, or CLIP's and T5's of the FLUX.1 kind.
+    One text encoder (CLIP's, T5's or a language model), two of the SDXL kind, CLIP's and T5's of the FLUX.1 kind, or
+    two of CLIP's and T5's, which may be left out, of the Stable Diffusion 3 kind.
     """
 
     tokenizer: CLIPTokenizer | T5Tokenizer | Qwen2Tokenizer
-    text_encoder: CLIPTextModel | T5EncoderModel | LanguageModel
+    text_encoder: FirstEncoder
     tokenizer_2: CLIPTokenizer | T5Tokenizer | None = None
     text_encoder_2: CLIPTextModelWithProjection | T5EncoderModel | None = None
+    tokenizer_3: T5Tokenizer | None = None
+    text_encoder_3: T5EncoderModel | None = None
     force_zeros_for_empty_prompt: bool = False  # the empty prompt is all zeros, as the base model was trained
+
+    @property
+    def encoders(self) -> tuple[PreTrainedModel, ...]:
+        """All that there are, in their order."""
+        parts = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
+        return tuple(one for one in parts if one is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +85,7 @@ class BaseModel:
     adapter: Path | None = None  # of a run, to go on with: ``unet`` is what it was trained beside
 
     @property
-    def text_encoder(self) -> CLIPTextModel | T5EncoderModel | LanguageModel:
+    def text_encoder(self) -> FirstEncoder:
         return self.text.text_encoder
 
     @property
@@ -82,8 +95,8 @@ class BaseModel:
     @property
     def text_networks(self) -> nn.Module:
         """All text encoders as one module, to be frozen and moved together."""
-        second = self.text.text_encoder_2
-        return self.text.text_encoder if second is None else nn.ModuleList([self.text.text_encoder, second])
+        encoders = self.text.encoders
+        return encoders[0] if len(encoders) == 1 else nn.ModuleList(encoders)
 
 
 FULL = Formats()
@@ -130,7 +143,7 @@ def load_base(
         autoencoder = load_vae(source)
         text = load_text(source, dtype=formats.text)
         scheduler = parts.scheduler()
-    problems = text_problems(unet.config, [text.text_encoder, text.text_encoder_2])
+    problems = text_problems(unet.config, text.encoders)
     concat = parts.trained().condition is not None and control_of(unet) is Control.LATENT
     reads, made = backbone_of(unet).latent_channels(unet.config), latent_channels(autoencoder.config)
     if reads != made * (2 if concat else 1):
@@ -210,10 +223,10 @@ def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None 
             f"This model ({index.get('_class_name')}) has no text encoder of the first kind; refiners and models of "
             "other kinds cannot be a base."
         )
-    two = _present(index, "text_encoder_2")
-    second = _encoder_kind(index, "text_encoder_2") if two else None
-    first = _encoder_kind(index, "text_encoder")
-    if dtype == torch.int8 and T5EncoderModel not in (first, second):
+    kinds = {part: _encoder_kind(index, part) for part in _ENCODERS if _present(index, part)}
+    first, second, third = (kinds.get(part) for part in _ENCODERS)
+    assert first is not None, "it is present"
+    if dtype == torch.int8 and T5EncoderModel not in kinds.values():
         raise ConfigError(
             "model.text_precision=int8 is for T5, which is large, and this model's prompts are read by a "
             f"{first.__name__}. Leave it out."
@@ -221,83 +234,16 @@ def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None 
     text = TextParts(
         tokenizer=parts.tokenizer("tokenizer"),
         text_encoder=text_encoder or _encoder(parts, first, "text_encoder", dtype),
-        tokenizer_2=parts.tokenizer("tokenizer_2") if two else None,
+        tokenizer_2=parts.tokenizer("tokenizer_2") if second is not None else None,
         text_encoder_2=_encoder(parts, second, "text_encoder_2", dtype) if second is not None else None,
-        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", second is _SDXL_SECOND)),
+        tokenizer_3=parts.tokenizer("tokenizer_3") if third is not None else None,
+        text_encoder_3=_encoder(parts, third, "text_encoder_3", dtype) if third is not None else None,
+        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", (first, second) == _SDXL)),
     )
     _check_vocabulary("tokenizer", text.tokenizer, text.text_encoder)
     _check_vocabulary("tokenizer_2", text.tokenizer_2, text.text_encoder_2)
+    _check_vocabulary("tokenizer_3", text.tokenizer_3, text.text_encoder_3)
     return text
-
-
-def text_problems(unet: Mapping[str, Any], encoders: Sequence[nn.Module | None]) -> list[str]:
-    """Why a UNet of this configuration cannot read what these one or two text encoders give; empty when it can."""
-    configs: list[Any] = [encoder.config for encoder in encoders if encoder is not None]
-    if "caption_channels" in unet:
-        return _transformer_problems(unet, configs)
-    if "pooled_projection_dim" in unet:
-        return _pooled_problems(unet, configs)
-    if "joint_attention_dim" in unet:
-        return _stacked_problems(unet["joint_attention_dim"], encoders)
-    if "cap_feat_dim" in unet:
-        return _stacked_problems(unet["cap_feat_dim"], encoders)
-    width = sum(config.hidden_size for config in configs)
-    gives = f"the text encoder{'s' if len(configs) > 1 else ''} give{'' if len(configs) > 1 else 's'}"
-    reads = unet["cross_attention_dim"]
-    problems = []
-    if any(one != width for one in (reads if isinstance(reads, list | tuple) else [reads])):
-        sizes = " + ".join(str(config.hidden_size) for config in configs)
-        problems.append(f"the UNet reads text features of width {reads} (cross_attention_dim), {gives} {sizes}")
-    kind = unet.get("addition_embed_type")
-    if kind not in (None, "text_time"):
-        problems.append(f"the UNet wants more than text (addition_embed_type {kind!r}), which no base model here gives")
-    elif (kind == "text_time") != (len(configs) > 1):
-        wants = "wants" if kind == "text_time" else "does not take"
-        problems.append(
-            f"the UNet {wants} a pooled prompt and the picture's sizes (addition_embed_type {kind!r}), which go with "
-            f"two text encoders, and there {'are two' if len(configs) > 1 else 'is one'}"
-        )
-    elif kind == "text_time":
-        pooled, sizes = configs[-1].projection_dim, 6 * unet["addition_time_embed_dim"]
-        if unet["projection_class_embeddings_input_dim"] != pooled + sizes:
-            problems.append(
-                f"the UNet reads {unet['projection_class_embeddings_input_dim']} numbers about the whole picture "
-                f"(projection_class_embeddings_input_dim), the second text encoder gives {pooled} and six sizes {sizes}"
-            )
-    return problems
-
-
-def _transformer_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list[str]:
-    problems, width = [], sum(config.hidden_size for config in configs)
-    reads = network["caption_channels"] or network["cross_attention_dim"]
-    if reads != width:
-        problems.append(f"the transformer reads text features of width {reads}, its text encoder gives {width}")
-    return problems
-
-
-def _pooled_problems(network: Mapping[str, Any], configs: Sequence[Any]) -> list[str]:
-    if len(configs) != 2:
-        return ["the transformer reads one encoder's words and another's vector of the whole prompt, and there is one"]
-    pooled, words = (config.hidden_size for config in configs)
-    problems = []
-    if network["joint_attention_dim"] != words:
-        problems.append(
-            f"the transformer reads text features of width {network['joint_attention_dim']}, the second text encoder "
-            f"gives {words}"
-        )
-    if network["pooled_projection_dim"] != pooled:
-        problems.append(
-            f"the transformer reads {network['pooled_projection_dim']} numbers about the whole picture, the first text "
-            f"encoder gives {pooled}"
-        )
-    return problems
-
-
-def _stacked_problems(reads: int, encoders: Sequence[nn.Module | None]) -> list[str]:
-    gives = sum(width_of(encoder) for encoder in encoders if encoder is not None)
-    if reads == gives:
-        return []
-    return [f"the transformer reads text features of width {reads}, its encoder's layers that are read give {gives}"]
 
 
 def _check_vocabulary(
@@ -318,23 +264,18 @@ def _check_vocabulary(
 
 
 def _check_text_kinds(index: Mapping[str, Any]) -> None:
-    if _present(index, "text_encoder_3"):
-        raise ConfigError(
-            f"This model ({index.get('_class_name')}) reads its prompts by three text encoders, and one or two are "
-            "known here. Stable Diffusion 3 is one of these: its transformer can be steered in Python "
-            "(mamoe.models.sd3.MaMoESD3Transformer2DModel), but not trained from its folder yet."
-        )
     if _present(index, "processor"):
         raise ConfigError(
             f"A {index.get('_class_name')} is shown pictures beside its prompts (processor), and here prompts are all "
             "there is. Take the base model that draws by text alone, such as Qwen/Qwen-Image."
         )
-    for part in ("text_encoder", "text_encoder_2"):
+    for part in _ENCODERS:
         if _present(index, part):
             _encoder_kind(index, part)
 
 
-_SDXL_SECOND = CLIPTextModelWithProjection
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_SDXL = (CLIPTextModel, CLIPTextModelWithProjection)  # its two
 
 
 def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
@@ -348,7 +289,13 @@ def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
             "wanted CLIP's or T5's text encoder, FLUX.2-klein's Qwen3 or Qwen-Image's Qwen2.5-VL. (The transformer of "
             "FLUX.2-dev, which has another, can be steered in Python: mamoe.models.flux.MaMoEFlux2Transformer2DModel.)"
         )
-    return CLIPTextModel if part == "text_encoder" else _SDXL_SECOND
+    # A first encoder alone, or beside T5's, is asked for no projection, whatever it has.
+    projects = part != "text_encoder" or _both_project(index)
+    return CLIPTextModelWithProjection if projects else CLIPTextModel
+
+
+def _both_project(index: Mapping[str, Any]) -> bool:
+    return all(index.get(part, [None, None])[1] == CLIPTextModelWithProjection.__name__ for part in _ENCODERS[:2])
 
 
 def _encoder(parts: Parts, kind: type[PreTrainedModel], part: str, dtype: torch.dtype | None) -> Any:

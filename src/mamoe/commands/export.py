@@ -18,6 +18,8 @@ from diffusers import (
     PixArtTransformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     ZImagePipeline,
@@ -46,6 +48,7 @@ Stock = (
     | FluxPipeline
     | PixArtSigmaPipeline
     | QwenImagePipeline
+    | StableDiffusion3Pipeline
     | StableDiffusionPipeline
     | StableDiffusionXLPipeline
     | ZImagePipeline
@@ -87,8 +90,8 @@ def export_run(
 
     ``base`` is the base model's place, if it has moved. A run without region attention, experts and condition pictures
     is written as a stock ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline`` where the base model has two text
-    encoders, ``PixArtSigmaPipeline``, ``FluxPipeline``, ``Flux2KleinPipeline``, ``QwenImagePipeline`` or
-    ``ZImagePipeline`` where it is one.
+    encoders, ``PixArtSigmaPipeline``, ``FluxPipeline``, ``Flux2KleinPipeline``, ``QwenImagePipeline``,
+    ``StableDiffusion3Pipeline`` or ``ZImagePipeline`` where it is one.
 
     Returns:
         What of the model has no place in that form, a sentence each.
@@ -118,7 +121,7 @@ def export_run(
         if folder is None:
             log.warning("%s is no run: nothing is known of its training, and no model card is written.", run)
         else:
-            two = pipe.text_encoder_2 is not None and not isinstance(pipe.unet, FluxTransformer2DModel)
+            two = pipe.text_encoder_2 is not None
             write_card(facts_of(folder, form=form.value, stock=whole, left_out=left, two_encoders=two), stage)
     return left
 
@@ -244,15 +247,18 @@ def stock_pipeline(pipe: LayoutPipeline, unet: Any = None) -> Stock:
     for kind, pipeline in _BY_LANGUAGE_MODEL.items():
         if isinstance(unet, kind):
             return pipeline(**{**shared, "scheduler": pipe.scheduler}, transformer=unet)
+    second = {"text_encoder_2": pipe.text_encoder_2, "tokenizer_2": pipe.tokenizer_2}
     if isinstance(unet, FluxTransformer2DModel):
-        second = {"text_encoder_2": pipe.text_encoder_2, "tokenizer_2": pipe.tokenizer_2}
         return FluxPipeline(**{**shared, **second, "scheduler": pipe.scheduler}, transformer=unet)
+    if isinstance(unet, SD3Transformer2DModel):
+        third = {"text_encoder_3": pipe.text_encoder_3, "tokenizer_3": pipe.tokenizer_3}
+        parts = {**shared, **second, **third, "scheduler": pipe.scheduler}
+        return StableDiffusion3Pipeline(**parts, transformer=unet)
     shared["unet"] = unet
     if pipe.text_encoder_2 is not None:
         return StableDiffusionXLPipeline(
             **shared,
-            text_encoder_2=pipe.text_encoder_2,
-            tokenizer_2=pipe.tokenizer_2,
+            **second,
             force_zeros_for_empty_prompt=pipe.config["force_zeros_for_empty_prompt"],
             add_watermarker=False,
         )

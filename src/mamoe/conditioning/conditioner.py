@@ -106,8 +106,8 @@ class Conditioner:
         globals_ = iter([encoded.tokens for encoded in whole])
         if not self.settings.global_padding:
             # Attention is causal: a prompt's tokens are the same with and without what follows them.
-            lengths = [self.encoder.num_tokens(regions[0]) for regions in prompts]
-            globals_ = (embed[:length] for embed, length in zip(globals_, lengths, strict=True))
+            texts = [regions[0] for regions in prompts]
+            globals_ = (self.encoder.without_padding(*pair) for pair in zip(texts, globals_, strict=True))
         own = [prompt for regions in prompts for prompt in regions[1:]]
         others = iter(self.encoder.encode(own, padded=self.settings.encoder_padding))
         return [[next(globals_), *(next(others) for _ in regions[1:])] for regions in prompts]

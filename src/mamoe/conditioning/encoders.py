@@ -5,24 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModelWithProjection, T5EncoderModel, T5Tokenizer
 
 from mamoe.conditioning.encoded import EmbeddingCache
+from mamoe.conditioning.joined_text import T5_TOKENS as BESIDE_CLIP
+from mamoe.conditioning.joined_text import JoinedPromptEncoder
 from mamoe.conditioning.pooled_text import T5_TOKENS as WITH_POOLED
 from mamoe.conditioning.pooled_text import PooledPromptEncoder
 from mamoe.conditioning.stacked_text import READINGS, StackedPromptEncoder
 from mamoe.conditioning.text import T5_TOKENS, PromptEncoder
 
 
-def reader_of(tokenizer: Any, tokenizer_2: Any = None, *, encoder: str | None = None) -> tuple[Any, int]:
+def reader_of(tokenizer: Any, *further: Any, encoder: str | None = None) -> tuple[Any, int]:
     """The tokenizer of the encoder whose words the network reads, and how many tokens of a prompt it takes at most.
 
-    ``encoder`` is the name of the first encoder's class, where it is known.
+    Of Stable Diffusion 3's kind that is T5's, which reads on where CLIP's ends.
+
+    Args:
+        tokenizer: of the first encoder.
+        further: of the others, in their order.
+        encoder: the name of the first encoder's class, where it is known.
     """
-    words = tokenizer_2 if isinstance(tokenizer_2, T5Tokenizer) else tokenizer
+    words = next((one for one in further if isinstance(one, T5Tokenizer)), tokenizer)
     limit: int = getattr(words, "model_max_length")  # noqa: B009 - of a type that is only partly known
     if isinstance(words, T5Tokenizer):
-        limit = min(limit, T5_TOKENS if words is tokenizer else WITH_POOLED)
+        limit = min(limit, (T5_TOKENS, WITH_POOLED, BESIDE_CLIP)[len(further)])
     if reading := next((reading for kind, reading in READINGS.items() if kind.__name__ == encoder), None):
         limit = reading.limit(words) - reading.num_tokens(words, "")  # beside the template
     return words, limit
@@ -35,16 +42,34 @@ def encoder_for(
     *,
     tokenizer_2: Any = None,
     text_encoder_2: Any = None,
+    tokenizer_3: Any = None,
+    text_encoder_3: Any = None,
+    width: Any = None,
     zero_empty: bool = False,
     device: torch.device | None = None,
 ) -> PromptEncoder:
-    """What encodes prompts as the base model's network reads them; arguments as of :class:`PromptEncoder`."""
+    """What encodes prompts as the base model's network reads them; arguments as of :class:`PromptEncoder`.
+
+    ``width`` is that of the text which the network reads, where its encoders may not say it: Stable Diffusion 3's kind.
+    """
     if isinstance(text_encoder_2, T5EncoderModel):
         return PooledPromptEncoder(
             tokenizer, text_encoder, cache, tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2, device=device
         )
     if type(text_encoder) in READINGS:
         return StackedPromptEncoder(tokenizer, text_encoder, cache, device=device)
+    if isinstance(text_encoder, CLIPTextModelWithProjection) and text_encoder_2 is not None:
+        return JoinedPromptEncoder(
+            tokenizer,
+            text_encoder,
+            cache,
+            tokenizer_2=tokenizer_2,
+            text_encoder_2=text_encoder_2,
+            tokenizer_3=tokenizer_3,
+            text_encoder_3=text_encoder_3,
+            width=width,
+            device=device,
+        )
     return PromptEncoder(
         tokenizer,
         text_encoder,

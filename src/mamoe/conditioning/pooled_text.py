@@ -1,8 +1,4 @@
-"""Prompts of a base model with two text encoders: T5's reads the words, CLIP's the prompt as a whole.
-
-FLUX.1's kind. Its network saw T5's padding in training, so a padded prompt is padded to the limit and all of it is
-handed on; prompts keep their capitals.
-"""
+"""Prompts of a base model with two text encoders: T5's reads the words, CLIP's the prompt as a whole. FLUX.1's kind."""
 
 from __future__ import annotations
 
@@ -16,12 +12,13 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from mamoe.conditioning.encoded import EmbeddingCache
-from mamoe.conditioning.text import CHUNK, EncodedPrompt, PromptEncoder
+from mamoe.conditioning.padded_text import PaddedPromptEncoder
+from mamoe.conditioning.text import CHUNK, EncodedPrompt
 
 T5_TOKENS = 512  # of a prompt, as FLUX.1's pipeline has them
 
 
-class PooledPromptEncoder(PromptEncoder):
+class PooledPromptEncoder(PaddedPromptEncoder):
     """T5's features of the words, and for whole pictures CLIP's vector beside them.
 
     Args:
@@ -30,7 +27,7 @@ class PooledPromptEncoder(PromptEncoder):
         cache: of both; None runs them every time.
         tokenizer_2: T5's.
         text_encoder_2: T5's.
-        device: see :class:`PromptEncoder`.
+        device: see :class:`~mamoe.conditioning.text.PromptEncoder`.
     """
 
     def __init__(
@@ -43,9 +40,7 @@ class PooledPromptEncoder(PromptEncoder):
         text_encoder_2: T5EncoderModel,
         device: torch.device | None = None,
     ) -> None:
-        super().__init__(tokenizer_2, text_encoder_2, cache, device=device)
-        of_words: Any = tokenizer_2  # whose types are only partly known
-        self.limit: int = min(of_words.model_max_length, T5_TOKENS)
+        super().__init__(tokenizer_2, text_encoder_2, cache, most=T5_TOKENS, device=device)
         self._clip, self._clip_tokenizer = text_encoder, tokenizer
         self._said_long = False
 
@@ -84,16 +79,3 @@ class PooledPromptEncoder(PromptEncoder):
                 "picture as a whole is of their beginning.",
                 stacklevel=2,
             )
-
-    def _tokenize(self, which: int, prompts: Sequence[str], padded: bool) -> dict[str, list[int]]:
-        if not prompts:
-            return {}
-        tokenizer: Any = self.tokenizers[which]
-        words: list[list[int]] = tokenizer(list(prompts), add_special_tokens=False, verbose=False).input_ids
-        end, pad, room = tokenizer.eos_token_id, tokenizer.pad_token_id, self.limit - 1
-        made: dict[str, list[int]] = {}
-        for prompt, ids in zip(prompts, words, strict=True):
-            self._warn_if_cut(prompt, ids[room:])
-            ended = [*ids[:room], end]
-            made[prompt] = ended + [pad] * (self.limit - len(ended)) if padded else ended
-        return made

@@ -53,6 +53,8 @@ class Prompts(Protocol):
 
     def num_tokens(self, prompt: str) -> int: ...
 
+    def without_padding(self, prompt: str, tokens: Float[Tensor, "_ D"]) -> Float[Tensor, "_ D"]: ...
+
 
 class CachedPrompts:
     """Prompts that have all been encoded: what a training holds in place of the text encoders.
@@ -81,6 +83,9 @@ class CachedPrompts:
 
     def num_tokens(self, prompt: str) -> int:
         return _num_tokens(self.tokenizer, prompt, self.limit)
+
+    def without_padding(self, prompt: str, tokens: Float[Tensor, "_ D"]) -> Float[Tensor, "_ D"]:
+        return tokens[: self.num_tokens(prompt)]
 
     def _encode(self, prompts: Sequence[str], padded: bool) -> list[EncodedPrompt]:
         found = {prompt: _cached(self.cache, prompt, padded, self.pools) for prompt in prompts}
@@ -142,6 +147,8 @@ class PromptEncoder:
         self.limit = min(*lengths, *positions)
         self._warned: set[str] = set()
 
+    _reads_on = ""  # what is said of the rest of a prompt that is cut
+
     @property
     def pools(self) -> bool:
         """Whether padded prompts come with a pooled vector."""
@@ -165,6 +172,10 @@ class PromptEncoder:
     def num_tokens(self, prompt: str) -> int:
         """Tokens of a padded prompt before its padding begins: begin token, words, end token."""
         return _num_tokens(self.tokenizers[0], prompt, self.limit)
+
+    def without_padding(self, prompt: str, tokens: Float[Tensor, "_ D"]) -> Float[Tensor, "_ D"]:
+        """Of the tokens of the padded ``prompt`` those that are no padding."""
+        return tokens[: self.num_tokens(prompt)]
 
     def fill(self, prompts: Sequence[str], padded: bool, progress: Callable[[int, int], None] | None = None) -> int:
         """Encode the prompts that the cache lacks, a shard at a time; returns how many that were.
@@ -254,7 +265,11 @@ class PromptEncoder:
             encoder(input_ids=own.to(self._device_of(encoder)), output_hidden_states=True)
             for encoder, own in zip(self.text_encoders, ids, strict=True)
         ]
-        return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1].text_embeds
+        return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), self._whole(outputs)
+
+    def _whole(self, outputs: Sequence[Any]) -> Float[Tensor, "b P"]:
+        """The vectors of whole prompts, of what two encoders say."""
+        return outputs[-1].text_embeds
 
     def _device_of(self, encoder: PreTrainedModel) -> torch.device:
         return self.device if self.device is not None and encoder.device.type == "meta" else encoder.device
@@ -288,7 +303,7 @@ class PromptEncoder:
             lost = _text_of(self.tokenizers[0], cut).strip()
             warnings.warn(
                 f"A prompt is {len(cut)} tokens longer than the text encoder's limit of {self.limit}; "
-                f"cut off: {lost!r}. The prompt: {prompt!r}",
+                f"cut off: {lost!r}.{self._reads_on} The prompt: {prompt!r}",
                 stacklevel=2,
             )
 

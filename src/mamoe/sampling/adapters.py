@@ -9,12 +9,14 @@ from diffusers.loaders.lora_pipeline import (
     Flux2LoraLoaderMixin,
     FluxLoraLoaderMixin,
     QwenImageLoraLoaderMixin,
+    SD3LoraLoaderMixin,
     StableDiffusionLoraLoaderMixin,
     StableDiffusionXLLoraLoaderMixin,
     ZImageLoraLoaderMixin,
 )
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformer2DModel
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from diffusers.models.transformers.transformer_z_image import ZImageTransformer2DModel
 
 from mamoe.errors import ConfigError
@@ -27,11 +29,12 @@ _WITHOUT_SCALES: Mapping[type[Any], Any] = {
     Flux2Transformer2DModel: Flux2LoraLoaderMixin,
     QwenImageTransformer2DModel: QwenImageLoraLoaderMixin,
     ZImageTransformer2DModel: ZImageLoraLoaderMixin,
+    SD3Transformer2DModel: SD3LoraLoaderMixin,
 }
 
 
 class LoraLoading(StableDiffusionLoraLoaderMixin):
-    """``load_lora_weights``, ``set_adapters``, ``fuse_lora`` and the rest, for base models of one and two encoders.
+    """``load_lora_weights``, ``set_adapters``, ``fuse_lora`` and the rest, whatever the base model's encoders are.
 
     A LoRA made for the base model changes the attention of all cells and, of the feed-forwards, that of the rest
     expert, which has the base model's names.
@@ -59,7 +62,7 @@ class LoraLoading(StableDiffusionLoraLoaderMixin):
         kind.load_lora_weights(self, *args, **options)
 
     def _load_into_transformer(self, source: Any, adapter_name: str | None = None, **options: Any) -> None:
-        """As FLUX's pipelines do it, but that the network has another name here."""
+        """As their own pipelines do it, but that the network has another name here."""
         backbone = backbone_of(self.unet)
         if backbone.lora_prefix is None:
             raise ConfigError(f"diffusers knows no LoRA files for a {backbone.stock.__name__}.")

@@ -10,7 +10,9 @@ import torch
 
 from mamoe.bases.pretrained import text_problems
 from mamoe.errors import ConfigError
+from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import control_of
+from mamoe.models.wrapped import unwrapped
 from mamoe.runs.recipe import RECIPE
 from mamoe.sampling.requests import Request
 from mamoe.vocabulary.framing import Framing
@@ -21,7 +23,7 @@ _TAKEN_BY_RUNS = {*_OF_RUNS, "torch_dtype"}
 
 
 def check_parts(
-    config: Mapping[str, Any], settings: LayoutSettings | None, encoders: Sequence[torch.nn.Module | None]
+    config: Mapping[str, Any], settings: LayoutSettings | None, encoders: Sequence[torch.nn.Module]
 ) -> None:
     """Refuse a UNet, by its ``config``, that does not go with the layout settings or the text encoders.
 
@@ -157,6 +159,17 @@ def call_problems(scheduler: Any, steps: int, output_type: str) -> list[str]:
     if output_type not in ("pil", "np", "pt", "latent"):
         problems.append(f"output_type must be one of pil, np, pt, latent; got {output_type!r}")
     return problems
+
+
+def size_problems(size: tuple[int, int], network: Any, factor: int) -> list[str]:
+    """Why a network cannot draw pictures of ``size`` (H, W); ``factor`` pixels are a side of a latent cell."""
+    cells = backbone_of(network).most_cells(unwrapped(network).config)
+    if cells is None or max(size) <= cells * factor:
+        return []
+    return [
+        f"height and width {size} are more than the {cells * factor} pixels a side that this model has places for "
+        "(pos_embed_max_size)"
+    ]
 
 
 def request_problems(

@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from mamoe.bases.shipped import resolved
 from mamoe.bases.single_file import is_single_file
@@ -50,8 +50,10 @@ class PipelineParts(DiffusionPipeline):
         text_encoder: CLIP-type encoder of the prompts.
         tokenizer: its tokenizer.
         unet: a MaMoE UNet, or a stock one for text alone.
-        text_encoder_2: the second encoder of a base model of the SDXL kind, or FLUX.1's T5.
+        text_encoder_2: the second encoder of a base model of the SDXL or Stable Diffusion 3 kind, or FLUX.1's T5.
         tokenizer_2: its tokenizer.
+        text_encoder_3: T5 of the Stable Diffusion 3 kind, which may do without.
+        tokenizer_3: its tokenizer.
         force_zeros_for_empty_prompt: the empty prompt is all zeros, as the base model was trained.
         scheduler: any diffusers scheduler; :func:`~mamoe.diffusion.sampler.sampler_for` makes the default one.
         layout: ``LayoutSettings.to_dict()`` of the training, or that as JSON text; None for a model without layout.
@@ -63,8 +65,8 @@ class PipelineParts(DiffusionPipeline):
             what the text encoders give.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
-    _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->unet->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -76,6 +78,8 @@ class PipelineParts(DiffusionPipeline):
         layout: dict[str, Any] | str | None = None,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
+        text_encoder_3: T5EncoderModel | None = None,
+        tokenizer_3: T5Tokenizer | None = None,
         force_zeros_for_empty_prompt: bool = False,
         condition: str | None = None,
     ) -> None:
@@ -88,6 +92,8 @@ class PipelineParts(DiffusionPipeline):
             scheduler=scheduler,
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
+            text_encoder_3=text_encoder_3,
+            tokenizer_3=tokenizer_3,
         )
         # As text, because diffusers sorts the keys of what it saves, and the order of the groups numbers the experts.
         text = layout if layout is None or isinstance(layout, str) else json.dumps(layout)
@@ -97,7 +103,13 @@ class PipelineParts(DiffusionPipeline):
         self.settings = None if text is None else _settings_of(text)
         self.vae_scale_factor = cell_pixels(vae.config)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-        check_parts(self._unet_config, self.settings, [text_encoder, text_encoder_2])
+        check_parts(self._unet_config, self.settings, self.text_encoders)
+
+    @property
+    def text_encoders(self) -> list[torch.nn.Module]:
+        """All that there are, in their order."""
+        parts = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
+        return [one for one in parts if one is not None]
 
     @property
     def device(self) -> torch.device:
@@ -128,6 +140,9 @@ class PipelineParts(DiffusionPipeline):
             self.text_encoder,
             tokenizer_2=self.tokenizer_2,
             text_encoder_2=self.text_encoder_2,
+            tokenizer_3=self.tokenizer_3,
+            text_encoder_3=self.text_encoder_3,
+            width=backbone_of(self.unet).text_width(self._unet_config),
             zero_empty=self.config["force_zeros_for_empty_prompt"],
             device=device,
         )
@@ -192,9 +207,8 @@ class PipelineParts(DiffusionPipeline):
             pipe = super().from_pretrained(path, **{**theirs, **whole_encoders(folder, saved, options)})
         require_weights(path, {"unet": pipe.unet, "vae": pipe.vae}, options)
         if "torch_dtype" not in options:
-            for encoder in (pipe.text_encoder, pipe.text_encoder_2):  # the others are; these keep their file's type
-                if encoder is not None:
-                    encoder.to(torch.float32)
+            for encoder in pipe.text_encoders:  # the others are; these keep their file's type
+                encoder.to(torch.float32)
         if saved["_class_name"] != cls.__name__ and "scheduler" not in options:
             pipe.scheduler = sampler_for(pipe.scheduler.config)
         if (folder / BRANCH).is_dir():

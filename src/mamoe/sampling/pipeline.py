@@ -27,7 +27,7 @@ from mamoe.models.latents import LatentScaling
 from mamoe.sampling.adapters import LoraLoading
 from mamoe.sampling.arguments import argument_problems
 from mamoe.sampling.binding import Share
-from mamoe.sampling.checks import call_problems, check_branch, request_problems
+from mamoe.sampling.checks import call_problems, check_branch, request_problems, size_problems
 from mamoe.sampling.condition import condition_pictures
 from mamoe.sampling.denoising import (
     TENSORS,
@@ -277,6 +277,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         refuse(request_problems(requests, self.settings, copies, framing, framed=is_sized(self.unet)))
         check_branch(self.config["condition"], self.unet)
         drawn = padded_size(size, self.side_multiple)
+        refuse(size_problems(drawn, self.unet, self.vae_scale_factor))
         each = [padded_request(request, drawn) for request in requests for _ in range(copies)]
         encoder = RequestEncoder(
             encoder=self._prompt_encoder(device),

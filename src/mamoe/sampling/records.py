@@ -37,8 +37,8 @@ def key_of(name: str) -> int:
 
 def model_hash(pipe: LayoutPipeline) -> str:
     """Sixteen hex digits that stand for the weights of UNet, autoencoder and text encoders."""
-    networks = [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
-    return weights_hash(*(unwrapped(network) for network in networks if network is not None), size=8)
+    networks = [pipe.unet, pipe.vae, *pipe.text_encoders]
+    return weights_hash(*(unwrapped(network) for network in networks), size=8)
 
 
 def record_of(

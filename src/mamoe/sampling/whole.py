@@ -12,7 +12,7 @@ import transformers
 from mamoe.bases.whole import read_whole
 from mamoe.errors import ConfigError
 
-_ENCODERS = ("text_encoder", "text_encoder_2")
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 _READ_ELSEWHERE = ("device_map", "quantization_config")  # options with which the pipeline places or packs weights
 
 

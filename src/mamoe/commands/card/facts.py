@@ -28,6 +28,7 @@ _LICENCES = {
     "Tongyi-MAI/Z-Image": ("apache-2.0", "Apache 2.0"),
     "black-forest-labs/FLUX.1-dev": ("other", "FLUX.1 [dev] Non-Commercial License"),
     "Qwen/Qwen-Image": ("apache-2.0", "Apache 2.0"),
+    "stabilityai/stable-diffusion-3.5-medium": ("other", "Stability AI Community License"),
     f"{PREFIX}tiny": ("apache-2.0", "Apache 2.0, as the package it ships with"),
 }
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

@@ -46,4 +46,6 @@ def model_of(place: str, method: str = FullOptions.name) -> Model:
 
 def _tokenizers(parts: Parts) -> list[Any]:
     index = parts.index()
-    return [parts.tokenizer(part) for part in ("tokenizer", "tokenizer_2") if index.get(part, [None])[0] is not None]
+    encoders = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2", "tokenizer_3": "text_encoder_3"}
+    there = [part for part, encoder in encoders.items() if index.get(encoder, [None])[0] is not None]
+    return [parts.tokenizer(part) for part in there]

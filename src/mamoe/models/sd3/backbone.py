@@ -11,7 +11,7 @@ from torch import Tensor
 from mamoe.models.backbone import Pyramid
 from mamoe.models.joint.backbone import converted, joint_backbone
 from mamoe.models.joint.mask import padding_mask
-from mamoe.models.sd3.model import MaMoESD3Transformer2DModel
+from mamoe.models.sd3.model import MaMoESD3Transformer2DModel, most_cells
 from mamoe.models.wrapped import unwrapped
 
 _BLOCK = r"transformer_blocks\.\d+\."
@@ -54,6 +54,7 @@ SD3 = joint_backbone(
     pyramid=lambda config: Pyramid(count=1, skipped=config["patch_size"].bit_length() - 1),
     pooled_width=lambda config: config["pooled_projection_dim"],
     call=call_sd3,
+    most_cells=most_cells,
     routed=_EXPERTS,
     adapted={
         "attention": rf"{_BLOCK}attn2?\.(?:to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)",

@@ -15,6 +15,11 @@ from mamoe.models.joint.steered import SteeredJoint
 from mamoe.models.sd3.block import MaMoESD3Block
 
 
+def most_cells(config: Mapping[str, Any]) -> int:
+    """Latent cells a side that a network of this configuration has places for."""
+    return config["pos_embed_max_size"] * config["patch_size"]
+
+
 class MaMoESD3Transformer2DModel(SteeredJoint, SD3Transformer2DModel):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A ``SD3Transformer2DModel`` (3 and 3.5) with region-masked joint attention and class-aware experts."""
 
@@ -33,11 +38,15 @@ class MaMoESD3Transformer2DModel(SteeredJoint, SD3Transformer2DModel):  # pyrigh
 
         Raises:
             ValueError: the layout does not fit the latents, the text or this model; or the latents are no whole number
-                of patches.
+                of patches, or more than it has places for.
         """
         (height, width), patch = hidden_states.shape[2:], self.config["patch_size"]
         if height % patch or width % patch:
             raise ValueError(f"Latents must be whole patches of {patch}x{patch} cells, got {height}x{width} cells.")
+        if max(height, width) > (most := most_cells(self.config)):
+            raise ValueError(
+                f"This model has places for {most}x{most} latent cells (pos_embed_max_size), got {height}x{width}."
+            )
         patches = hidden_states[:, :1, ::patch, ::patch].flatten(2).transpose(1, 2)  # to be counted
         told: Any = self.steering(joint_attention_kwargs, patches, encoder_hidden_states)
         output: Any = super().forward(hidden_states, encoder_hidden_states, joint_attention_kwargs=told, **stock)
