@@ -29,6 +29,16 @@ def byte_qwen_tokenizer() -> Qwen2Tokenizer:
     return tokenizer
 
 
+def flux2_autoencoder() -> AutoencoderKLFlux2:
+    """Random, with statistics of its patches."""
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(4, 4, 4, 4), norm_num_groups=4, latent_channels=4, layers_per_block=1, sample_size=64
+    )
+    vae.bn.running_mean.copy_(torch.randn(16) * 0.1)
+    vae.bn.running_var.copy_(torch.rand(16) + 0.5)
+    return vae.eval()
+
+
 def small_qwen(tokenizer: Qwen2Tokenizer, layers: int) -> Qwen3Config:
     """Of a language model that knows the tokenizer's words."""
     return Qwen3Config(
@@ -46,14 +56,10 @@ def small_qwen(tokenizer: Qwen2Tokenizer, layers: int) -> Qwen3Config:
 def klein_pipeline() -> Flux2KleinPipeline:
     tokenizer = byte_qwen_tokenizer()
     torch.manual_seed(3)
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(4, 4, 4, 4), norm_num_groups=4, latent_channels=4, layers_per_block=1, sample_size=64
-    )
-    vae.bn.running_mean.copy_(torch.randn(16) * 0.1)
-    vae.bn.running_var.copy_(torch.rand(16) + 0.5)
+    vae = flux2_autoencoder()
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
-        vae=vae.eval(),
+        vae=vae,
         text_encoder=Qwen3ForCausalLM(small_qwen(tokenizer, layers=28)).eval(),
         tokenizer=tokenizer,
         transformer=small_flux2(joint_attention_dim=3 * WIDTH),

@@ -37,6 +37,7 @@ LATE = {
     ("commands/app/options.py", "mamoe.commands.app.serve"): "all of it, so that --help is instant",
     ("commands/captioning/options.py", "mamoe.commands.captioning.story"): "all of it, so that --help is instant",
     ("commands/captioning/story.py", "mamoe.bases.sources"): "torch, for a tokenizer that may not be asked for",
+    ("commands/captioning/story.py", "mamoe.conditioning.encoders"): "with the line above",
     ("commands/captioning/story.py", "mamoe.runs.source"): "with the line above",
     ("commands/captioning/story.py", "mamoe.machine.devices"): "torch, for models on this machine",
     ("commands/captioning/story.py", "mamoe.machine.libraries"): "torch, for models on this machine",

@@ -47,6 +47,22 @@ def test_it_is_called_as_the_stock_pipeline_calls_it(models):
     assert difference(packed(run(stock)), rows) < 1e-6
 
 
+def test_flux_dev_has_the_sizes_it_should():
+    wider = {"guidance_embeds": True, "joint_attention_dim": 15360, "num_attention_heads": 48}
+    with torch.device("meta"):
+        stock = Flux2Transformer2DModel(**{**KLEIN, **wider, "num_layers": 8, "num_single_layers": 48})
+        model = with_layout(stock, num_experts=5)
+        METHODS["lora_experts"](rank=16, alpha=16).prepare(model, seed=0)
+    width, double, single = 6144, 8 + 2 * 9, 9 + 4  # in squares of the width
+    squares = 8 * double + 48 * single + (6 + 6 + 3) + 2 + 2  # as klein's, and a second layer that is told the guidance
+    thin = width * (128 + 15360 + 2 * 256 + 128) + 128 * (8 * 4 + 48 * 2)
+    assert sum(p.numel() for p in stock.parameters()) == squares * width**2 + thin == 32_223_281_152
+    trains = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(trains) == 8 * 4 + 48 * 2 and all(".experts." in name for name in trains)
+    family = backbone_of(model)
+    assert family.text_width(model.config) == 15360 and family.distilled(model.config)
+
+
 def mamoe(models):
     model = with_layout(models.flux2(), num_experts=3)
     model.add_experts(rank=4, alpha=4.0, generator=torch.Generator().manual_seed(4))

@@ -9,14 +9,12 @@ from functools import partial
 from typing import Any
 
 from diffusers import UNet2DConditionModel
-from transformers import T5EncoderModel
 
 from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
 from mamoe.assemble.loss import ConfiguredLoss
-from mamoe.bases.pretrained import BaseModel
+from mamoe.bases.pretrained import LARGE, BaseModel
 from mamoe.conditioning.conditioner import Conditioner
-from mamoe.conditioning.stacked_text import LanguageModel
 from mamoe.conditioning.text import Prompts
 from mamoe.config.targets import instantiate
 from mamoe.config.train import Train
@@ -176,7 +174,7 @@ def training_prompts(
 
 
 def _check_trainable_text(wanted: bool, base: BaseModel) -> None:
-    if wanted and isinstance(base.text_encoder, T5EncoderModel | LanguageModel):
+    if wanted and isinstance(base.text_encoder, LARGE):
         raise ConfigError(
             f"model.train_text_encoder=true trains CLIP's text encoder, and that of {base.source.path} is a large one, "
             "which stays as it is. Set it to false."

@@ -15,6 +15,7 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    PixtralProcessor,
     PreTrainedModel,
     Qwen2Tokenizer,
     T5EncoderModel,
@@ -25,7 +26,7 @@ from mamoe.bases.parts import Parts, Trained
 from mamoe.bases.sources import parts_of
 from mamoe.bases.text_fit import text_problems
 from mamoe.bases.trained import RunParts
-from mamoe.conditioning.encoded import text_config_of
+from mamoe.conditioning.encoded import text_config_of, words_of
 from mamoe.conditioning.stacked_text import READINGS, LanguageModel
 from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
@@ -45,7 +46,9 @@ class Formats:
     text: torch.dtype | None = torch.float32  # of the text encoders, see :func:`read_text`
 
 
+FirstTokenizer = CLIPTokenizer | T5Tokenizer | Qwen2Tokenizer | PixtralProcessor
 FirstEncoder = CLIPTextModel | CLIPTextModelWithProjection | T5EncoderModel | LanguageModel
+LARGE = (T5EncoderModel, *READINGS)  # text encoders that stay as they are, in bfloat16 where nothing else is asked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +59,7 @@ class TextParts:
     two of CLIP's and T5's, which may be left out, of the Stable Diffusion 3 kind.
     """
 
-    tokenizer: CLIPTokenizer | T5Tokenizer | Qwen2Tokenizer
+    tokenizer: FirstTokenizer
     text_encoder: FirstEncoder
     tokenizer_2: CLIPTokenizer | T5Tokenizer | None = None
     text_encoder_2: CLIPTextModelWithProjection | T5EncoderModel | None = None
@@ -89,7 +92,7 @@ class BaseModel:
         return self.text.text_encoder
 
     @property
-    def tokenizer(self) -> CLIPTokenizer | T5Tokenizer | Qwen2Tokenizer:
+    def tokenizer(self) -> FirstTokenizer:
         return self.text.tokenizer
 
     @property
@@ -246,20 +249,18 @@ def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None 
     return text
 
 
-def _check_vocabulary(
-    part: str, tokenizer: CLIPTokenizer | T5Tokenizer | Qwen2Tokenizer | None, encoder: PreTrainedModel | None
-) -> None:
+def _check_vocabulary(part: str, tokenizer: FirstTokenizer | None, encoder: PreTrainedModel | None) -> None:
     # Where its files are missing, the library hands out a tokenizer that knows no words.
     if tokenizer is None or encoder is None:
         return
-    known: int = text_config_of(encoder).vocab_size
-    fits = len(tokenizer) == known
-    if isinstance(encoder, T5EncoderModel | LanguageModel):  # whose tables are filled up to a round number
-        fits = known - 512 < len(tokenizer) <= known
+    knows, reads = len(words_of(tokenizer)), text_config_of(encoder).vocab_size
+    fits = knows == reads
+    if isinstance(encoder, LARGE):  # whose tables are filled up to a round number
+        fits = reads - 512 < knows <= reads
     if not fits:
         raise ConfigError(
-            f"The {part} of the base model knows {len(tokenizer)} tokens, its text encoder {known}: files of {part}/ "
-            "are missing or of another model."
+            f"The {part} of the base model knows {knows} tokens, its text encoder {reads}: files of {part}/ are "
+            "missing or of another model."
         )
 
 
@@ -280,14 +281,13 @@ _SDXL = (CLIPTextModel, CLIPTextModelWithProjection)  # its two
 
 def _encoder_kind(index: Mapping[str, Any], part: str) -> type[PreTrainedModel]:
     name = str(index[part][1])
-    whole = {kind.__name__: kind for kind in (T5EncoderModel, *READINGS)}
+    whole = {kind.__name__: kind for kind in LARGE}
     if name in whole:
         return whole[name]
     if not name.startswith("CLIPTextModel"):
         raise ConfigError(
             f"This model ({index.get('_class_name')}) reads its prompts by a {name} ({part}), which is not known here: "
-            "wanted CLIP's or T5's text encoder, FLUX.2-klein's Qwen3 or Qwen-Image's Qwen2.5-VL. (The transformer of "
-            "FLUX.2-dev, which has another, can be steered in Python: mamoe.models.flux.MaMoEFlux2Transformer2DModel.)"
+            "wanted CLIP's or T5's text encoder, one of FLUX.2's, Qwen3 and Mistral 3, or Qwen-Image's Qwen2.5-VL."
         )
     # A first encoder alone, or beside T5's, is asked for no projection, whatever it has.
     projects = part != "text_encoder" or _both_project(index)
@@ -299,7 +299,7 @@ def _both_project(index: Mapping[str, Any]) -> bool:
 
 
 def _encoder(parts: Parts, kind: type[PreTrainedModel], part: str, dtype: torch.dtype | None) -> Any:
-    usual = torch.bfloat16 if kind in (T5EncoderModel, *READINGS) else torch.float32
+    usual = torch.bfloat16 if kind in LARGE else torch.float32
     encoder: Any = parts.network(kind, part, usual if dtype in (None, torch.int8) else dtype)
     if kind is T5EncoderModel and dtype == torch.int8:
         quantise_text(encoder)

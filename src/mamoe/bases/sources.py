@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from torch import nn
-from transformers import CLIPTokenizer, PreTrainedModel, Qwen2Tokenizer, T5Tokenizer
+from transformers import CLIPTokenizer, PixtralProcessor, PreTrainedModel, Qwen2Tokenizer, T5Tokenizer
 
 from mamoe.bases.other_autoencoder import WithAutoencoder
 from mamoe.bases.parts import Parts, Trained
@@ -192,6 +192,8 @@ class DiffusersFolder:
             return T5Tokenizer.from_pretrained(place, subfolder=part, **said)
         if str(index[part][1]).startswith("Qwen2"):
             return Qwen2Tokenizer.from_pretrained(place, subfolder=part, **self._version)
+        if str(index[part][1]).startswith("Pixtral"):
+            return PixtralProcessor.from_pretrained(place, subfolder=part, **self._version)
         return CLIPTokenizer.from_pretrained(place, subfolder=part, **self._version)
 
     def scheduler(self) -> Schedule:

@@ -11,21 +11,25 @@ from typing import Any
 import torch
 from diffusers import (
     Flux2KleinPipeline,
-    Flux2Transformer2DModel,
+    Flux2Pipeline,
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     QwenImagePipeline,
-    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     ZImagePipeline,
-    ZImageTransformer2DModel,
 )
 from safetensors.torch import save_file
+from transformers import (
+    Mistral3ForConditionalGeneration,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
 
 from mamoe.bases.originals import original_names
 from mamoe.commands.card.facts import facts_of
@@ -45,6 +49,7 @@ from mamoe.vocabulary.layout import Strength
 
 Stock = (
     Flux2KleinPipeline
+    | Flux2Pipeline
     | FluxPipeline
     | PixArtSigmaPipeline
     | QwenImagePipeline
@@ -53,11 +58,12 @@ Stock = (
     | StableDiffusionXLPipeline
     | ZImagePipeline
 )
-# Whose prompts a language model reads alone, by the network's class.
+# Whose prompts a language model reads alone, by its class.
 _BY_LANGUAGE_MODEL: Mapping[type[Any], Any] = {
-    Flux2Transformer2DModel: Flux2KleinPipeline,
-    QwenImageTransformer2DModel: QwenImagePipeline,
-    ZImageTransformer2DModel: ZImagePipeline,
+    Qwen3ForCausalLM: Flux2KleinPipeline,
+    Mistral3ForConditionalGeneration: Flux2Pipeline,
+    Qwen2_5_VLForConditionalGeneration: QwenImagePipeline,
+    Qwen3Model: ZImagePipeline,
 }
 log = logging.getLogger(__name__)
 
@@ -90,8 +96,8 @@ def export_run(
 
     ``base`` is the base model's place, if it has moved. A run without region attention, experts and condition pictures
     is written as a stock ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline`` where the base model has two text
-    encoders, ``PixArtSigmaPipeline``, ``FluxPipeline``, ``Flux2KleinPipeline``, ``QwenImagePipeline``,
-    ``StableDiffusion3Pipeline`` or ``ZImagePipeline`` where it is one.
+    encoders, ``PixArtSigmaPipeline``, ``FluxPipeline``, ``Flux2Pipeline``, ``Flux2KleinPipeline``,
+    ``QwenImagePipeline``, ``StableDiffusion3Pipeline`` or ``ZImagePipeline`` where it is one.
 
     Returns:
         What of the model has no place in that form, a sentence each.
@@ -245,7 +251,7 @@ def stock_pipeline(pipe: LayoutPipeline, unet: Any = None) -> Stock:
     if isinstance(unet, PixArtTransformer2DModel):
         return PixArtSigmaPipeline(**shared, transformer=unet)
     for kind, pipeline in _BY_LANGUAGE_MODEL.items():
-        if isinstance(unet, kind):
+        if isinstance(pipe.text_encoder, kind):
             return pipeline(**{**shared, "scheduler": pipe.scheduler}, transformer=unet)
     second = {"text_encoder_2": pipe.text_encoder_2, "tokenizer_2": pipe.tokenizer_2}
     if isinstance(unet, FluxTransformer2DModel):

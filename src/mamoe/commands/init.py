@@ -30,12 +30,21 @@ SHIPPED_BASES = (TINY, "tiny_dit")  # which train on a CPU in minutes
 _SIZES = {**dict.fromkeys(SHIPPED_BASES, (128, 256)), "sd15": (512, 512), "sd21": (768, 768), "sd21_base": (512, 512)}
 _LARGE = (1024, 1024)
 # Whose pictures are patches of two latent cells a side.
-_IN_PATCHES = ("tiny_dit", "pixart_sigma", "flux_dev", "flux2_klein", "sd35_medium", "qwen_image", "z_image")
+_IN_PATCHES = (
+    "tiny_dit",
+    "pixart_sigma",
+    "sd35_medium",
+    "flux_dev",
+    "flux2_klein",
+    "flux2_dev",
+    "qwen_image",
+    "z_image",
+)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _STEPS = {TINY: 600, "tiny_dit": 800}
 _MANY_STEPS = 10_000
 # GB of the weights in bf16, of bases that are trained by adapters alone.
-_BY_ADAPTERS = {"flux_dev": 24, "flux2_klein": 8, "sd35_medium": 5, "qwen_image": 41, "z_image": 12}
+_BY_ADAPTERS = {"flux_dev": 24, "flux2_klein": 8, "flux2_dev": 64, "sd35_medium": 5, "qwen_image": 41, "z_image": 12}
 # What trains the shipped bases in minutes, beside their defaults.
 _OF_TINY: Mapping[str, Any] = {
     "model": {"train_text_encoder": True},

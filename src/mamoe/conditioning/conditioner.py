@@ -68,7 +68,8 @@ class Conditioner:
         whole = self.encoder.encode_whole([prompts[0] for prompts in regions.prompts])
         embeds = self._lay_out(whole, regions.prompts)
         restricted = _restricts(regions, embeds)
-        text = text_tokens(embeds, device, dtype, TOKEN_MULTIPLE if restricted else 1)
+        multiple = TOKEN_MULTIPLE if restricted else 1
+        text = text_tokens(embeds, device, dtype, multiple, words_end=self.encoder.words_end)
         tables = regions.to(device)
         attends: Sequence[Tensor | None] = [None] * self.num_levels
         steered = self.settings.region_attention or self.settings.moe
@@ -147,11 +148,13 @@ def text_tokens(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
     multiple: int = 1,
+    *,
+    words_end: int | None = None,
 ) -> TextTokens:
     """Each picture's prompts one after another, padded at the end to the longest one; S is a multiple of ``multiple``.
 
     Region r's tokens are those of the picture's r-th embedding. An embedding that occurs again travels to the device
-    once: pictures have many prompts, most of them in common.
+    once: pictures have many prompts, most of them in common. ``words_end`` is that of the encoder.
     """
     begins: dict[int, int] = {}
     pieces: list[Tensor] = []
@@ -164,17 +167,20 @@ def text_tokens(
     lengths = [torch.tensor([len(embed) for embed in picture]) for picture in embeds]
     longest = max(int(n.sum()) for n in lengths)
     shape = (len(embeds), longest + -longest % multiple)
-    place, region = torch.full(shape, total), torch.zeros(shape, dtype=torch.int64)
+    place, region, spoken = torch.full(shape, total), torch.zeros(shape, dtype=torch.int64), torch.zeros(shape).long()
     for i, (picture, n) in enumerate(zip(embeds, lengths, strict=True)):
         count = int(n.sum())
         moved = torch.tensor([begins[id(embed)] for embed in picture]) - (n.cumsum(0) - n)
         place[i, :count] = torch.arange(count) + moved.repeat_interleave(n)
         region[i, :count] = torch.arange(len(n)).repeat_interleave(n)
+        if words_end is not None:
+            spoken[i, :count] = torch.arange(count) + (words_end - n.cumsum(0)).repeat_interleave(n)
     table = sent(torch.cat([*pieces, pieces[0].new_zeros(1, pieces[0].shape[1])]), device, dtype)  # last is padding
     return TextTokens(
         embeds=F.embedding(sent(place, device), table),
         valid=sent(place < total, device),
         region=sent(region, device),
+        place=None if words_end is None else sent(spoken, device),
     )
 
 
@@ -196,6 +202,7 @@ def concatenate_conditionings(conditionings: Sequence[Conditioning]) -> Conditio
         embeds=torch.cat([t.embeds for t in texts]),
         valid=torch.cat([t.valid for t in texts]),
         region=torch.cat([t.region for t in texts]),
+        place=torch.cat(places) if (places := [t.place for t in texts if t.place is not None]) else None,
     )
     per_level = list(zip(*(c.levels for c in conditionings), strict=True))
     padded = any(c.padded or c.text.valid.shape[1] < longest for c in conditionings)
@@ -257,4 +264,5 @@ def _pad_text(text: TextTokens, length: int) -> TextTokens:
         embeds=F.pad(text.embeds, (0, 0, 0, missing)),
         valid=F.pad(text.valid, (0, missing)),
         region=F.pad(text.region, (0, missing)),
+        place=None if text.place is None else F.pad(text.place, (0, missing)),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from mamoe.storage.fingerprints import fingerprint_of
 from mamoe.storage.hashing import short_hash
@@ -37,12 +37,19 @@ def text_config_of(text_encoder: Any) -> Any:
     return text_encoder.config.get_text_config()
 
 
-def fingerprint(text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+def words_of(tokenizer: Any) -> Any:
+    """The tokenizer itself, where it is within a processor of texts and pictures."""
+    return tokenizer.tokenizer if isinstance(tokenizer, ProcessorMixin) else tokenizer
+
+
+def fingerprint(text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> str:
     """A short name for what decides an embedding: architecture, weights (a sample of each tensor) and tokenizer."""
     whole, of_text = text_encoder.config, text_config_of(text_encoder)
     architecture = [getattr(whole, key, getattr(of_text, key, None)) for key in _ARCHITECTURE]
-    its: Any = tokenizer  # whose types are only partly known
+    its = words_of(tokenizer)
     words = [its.model_max_length, its.special_tokens_map, sorted(its.get_vocab().items())]
+    if its is not tokenizer:
+        words.append(getattr(tokenizer, "chat_template", None))
     return fingerprint_of(json.dumps([architecture, words], default=str, sort_keys=True), text_encoder.state_dict())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import CLIPTextModelWithProjection, T5EncoderModel, T5Tokenizer
 
-from mamoe.conditioning.encoded import EmbeddingCache
+from mamoe.conditioning.encoded import EmbeddingCache, words_of
 from mamoe.conditioning.joined_text import T5_TOKENS as BESIDE_CLIP
 from mamoe.conditioning.joined_text import JoinedPromptEncoder
 from mamoe.conditioning.pooled_text import T5_TOKENS as WITH_POOLED
@@ -27,11 +27,11 @@ def reader_of(tokenizer: Any, *further: Any, encoder: str | None = None) -> tupl
         encoder: the name of the first encoder's class, where it is known.
     """
     words = next((one for one in further if isinstance(one, T5Tokenizer)), tokenizer)
+    if reading := next((reading for kind, reading in READINGS.items() if kind.__name__ == encoder), None):
+        return words_of(words), reading.limit(words) - reading.num_tokens(words, "")  # beside the template
     limit: int = getattr(words, "model_max_length")  # noqa: B009 - of a type that is only partly known
     if isinstance(words, T5Tokenizer):
         limit = min(limit, (T5_TOKENS, WITH_POOLED, BESIDE_CLIP)[len(further)])
-    if reading := next((reading for kind, reading in READINGS.items() if kind.__name__ == encoder), None):
-        limit = reading.limit(words) - reading.num_tokens(words, "")  # beside the template
     return words, limit
 
 
@@ -58,7 +58,7 @@ def encoder_for(
         )
     if type(text_encoder) in READINGS:
         return StackedPromptEncoder(tokenizer, text_encoder, cache, device=device)
-    if isinstance(text_encoder, CLIPTextModelWithProjection) and text_encoder_2 is not None:
+    if all(isinstance(one, CLIPTextModelWithProjection) for one in (text_encoder, text_encoder_2)):
         return JoinedPromptEncoder(
             tokenizer,
             text_encoder,

@@ -55,6 +55,9 @@ class Prompts(Protocol):
 
     def without_padding(self, prompt: str, tokens: Float[Tensor, "_ D"]) -> Float[Tensor, "_ D"]: ...
 
+    @property
+    def words_end(self) -> int | None: ...
+
 
 class CachedPrompts:
     """Prompts that have all been encoded: what a training holds in place of the text encoders.
@@ -86,6 +89,10 @@ class CachedPrompts:
 
     def without_padding(self, prompt: str, tokens: Float[Tensor, "_ D"]) -> Float[Tensor, "_ D"]:
         return tokens[: self.num_tokens(prompt)]
+
+    @property
+    def words_end(self) -> int | None:
+        return None
 
     def _encode(self, prompts: Sequence[str], padded: bool) -> list[EncodedPrompt]:
         found = {prompt: _cached(self.cache, prompt, padded, self.pools) for prompt in prompts}
@@ -147,6 +154,7 @@ class PromptEncoder:
         self.limit = min(*lengths, *positions)
         self._warned: set[str] = set()
 
+    at_once = CHUNK
     _reads_on = ""  # what is said of the rest of a prompt that is cut
 
     @property
@@ -176,6 +184,11 @@ class PromptEncoder:
     def without_padding(self, prompt: str, tokens: Float[Tensor, "_ D"]) -> Float[Tensor, "_ D"]:
         """Of the tokens of the padded ``prompt`` those that are no padding."""
         return tokens[: self.num_tokens(prompt)]
+
+    @property
+    def words_end(self) -> int | None:
+        """The place behind every prompt's last word, where padding stands before the words; None: they begin at 0."""
+        return None
 
     def fill(self, prompts: Sequence[str], padded: bool, progress: Callable[[int, int], None] | None = None) -> int:
         """Encode the prompts that the cache lacks, a shard at a time; returns how many that were.
@@ -238,8 +251,8 @@ class PromptEncoder:
         device = self._device_of(self.text_encoders[0])
         nothing = EncodedPrompt(tokens=torch.zeros(0, width, device=device), pooled=None)
         encoded = {p: nothing for p in prompts if not kept[p]}
-        for start in range(0, len(shortest_first), CHUNK):
-            chunk = shortest_first[start : start + CHUNK]
+        for start in range(0, len(shortest_first), self.at_once):
+            chunk = shortest_first[start : start + self.at_once]
             # Padding to the right is harmless: CLIP's tokens do not see what follows them, and for T5 it is masked.
             ids = [pad_sequence([torch.tensor(ids[p]) for p in chunk], batch_first=True) for ids in ids_of]
             states, pooled = self._features(ids, torch.tensor([len(ids_of[0][p]) for p in chunk]))

@@ -20,6 +20,7 @@ class TextTokens:
     embeds: Float[Tensor, "B S D"]
     valid: Bool[Tensor, "B S"]  # False = padding
     region: Int64[Tensor, "B S"]  # the region a token speaks of; 0 where padding
+    place: Int64[Tensor, "B S"] | None = None  # of a token in its prompt; None: each prompt's are counted from 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -90,6 +91,8 @@ class Conditioning:
             inputs["encoder_attention_mask"] = self.text.valid
         if self.picture is not None:
             inputs["added_cond_kwargs"] = _told(self.picture)
+        if self.text.place is not None:
+            inputs["word_places"] = self.text.place
         return inputs
 
 

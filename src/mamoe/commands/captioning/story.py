@@ -173,12 +173,13 @@ def _names(text: str | None) -> list[str] | None:
 
 def _token_limit(base: str) -> TokenLimit:
     from mamoe.bases.sources import parts_of
+    from mamoe.conditioning.encoders import reader_of
     from mamoe.runs.source import Source
 
-    tokenizer = parts_of(Source(path=base)).tokenizer("tokenizer")
-    return TokenLimit(
-        count=lambda text: len(tokenizer(text, verbose=False).input_ids), most=int(tokenizer.model_max_length)
-    )
+    parts = parts_of(Source(path=base))
+    encoder = parts.index().get("text_encoder", [None, None])[1]
+    tokenizer, most = reader_of(parts.tokenizer("tokenizer"), encoder=encoder)
+    return TokenLimit(count=lambda text: len(tokenizer(text, verbose=False).input_ids), most=int(most))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,7 @@ _LICENCES = {
     "stabilityai/stable-diffusion-xl-base-1.0": ("openrail++", "CreativeML Open RAIL++-M"),
     "black-forest-labs/FLUX.2-klein-base-4B": ("apache-2.0", "Apache 2.0"),
     "Tongyi-MAI/Z-Image": ("apache-2.0", "Apache 2.0"),
+    "black-forest-labs/FLUX.2-dev": ("other", "FLUX [dev] Non-Commercial License"),
     "black-forest-labs/FLUX.1-dev": ("other", "FLUX.1 [dev] Non-Commercial License"),
     "Qwen/Qwen-Image": ("apache-2.0", "Apache 2.0"),
     "stabilityai/stable-diffusion-3.5-medium": ("other", "Stability AI Community License"),

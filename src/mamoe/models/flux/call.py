@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from mamoe.models.flux.model2 import MaMoEFlux2Transformer2DModel
 from mamoe.models.joint.mask import padding_mask
 from mamoe.models.joint.patches import NOISIEST, PATCH, packed, unpacked
 from mamoe.models.wrapped import unwrapped
@@ -62,10 +63,25 @@ def call_flux2(
     """What a FLUX.2, stock or ours, makes of noisy latents; arguments as of :func:`call_flux`.
 
     A place has four numbers there: picture, row, column, word.
+
+    Raises:
+        ValueError: words of some pictures stand elsewhere than those of others, in a stock network.
     """
     tokens = inputs["encoder_hidden_states"].shape[1]
     of_text = torch.zeros(tokens, 4, device=noisy.device)
     of_text[:, 3] = torch.arange(tokens, device=noisy.device)
+    if (places := inputs.get("word_places")) is None:
+        return _called(network, noisy, timestep, inputs, guidance, txt_ids=of_text)
+    if isinstance(plain := unwrapped(network), MaMoEFlux2Transformer2DModel):
+        told = {**(inputs.get("cross_attention_kwargs") or {}), "word_places": places}
+        inputs = {**inputs, "cross_attention_kwargs": told}
+    elif (places != places[:1]).any():
+        raise ValueError(
+            f"A {type(plain).__name__} has the words of all pictures in the same places, and here they end in the same "
+            "one: give prompts with their padding (layout.global_padding=true)."
+        )
+    else:
+        of_text[:, 3] = places[0]
     return _called(network, noisy, timestep, inputs, guidance, txt_ids=of_text)
 
 

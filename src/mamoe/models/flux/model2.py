@@ -22,7 +22,8 @@ from mamoe.models.joint.steered import SteeredJoint
 class MaMoEFlux2Transformer2DModel(SteeredJoint, Flux2Transformer2DModel):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A ``Flux2Transformer2DModel`` with region-masked joint attention and class-aware experts.
 
-    Words have places here. With a layout those of every prompt begin at 0, as if it stood alone.
+    Words have places here. With a layout those of every prompt begin at 0, as if it stood alone; or they are where
+    ``joint_attention_kwargs`` says (``word_places``, [B S]).
     """
 
     stock: ClassVar[type[Any]] = Flux2Transformer2DModel
@@ -46,11 +47,14 @@ class MaMoEFlux2Transformer2DModel(SteeredJoint, Flux2Transformer2DModel):  # py
             ValueError: the layout does not fit the latents, the text or this model.
             ConfigError: attention processors are in the place of ours that would drop the layout or the experts.
         """
-        told = self.steering(joint_attention_kwargs, hidden_states, encoder_hidden_states)
+        asked = dict(joint_attention_kwargs or {})
+        levels, places = asked.get("regions"), asked.pop("word_places", None)
+        told = self.steering(asked, hidden_states, encoder_hidden_states)
         told = {**(told or {}), "tokens": encoder_hidden_states.shape[1]}
-        levels = (joint_attention_kwargs or {}).get("regions")
-        if levels is not None and levels[0].region is not None:
-            told["places"] = self._placed(places_in_prompts(levels[0].region), img_ids)
+        if places is None and levels is not None and levels[0].region is not None:
+            places = places_in_prompts(levels[0].region)
+        if places is not None:
+            told["places"] = self._placed(places, img_ids)
         if "places" in told or self.config["expert_rank"] is not None:
             ours = (PlacedAttnProcessor, PlacedParallelProcessor)
             check_processors(self, ours, "Leave out what put it there (set_attn_processor, kv caching).")
@@ -60,12 +64,11 @@ class MaMoEFlux2Transformer2DModel(SteeredJoint, Flux2Transformer2DModel):  # py
 
     def _placed(self, places: Int64[Tensor, "B S"], img_ids: Tensor) -> Rotation:
         """The angles of every position [B T c], text first."""
-        axes = len(self.pos_embed.axes_dim)
-        each = torch.zeros(places.shape[1], axes, device=places.device)
-        each[:, -1] = torch.arange(places.shape[1], device=places.device)  # the last axis counts words
+        each = places.new_zeros((places.numel(), len(self.pos_embed.axes_dim)), dtype=torch.float32)
+        each[:, -1] = places.flatten()  # the last axis counts words
         of_words, of_cells = self.pos_embed(each), self.pos_embed(img_ids if img_ids.ndim == 2 else img_ids[0])
         cosine, sine = (
-            torch.cat([words[places], cells.expand(len(places), -1, -1)], dim=1)
+            torch.cat([words.unflatten(0, places.shape), cells.expand(len(places), -1, -1)], dim=1)
             for words, cells in zip(of_words, of_cells, strict=True)
         )
         return cosine, sine
