@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE  # every process would compile all libraries an
 # `make check ALL=1` runs the slower tests too, in one go with the others; it is what .ci/run calls.
 ALL =
 
-.PHONY: check static lint docs test slow browser format perf
+.PHONY: check static lint docs test slow browser format perf lowest
 
 # What needs no second processor runs beside the page's tests, which wait for Chromium most of the time.
 check:
@@ -48,3 +48,11 @@ perf:
 	uv run python perf/scores.py --quick
 	uv run python perf/fuse.py --quick
 	uv run python perf/imports.py --quick
+
+# The oldest libraries that pyproject.toml allows, in an environment of their own; of torch, which is gigabytes, the usual.
+lowest:
+	uv venv --quiet --clear build/lowest
+	grep -oE '"torch(vision)?==[0-9.]+"' pyproject.toml | tr -d '"' > build/lowest/torch.txt
+	uv --no-config pip install --quiet --python build/lowest --resolution lowest-direct --override build/lowest/torch.txt .
+	uv --no-config pip install --quiet --python build/lowest pytest pytest-xdist beartype hypothesis tensorboard httpx2 prdc
+	build/lowest/bin/python -m pytest -q

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -181,6 +182,8 @@ def test_the_seed_decides_everything(pictures):
 def test_psnr_in_closed_form(pictures):
     class Shifted(torch.nn.Module):
         """Gives every pixel back 0.1 too bright (of a range of 2)."""
+
+        config: ClassVar = {"latent_channels": 3}
 
         def encode(self, x):
             return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(torch.cat([x * 0.5, x * 0], dim=1)))
