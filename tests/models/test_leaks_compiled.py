@@ -56,8 +56,8 @@ def asked(call, text, others):
         pytest.param(kind, *way.values, id=f"{kind}-{way.id}", marks=way.marks)
         for kind in ONE_BLOCK
         for way in WAYS
-        # Inductor and LoRA take long, and are to one network what they are to the other: of those in which text attends,
-        # too, one; the UNet below stands for those in which it does not.
+        # Inductor and LoRA take long, and are to one network what they are to the other: one of those in which text
+        # attends, too; the UNet below stands for those in which it does not.
         if way.id in ("plain", "checkpointed") or kind == "flux, double"
         if kind != "z_image" or way.id == "plain"  # around its block there are refiners, which take as long again
     ],
