@@ -106,6 +106,17 @@ def test_it_draws_what_the_stock_pipeline_draws(base, scale):
     np.testing.assert_allclose(*both("np"), atol=1e-5)
 
 
+def test_pictures_drawn_together_are_those_drawn_alone(base):
+    """Prompts of several lengths, by a base model that knows no layout: what fills the shorter one is not read."""
+    pipe, prompts = LayoutPipeline.from_pretrained(base), ["a car", PROMPT]
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    options = {"num_inference_steps": 2, "height": 64, "width": 64, "output_type": "latent", "guidance_scale": 1.0}
+    together = pipe(prompts, latents=noise, **options).images
+    alone = [pipe(words, latents=noise[[i]], **options).images for i, words in enumerate(prompts)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-4)
+
+
 def test_what_it_cannot_be_asked_is_refused(base):
     pipe = LayoutPipeline.from_pretrained(base)
     options = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "latent"}

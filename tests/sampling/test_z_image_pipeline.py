@@ -61,6 +61,17 @@ def test_it_draws_what_the_stock_pipeline_draws(base, size, scale):
     np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
+def test_pictures_drawn_together_are_those_drawn_alone(base):
+    """Prompts of several lengths, by a base model that knows no layout: what fills the shorter one is not read."""
+    pipe, prompts = LayoutPipeline.from_pretrained(base), ["a car", PROMPT]
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    options = {"num_inference_steps": 2, "height": 64, "width": 64, "output_type": "latent", "guidance_scale": 1.0}
+    together = pipe(prompts, latents=noise, **options).images
+    alone = [pipe(words, latents=noise[[i]], **options).images for i, words in enumerate(prompts)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-4)
+
+
 def test_lora_files_of_others_are_read_as_its_own_pipeline_reads_them(base):
     layer = "diffusion_model.layers.0.attention.to_q"  # as other trainers name it
     state = {f"{layer}.lora_A.weight": torch.randn(4, 32), f"{layer}.lora_B.weight": torch.randn(32, 4)}

@@ -109,7 +109,8 @@ class RequestEncoder:
         whole = self.encoder.encode_whole(prompts)
         tokens = text_tokens([[encoded.tokens] for encoded in whole], self.device, self.dtype)
         picture = picture_conditioning(whole, framing, self.device, self.dtype, sized=self.sized)
-        return Conditioning(text=tokens, levels=(), picture=picture)
+        of_one_length = len({len(encoded.tokens) for encoded in whole}) == 1  # as all are that are padded themselves
+        return Conditioning(text=tokens, levels=(), picture=picture, padded=not of_one_length)
 
     def _by_layouts(
         self, layouts: Sequence[RegionLayout], settings: LayoutSettings, framing: Int32[Tensor, "B 6"]
