@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 
-from joint_calls import difference, layout, run
+from joint_calls import TOKENS, difference, layout, noisy, run, said
 from mamoe.methods.registry import METHODS
 from mamoe.models.backbones import backbone_of
-from mamoe.models.control.call import with_layout
+from mamoe.models.control.call import predict, with_layout
 
 FAMILIES = {
     "flux": ("flux", {}),
@@ -19,6 +19,11 @@ FAMILIES = {
     "sd3": ("sd3", {"qk_norm": None, "dual_attention_layers": ()}),
     "z_image": ("z_image", {}),
 }
+
+
+def on_meta(value):
+    """The same without its numbers."""
+    return {key: on_meta(one) for key, one in value.items()} if isinstance(value, dict) else value.to("meta")
 
 
 @pytest.fixture(params=FAMILIES)
@@ -36,6 +41,21 @@ def test_at_initialisation_it_is_the_stock_transformer(stock):
     model.add_experts(rank=4, alpha=4.0, generator=torch.Generator())
     assert difference(run(model, layout(one_prompt=True)), wanted) < 1e-5
     assert difference(run(model.to_dense()), wanted) == 0
+
+
+@pytest.mark.parametrize("told", ["layout", "padding"])
+@torch.no_grad()
+def test_a_call_asks_the_device_for_no_number(stock, told):
+    """The host would wait for it, in every step; where there are no numbers, it could not be asked."""
+    (level,), model = layout(), with_layout(stock).to("meta")
+    inputs = {key: on_meta(value) for key, value in said(stock).items()}
+    if told == "layout":
+        level = dataclasses.replace(level, routing=None, attend=on_meta(level.attend), region=on_meta(level.region))
+        inputs["cross_attention_kwargs"] = {"regions": (level,)}
+    else:
+        inputs["encoder_attention_mask"] = torch.ones((2, TOKENS), dtype=torch.bool, device="meta")
+    found = predict(model, on_meta(noisy()), torch.tensor([300.0, 700.0], device="meta"), inputs)
+    assert found.shape == noisy().shape and found.device.type == "meta"
 
 
 def test_checkpointing_gives_the_same_gradients(models, stock):

@@ -12,6 +12,7 @@ from mamoe.methods.options import Target
 from mamoe.methods.registry import METHODS
 from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.control.call import predict, with_layout
+from mamoe.models.zimage import model as zimage
 from mamoe.models.zimage.model import MaMoEZImageTransformer2DModel
 from mamoe.models.zimage.sequence import laid_out
 from mamoe.vocabulary.conditioning import LevelConditioning
@@ -167,6 +168,8 @@ def test_what_would_be_ignored_is_refused(models, shapes_unchecked):
         run(stock, layout())
     model = with_layout(stock)
     dense = (dataclasses.replace(layout()[0], routing=None),)
+    with pytest.raises(ValueError, match="mask of padding beside the layout"):
+        run(model, dense, encoder_attention_mask=torch.ones(2, TOKENS, dtype=torch.bool))
     cells, told = list(latents.unsqueeze(2)), {"joint_attention_kwargs": {"regions": dense}}
     with pytest.raises(ValueError, match="would ignore controlnet_block_samples"):
         model(cells, torch.ones(2), list(text()), controlnet_block_samples={0: torch.ones(1)}, **told)
@@ -181,7 +184,7 @@ def test_what_would_be_ignored_is_refused(models, shapes_unchecked):
 
 
 @torch.no_grad()
-def test_wrong_sizes_are_refused(models):
+def test_wrong_sizes_are_refused(models, monkeypatch):
     model = with_layout(models.z_image())
     with pytest.raises(ValueError, match="whole patches of 2x2 cells, got 5x8"):
         predict(model, torch.zeros(1, 4, 5, 8), 300, {"encoder_hidden_states": text()[:1]})
@@ -196,11 +199,14 @@ def test_wrong_sizes_are_refused(models):
     region = torch.arange(300) // 30  # as long, of ten prompts
     told["cross_attention_kwargs"] = {"regions": seen(region >= 0, region)}
     assert predict(model, noisy(), 300, told).isfinite().all()
+    monkeypatch.setattr(zimage, "works_ahead", lambda device: True)  # as a GPU, which is not waited for
+    monkeypatch.setattr(zimage, "longest_prompt", None)
+    assert predict(model, noisy(), 300, told).isfinite().all()
 
 
 def test_z_image_has_the_names_experts_and_targets_it_should():
     with torch.device("meta"):
-        stock = ZImageTransformer2DModel()  # as published, Turbo too
+        stock = ZImageTransformer2DModel(axes_lens=[1536, 512, 512])  # as published, Turbo too
         model = with_layout(stock, num_experts=5)
         assert dict(model.named_parameters()).keys() == dict(stock.named_parameters()).keys()
         METHODS["lora_experts"](rank=16, alpha=16).prepare(model, seed=0)

@@ -51,7 +51,7 @@ def test_prompts_are_encoded_as_the_stock_pipeline_encodes_them(tmp_path):
 
 
 @torch.no_grad()
-def test_a_picture_is_a_film_of_one_frame():
+def test_a_picture_is_a_film_of_one_frame(monkeypatch):
     vae, pictures = small_films(), torch.rand(2, 3, 32, 48) * 2 - 1
     posterior = posterior_of(vae, pictures)
     stock = vae.encode(pictures.unsqueeze(2)).latent_dist
@@ -66,6 +66,11 @@ def test_a_picture_is_a_film_of_one_frame():
     mean, deviation = (torch.tensor(vae.config[f"latents_{one}"]).view(1, 4, 1, 1) for one in ("mean", "std"))
     torch.testing.assert_close(scaling.scaled(latents), (latents - mean) / deviation)
     torch.testing.assert_close(scaling.unscaled(scaling.scaled(latents)), latents)
+    # These numbers lie on the host: a step sends them to its device without waiting for it.
+    travelled = []
+    monkeypatch.setattr("mamoe.models.latents.sent", lambda one, *where: travelled.append(where) or one.to(*where))
+    assert scaling.scaled(latents.double()).dtype == torch.float64
+    assert travelled == [(latents.device, torch.float64)] * 2
 
 
 def test_the_schedule_is_that_of_the_stock_pipeline():

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
+from mamoe.machine.transfers import sent
 from mamoe.models.autoencoder import is_of_films
 
 Number = float | Tensor  # one for all cells, or [C p p]: for each place in a patch of p x p cells
@@ -55,4 +56,4 @@ def _spread(number: Number, latents: Float[Tensor, "*B C h w"]) -> Number:
     if not isinstance(number, Tensor):
         return number
     height, width = latents.shape[-2] // number.shape[1], latents.shape[-1] // number.shape[2]
-    return number.to(latents).repeat(1, height, width)
+    return sent(number, latents.device, latents.dtype).repeat(1, height, width)

@@ -13,6 +13,7 @@ from diffusers.utils import apply_lora_scale
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
+from mamoe.machine.transfers import works_ahead
 from mamoe.models.joint.place import ExpertPlace
 from mamoe.models.joint.steered import SteeredJoint
 from mamoe.models.zimage.block import MaMoEZImageBlock, check_takes_mask
@@ -143,8 +144,11 @@ class MaMoEZImageTransformer2DModel(SteeredJoint, ZImageTransformer2DModel):  # 
 
     def _check_text(self, level: LevelConditioning, tokens: int) -> None:
         most = self.config["axes_lens"][0] - SEQ_MULTI_OF - 1
-        # Only of long texts the host asks how they divide into prompts.
-        if tokens > most and (longest := longest_prompt(level, tokens)) > most:
+        # Of long texts the host asks how they divide into prompts, but not of a device that works ahead of it: there an
+        # index out of range ends the process, and encoders cut prompts to fewer tokens.
+        if tokens <= most or (level.attend is not None and works_ahead(level.attend.device)):
+            return
+        if (longest := longest_prompt(level, tokens)) > most:
             raise ValueError(
                 f"This transformer has places for prompts of {most} tokens, and the longest has {longest}."
             )
