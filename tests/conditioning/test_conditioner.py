@@ -236,10 +236,13 @@ def test_without_layout_a_stock_unet_takes_it(make_settings, make_map, condition
     assert "cross_attention_kwargs" in condition(make_settings(), make_map(0, 40, 72))[0].unet_inputs()
 
 
-def test_padding_alone_is_masked_too(make_settings, condition):
+def test_padding_and_a_second_prompt_alone_are_masked_too(make_settings, condition):
     void = PanopticMap(segment_id=np.ones((16, 16), dtype=np.int32), class_id=np.full((16, 16), 19, dtype=np.uint8))
+    plain = condition(make_settings(), void, void)[0]
+    assert all(level.attend is None for level in plain.levels) and plain.text.valid.all()
     full, conditioner, batch = condition(make_settings(dataset_prompt="a town"), void, void)
-    assert all(level.attend is None for level in full.levels) and full.text.valid.all()
+    for level in full.levels:  # two prompts, which do not see each other where text attends too
+        assert level.attend.any(dim=1).equal(full.text.valid) and level.attend[:, 0].sum(dim=1).tolist() == [29, 29]
     dropped = conditioner(batch.drop(torch.tensor([True, False])), device="cpu")
     for level in dropped.levels:
         assert torch.equal(level.attend, dropped.text.valid.unsqueeze(1).expand_as(level.attend))

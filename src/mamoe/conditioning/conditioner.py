@@ -54,8 +54,7 @@ class Conditioner:
     ) -> Conditioning:
         """What ``regions`` asks for, with embeddings in ``dtype``. A picture's part does not depend on its batch mates.
 
-        ``attend`` is None where no picture has a region of its own and no token is padding; ``routing`` is None
-        without MoE.
+        ``attend`` is None where every picture has one prompt and no token is padding; ``routing`` is None without MoE.
 
         Raises:
             ValueError: the tables were made for another number of experts.
@@ -253,9 +252,13 @@ def _as_weights(attend: Shaped[Tensor, "B N S"]) -> Float[Tensor, "B N S"]:
 
 
 def _restricts(regions: RegionBatch, embeds: Sequence[Sequence[Tensor]]) -> bool:
-    """Whether a cell may have to leave out a token. Asks the prompts alone: the host awaits no device."""
-    own_regions = any(len(prompts) > regions.everywhere for prompts in regions.prompts)
-    return own_regions or len({sum(map(len, picture)) for picture in embeds}) > 1
+    """Whether a cell, or a token of another prompt, may have to leave out a token.
+
+    Where text attends too, two prompts that every cell sees do not see each other all the same. Asks the prompts alone:
+    the host awaits no device.
+    """
+    several = any(len(prompts) > 1 for prompts in regions.prompts)
+    return several or len({sum(map(len, picture)) for picture in embeds}) > 1
 
 
 def _pad_text(text: TextTokens, length: int) -> TextTokens:
