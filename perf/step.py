@@ -1,6 +1,6 @@
 """How much a whole training step costs with MaMoE, compared with the same stock network on a 77-token prompt.
 
-    python perf/step.py [--quick] [--threads 1] [--only tiny|sd21|tiny_dit|pixart|demo|demo_tiny_dit]
+    python perf/step.py [--quick] [--threads 1] [--only tiny|sd21|tiny_dit|pixart|demo_tiny|demo_tiny_dit]
 
 A step is: conditioning (masks and routings from the layout tables; MaMoE only), forward, mean squared error, backward,
 fp32. MaMoE has 5 experts and 20 regions of 5 tokens each beside the 77 of the global prompt. Text encoding is left
@@ -9,7 +9,7 @@ median of the ratios of the rounds, the first of several left out, and beside it
 UNet of the tiny base model,
 ``sd21`` the real architecture of Stable Diffusion 2.1 (866 M parameters, random weights), which wants 12 GB of
 memory; its fixed cost, gradients of 1.5 times as many weights, shows the more the fewer cells there are. ``tiny_dit``
-is the tiny transformer, ``pixart`` one of PixArt-Sigma's form, narrow (width 384, 8 blocks). ``demo`` and
+is the tiny transformer, ``pixart`` one of PixArt-Sigma's form, narrow (width 384, 8 blocks). ``demo_tiny`` and
 ``demo_tiny_dit`` are steps of `mamoe demo` on either: batches of its streets with its settings, in which pictures have
 as many regions and words as they have. The last line is one JSON object.
 """
@@ -135,7 +135,7 @@ def demos(quick: bool) -> tuple[Case, Case]:
             conditionings=lambda case, stock: streets_of(case, stock, load_base(model)),
         )
 
-    return case("demo", "package:tiny"), case("demo_tiny_dit", "package:tiny_dit")
+    return case("demo_tiny", "package:tiny"), case("demo_tiny_dit", "package:tiny_dit")
 
 
 def cut_in_twenty(case: Case, stock: Any) -> Callable[[], Conditioning]:
@@ -280,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="SD2.1 at 40x40 latents, PixArt at 32x32, fewer rounds")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=("tiny", "sd21", "tiny_dit", "pixart", "demo", "demo_tiny_dit"))
+    parser.add_argument("--only", choices=("tiny", "sd21", "tiny_dit", "pixart", "demo_tiny", "demo_tiny_dit"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
