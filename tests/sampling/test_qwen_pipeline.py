@@ -18,7 +18,7 @@ from mamoe.errors import ConfigError, MamoeError
 from mamoe.evaluation.reconstruction import reconstructed
 from mamoe.models.autoencoder import cell_pixels, decoded, latent_channels, posterior_of
 from mamoe.models.latents import LatentScaling
-from mamoe.sampling.guidance import keep_length
+from mamoe.sampling.guidance import Guidance, keep_length
 from small_qwen_base import PROMPT_TOKENS, SCHEDULE, WIDTH, qwen_pipeline, small_films, write_qwen_base
 
 PROMPT = "A red car, and a Tree"
@@ -90,6 +90,14 @@ def test_a_guided_patch_is_as_long_as_the_conditional_one():
     got = keep_length(guided, conditional, patch=2)
     torch.testing.assert_close(QwenImagePipeline._pack_latents(got, 2, 3, 4, 6), wanted)
     assert not keep_length(torch.zeros_like(guided), conditional, patch=2).any()
+
+
+def test_led_by_text_and_layout_apart_a_patch_is_as_long_as_with_both():
+    parts = torch.randn(3 * 2, 3, 4, 6, generator=torch.Generator().manual_seed(0))  # led away from; text; both
+    options = {"scale": 4.0, "layout": 2.0, "rescale": 0.0}
+    plain, kept = (Guidance(**options, patch=patch).combined(parts, 2) for patch in (None, 2))
+    torch.testing.assert_close(kept, keep_length(plain, parts[4:], 2))
+    assert not torch.allclose(kept, plain)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.5])

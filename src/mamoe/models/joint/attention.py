@@ -83,10 +83,15 @@ def attended(
 def check_processors(network: Any, ours: type[Any] | tuple[type[Any], ...], mend: str) -> None:
     """Refuse processors that would drop what a layout says; ``mend``: what puts ours back.
 
+    ``network`` is a :class:`~mamoe.models.joint.steered.SteeredJoint`. Its blocks are asked, because diffusers'
+    ``attn_processors`` looks through every module, which beside adapters takes the host as long as some blocks do.
+
     Raises:
         ConfigError: names those that are in the place of ``ours``.
     """
-    strange = {type(one).__name__ for one in network.attn_processors.values() if not isinstance(one, ours)}
+    blocks = (block for name in network.blocks for block in getattr(network, name))
+    processors = [getattr(block, block.attention_name).processor for block in blocks]
+    strange = {type(one).__name__ for one in processors if not isinstance(one, ours)}
     if strange:
         raise ConfigError(
             f"The attention processor {', '.join(sorted(strange))} would drop places and experts of a layout. {mend}"
