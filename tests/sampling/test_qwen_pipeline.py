@@ -150,3 +150,8 @@ def test_its_parts_must_fit(base, tmp_path):
         load_base(str(tmp_path))
     small_films().save_pretrained(tmp_path / "vae")
     assert load_base(str(base), vae=str(tmp_path / "vae")).vae.config["z_dim"] == 4
+    other = small_films()
+    other.register_to_config(latents_std=[2.0] * 4)
+    other.save_pretrained(tmp_path / "vae")
+    with pytest.raises(ConfigError, match=r"its latents_std is \[2\.0, .*that of the own"):
+        load_base(str(base), vae=str(tmp_path / "vae"))
