@@ -72,8 +72,13 @@ def test_checkpointing_gives_the_same_gradients(models, stock):
         learns = not re.fullmatch(rf"(?:{unheard})\.(?:weight|bias)", name)
         assert (one is not None) if learns else (one is None or not one.any()), name
     model.enable_gradient_checkpointing()
+    begun = []
+    blocks = [one for one in model.modules() if type(one).__name__ in model._repeated_blocks]
+    for block in blocks:
+        block.register_forward_pre_hook(lambda block, given: begun.append(block))
     for one, other in zip(kept, gradients(), strict=True):
         assert other is None if one is None else torch.equal(one, other)
+    assert [begun.count(block) for block in blocks] == [2] * len(blocks)  # nothing of them was kept
 
 
 @pytest.mark.parametrize(("name", "experts"), [("lora", 1), ("lora", 3), ("lora_experts", 3)])
