@@ -10,6 +10,7 @@ from joint_calls import TOKENS, difference, layout, noisy, run, said
 from mamoe.methods.registry import METHODS
 from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import predict, with_layout
+from mamoe.models.joint.attention import within_half
 
 FAMILIES = {
     "flux": ("flux", {}),
@@ -41,6 +42,12 @@ def test_at_initialisation_it_is_the_stock_transformer(stock):
     model.add_experts(rank=4, alpha=4.0, generator=torch.Generator())
     assert difference(run(model, layout(one_prompt=True)), wanted) < 1e-5
     assert difference(run(model.to_dense()), wanted) == 0
+
+
+def test_what_goes_beyond_half_precision_is_cut():
+    beyond = torch.tensor([torch.inf, -torch.inf, 1.0])
+    assert within_half(beyond.half()).tolist() == [65504, -65504, 1]
+    assert torch.equal(within_half(beyond), beyond)  # other formats reach further
 
 
 @pytest.mark.parametrize("told", ["layout", "padding"])

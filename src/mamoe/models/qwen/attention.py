@@ -26,13 +26,11 @@ class PlacedDoubleStreamProcessor(QwenDoubleStreamAttnProcessor2_0):
         hidden_states: Float[Tensor, "B N C"],
         encoder_hidden_states: Float[Tensor, "B S C"],
         encoder_hidden_states_mask: Bool[Tensor, "B S"] | None = None,
-        attention_mask: Bool[Tensor, "B 1 _ T"] | Bool[Tensor, "B T"] | None = None,
+        attention_mask: Bool[Tensor, "B 1 T T"] | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         places: Rotation | None = None,
     ) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B S C"]]:
         """What cells and text take up from each other.
-
-        Without ``places`` the mask is one of padding, which older releases of diffusers' transformer make themselves.
 
         Raises:
             ValueError: a mask without places.
