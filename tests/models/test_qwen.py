@@ -34,7 +34,7 @@ SHAPES = [[(1, *GRID)]] * 2
 
 def mamoe(models):
     model = with_layout(models.qwen(), num_experts=3)
-    model.add_experts(rank=4, alpha=4.0, generator=torch.Generator().manual_seed(4))
+    model.add_experts(rank=4, alpha=8.0, generator=torch.Generator().manual_seed(4))
     return models.trained(model)
 
 

@@ -23,7 +23,7 @@ LONG = 40  # tokens of a prompt that takes two multiples of 32 positions
 
 def mamoe(models, **changes):
     model = with_layout(models.trained(models.z_image(**changes)), num_experts=3)
-    model.add_experts(rank=4, alpha=4.0, generator=torch.Generator().manual_seed(4))
+    model.add_experts(rank=4, alpha=8.0, generator=torch.Generator().manual_seed(4))
     return models.trained(model)
 
 
@@ -121,7 +121,7 @@ def test_the_order_of_prompts_says_nothing_though_words_have_places(models):
     model, (level,) = mamoe(models), layout()
     order = torch.tensor([3, 4, 5, 6, 7, 8, 0, 1, 2])
     turned = dataclasses.replace(level, attend=level.attend[:, :, order], region=level.region[:, order])
-    assert difference(run(model, (level,)), run(model, (turned,), encoder_hidden_states=text()[:, order])) < 1e-5
+    assert off(run(model, (turned,), encoder_hidden_states=text()[:, order]), run(model, (level,))) < 1e-5
     other = torch.tensor([1, 0, 2, 3, 4, 5, 6, 7, 8])  # two words of one prompt
     assert difference(run(model, (level,)), run(model, (level,), encoder_hidden_states=text()[:, other])) > 1e-4
 
