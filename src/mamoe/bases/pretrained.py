@@ -229,6 +229,12 @@ def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None 
     kinds = {part: _encoder_kind(index, part) for part in _ENCODERS if _present(index, part)}
     first, second, third = (kinds.get(part) for part in _ENCODERS)
     assert first is not None, "it is present"
+    named = str(index["tokenizer"][1])
+    if (reading := READINGS.get(first)) is not None and not named.startswith(reading.words):
+        raise ConfigError(
+            f"The text encoder of this model is a {first.__name__}, which reads the words of a {reading.words}… "
+            f"tokenizer, and model_index.json names a {named} (tokenizer). Take both as they were published."
+        )
     if dtype == torch.int8 and T5EncoderModel not in kinds.values():
         raise ConfigError(
             "model.text_precision=int8 is for T5, which is large, and this model's prompts are read by a "
@@ -256,12 +262,14 @@ def _check_vocabulary(part: str, tokenizer: FirstTokenizer | None, encoder: PreT
     knows, reads = len(words_of(tokenizer)), text_config_of(encoder).vocab_size
     fits = knows == reads
     if isinstance(encoder, LARGE):  # whose tables are filled up to a round number
-        fits = reads - 512 < knows <= reads
+        fits = reads - min(512, reads // 2) < knows <= reads
     if not fits:
         raise ConfigError(
             f"The {part} of the base model knows {knows} tokens, its text encoder {reads}: files of {part}/ are "
             "missing or of another model."
         )
+    if reading := READINGS.get(type(encoder)):
+        reading.check(tokenizer)
 
 
 def _check_text_kinds(index: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from mamoe.storage.hashing import short_hash
 from mamoe.storage.shards import EncoderCache
 
 _ARCHITECTURE = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps")  # what no weight's shape tells
+_OF_LANGUAGE = ("rms_norm_eps", "rope_parameters")  # likewise, of language models
 
 
 class EmbeddingCache(EncoderCache):
@@ -43,13 +44,18 @@ def words_of(tokenizer: Any) -> Any:
 
 
 def fingerprint(text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | ProcessorMixin) -> str:
-    """A short name for what decides an embedding: architecture, weights (a sample of each tensor) and tokenizer."""
+    """A short name for what decides an embedding.
+
+    That is architecture, weights (a sample of each tensor), tokenizer and chat template.
+    """
     whole, of_text = text_encoder.config, text_config_of(text_encoder)
     architecture = [getattr(whole, key, getattr(of_text, key, None)) for key in _ARCHITECTURE]
     its = words_of(tokenizer)
     words = [its.model_max_length, its.special_tokens_map, sorted(its.get_vocab().items())]
-    if its is not tokenizer:
-        words.append(getattr(tokenizer, "chat_template", None))
+    # Of language models alone, so that what other encoders have in caches keeps its name.
+    words += [one for key in _OF_LANGUAGE if (one := getattr(of_text, key, None)) is not None]
+    template = getattr(tokenizer, "chat_template", None)
+    words += [template] if template else []
     return fingerprint_of(json.dumps([architecture, words], default=str, sort_keys=True), text_encoder.state_dict())
 
 

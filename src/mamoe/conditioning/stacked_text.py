@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+from jinja2 import TemplateError
 from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import (
@@ -34,6 +35,7 @@ from mamoe.conditioning.encoded import EmbeddingCache, text_config_of, words_of
 from mamoe.conditioning.text import CachedPrompts, EncodedPrompt, PromptEncoder
 from mamoe.errors import ConfigError
 
+_MARK = "\u2603"  # in no template
 LanguageModel = Qwen3ForCausalLM | Qwen3Model | Qwen2_5_VLForConditionalGeneration | Mistral3ForConditionalGeneration
 
 
@@ -71,16 +73,49 @@ class Reading:
 
     message: Callable[[Any, str], str]  # (tokenizer or processor, prompt) -> what the model is given
     layers: tuple[int, ...]  # whose hidden states are handed on, side by side; 0 = what the first gets, -1 = the last
+    words: str = "Qwen2"  # how the name of its tokenizer's class begins
     dropped: int = 0  # tokens at the beginning of the message that are not handed on
     tokens: int = 512  # that are, of a prompt and its template
     padded: bool = False  # whether padding is
     bare: bool = False  # whether unpadded prompts are handed on without what stands before every prompt
 
     def ids_of(self, tokenizer: Any, prompt: str) -> list[int]:
-        """All tokens of the message."""
-        words, text = words_of(tokenizer), self.message(tokenizer, prompt)
-        begun = bool(words.bos_token) and text.startswith(words.bos_token)
-        return words(text, add_special_tokens=not begun, verbose=False).input_ids
+        """All tokens of the message.
+
+        Raises:
+            ConfigError: the tokenizer has no chat template to make it with, or one that cannot be read.
+        """
+        return _tokens_of(tokenizer, self._said(tokenizer, prompt))
+
+    def check(self, tokenizer: Any) -> None:
+        """Refuse a tokenizer that does not make such messages.
+
+        Raises:
+            ConfigError: see :meth:`ids_of`; or a prompt is not in its message, or does not begin behind ``dropped``
+                tokens.
+        """
+        before, found, _ = self._said(tokenizer, _MARK).partition(_MARK)
+        if not found:
+            raise ConfigError(
+                "The chat template of the base model's tokenizer leaves out what a user says, so that no prompt would "
+                "be read. Take tokenizer/ as it was published."
+            )
+        begins = len(_tokens_of(tokenizer, before))
+        if self.dropped and begins != self.dropped:
+            raise ConfigError(
+                f"The base model's tokenizer makes {begins} tokens of what is said before a prompt, which are not "
+                f"handed on, and {self.dropped} were in the model's training: tokenizer/ is of another model."
+            )
+
+    def _said(self, tokenizer: Any, prompt: str) -> str:
+        try:
+            return self.message(tokenizer, prompt)
+        except (ValueError, TemplateError) as error:
+            raise ConfigError(
+                "This base model reads prompts as messages in its tokenizer's chat template, and there is none in "
+                f"tokenizer/ that can be read ({str(error).splitlines()[0]:.100}). Wanted tokenizer/ as it was "
+                "published, with chat_template.jinja or chat_template in its tokenizer_config.json."
+            ) from None
 
     def limit(self, tokenizer: Any) -> int:
         """How many tokens of a message are handed on at most."""
@@ -110,11 +145,17 @@ class Reading:
         return next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
 
 
+def _tokens_of(tokenizer: Any, text: str) -> list[int]:
+    words = words_of(tokenizer)
+    begun = bool(words.bos_token) and text.startswith(words.bos_token)
+    return words(text, add_special_tokens=not begun, verbose=False).input_ids
+
+
 READINGS: Mapping[type[PreTrainedModel], Reading] = {
     Qwen3ForCausalLM: Reading(message=partial(_chat, thinking=False), layers=(9, 18, 27), padded=True),
     Qwen3Model: Reading(message=partial(_chat, thinking=True), layers=(-2,)),
     Qwen2_5_VLForConditionalGeneration: Reading(message=_described, layers=(-1,), dropped=34),
-    Mistral3ForConditionalGeneration: Reading(message=_reasoned, layers=(10, 20, 30), padded=True, bare=True),
+    Mistral3ForConditionalGeneration: Reading(message=_reasoned, layers=(10, 20, 30), words="Pixtral", padded=True, bare=True),
 }
 
 
@@ -196,7 +237,9 @@ class StackedPromptEncoder(PromptEncoder):
         encoder: Any = self.text_encoders[0]
         tokenizer: Any = self.tokenizers[0]
         device, (own,) = self._device_of(encoder), ids
-        seen = (torch.arange(own.shape[1]) < lengths[:, None]) & (own != tokenizer.pad_token_id)
+        # From the first word to the last: the padding token is one that a prompt may name.
+        words = (own != tokenizer.pad_token_id) & (torch.arange(own.shape[1]) < lengths[:, None])
+        seen = (words.cumsum(1) > 0) & (words.flip(1).cumsum(1).flip(1) > 0)
         # The model within: what its head would say next is not asked.
         output = encoder.base_model(
             input_ids=own.to(device), attention_mask=seen.long().to(device), output_hidden_states=True, use_cache=False
