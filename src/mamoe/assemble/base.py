@@ -14,6 +14,7 @@ from mamoe.bases.pretrained import BaseModel, Formats, load_base
 from mamoe.config.train import Train
 from mamoe.data.condition import drawn_kind
 from mamoe.errors import ConfigError
+from mamoe.methods.method import require_fits
 from mamoe.methods.options import ConcatOptions, ControlNetXSOptions
 from mamoe.models.backbones import backbone_of
 from mamoe.models.blocks.conversion import levels_with_experts
@@ -77,27 +78,39 @@ def _kept_source(config: Train) -> Source | None:
     return read_recipe(find_checkpoint(run_of(config.resume))).base
 
 
-def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> Any:
-    """The base UNet, with region attention and experts where the configuration wants them.
-
-    What it learned before goes on: experts, strengths of region attention, a branch for condition pictures.
+def check_fit(config: Train, base: BaseModel, settings: LayoutSettings) -> None:
+    """Refuse, before anything is encoded, what the base model cannot be made.
 
     Raises:
-        ConfigError: something of that does not fit the configuration; both are named.
+        ConfigError: something that it learned before does not fit the configuration (both are named), or its family
+            takes no such method or strength of regions.
     """
     if problems := _misfits(config, base, settings):
         raise ConfigError(
             f"{_named(config)} was trained before, and what it learned does not fit these settings: "
             f"{'; '.join(problems)}. Nothing of it is dropped: change the settings, or start from its base model."
         )
+    require_fits(base.unet, config.method.name)
+    backbone = backbone_of(base.unet)
+    if settings.region_attention and settings.strength is not Strength.HARD and not backbone.weighs:
+        raise ConfigError(
+            f"regions.strength={settings.strength} weighs the text that a cell reads, and in a "
+            f"{backbone.stock.__name__} text reads cells, too, by a mask that says yes or no: set "
+            "regions.strength=hard."
+        )
+
+
+def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> Any:
+    """The base UNet, with region attention and experts where the configuration wants them.
+
+    What it learned before goes on: experts, strengths of region attention, a branch for condition pictures.
+
+    Raises:
+        ConfigError: see :func:`check_fit`.
+    """
+    check_fit(config, base, settings)
     if not settings.region_attention and not settings.moe:
         return base.unet
-    backbone = backbone_of(base.unet)
-    if settings.strength is Strength.SOFT and not backbone.weighs:
-        raise ConfigError(
-            f"regions.strength=soft weighs the text that a cell reads, and in a {backbone.stock.__name__} text reads "
-            "cells, too, by a mask that says yes or no: set regions.strength=hard."
-        )
     return with_layout(
         base.unet,
         num_experts=settings.num_experts,

@@ -42,14 +42,21 @@ from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.prompts import RegionPrompts
 
 
-def objective_scheduler(config: Train, base: Schedule) -> Schedule:
+def objective_scheduler(config: Train, base: Schedule, *, flow_alone: bool = False) -> Schedule:
     """The noise schedule to train with: the base model's unless the configuration says otherwise.
+
+    ``flow_alone``: the network is of a family that predicts flows and nothing else.
 
     Raises:
         ConfigError: the configuration asks for something that its prediction does not have.
     """
     asked = config.objective
     prediction = prediction_of(base.config) if asked.prediction is None else Prediction.parse(asked.prediction)
+    if flow_alone and prediction is not Prediction.FLOW:
+        raise ConfigError(
+            f"objective.prediction={prediction} makes another model of one that predicts a flow, and low-rank "
+            "additions, which this one is fine-tuned by, cannot. Leave it out."
+        )
     if prediction is Prediction.FLOW:
         if asked.zero_snr:
             raise ConfigError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
-from mamoe.assemble.base import base_of, started_from, text_dtype_of
+from mamoe.assemble.base import base_of, check_fit, started_from, text_dtype_of
 from mamoe.assemble.caches import encoded
 from mamoe.assemble.callbacks import PictureSampler, best_by, patience, training_callbacks, training_loggers
 from mamoe.assemble.checking import check_data
@@ -38,6 +38,7 @@ from mamoe.console import progress, silent
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.schedules import Schedule
 from mamoe.machine.workers import start_importing
+from mamoe.models.backbones import backbone_of
 from mamoe.runs.home import place_now
 from mamoe.runs.recipe import Recipe, Terms, read_recipe
 from mamoe.runs.source import Source
@@ -168,9 +169,10 @@ def _prepared(
     weights = weights_of(config, base)
     if is_first_process() and (words := started_from(config, base)) is not None:
         print(words)
+    check_fit(config, base, settings)
     check_sizes(config, base.unet, [trains, validates])
     loss = loss_of(config, base)  # what it lacks is said before anything is encoded
-    scheduler = objective_scheduler(config, base.scheduler)
+    scheduler = objective_scheduler(config, base.scheduler, flow_alone=backbone_of(base.unet).flow)
     bar = progress if is_first_process() else silent
     prompts = training_prompts(config, base, settings, [*trains.prompts, *validates.prompts], bar)
     sources = [trains, trains.unaugmented(), validates]

@@ -28,12 +28,13 @@ from mamoe.bases.text_fit import text_problems
 from mamoe.bases.trained import RunParts
 from mamoe.conditioning.encoded import text_config_of, words_of
 from mamoe.conditioning.stacked_text import READINGS, LanguageModel
-from mamoe.diffusion.schedules import Schedule
+from mamoe.diffusion.schedules import Schedule, is_flow, prediction_of
 from mamoe.errors import ConfigError
 from mamoe.models.autoencoder import latent_channels, with_channels_last
 from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import Control, control_of
 from mamoe.models.frozen import quantise_text
+from mamoe.models.latents import LatentScaling
 from mamoe.runs.adapter import same_method
 from mamoe.runs.source import Source
 
@@ -154,6 +155,15 @@ def load_base(
             f"the UNet reads {reads} channels, the autoencoder's latents have {made} (inpainting and depth models "
             "cannot be a base)"
         )
+    if backbone_of(unet).flow and not is_flow(scheduler.config):
+        problems.append(
+            f"the transformer predicts a flow, and scheduler/ has the noise schedule of a model that predicts "
+            f"{prediction_of(scheduler.config)}"
+        )
+    try:
+        LatentScaling.of(autoencoder)
+    except ConfigError as error:
+        problems.append(str(error).rstrip("."))
     if problems:
         raise ConfigError(f"model.path={path}: the parts of the base model do not fit: {'; '.join(problems)}.")
     return BaseModel(
@@ -229,6 +239,12 @@ def read_text(parts: Parts, dtype: torch.dtype | None, text_encoder: Any | None 
     kinds = {part: _encoder_kind(index, part) for part in _ENCODERS if _present(index, part)}
     first, second, third = (kinds.get(part) for part in _ENCODERS)
     assert first is not None, "it is present"
+    numbers = [part.removeprefix("text_encoder") for part in kinds]
+    if lost := [f"tokenizer{number}" for number in numbers if not _present(index, f"tokenizer{number}")]:
+        raise ConfigError(
+            f"model_index.json of this model ({index.get('_class_name')}) names no {' and no '.join(lost)}. Take the "
+            "file as it was published."
+        )
     named = str(index["tokenizer"][1])
     if (reading := READINGS.get(first)) is not None and not named.startswith(reading.words):
         raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,8 @@ from mamoe.runs.recipe import read_recipe
 from mamoe.runs.source import Source
 
 _T5_TOKENS = {"PixArtAlphaPipeline": 120}  # of a prompt, where it is less than an encoder takes by itself
+_PARTS = ("unet", "transformer", "vae", "scheduler")
+_PARTS += tuple(f"{part}{number}" for part in ("text_encoder", "tokenizer") for number in ("", "_2", "_3"))
 log = logging.getLogger(__name__)
 
 
@@ -134,7 +136,14 @@ class DiffusersFolder:
         self._variant = source.variant
 
     def index(self) -> Mapping[str, Any]:
-        return _mapping(DiffusionPipeline.load_config(self._path, **self._version), f"{self._path}/model_index.json")
+        place = f"{self._path}/model_index.json"
+        index = _mapping(DiffusionPipeline.load_config(self._path, **self._version), place)
+        if odd := [part for part in _PARTS if part in index and not _is_named(index[part])]:
+            raise ConfigError(
+                f"{place} must name a library and a class of every part; {odd[0]} is {index[odd[0]]!r:.60}. Take the "
+                "file as it was published."
+            )
+        return index
 
     def trained(self) -> Trained:
         index = self.index()
@@ -145,6 +154,8 @@ class DiffusersFolder:
         backbone, part = backbone_in(self.index()), self._network_part
         found = backbone.stock.load_config(self._path, subfolder=part, **self._version)
         config = _mapping(found, f"{self._path}/{part}/config.json")
+        if problems := backbone.ours.config_problems(config):  # before its weights are read
+            raise ConfigError(f"{self._path}/{part}/config.json: {'; '.join(problems)}.")
         ours = config.get("_class_name") == backbone.ours.__name__
         unet = self.network(backbone.ours if ours else backbone.stock, part, dtype)
         branch = Path(self._path) / BRANCH
@@ -159,7 +170,7 @@ class DiffusersFolder:
 
     def network(self, kind: Any, part: str, dtype: torch.dtype) -> Any:
         if kind is AutoencoderKL:
-            kind = AUTOENCODERS.get(str(self.index()[part][1]), kind)
+            kind = self._autoencoder(str(self.index().get(part, [None, None])[1]))
         # In its format from the start: in float32 a large one would take twice the memory, if only for a moment.
         text = issubclass(kind, PreTrainedModel)
         options: dict[str, Any] = {"dtype": dtype} if text else {"low_cpu_mem_usage": False}
@@ -177,6 +188,14 @@ class DiffusersFolder:
         # Diffusers' networks are cast afterwards: the name of their option differs between releases.
         # As a plain module, because diffusers' own `to` warns even of an empty list of parts to be kept in float32.
         return nn.Module.to(network, dtype)
+
+    def _autoencoder(self, name: str) -> Any:
+        if name not in AUTOENCODERS:
+            raise ConfigError(
+                f"{self._path} has an autoencoder that is not known here (vae: {name}). Known are "
+                f"{', '.join(AUTOENCODERS)}; model.vae=… gives another that makes the same latents."
+            )
+        return AUTOENCODERS[name]
 
     @property
     def _network_part(self) -> str:
@@ -210,6 +229,10 @@ class DiffusersFolder:
                 f"{place} is no noise schedule that is known here: {str(error).splitlines()[0]}"
             ) from None
         return made
+
+
+def _is_named(entry: Any) -> bool:
+    return isinstance(entry, list | tuple) and len(cast(Sequence[Any], entry)) == 2
 
 
 def _mapping(plain: Any, place: str) -> dict[str, Any]:

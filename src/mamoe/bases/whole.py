@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
 
 from mamoe.errors import ConfigError
 from mamoe.storage.contents import found_instead
@@ -29,6 +31,7 @@ def read_whole(kind: Any, place: str, part: str | None = None, *, surplus: bool 
     """
     where = place if part is None else f"{place}/{part}"
     inside = {} if part is None else {"subfolder": part}
+    _check_kind(kind, where, place, **inside, **{key: options[key] for key in ("revision",) if key in options})
     try:
         network, info = kind.from_pretrained(place, use_safetensors=True, output_loading_info=True, **inside, **options)
     except (OSError, SafetensorError) as error:
@@ -40,7 +43,7 @@ def read_whole(kind: Any, place: str, part: str | None = None, *, surplus: bool 
                 f"{where}: the weights cannot be read ({error}); was a download cut off? Get them again."
             ) from None
         raise
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, AssertionError) as error:
         if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and not _misfit(error)):
             raise
         raise ConfigError(
@@ -55,6 +58,21 @@ def read_whole(kind: Any, place: str, part: str | None = None, *, surplus: bool 
             "it was published or as this package saved it."
         )
     return network
+
+
+def _check_kind(kind: Any, where: str, place: str, **version: Any) -> None:
+    # Of transformers alone, which make a network of the class that is asked for, of any size, of whatever is not said.
+    if not issubclass(kind, PreTrainedModel):
+        return
+    wanted = str(getattr(kind.config_class, "model_type"))  # noqa: B009 - of a type that is only partly known
+    config: Any = PreTrainedConfig.get_config_dict(place, **version)[0]
+    told = config.get("model_type")
+    # CLIP's, which was saved as the whole of it once.
+    if told not in (None, wanted, wanted.removesuffix("_text_model")):
+        raise ConfigError(
+            f"{where} holds a network of the kind {told} (config.json), and model_index.json names a {kind.__name__}, "
+            f"which is of the kind {wanted}. Take both from the same place."
+        )
 
 
 def _misfit(error: RuntimeError) -> bool:

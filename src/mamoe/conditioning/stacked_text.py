@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
-from jinja2 import TemplateError
 from jaxtyping import Float, Int64
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import (
     Mistral3ForConditionalGeneration,

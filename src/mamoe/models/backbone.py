@@ -62,6 +62,7 @@ class Backbone:
     decoder: tuple[str, ...] = ()  # parts that draw, as opposed to those that look; none: they cannot be told apart
     methods: tuple[str, ...] | None = None  # of fine-tuning, by name; None: all that do not say otherwise themselves
     distilled: Callable[[Mapping[str, Any]], bool] = lambda config: False  # whether it is told how far to guide itself
+    flow: bool = False  # it predicts flows alone, and schedules of others are not its
     even_steps: bool = False  # of a flow: it is drawn in steps of one length, see set_steps
     drawn_shift: Callable[[int, int], float] | None = None  # (patches, steps) -> log of the shift; None: the schedule's
     keeps_length: bool = False  # guided, a patch's prediction stays as long as the conditional one, see keep_length

@@ -10,8 +10,9 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
+from mamoe.errors import ConfigError
 from mamoe.machine.transfers import sent
-from mamoe.models.autoencoder import is_of_films
+from mamoe.models.autoencoder import is_of_films, latent_channels
 
 Number = float | Tensor  # one for all cells, or [C p p]: for each place in a patch of p x p cells
 
@@ -28,6 +29,9 @@ class LatentScaling:
         """As the autoencoder's configuration says, or, of FLUX.2's, the statistics that it keeps of its patches.
 
         Of Qwen-Image's the configuration has statistics of every channel.
+
+        Raises:
+            ConfigError: what it says cannot be such numbers.
         """
         statistics: Any = getattr(vae, "bn", None)
         if statistics is not None:
@@ -38,9 +42,15 @@ class LatentScaling:
             )
             return cls(factor=factor, shift=mean)
         if is_of_films(vae.config):
-            mean, deviation = (torch.tensor(vae.config[f"latents_{name}"])[:, None, None] for name in ("mean", "std"))
+            mean, deviation = (_of_channels(vae, f"latents_{name}") for name in ("mean", "std"))
+            if not (deviation > 0).all():
+                got = deviation.flatten().tolist()
+                raise ConfigError(f"latents_std of the autoencoder must be above 0, got {got}.")
             return cls(factor=1 / deviation, shift=mean)
-        return cls(factor=vae.config["scaling_factor"], shift=vae.config.get("shift_factor") or 0.0)
+        factor = vae.config["scaling_factor"]
+        if not factor:
+            raise ConfigError(f"scaling_factor of the autoencoder must not be 0 or missing, got {factor}.")
+        return cls(factor=factor, shift=vae.config.get("shift_factor") or 0.0)
 
     def scaled(self, latents: Float[Tensor, "*B C h w"]) -> Float[Tensor, "*B C h w"]:
         """The autoencoder's latents as the UNet knows them."""
@@ -49,6 +59,13 @@ class LatentScaling:
     def unscaled(self, latents: Float[Tensor, "*B C h w"]) -> Float[Tensor, "*B C h w"]:
         """The UNet's latents as the autoencoder knows them."""
         return latents / _spread(self.factor, latents) + _spread(self.shift, latents)
+
+
+def _of_channels(vae: AutoencoderKL, name: str) -> Float[Tensor, "C 1 1"]:
+    numbers, channels = vae.config[name], latent_channels(vae.config)
+    if len(numbers) != channels:
+        raise ConfigError(f"{name} of the autoencoder must be {channels} numbers, one a channel, got {len(numbers)}.")
+    return torch.tensor(numbers)[:, None, None]
 
 
 def _spread(number: Number, latents: Float[Tensor, "*B C h w"]) -> Number:

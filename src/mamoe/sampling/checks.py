@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mamoe.bases.pretrained import text_problems
+from mamoe.diffusion.schedules import is_flow
 from mamoe.errors import ConfigError
 from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import control_of
@@ -146,8 +147,8 @@ def check_branch(condition: str | None, unet: torch.nn.Module) -> None:
         )
 
 
-def call_problems(scheduler: Any, steps: int, output_type: str) -> list[str]:
-    """What numbers and names of a call are out of range."""
+def call_problems(scheduler: Any, steps: int, output_type: str, *, flow: bool) -> list[str]:
+    """What numbers and names of a call are out of range; ``flow``: the network predicts flows and nothing else."""
     problems, most = [], scheduler.config["num_train_timesteps"]
     if not 1 <= steps <= most:
         problems.append(f"num_inference_steps must lie in 1..{most}, got {steps}")
@@ -155,6 +156,12 @@ def call_problems(scheduler: Any, steps: int, output_type: str) -> list[str]:
         problems.append(
             f"num_inference_steps must be at least 2: on this model's schedule the last step begins at {last} of noise "
             "(shift_terminal), and the first one at pure noise"
+        )
+    if flow and not is_flow(scheduler.config):
+        problems.append(
+            f"this model predicts a flow, and the scheduler ({type(scheduler).__name__}) is set up for another "
+            "prediction: take FlowMatchEulerDiscrete or another FlowMatch… of diffusers, or give yours "
+            "prediction_type=flow_prediction and use_flow_sigmas=True"
         )
     if output_type not in ("pil", "np", "pt", "latent"):
         problems.append(f"output_type must be one of pil, np, pt, latent; got {output_type!r}")

@@ -33,6 +33,7 @@ from mamoe.data.reading.pictures import CONTACT_SHEET, read_picture
 from mamoe.errors import ConfigError, DatasetError
 from mamoe.machine.precision import format_name
 from mamoe.machine.processes import Processes
+from mamoe.models.backbones import backbone_of
 from mamoe.models.control.call import control_of
 from mamoe.randomness import derive_seed
 from mamoe.sampling.batches import batches_by_size, draw
@@ -121,7 +122,7 @@ def sample_folder(
     _check_apart(out, layouts)
     if drawing.guidance_layout is not None and pipe.settings is None:
         raise ConfigError("This model knows no layout: leave out guidance_layout.")
-    refuse(call_problems(pipe.scheduler, drawing.steps, "pil"))
+    refuse(call_problems(pipe.scheduler, drawing.steps, "pil", flow=backbone_of(pipe.unet).flow))
     jobs = list_jobs(layouts, pipe)
     if processes.first:
         tell = warn or partial(warnings.warn, category=WithoutEffect, stacklevel=2)

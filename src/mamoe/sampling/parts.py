@@ -222,9 +222,16 @@ class PipelineParts(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **options: Any) -> Self:
-        """A pipeline of the same networks as another one, which may be stock; options as in diffusers."""
+        """A pipeline of the same networks as another one, which may be stock; options as in diffusers.
+
+        Raises:
+            ConfigError: its network is one that layouts cannot steer.
+        """
         # diffusers asks for the very class that the constructor names, and ours have kin.
         networks = {name: part for name, part in pipeline.components.items() if isinstance(part, ModelMixin)}
+        if "transformer" in networks:  # which has the same place here, whatever its family is
+            networks["unet"] = networks.pop("transformer")
+            backbone_of(networks["unet"])
         takes = inspect.signature(cls.__init__).parameters.keys()
         own = {name: networks[name] for name in networks.keys() & takes}
         return cast(Self, super().from_pipe(pipeline, **own, **options))

@@ -234,7 +234,7 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         step_end = step_end_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
         refuse(
             [
-                *call_problems(self.scheduler, num_inference_steps, output_type),
+                *call_problems(self.scheduler, num_inference_steps, output_type, flow=backbone.flow),
                 *guidance.problems(knows_layout=self.settings is not None),
                 *asked.problems(),
                 *([] if encoded is None else encoded.problems({**what, **further}, device, self._dtype)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, cast
 
 from mamoe.machine.skeleton import without_memory
@@ -26,6 +26,11 @@ class Steered:
             own, stock = inspect.signature(cls.__init__), inspect.signature(cls.stock.__init__)
             cls.own_config = tuple(_own_names(own))
             cls.__init__ = _of_signature(cls.__init__, _with_own_arguments(stock, own))
+
+    @classmethod
+    def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
+        """Why a stock network of this configuration cannot be computed, or is of a kind that this class is not."""
+        return []
 
     def skeleton_of_stock(self) -> Any:
         """A stock network of this one's sizes, without memory."""

@@ -47,5 +47,6 @@ joint_backbone = partial(
     text_width=lambda config: config["joint_attention_dim"],
     methods=("lora", "lora_experts"),
     weighs=False,
+    flow=True,
     lora_prefix="transformer",
 )

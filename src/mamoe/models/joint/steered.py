@@ -93,8 +93,9 @@ class SteeredJoint(Steered):
 
     @classmethod
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
-        """Why a stock transformer of this configuration is one of a kind that this class does not compute."""
-        return []
+        """See :meth:`mamoe.models.blocks.steered.Steered.config_problems`; of keys that are not said, nothing."""
+        axes, size = config.get("axes_dims_rope"), config.get("attention_head_dim")
+        return [] if None in (axes, size) else axes_problems("axes_dims_rope", axes, size)
 
     @property
     def places(self) -> list[ExpertPlace]:
@@ -230,6 +231,13 @@ class SteeredJoint(Steered):
             anywhere = attend.any(dim=1, keepdim=True).expand_as(attend)
             found["open_mask"] = joint_mask(anywhere, torch.zeros_like(region))
         return found
+
+
+def axes_problems(name: str, axes: Sequence[int], size: int) -> list[str]:
+    """Why places cannot turn heads of ``size`` numbers: every axis turns its own, in pairs."""
+    if sum(axes) == size and all(axis > 0 and axis % 2 == 0 for axis in axes):
+        return []
+    return [f"{name} must be even numbers that make up the {size} of an attention head, got {list(axes)}"]
 
 
 def _other_experts(folder: Any, kind: str) -> str:

@@ -41,7 +41,8 @@ class MaMoEQwenImageTransformer2DModel(SteeredJoint, QwenImageTransformer2DModel
     @classmethod
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
         odd = [f"{key}={config[key]}: {what}" for key, what in _OTHERS.items() if config.get(key)]
-        return [*odd, "wanted a transformer that makes a picture of text alone, as Qwen-Image's does"] if odd else []
+        wanted = ["wanted a transformer that makes a picture of text alone, as Qwen-Image's does"] if odd else []
+        return [*odd, *wanted, *super().config_problems(config)]
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

@@ -13,9 +13,10 @@ from diffusers.utils import apply_lora_scale
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
+from mamoe.errors import ConfigError
 from mamoe.machine.transfers import works_ahead
 from mamoe.models.joint.place import ExpertPlace
-from mamoe.models.joint.steered import SteeredJoint
+from mamoe.models.joint.steered import SteeredJoint, axes_problems
 from mamoe.models.zimage.block import MaMoEZImageBlock, check_takes_mask
 from mamoe.models.zimage.patches import patches_of, put_together
 from mamoe.models.zimage.sequence import apart_mask, laid_out, longest_prompt
@@ -32,6 +33,13 @@ class MaMoEZImageTransformer2DModel(SteeredJoint, ZImageTransformer2DModel):  # 
 
     stock: ClassVar[type[Any]] = ZImageTransformer2DModel
     blocks: ClassVar[Mapping[str, type[ExpertPlace]]] = {"layers": MaMoEZImageBlock}
+
+    @classmethod
+    def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
+        axes, width, heads = (config.get(key) for key in ("axes_dims", "dim", "n_heads"))
+        if axes is None or width is None or heads is None:
+            return []
+        return axes_problems("axes_dims", axes, width // heads)
 
     @apply_lora_scale("joint_attention_kwargs")
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -137,7 +145,7 @@ class MaMoEZImageTransformer2DModel(SteeredJoint, ZImageTransformer2DModel):  # 
             if height % patch or width % patch:
                 raise ValueError(f"Latents must be whole patches of {patch}x{patch} cells, got {height}x{width} cells.")
             if height // patch > most[0] or width // patch > most[1]:
-                raise ValueError(
+                raise ConfigError(
                     f"This transformer has places for {most[0]}x{most[1]} patches of {patch}x{patch} cells, and the "
                     f"latents have {height}x{width} cells."
                 )
@@ -149,7 +157,7 @@ class MaMoEZImageTransformer2DModel(SteeredJoint, ZImageTransformer2DModel):  # 
         if tokens <= most or (level.attend is not None and works_ahead(level.attend.device)):
             return
         if (longest := longest_prompt(level, tokens)) > most:
-            raise ValueError(
+            raise ConfigError(
                 f"This transformer has places for prompts of {most} tokens, and the longest has {longest}."
             )
 
