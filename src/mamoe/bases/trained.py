@@ -15,7 +15,7 @@ from mamoe.bases.parts import Parts, Trained
 from mamoe.diffusion.schedules import Schedule, schedule_from
 from mamoe.errors import ConfigError
 from mamoe.methods.registry import method_of
-from mamoe.models.backbones import BACKBONES, backbone_of
+from mamoe.models.backbones import BACKBONES, backbone_named, backbone_of
 from mamoe.models.control.call import with_layout
 from mamoe.runs.adapter import ADAPTER, load_adapter, was_rounded
 from mamoe.runs.lookup import part_of_network, require_sound
@@ -80,6 +80,11 @@ class RunParts:
         """The UNet that the adapter was trained beside, in ``dtype``; experts that its method replaces are not made."""
         config, unet = self._config(), self._base.unet(dtype)
         backbone = backbone_of(unet)
+        if backbone_named(config["_class_name"]) is not backbone:
+            raise ConfigError(
+                f"{self.checkpoint} was trained beside a {backbone_named(config['_class_name']).stock.__name__}, and "
+                f"{self.base.path} is a {backbone.stock.__name__}. Give the base model that it was trained on."
+            )
         if config["_class_name"] != backbone.ours.__name__:
             return unet
         copies = not method_of(self._recipe.terms.method).replaces_experts
