@@ -154,6 +154,19 @@ def test_a_scheduler_of_flows_is_taken(bases):
     assert isinstance(LayoutPipeline.from_pretrained(bases / "z").scheduler, FlowMatchEulerDiscreteScheduler)
 
 
+@pytest.mark.parametrize("family", ["flux", "qwen"])  # whose shift grows, and here already with small pictures
+def test_a_picture_for_which_the_schedule_has_no_levels_left_is_refused(bases, family):
+    pipe = LayoutPipeline.from_pretrained(bases / family)
+    with pytest.raises(ConfigError, match="one of 4096 patches is all noise in every step"):
+        pipe("a car", **{**SMALLEST, "height": 1024, "width": 1024})
+
+
+def test_what_other_pipelines_are_asked_is_answered(bases):
+    pipe = LayoutPipeline.from_pretrained(bases / "qwen")
+    with pytest.raises(MamoeError, match=r"true_cfg_scale is not taken here: .* guidance_scale"):
+        pipe("a car", true_cfg_scale=4.0, **SMALLEST)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["klein", "qwen", "z"])
 def test_a_prompt_that_names_special_tokens_is_read_as_the_stock_pipeline_reads_it(family):

@@ -155,7 +155,9 @@ READINGS: Mapping[type[PreTrainedModel], Reading] = {
     Qwen3ForCausalLM: Reading(message=partial(_chat, thinking=False), layers=(9, 18, 27), padded=True),
     Qwen3Model: Reading(message=partial(_chat, thinking=True), layers=(-2,)),
     Qwen2_5_VLForConditionalGeneration: Reading(message=_described, layers=(-1,), dropped=34),
-    Mistral3ForConditionalGeneration: Reading(message=_reasoned, layers=(10, 20, 30), words="Pixtral", padded=True, bare=True),
+    Mistral3ForConditionalGeneration: Reading(
+        message=_reasoned, layers=(10, 20, 30), words="Pixtral", padded=True, bare=True
+    ),
 }
 
 

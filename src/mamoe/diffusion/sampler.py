@@ -88,6 +88,9 @@ def set_steps(
         even: a flow's steps are of one length, before they are shifted: the last one begins at the share 1 / steps of
             noise. Otherwise it begins where the training's last level is.
         shift: (patches, steps) -> logarithm of the shift that a growing one is drawn with; None: as in training.
+
+    Raises:
+        ConfigError: the shift has grown so far that all steps would be at one level.
     """
     told: dict[str, Any] = {}
     takes = inspect.signature(scheduler.set_timesteps).parameters
@@ -97,6 +100,12 @@ def set_steps(
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **told)
     else:
         scheduler.set_timesteps(steps, **told)
+    if told and steps > 1 and not scheduler.timesteps[0] > scheduler.timesteps[1]:  # nor where they are no numbers
+        raise ConfigError(
+            f"On this model's schedule, whose shift grows with the picture, one of {patches} patches is all noise in "
+            "every step: it is far beyond the sizes that the schedule is made for. Draw a smaller one, or change "
+            "max_shift and max_image_seq_len of the scheduler's configuration."
+        )
 
 
 def scaled_for_model(scheduler: Any, noisy: Tensor, timestep: Tensor) -> Tensor:

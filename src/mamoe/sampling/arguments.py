@@ -30,6 +30,10 @@ _OF_OTHERS = {
     "negative_prompt_2": "both text encoders read the one negative prompt",
     "timesteps": _STEPS,
     "sigmas": _STEPS,
+    "true_cfg_scale": "what leads away from the negative prompt is guidance_scale, of every model",
+    "max_sequence_length": "prompts are read up to the length that the training knew; what is cut off is quoted",
+    "cfg_normalization": "it is not known here",
+    "cfg_truncation": "it is not known here",
     "eta": "for fresh noise in every step take another scheduler, such as DDPM or EulerAncestralDiscrete",
     "clip_skip": "the text is read where the training read it",
     "cross_attention_kwargs": "weights of LoRA layers are set by pipe.set_adapters(name, weight)",
@@ -42,7 +46,13 @@ _OF_OTHERS = {
     "callback_steps": _CALLBACK,
     "control_image": "condition pictures are given as condition",
 }
-_CHANGES_NOTHING = {"eta": 0.0, "callback_steps": 1, "crops_coords_top_left": (0, 0)}
+_CHANGES_NOTHING = {
+    "cfg_normalization": False,
+    "cfg_truncation": 1.0,
+    "eta": 0.0,
+    "callback_steps": 1,
+    "crops_coords_top_left": (0, 0),
+}
 
 
 def argument_problems(given: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
