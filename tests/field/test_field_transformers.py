@@ -10,8 +10,10 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     FluxPipeline,
     QwenImagePipeline,
+    StableDiffusion3Pipeline,
     ZImagePipeline,
 )
 
@@ -22,14 +24,30 @@ from mamoe.commands.check.network import check_network
 from mamoe.conditioning.encoded import fingerprint
 from mamoe.conditioning.encoders import encoder_for
 from mamoe.errors import ConfigError, MamoeError
+from small_flux2_dev_base import dev_pipeline
 from small_flux_base import flux_pipeline
 from small_klein_base import PROMPT_TOKENS, byte_qwen_tokenizer, klein_pipeline
 from small_qwen_base import qwen_pipeline
+from small_sd3_base import sd3_pipeline
 from small_z_image_base import z_image_pipeline
 from wholeruns import SMALL
 
-MADE = {"flux": flux_pipeline, "klein": klein_pipeline, "qwen": qwen_pipeline, "z": z_image_pipeline}
-STOCK = {"flux": FluxPipeline, "klein": Flux2KleinPipeline, "qwen": QwenImagePipeline, "z": ZImagePipeline}
+MADE = {
+    "dev": dev_pipeline,
+    "flux": flux_pipeline,
+    "klein": klein_pipeline,
+    "qwen": qwen_pipeline,
+    "sd3": sd3_pipeline,
+    "z": z_image_pipeline,
+}
+STOCK = {
+    "dev": Flux2Pipeline,
+    "flux": FluxPipeline,
+    "klein": Flux2KleinPipeline,
+    "qwen": QwenImagePipeline,
+    "sd3": StableDiffusion3Pipeline,
+    "z": ZImagePipeline,
+}
 PER_FAMILY = pytest.mark.parametrize("family", MADE)
 SMALLEST = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "latent"}
 EXPERTS = ["method=lora_experts", "method.rank=4", "method.alpha=8"]
@@ -80,15 +98,17 @@ def lacking(part):
 
 FAULTS = [
     *[(family, ddim, "predicts a flow, and scheduler/") for family in MADE],
-    *[(family, lacking("tokenizer"), "files of tokenizer/ are missing") for family in MADE],
+    *[(family, lacking("tokenizer"), "files of tokenizer/ are missing") for family in MADE if family != "dev"],
+    ("dev", lacking("tokenizer"), "cannot be loaded"),
     *[(family, network(axes_dims_rope=[2, 2, 2]), "axes_dims_rope must be") for family in ("flux", "klein", "qwen")],
     ("z", network(axes_dims=[2, 2, 2]), "axes_dims must be"),
     ("qwen", network(zero_cond_t=True), "it is shown pictures to edit"),
     *[(family, without_template, "chat template") for family in ("klein", "z")],
     ("z", template("{% for x in %}"), "none in tokenizer/ that can be read"),
     ("klein", template("<|im_start|>"), "leaves out what a user says"),
-    ("qwen", index(tokenizer=["transformers", "CLIPTokenizer"]), "words of a Qwen2Tokenizer"),
+    ("qwen", index(tokenizer=["transformers", "CLIPTokenizer"]), "words of a Qwen2"),
     ("qwen", index(text_encoder=["transformers", "Qwen3Model"]), "of the kind qwen2_5_vl"),
+    ("dev", index(tokenizer=["transformers", "Qwen2Tokenizer"]), "words of a Pixtral"),
     ("flux", index(text_encoder=["transformers", "T5EncoderModel"]), "of the kind clip_text_model"),
     ("z", index(vae=["diffusers", "AutoencoderKLWan"]), r"not known here \(vae: AutoencoderKLWan\)"),
     ("z", index(vae="vae"), "must name a library and a class"),
@@ -189,12 +209,7 @@ def test_another_template_has_caches_of_its_own():
 
 # LoRA files.
 
-LAYER = {
-    "flux": "transformer_blocks.0.attn.to_q",
-    "klein": "transformer_blocks.0.attn.to_q",
-    "qwen": "transformer_blocks.0.attn.to_q",
-    "z": "layers.0.attention.to_q",
-}
+LAYER = dict.fromkeys(MADE, "transformer_blocks.0.attn.to_q") | {"z": "layers.0.attention.to_q"}
 
 
 def lora(layer, width=32, prefix="transformer."):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from diffusers.loaders.lora_pipeline import (
     Flux2LoraLoaderMixin,
@@ -91,11 +91,11 @@ class LoraLoading(StableDiffusionLoraLoaderMixin):
 
 def _read(stock: type[Any], source: Any, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], Any]:
     """The weights of a LoRA file by diffusers' names, and scales of layers if they are said beside them."""
-    reader = _WITHOUT_SCALES.get(stock)
+    reader, of_flux = _WITHOUT_SCALES.get(stock), cast(Any, FluxLoraLoaderMixin)
     try:
         if reader is not None:
             return reader.lora_state_dict(source, **options), None
-        return FluxLoraLoaderMixin.lora_state_dict(source, return_alphas=True, **options)
+        return of_flux.lora_state_dict(source, return_alphas=True, **options)
     except (ValueError, KeyError, IndexError) as error:  # of names that the reader does not know
         raise ConfigError(
             f"This is no LoRA file that diffusers can read for a {stock.__name__} ({type(error).__name__}: "

@@ -95,7 +95,7 @@ class SteeredJoint(Steered):
     def config_problems(cls, config: Mapping[str, Any]) -> list[str]:
         """See :meth:`mamoe.models.blocks.steered.Steered.config_problems`; of keys that are not said, nothing."""
         axes, size = config.get("axes_dims_rope"), config.get("attention_head_dim")
-        return [] if None in (axes, size) else axes_problems("axes_dims_rope", axes, size)
+        return [] if axes is None or size is None else axes_problems("axes_dims_rope", axes, size)
 
     @property
     def places(self) -> list[ExpertPlace]:
