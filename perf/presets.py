@@ -75,6 +75,8 @@ WORDS = {
 class Embeddings:
     """In the text encoders' place: prompts of as many random numbers as theirs have."""
 
+    words_end = None  # they have no places
+
     def __init__(self, unet: dict[str, Any]) -> None:
         self.width = unet["cross_attention_dim"]
         sizes = 6 * unet.get("addition_time_embed_dim", 0)
@@ -88,6 +90,9 @@ class Embeddings:
 
     def num_tokens(self, prompt: str) -> int:
         return GLOBAL_TOKENS
+
+    def without_padding(self, prompt: str, tokens: Tensor) -> Tensor:
+        return tokens
 
     def _whole(self) -> EncodedPrompt:
         pooled = None if self.pooled is None else torch.randn(self.pooled)
