@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from test_flux_runs import METHODS, words_of
 from torch import nn
 
 from factories import only_run
+from loraruns import METHODS, words_of
 from mamoe import LayoutPipeline
 from mamoe.errors import ConfigError
 from mamoe.methods.lora_experts import LoraExperts

@@ -4,16 +4,26 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
-from test_flux_runs import METHODS, PLAIN, own_picture, words_of
 
 from factories import mamoe, only_run
+from loraruns import (
+    METHODS,
+    PICTURE,
+    PLAIN,
+    Family,
+    assert_goes_out,
+    assert_grids_and_jobs_are_drawn,
+    noise,
+    own_picture,
+    trained_and_resumed,
+    words_of,
+)
 from mamoe import LayoutPipeline
 from mamoe.models.sd3.model import MaMoESD3Transformer2DModel
 from small_sd3_base import PLACES, T5_WORDS, write_sd3_base
-from wholeruns import SMALL, assert_equal, cut_back, draw, tensors, trained
+from wholeruns import SMALL, draw, trained
 
 
 @pytest.fixture(scope="module")
@@ -23,38 +33,24 @@ def base(tmp_path_factory):
 
 def stock_picture(pipe):
     pipe.set_progress_bar_config(disable=True)
-    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
-    options = {"num_inference_steps": 2, "output_type": "np", "height": 64, "width": 64, "guidance_scale": 3.5}
-    return pipe("a street", latents=noise, max_sequence_length=T5_WORDS, **options).images
+    options = {**PICTURE, "guidance_scale": 3.5}
+    return pipe("a street", latents=noise(), max_sequence_length=T5_WORDS, **options).images
+
+
+@pytest.fixture(scope="module")
+def family(base):
+    return Family(base=base, pipeline=StableDiffusion3Pipeline, picture=stock_picture, atol=1e-4, differs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["lora", pytest.param("lora_experts", marks=pytest.mark.slow)])
-def test_it_trains_resumes_to_the_bit_draws_and_is_exported(base, scenes, tmp_path, method):
-    trained(*words_of(base, scenes, tmp_path / "runs", *METHODS[method], "callbacks.samples=null"))
-    run = only_run(tmp_path / "runs")
-    copy = cut_back(run, tmp_path / "copy", 2)
-    trained(f"resume={copy}")
-    assert_equal(tensors(run, 4), tensors(copy, 4))
+def test_it_trains_resumes_to_the_bit_draws_and_is_exported(family, scenes, tmp_path, method):
+    run = trained_and_resumed(family.base, scenes, tmp_path, *METHODS[method])
     learned = load_file(run / "checkpoints/latest/unet/adapter.safetensors")
     assert any(value.abs().max() > 0 for name, value in learned.items() if name.endswith(".up_EFr"))
     pipe = LayoutPipeline.from_pretrained(run)
     assert isinstance(pipe.unet, MaMoESD3Transformer2DModel) and pipe.unet.config["expert_rank"] == 4
     assert pipe.scheduler.config["shift"] == 3.0
-    drawn = draw(pipe, scenes)
-    assert mamoe("export", str(run), str(tmp_path / "out"), "--weights", "fp32").code == 0
-    np.testing.assert_array_equal(draw(LayoutPipeline.from_pretrained(tmp_path / "out"), scenes), drawn)
-    trained(*words_of(tmp_path / "out", scenes, tmp_path / "more"), *SMALL, *METHODS[method], "trainer.max_steps=1")
-    # What it is without a map is a stock pipeline, and a LoRA of one.
-    assert mamoe("export", str(run), str(tmp_path / "dense"), "--format", "dense", "--weights", "fp32").code == 0
-    dense = stock_picture(StableDiffusion3Pipeline.from_pretrained(tmp_path / "dense"))
-    file = mamoe("export", str(run), str(tmp_path / "lora"), "--format", "diffusers-lora", "--weights", "fp32")
-    assert file.code == 0, file.err
-    stock, ours = StableDiffusion3Pipeline.from_pretrained(base), LayoutPipeline.from_pretrained(base)
-    before = stock_picture(stock)
-    for one, picture in ((stock, stock_picture), (ours, own_picture)):
-        one.load_lora_weights(tmp_path / "lora", weight_name="pytorch_lora_weights.safetensors")
-        np.testing.assert_allclose(picture(one), dense, atol=1e-4)
-    assert np.abs(before - dense).max() > 1e-3
+    assert_goes_out(run, family, scenes, tmp_path, method)
 
 
 def test_without_layout_and_t5_it_is_exported_as_its_own_pipeline(scenes, tmp_path):
@@ -66,33 +62,22 @@ def test_without_layout_and_t5_it_is_exported_as_its_own_pipeline(scenes, tmp_pa
     assert index["_class_name"] == "StableDiffusion3Pipeline" and index["text_encoder_3"] == [None, None]
     without = {"text_encoder_3": None, "tokenizer_3": None}
     stock = StableDiffusion3Pipeline.from_pretrained(tmp_path / "out", **without)
-    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
-    options = {"num_inference_steps": 2, "output_type": "np", "height": 64, "width": 64, "guidance_scale": 3.5}
-    wanted = stock("a street", latents=noise, **options).images
+    options = {**PICTURE, "guidance_scale": 3.5}
+    wanted = stock("a street", latents=noise(), **options).images
     np.testing.assert_allclose(wanted, own_picture(LayoutPipeline.from_pretrained(run)), atol=1e-4)
 
 
 @pytest.mark.slow
 def test_grids_and_sampling_jobs_are_drawn(base, scenes, tmp_path):
     words = ["cache.latents=true", "layout.global_padding=false", "layout.blocks=[0,1]"]
-    trained(*words_of(base, scenes, tmp_path / "runs", *METHODS["lora"], *words))
-    run = only_run(tmp_path / "runs")
-    assert list((run / "samples").glob("step-*/grid.png"))
-    maps = ["--panoptic", str(scenes / "panoptic/test"), "--prompts", str(scenes / "prompts_test.csv")]
-    job = mamoe("sample", str(run), *maps, "--out", str(tmp_path / "out"), "--steps", "1")
-    assert job.code == 0, job.err
-    assert len(list((tmp_path / "out").glob("scene*.png"))) == 2
+    assert_grids_and_jobs_are_drawn(base, scenes, tmp_path, *METHODS["lora"], *words)
 
 
 @pytest.mark.slow
 def test_frozen_weights_and_t5_in_fewer_bits(base, scenes, tmp_path):
     pytest.importorskip("bitsandbytes")
     words = ["trainer.precision=bf16-mixed", "model.frozen_precision=int8", "model.text_precision=int8"]
-    trained(*words_of(base, scenes, tmp_path / "runs", *METHODS["lora_experts"], *words, "callbacks.samples=null"))
-    run = only_run(tmp_path / "runs")
-    copy = cut_back(run, tmp_path / "copy", 2)
-    trained(f"resume={copy}")
-    assert_equal(tensors(run, 4), tensors(copy, 4))
+    run = trained_and_resumed(base, scenes, tmp_path, *METHODS["lora_experts"], *words)
     assert np.isfinite(draw(LayoutPipeline.from_pretrained(run), scenes)).all()
 
 
