@@ -9,6 +9,7 @@ import pytest
 
 from mamoe.commands.demo import run
 from mamoe.commands.demo.models import DemoModel
+from mamoe.errors import ConfigError
 from mamoe.training.loop.fit import FitResult
 from mamoe.training.loop.interruption import Stop
 from mamoe.training.loop.metrics import read_rows
@@ -83,6 +84,9 @@ def test_demo_tells_its_story_on_the_transformer_too(tmp_path, monkeypatch, caps
     assert "transformer" in (out / "index.html").read_text()
     recipe = json.loads((out / "runs/demo/latest/checkpoints/latest/recipe.json").read_text())
     assert "tiny_dit" in json.dumps(recipe["base"])
+    # Another model's is not gone on with.
+    with pytest.raises(ConfigError, match=r"demo of tiny_dit\. Go on with that \(--model tiny_dit\)"):
+        run.run_demo(out, steps=2, settings=settings)
     # One that is finished, of a version whose demo was longer, has its page made again.
     shorter = [*settings, "trainer.max_steps=1"]
     assert run.run_demo(out, model=DemoModel.TINY_DIT, settings=shorter) == 0

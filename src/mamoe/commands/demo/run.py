@@ -31,6 +31,7 @@ from mamoe.config.compose import compose, setting
 from mamoe.config.train import Train, validated
 from mamoe.data.folder.listing import bare_name
 from mamoe.data.reading.pictures import read_picture
+from mamoe.errors import ConfigError
 from mamoe.evaluation.layout.attributes import (
     caption_chance,
     instances_that_count,
@@ -113,9 +114,11 @@ def run_demo(
     overrides += [*settings, *([] if steps is None else [f"trainer.max_steps={steps}"])]
     latest = out / "runs" / "demo" / "latest"
     resume = [setting("resume", latest)] if (latest / "checkpoints" / "latest").exists() else []
-    if resume:  # an earlier version's demo weighs its regions as that version did
-        begun = read_recipe(find_checkpoint(latest)).terms.layout.strength
-        overrides.insert(1, setting("regions.strength", begun))
+    if resume:
+        begun = read_recipe(find_checkpoint(latest))
+        _check_model(begun.base.path, model, out)
+        # An earlier version's demo weighs its regions as that version did.
+        overrides.insert(1, setting("regions.strength", begun.terms.layout.strength))
     plain = compose([*overrides, *resume])
     config = validated(plain)
     done = step_of(find_checkpoint(latest)) if resume and steps is None else 0
@@ -200,6 +203,20 @@ def with_swapped_colours(sample: Sample) -> Sample:
     after = swap_colours(before, COLOUR_WORDS, rng)
     caption = swap_in_caption(sample.prompts.global_prompt, before, after)
     return replace(sample, prompts=replace(sample.prompts, by_segment=after, global_prompt=caption))
+
+
+def _check_model(begun: str, model: DemoModel, out: Path) -> None:
+    """Refuse to go on with another model's demo.
+
+    Raises:
+        ConfigError: names that model, and what to do.
+    """
+    for other in DemoModel:
+        if begun == f"package:{other}" and other is not model:
+            raise ConfigError(
+                f"{out} holds the demo of {other}. Go on with that (--model {other}), or give the demo of {model} a "
+                "folder of its own (--out)."
+            )
 
 
 def draw_all(
