@@ -81,7 +81,7 @@ def demo(
     from mamoe.machine.libraries import quiet_libraries
 
     quiet_libraries()
-    folder = out or Path(model.experiment)
+    folder = out or Path(model.folder)
     with stopped_with(f"what is finished is kept in {folder}; the same command goes on from there."):
         code = run_demo(folder, model=model, steps=steps)
     raise typer.Exit(code)

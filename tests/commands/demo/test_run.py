@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from factories import mamoe
 from mamoe.commands.demo import run
 from mamoe.commands.demo.models import DemoModel
 from mamoe.errors import ConfigError
@@ -14,6 +15,7 @@ from mamoe.training.loop.fit import FitResult
 from mamoe.training.loop.interruption import Stop
 from mamoe.training.loop.metrics import read_rows
 
+README = Path(__file__).parents[3] / "README.md"
 FIGURES = {
     "colour_real",
     "colour_mamoe",
@@ -99,3 +101,12 @@ def test_demo_interrupted_in_training_stops_there(base_model, tmp_path, monkeypa
     monkeypatch.setattr(run, "train", lambda *args, **options: (stopped, tmp_path))
     assert run.run_demo(tmp_path / "demo", settings=[f"model.path={base_model}"]) == 130
     assert not (tmp_path / "demo/index.html").exists()
+
+
+def test_it_goes_where_the_readme_says_unless_it_is_told(monkeypatch):
+    given = []
+    monkeypatch.setattr(run, "run_demo", lambda folder, **options: given.append(str(folder)) or 0)
+    for words in ([], ["--model", "tiny_dit"], ["--out", "town"]):
+        assert mamoe("demo", *words).code == 0
+    assert given == ["demo", "demo_tiny_dit", "town"]
+    assert {folder for folder in re.findall(r"leaves (\w+)/index.html", README.read_text())} == {"demo"}

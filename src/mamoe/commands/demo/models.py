@@ -17,6 +17,11 @@ class DemoModel(StrEnum):
         return f"demo_{self}"
 
     @property
+    def folder(self) -> str:
+        """Where the demo goes unless it is told; a demo that is begun goes on there."""
+        return "demo" if self is DemoModel.TINY else f"demo_{self}"
+
+    @property
     def kind(self) -> str:
         """What its network is."""
         return "a UNet" if self is DemoModel.TINY else "a transformer"
