@@ -141,6 +141,13 @@ def test_settings_that_do_not_fit(override, words, base_model, scenes, tmp_path)
     refused(mamoe("train", *short_run(base_model, scenes, tmp_path), "cache.latents=false", override), 2, *words)
 
 
+@pytest.mark.parametrize("override", ["layout.blocks=[99]", "layout.moe_levels=[7]"])
+def test_places_that_the_network_has_not_are_refused_before_anything_is_encoded(override, base_model, scenes, tmp_path):
+    words = [*short_run(base_model, scenes, tmp_path), f"cache.folder={tmp_path / 'cache'}", override]
+    refused(mamoe("train", *words), 2, override.split("=")[0].split(".")[1])
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["check"]
+
+
 @pytest.mark.parametrize("command", [["train"], ["cache"], ["benchmark", "--dry-run", "benchmark=tiny"]])
 def test_nonsense_is_refused_by_every_command_that_trains(command):
     nonsense = {"layout.policy": "nonsense", "layout.grouping": "nothing", "layout.expert_resize": "cubic"}

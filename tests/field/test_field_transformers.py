@@ -27,6 +27,7 @@ from mamoe.errors import ConfigError, MamoeError
 from small_flux2_dev_base import dev_pipeline
 from small_flux_base import flux_pipeline
 from small_klein_base import PROMPT_TOKENS, byte_qwen_tokenizer, klein_pipeline
+from small_models import small_autoencoder
 from small_qwen_base import qwen_pipeline
 from small_sd3_base import sd3_pipeline
 from small_z_image_base import z_image_pipeline
@@ -96,7 +97,16 @@ def lacking(part):
     return lambda base: shutil.rmtree(base / part)
 
 
+def ordinary_autoencoder(base):
+    made = json.loads((base / "vae/config.json").read_text())
+    channels = made.get("latent_channels") or made["z_dim"]
+    small_autoencoder(latent_channels=channels).save_pretrained(base / "vae")
+    index(vae=["diffusers", "AutoencoderKL"])(base)
+
+
 FAULTS = [
+    ("qwen", ordinary_autoencoder, "knows the latents of an AutoencoderKLQwenImage, and vae/ has an AutoencoderKL"),
+    ("klein", ordinary_autoencoder, "knows the latents of an AutoencoderKLFlux2, and vae/ has an AutoencoderKL"),
     *[(family, ddim, "predicts a flow, and scheduler/") for family in MADE],
     *[(family, lacking("tokenizer"), "files of tokenizer/ are missing") for family in MADE if family != "dev"],
     ("dev", lacking("tokenizer"), "cannot be loaded"),

@@ -14,6 +14,7 @@ from mamoe.bases.pretrained import BaseModel, Formats, load_base
 from mamoe.config.train import Train
 from mamoe.data.condition import drawn_kind
 from mamoe.errors import ConfigError
+from mamoe.machine.skeleton import without_memory
 from mamoe.methods.method import require_fits
 from mamoe.methods.options import ConcatOptions, ControlNetXSOptions
 from mamoe.models.backbones import backbone_of
@@ -98,6 +99,13 @@ def check_fit(config: Train, base: BaseModel, settings: LayoutSettings) -> None:
             f"{backbone.stock.__name__} text reads cells, too, by a mask that says yes or no: set "
             "regions.strength=hard."
         )
+    by_number = config.layout.blocks is not None or config.layout.moe_levels is not None
+    if by_number and (settings.region_attention or settings.moe):
+        # Which places there are only the network can tell, and one without weights will do.
+        network = getattr(base.unet, "base", base.unet)
+        with without_memory():
+            hollow = type(network).from_config(network.config)
+        with_layout(hollow, **_layout_options(config, base, settings), copies=False)
 
 
 def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> Any:
@@ -112,15 +120,19 @@ def steered_unet(config: Train, base: BaseModel, settings: LayoutSettings) -> An
     if not settings.region_attention and not settings.moe:
         return base.unet
     return with_layout(
-        base.unet,
-        num_experts=settings.num_experts,
-        region_attention=settings.region_attention,
-        region_blocks=config.layout.blocks if settings.region_attention else None,
-        moe_levels=config.layout.moe_levels,
-        learned_strength=settings.strength is Strength.LEARNED,
-        shared_expert=base.unet.config.get("shared_expert", False),
-        copies=not config.method.kind.replaces_experts,
+        base.unet, **_layout_options(config, base, settings), copies=not config.method.kind.replaces_experts
     )
+
+
+def _layout_options(config: Train, base: BaseModel, settings: LayoutSettings) -> dict[str, Any]:
+    return {
+        "num_experts": settings.num_experts,
+        "region_attention": settings.region_attention,
+        "region_blocks": config.layout.blocks if settings.region_attention else None,
+        "moe_levels": config.layout.moe_levels,
+        "learned_strength": settings.strength is Strength.LEARNED,
+        "shared_expert": base.unet.config.get("shared_expert", False),
+    }
 
 
 def started_from(config: Train, base: BaseModel) -> str | None:

@@ -155,6 +155,8 @@ def load_base(
             f"the UNet reads {reads} channels, the autoencoder's latents have {made} (inpainting and depth models "
             "cannot be a base)"
         )
+    if (made_by := type(autoencoder).__name__) != (known := backbone_of(unet).autoencoder):
+        problems.append(f"the network knows the latents of an {known}, and vae/ has an {made_by}")
     if backbone_of(unet).flow and not is_flow(scheduler.config):
         problems.append(
             f"the transformer predicts a flow, and scheduler/ has the noise schedule of a model that predicts "

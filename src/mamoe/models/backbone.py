@@ -57,6 +57,7 @@ class Backbone:
     sized: Callable[[Mapping[str, Any]], bool] = lambda config: False  # whether it is told how large pictures are
     call: Callable[..., Any] = called  # (network, noisy, timestep, inputs, guidance) -> prediction, see called
     latent_channels: Callable[[Mapping[str, Any]], int] = in_channels  # of its configuration
+    autoencoder: str = "AutoencoderKL"  # diffusers' class of the one whose latents it knows
     most_cells: Callable[[Mapping[str, Any]], int | None] = lambda config: None  # a side of latents; None: any
     takes_pictures: bool = False  # whether it can be shown a condition picture
     decoder: tuple[str, ...] = ()  # parts that draw, as opposed to those that look; none: they cannot be told apart

@@ -54,6 +54,7 @@ FLUX2 = _flux_backbone(
     ours=MaMoEFlux2Transformer2DModel,
     convert=converted(MaMoEFlux2Transformer2DModel),
     call=call_flux2,
+    autoencoder="AutoencoderKLFlux2",
     drawn_shift=drawn_shift,
     # Of a single block the first layer makes queries, too, and has adapters of its own beside its experts.
     routed=_EXPERTS_2,

@@ -59,6 +59,7 @@ QWEN_IMAGE = joint_backbone(
     convert=converted(MaMoEQwenImageTransformer2DModel),
     pyramid=lambda config: Pyramid(count=1, skipped=PATCH.bit_length() - 1),
     latent_channels=lambda config: config["in_channels"] // PATCH**2,
+    autoencoder="AutoencoderKLQwenImage",
     call=call_qwen_image,
     even_steps=True,
     keeps_length=True,
