@@ -97,7 +97,7 @@ def test_finish_tiny_base(tmp_path, monkeypatch, capsys):
         drawn = mamoe("scenes", tmp_path / name, "--train", "4", "--val", "1", "--test", "0", *words)
         assert drawn.code == 0, drawn.err
     folders = ["--pictures", tmp_path / "streets", tmp_path / "close"]
-    for part in ("decoder", "unet"):
+    for part in ("autoencoder", "unet"):
         run_example(
             monkeypatch, "finish_tiny_base.py", part, tmp_path / "base", *folders, "--seconds", "1", "--batch", "2"
         )
