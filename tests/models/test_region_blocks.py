@@ -28,6 +28,11 @@ def halves(network):
     return Halves.for_network(network, CELLS, experts=2)
 
 
+def who_may(mask):
+    """A mask, boolean or of log weights, as a boolean one."""
+    return mask if mask.dtype == torch.bool else mask > -torch.inf
+
+
 def read_by(network):
     """The blocks in the order they run, and the mask that each one's attention is told."""
     blocks, masks = [], []
@@ -37,7 +42,7 @@ def read_by(network):
         layer = one.attn2 if isinstance(one, LayoutBlock) else one.attn
         hooks.append(
             layer.register_forward_pre_hook(
-                lambda layer, args, told: masks.append(told["attention_mask"]), with_kwargs=True
+                lambda layer, args, told: masks.append(who_may(told["attention_mask"])), with_kwargs=True
             )
         )
     run(network)

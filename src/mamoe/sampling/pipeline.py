@@ -351,6 +351,8 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         phases = [(phase.start, guidance.steered(phase).unet_inputs()) for phase in encoded.phases]
         # Asked of all modules of a network, which in every step takes the host longer than a block does.
         taken, dtype = generators_taken(self.scheduler, generators), self._dtype
+        if step_end is None:  # which may change text and weights between steps
+            phases = [(start, backbone.for_steps(self.unet, inputs, dtype)) for start, inputs in phases]
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance.scale, len(timesteps), False
         with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
             for step, (timestep, told) in enumerate(zip(timesteps, sent(timesteps, latents.device), strict=True)):

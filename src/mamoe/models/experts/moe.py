@@ -146,7 +146,7 @@ class SharedExpertFeedForward(MoEFeedForward):
         weights = plain_weights(rows, [nets[0], *nets])
         if weights is not None:
             added = run_layers(nets[0][3:], grouped_layers(rows, weights, self.activation, nets[0][1], routing))
-            return added.masked_fill(routing.member[:, :1], 0)
+            return added.masked_fill(routing.member[:, :1].bool(), 0)
         rest, *slices = slices_of(rows, routing.offsets)
         added = [run_layers(net, own) for net, own in zip(nets, slices, strict=True)]
         return torch.cat([added[0].new_zeros(rest.shape), *added])
