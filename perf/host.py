@@ -126,7 +126,7 @@ def train(scale: Scale) -> dict[str, Any]:
     works = training(scale)
     counts = {name: operators(work).total() for name, work in works.items()}
     found = pairs(counts, milliseconds(works, scale.rounds))
-    for unit, of in found.items():
+    for of in found.values():
         of["conditioned_ratio"] = (of["ours"] + of["conditioning"]) / of["stock"]
     return found
 

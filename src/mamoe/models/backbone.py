@@ -62,7 +62,9 @@ class Backbone:
     pooled_width: Callable[[Mapping[str, Any]], int] = lambda config: 0  # P of the pooled prompt it is told; 0: of none
     sized: Callable[[Mapping[str, Any]], bool] = lambda config: False  # whether it is told how large pictures are
     call: Callable[..., Any] = called  # (network, noisy, timestep, inputs, guidance) -> prediction, see called
-    for_steps: Callable[..., dict[str, Any]] = unchanged  # (network, inputs, dtype) of calls without gradients that differ
+    for_steps: Callable[..., dict[str, Any]] = (
+        unchanged  # (network, inputs, dtype) of calls without gradients that differ
+    )
     # in latents and timestep alone -> inputs for them, in which is made once what would be made in every call
     latent_channels: Callable[[Mapping[str, Any]], int] = in_channels  # of its configuration
     most_cells: Callable[[Mapping[str, Any]], int | None] = lambda config: None  # a side of latents; None: any

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor
 
-_ROW = 8  # columns of a matrix whose rows are 16 bytes in half precision
+_ROW = 8  # numbers of half precision in 16 bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,6 +35,11 @@ class PictureConditioning:
     time_ids: Float[Tensor, "B 6"]  # see framing_rows
 
 
+def rounded_up(num_experts: int) -> int:
+    """Columns of a matrix with one for every expert, whose rows are whole 16 bytes in half precision."""
+    return num_experts + -num_experts % _ROW
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ExpertRouting:
     """Which expert works on which cell, sorted by expert so that each expert reads one slice.
@@ -55,7 +60,7 @@ class ExpertRouting:
     def __post_init__(self) -> None:
         row = torch.arange(len(self.token), device=self.token.device)
         back = torch.empty_like(row).index_copy_(0, self.token, row) if self.weight is None else None
-        ends = F.pad(self.offsets, (0, -len(self.offsets) % _ROW), value=len(self.token))
+        ends = F.pad(self.offsets, (0, rounded_up(len(self.offsets)) - len(self.offsets)), value=len(self.token))
         begin = F.pad(ends[:-1], (1, 0))
         object.__setattr__(self, "back", back)
         object.__setattr__(self, "member", (row.unsqueeze(1) < ends) & (row.unsqueeze(1) >= begin))

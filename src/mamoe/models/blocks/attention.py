@@ -29,6 +29,8 @@ def with_signature(processor: type[Processor]) -> type[Processor]:
     call: Any = processor.__call__
     call.__signature__ = inspect.signature(call)
     return processor
+
+
 _TOLD = {"strength", "kept"}  # what our blocks tell it beside cells, text and mask
 
 
@@ -64,7 +66,9 @@ class RegionAttnProcessor:
             kept: where keys and values of a text are kept, for callers who ask again with the same text and weights.
         """
         query = _split_heads(attn.to_q(hidden_states), attn.heads)
-        key, value = _keys_and_values(attn, hidden_states if encoder_hidden_states is None else encoder_hidden_states, kept)
+        key, value = _keys_and_values(
+            attn, hidden_states if encoder_hidden_states is None else encoder_hidden_states, kept
+        )
         mask = None if attention_mask is None else attention_mask.unsqueeze(1)
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(query.dtype)

@@ -24,8 +24,8 @@ from diffusers.models.activations import GEGLU, GELU
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mamoe.models.experts.stacking import stacked, whole
-from mamoe.vocabulary.conditioning import ExpertRouting
+from mamoe.models.experts.stacking import Laid, lay_end_to_end, stacked, whole
+from mamoe.vocabulary.conditioning import ExpertRouting, rounded_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +122,32 @@ def grouped_layers(
 
 
 def grouped_experts(
-    cells: Float[Tensor, "M C"], weights: Sequence[Sequence[Tensor]], activation: Activation, routing: ExpertRouting
+    cells: Float[Tensor, "M C"],
+    weights: Sequence[Sequence[Tensor]],
+    laid: Sequence[Laid] | None,
+    activation: Activation,
+    routing: ExpertRouting,
 ) -> Float[Tensor, "M C"]:
-    """Every cell through its one expert: hard routing, no dropout."""
-    every = (one for parts in weights for one in parts)
-    return _Experts.apply(cells, compute_dtype(cells), activation, routing, *every)  # type: ignore[no-any-return]
+    """Every cell through its one expert: hard routing, no dropout.
+
+    Args:
+        cells: what is computed.
+        weights: from :func:`plain_weights`.
+        laid: where those lie, from :func:`lay_experts`; None: anywhere.
+        activation: between the layers.
+        routing: of the cells.
+    """
+    given = (cells, compute_dtype(cells), activation, routing, laid)
+    if not torch.is_grad_enabled():
+        return _computed(*given, weights)[0]
+    return _Experts.apply(*given, *(one for parts in weights for one in parts))  # type: ignore[no-any-return]
+
+
+def lay_experts(weights: Sequence[Sequence[Tensor]]) -> tuple[Laid, ...] | None:
+    """Lay out weights and biases as products take them; None: they cannot be."""
+    biases_rows = rounded_up(len(weights[0]))
+    laid = [lay_end_to_end(parts, rows) for parts, rows in zip(weights, (None, biases_rows) * 2, strict=True)]
+    return None if None in laid else tuple(one for one in laid if one is not None)
 
 
 def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -> Float[Tensor, "E8 F"]:
@@ -134,29 +155,54 @@ def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -
     return F.pad(bias_EF, (0, 0, 0, member.shape[1] - len(bias_EF)))
 
 
+def _computed(
+    cells: Tensor,
+    dtype: torch.dtype,
+    activation: Activation,
+    routing: ExpertRouting,
+    laid: Sequence[Laid] | None,
+    weights: Sequence[Sequence[Tensor]],
+) -> tuple[Tensor, ...]:
+    """The result, and what the backward pass needs."""
+    member = routing.member.to(dtype)
+    if laid is None:
+        rows_of = (None, member.shape[1]) * 2
+        wholes = [whole(parts, dtype, rows) for parts, rows in zip(weights, rows_of, strict=True)]
+    else:
+        wholes = [one.memory.to(dtype) for one in laid]
+    wide, wide_bias, narrow, narrow_bias = wholes
+    rows = cells.to(dtype).index_select(0, routing.token)
+    hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets)
+    hidden.addmm_(member, wide_bias)
+    out = F.grouped_mm(activation(hidden), narrow.mT, offs=routing.offsets)
+    out.addmm_(member, narrow_bias)
+    assert routing.back is not None, "hard routing knows the way back"
+    return out.index_select(0, routing.back), rows, hidden, wide, narrow, member
+
+
 class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, cells: Tensor, dtype: torch.dtype, activation: Activation, routing: ExpertRouting, *weights: Tensor
+        ctx: Any,
+        cells: Tensor,
+        dtype: torch.dtype,
+        activation: Activation,
+        routing: ExpertRouting,
+        laid: Sequence[Laid] | None,
+        *weights: Tensor,
     ) -> Tensor:
         count = len(weights) // 4
-        wide, wide_bias, narrow, narrow_bias = (whole(weights[i * count : (i + 1) * count], dtype) for i in range(4))
-        member = routing.member.to(dtype)
-        rows = cells.to(dtype).index_select(0, routing.token)
-        hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets)
-        hidden.addmm_(member, _for_members(wide_bias, member))
-        out = F.grouped_mm(activation(hidden), narrow.mT, offs=routing.offsets)
-        out.addmm_(member, _for_members(narrow_bias, member))
-        assert routing.back is not None, "hard routing knows the way back"
-        ctx.save_for_backward(rows, hidden, wide, narrow, member)
+        parts = [weights[i * count : (i + 1) * count] for i in range(4)]
+        out, *kept = _computed(cells, dtype, activation, routing, laid, parts)
+        ctx.save_for_backward(*kept)
         ctx.activation, ctx.routing, ctx.dtypes = activation, routing, (cells.dtype, weights[0].dtype)
-        return out.index_select(0, routing.back)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, hidden, wide, narrow, member = ctx.saved_tensors
         routing, (cells_dtype, weights_dtype) = ctx.routing, ctx.dtypes
-        offsets, learns = routing.offsets, any(ctx.needs_input_grad[4:])
+        offsets, learns = routing.offsets, any(ctx.needs_input_grad[5:])
         out_grad = grad.to(rows.dtype).index_select(0, routing.token)
         activated, hidden_grad = ctx.activation.backward(hidden, F.grouped_mm(out_grad, narrow, offs=offsets))
         cells_grad = None
@@ -164,10 +210,12 @@ class _Experts(torch.autograd.Function):
             cells_grad = F.grouped_mm(hidden_grad, wide, offs=offsets).index_select(0, routing.back).to(cells_dtype)
         if not learns:
             return cells_grad, *[None] * (len(ctx.needs_input_grad) - 1)
+        members = member.t()
         grads = (
             F.grouped_mm(hidden_grad.t(), rows, offs=offsets),
-            (member.t() @ hidden_grad)[: len(wide)],
+            members @ hidden_grad,
             F.grouped_mm(out_grad.t(), activated, offs=offsets),
-            (member.t() @ out_grad)[: len(wide)],
+            members @ out_grad,
         )
-        return cells_grad, None, None, None, *(one for every in grads for one in every.to(weights_dtype).unbind(0))
+        each = (one for every in grads for one in every.to(weights_dtype).unbind(0)[: len(wide)])
+        return cells_grad, None, None, None, None, *each

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Self, cast
 
@@ -20,8 +20,14 @@ from jaxtyping import Float, Int32, Int64
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
-from mamoe.models.experts.grouped import Activation, grouped_experts, grouped_layers, plain_weights
-from mamoe.models.experts.stacking import lay_end_to_end
+from mamoe.models.experts.grouped import (
+    Activation,
+    grouped_experts,
+    grouped_layers,
+    lay_experts,
+    plain_weights,
+)
+from mamoe.models.experts.stacking import Laid
 from mamoe.vocabulary.conditioning import ExpertRouting
 
 
@@ -69,6 +75,7 @@ class MoEFeedForward(RoutedFeedForward):
     def __init__(self, dense: FeedForward, num_experts: int) -> None:
         super().__init__(dense)
         self.experts = nn.ModuleDict({str(i): copy.deepcopy(dense) for i in range(1, num_experts)})
+        self._laid: tuple[Laid, ...] | None = None
 
     @property
     def num_experts(self) -> int:
@@ -77,7 +84,7 @@ class MoEFeedForward(RoutedFeedForward):
     @property
     def nets(self) -> list[nn.ModuleList]:
         """The layers of every expert, E of them."""
-        return [self.net, *(cast(nn.ModuleList, expert._modules["net"]) for expert in self.experts.children())]
+        return [self.net, *(cast(Any, expert)._modules["net"] for expert in self.experts._modules.values())]
 
     def forward(
         self, hidden_states: Float[Tensor, "B N C"], routing: ExpertRouting | None = None
@@ -88,13 +95,30 @@ class MoEFeedForward(RoutedFeedForward):
         nets, cells = self.nets, hidden_states.flatten(0, 1)
         weights = plain_weights(cells, nets)
         if weights is not None and routing.weight is None and _knows_gradient(nets[0]):
-            return grouped_experts(cells, weights, self.activation, routing).view_as(hidden_states)
+            laid = self._laid_out(weights)
+            return grouped_experts(cells, weights, laid, self.activation, routing).view_as(hidden_states)
         rows = taken(cells, routing)
         if weights is not None:
             rows = run_layers(nets[0][3:], grouped_layers(rows, weights, self.activation, nets[0][1], routing))
         else:
             rows = run_experts(nets, rows, routing)
         return put_back(rows, routing, len(cells)).view_as(hidden_states)
+
+    def prepare(self) -> None:
+        """Lay out the weights, which have come to the GPU they stay on, for its products."""
+        weights = plain_weights(cast(nn.Linear, self.net[2]).weight, self.nets)
+        if weights is not None and self._laid_out(weights) is None:
+            self._laid = lay_experts(weights)
+
+    def _laid_out(self, weights: Sequence[Sequence[Tensor]]) -> tuple[Laid, ...] | None:
+        laid = self._laid
+        if laid is not None and not all(one.holds(parts) for one, parts in zip(laid, weights, strict=True)):
+            laid = self._laid = None  # they went elsewhere, and what they left is not kept for them
+        return laid
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._laid = None  # another device, or another type
+        return super()._apply(fn, recurse)
 
 
 def dense_of(layers: nn.ModuleList) -> FeedForward:
@@ -156,8 +180,7 @@ def prepare_experts(network: nn.Module) -> None:
     """Lay out the weights of all experts in ``network``, which have come to the GPU they stay on, for its products."""
     for layer in network.modules():
         if isinstance(layer, MoEFeedForward):
-            for parts in plain_weights(cast(nn.Linear, layer.net[2]).weight, layer.nets) or ():
-                lay_end_to_end(parts)
+            layer.prepare()
 
 
 def run_experts(
