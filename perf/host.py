@@ -4,7 +4,7 @@
 
 Stable Diffusion 2.1's depth, every block and layer of it, 32 to 64 channels wide and on 8x8 latents, on one core. What
 a step takes is then Python, dispatcher and autograd, which on a GPU order the kernels. ``operators`` are those that
-reach a kernel, views among them: exact, and the same in every run. ``ms`` is processor time, the median of rounds that
+reach a kernel, views among them: exact, and the same in every run. ``ms`` is processor time, the least of rounds that
 take turns. Kernels of a CPU are not free, so a difference in ms says more than the ratio.
 
 train     forward and backward of one picture, 5 experts, 20 regions, bfloat16 autocast; ``conditioned`` with masks and
@@ -23,7 +23,7 @@ import argparse
 import contextlib
 import functools
 import json
-import statistics
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -91,28 +91,25 @@ def as_on_a_gpu() -> Iterator[None]:
         shape = (len(offs), len(rows), weights.shape[1]) if weights.dim() == 2 else (len(rows), weights.shape[2])
         return rows.new_zeros(shape)
 
-    def would_be_widened(x: Tensor) -> bool:
-        return x.dtype == torch.bfloat16 and torch.is_autocast_enabled("cpu")
-
     with (
         patch.object(F, "layer_norm", wide_layer_norm),
         patch.object(F, "group_norm", wide_group_norm),
         patch.object(F, "grouped_mm", room),
         patch("mamoe.models.experts.grouped.grouped_suits", lambda rows: True),
-        patch("mamoe.models.blocks.norms._would_be_widened", would_be_widened),
+        patch("mamoe.models.blocks.norms._widens", lambda device: torch.is_autocast_enabled("cpu")),
     ):
         yield
 
 
 def milliseconds(works: Works, rounds: int) -> dict[str, float]:
-    """Processor time of every work, the median of rounds in which they take turns; the first is left out."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(1 + rounds):
+    """Processor time of every work, the least of rounds in which they take turns: what disturbs makes it longer."""
+    taken = dict.fromkeys(works, math.inf)
+    for _ in range(rounds):
         for name, work in works.items():
             began = time.process_time()
             work()
-            taken[name].append(1000 * (time.process_time() - began))
-    return {name: statistics.median(of[1:] or of) for name, of in taken.items()}
+            taken[name] = min(taken[name], 1000 * (time.process_time() - began))
+    return taken
 
 
 def training(scale: Scale) -> Works:

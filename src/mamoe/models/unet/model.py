@@ -29,7 +29,7 @@ from mamoe.models.blocks.conversion import (
     put_back_processors,
 )
 from mamoe.models.blocks.held import held_blocks, listed
-from mamoe.models.blocks.norms import keep_format
+from mamoe.models.blocks.norms import cast_at_once, keep_format
 from mamoe.models.blocks.steered import SteeredNetwork
 from mamoe.models.experts.grouped import compute_dtype
 from mamoe.models.unet.block import MaMoETransformerBlock
@@ -105,7 +105,7 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
                 )
                 for block in transformer.transformer_blocks
             )
-        keep_format(self)
+        self._norms = keep_format(self)
 
     @classmethod
     def from_unet(
@@ -169,9 +169,10 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
             cross_attention_kwargs = {**cross_attention_kwargs, "regions": self.computed_in(dtype, levels)}
             if self.config["learned_strength"]:
                 cross_attention_kwargs["noise_level"] = noise_level_of(timestep, sample)
-        return super().forward(
-            sample, timestep, encoder_hidden_states, cross_attention_kwargs=cross_attention_kwargs, **stock
-        )
+        with cast_at_once(self._norms, sample.device):
+            return super().forward(
+                sample, timestep, encoder_hidden_states, cross_attention_kwargs=cross_attention_kwargs, **stock
+            )
 
     def computed_in(self, dtype: torch.dtype, levels: Sequence[LevelConditioning]) -> tuple[LevelConditioning, ...]:
         """A layout in the type of this network's products, for all blocks at once; one that is in it stays as it is."""
