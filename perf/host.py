@@ -2,7 +2,7 @@
 
     python perf/host.py [--quick] [--rounds 15]
 
-Stable Diffusion 2.1's depth, every block and layer of it, 32 to 64 channels wide and on 8x8 latents, on one core. What
+Stable Diffusion 2.1's depth, every block and layer of it, 32 channels wide and on 8x8 latents, on one core. What
 a step takes is then Python, dispatcher and autograd, which on a GPU order the kernels. ``operators`` are those that
 reach a kernel, views among them: exact, and the same in every run. ``ms`` is processor time, the least of rounds that
 take turns. Kernels of a CPU are not free, so a difference in ms says more than the ratio.
@@ -33,13 +33,20 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from gpu import conditioned, drawings_of, embeddings, layouts, steps_of, stock_unet
 from gpu_measuring import FULL, Scale
 from step import SD21
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-NARROW = {**SD21, "block_out_channels": (32, 64, 64, 64), "attention_head_dim": (1, 2, 2, 2), "cross_attention_dim": 32}
+from gpu import conditioned, drawings_of, embeddings, layouts, steps_of, stock_unet
+
+NARROW = {
+    **SD21,
+    "block_out_channels": (32,) * 4,
+    "attention_head_dim": 1,
+    "cross_attention_dim": 32,
+    "norm_num_groups": 8,
+}
 SCALE = replace(
     FULL,
     unet=NARROW,
@@ -91,12 +98,16 @@ def as_on_a_gpu() -> Iterator[None]:
         shape = (len(offs), len(rows), weights.shape[1]) if weights.dim() == 2 else (len(rows), weights.shape[2])
         return rows.new_zeros(shape)
 
+    def widens_norms(device: torch.device) -> bool:
+        return torch.is_autocast_enabled("cpu")
+
     with (
         patch.object(F, "layer_norm", wide_layer_norm),
         patch.object(F, "group_norm", wide_group_norm),
         patch.object(F, "grouped_mm", room),
         patch("mamoe.models.experts.grouped.grouped_suits", lambda rows: True),
-        patch("mamoe.models.blocks.norms._widens", lambda device: torch.is_autocast_enabled("cpu")),
+        patch("mamoe.models.blocks.norms.widens_norms", widens_norms),
+        patch("mamoe.models.blocks.casting.widens_norms", widens_norms),
     ):
         yield
 

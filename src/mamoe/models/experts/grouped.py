@@ -210,12 +210,12 @@ class _Experts(torch.autograd.Function):
             cells_grad = F.grouped_mm(hidden_grad, wide, offs=offsets).index_select(0, routing.back).to(cells_dtype)
         if not learns:
             return cells_grad, *[None] * (len(ctx.needs_input_grad) - 1)
-        members = member.t()
+        members, count = member.t(), wide.shape[0]
         grads = (
             F.grouped_mm(hidden_grad.t(), rows, offs=offsets),
             members @ hidden_grad,
             F.grouped_mm(out_grad.t(), activated, offs=offsets),
             members @ out_grad,
         )
-        each = (one for every in grads for one in every.to(weights_dtype).unbind(0)[: len(wide)])
+        each = (one for every in grads for one in every.to(weights_dtype).unbind(0)[:count])
         return cells_grad, None, None, None, None, *each

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
+from mamoe.models.blocks.casting import cast_small_weights, holders
 from mamoe.models.blocks.conversion import (
     check_levels,
     check_nothing_is_dropped,
@@ -29,9 +30,10 @@ from mamoe.models.blocks.conversion import (
     put_back_processors,
 )
 from mamoe.models.blocks.held import held_blocks, listed
-from mamoe.models.blocks.norms import cast_at_once, keep_format
+from mamoe.models.blocks.norms import keep_format
 from mamoe.models.blocks.steered import SteeredNetwork
 from mamoe.models.experts.grouped import compute_dtype
+from mamoe.models.experts.moe import RoutedFeedForward
 from mamoe.models.unet.block import MaMoETransformerBlock
 from mamoe.models.wrapped import unwrapped
 from mamoe.vocabulary.conditioning import LevelConditioning, level_grids
@@ -105,7 +107,8 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
                 )
                 for block in transformer.transformer_blocks
             )
-        self._norms = keep_format(self)
+        keep_format(self)
+        self._holders = holders(self, but=RoutedFeedForward)
 
     @classmethod
     def from_unet(
@@ -169,7 +172,7 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
             cross_attention_kwargs = {**cross_attention_kwargs, "regions": self.computed_in(dtype, levels)}
             if self.config["learned_strength"]:
                 cross_attention_kwargs["noise_level"] = noise_level_of(timestep, sample)
-        with cast_at_once(self._norms, sample.device):
+        with cast_small_weights(self._holders, sample.device):
             return super().forward(
                 sample, timestep, encoder_hidden_states, cross_attention_kwargs=cross_attention_kwargs, **stock
             )
