@@ -14,7 +14,7 @@ draw      one denoising step with guidance, LayoutPipeline against StableDiffusi
 
 The CPU takes the way of a GPU: experts by grouped products (which only make room for their result here), norms widened
 by autocast as CUDA's does it. Attention is the CPU's own kernel, which like CUDA's turns a boolean mask into numbers.
-``--quick`` is a test of the script: two steps, one round. The last line is one JSON object.
+``--quick`` is a test of the script: one round. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ SCALE = replace(
     cells=8,
     experts=(5,),
     pictures=(1,),
+    steps=8,
     vae_widths=(8, 8, 8, 8),
     device=torch.device("cpu"),
 )
-FEW, MANY = 2, 8  # denoising steps
+FEW = 2  # denoising steps
 Works = dict[str, Callable[[], object]]
 
 
@@ -139,18 +140,15 @@ def train(scale: Scale) -> dict[str, Any]:
     return found
 
 
-def drawing(scale: Scale) -> dict[int, Works]:
-    """Pictures of few and of many steps."""
-    return {steps: drawings_of(replace(scale, steps=steps))[2][1] for steps in (FEW, MANY)}
-
-
 def draw(scale: Scale) -> dict[str, Any]:
-    works = drawing(scale)
+    """Pictures of few steps and of many, ``scale.steps``."""
+    many = scale.steps
+    works = {steps: drawings_of(replace(scale, steps=steps))[2][1] for steps in (FEW, many)}
     flat: Works = {f"{name}-{steps}": work for steps, both in works.items() for name, work in both.items()}
     counts = {name: operators(work).total() for name, work in flat.items()}
     step, picture = {}, {}
     for unit, of in (("operators", counts), ("ms", milliseconds(flat, scale.rounds))):
-        each = {name: (of[f"{name}-{MANY}"] - of[f"{name}-{FEW}"]) / (MANY - FEW) for name in ("stock", "ours")}
+        each = {name: (of[f"{name}-{many}"] - of[f"{name}-{FEW}"]) / (many - FEW) for name in ("stock", "ours")}
         rest = {name: of[f"{name}-{FEW}"] - FEW * each[name] for name in each}
         step[unit], picture[unit] = with_ratio(each), with_ratio(rest)
     return {"step": step, "picture": picture}
@@ -170,7 +168,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    scale = replace(SCALE, rounds=1 if options.quick else options.rounds)
+    scale = replace(SCALE, rounds=1, steps=3) if options.quick else replace(SCALE, rounds=options.rounds)
     with as_on_a_gpu():
         trained, drawn = train(scale), draw(scale)
     rows = {"train": trained, "draw, a step": drawn["step"], "draw, the rest": drawn["picture"]}
