@@ -10,6 +10,7 @@ from mamoe.models.halves import Halves
 from mamoe.models.joint.place import ExpertPlace
 from mamoe.models.leaks import leaks_of
 from mamoe.models.reach import measured
+from masks import who_may
 
 CELLS = (16, 16)
 COUNTS = {"unet": 7, "pixart": 2, "flux": 4, "flux2": 4, "sd3": 3, "qwen": 2}  # transformer blocks of the small models
@@ -26,11 +27,6 @@ def run(network, **said):
 
 def halves(network):
     return Halves.for_network(network, CELLS, experts=2)
-
-
-def who_may(mask):
-    """A mask, boolean or of log weights, as a boolean one."""
-    return mask if mask.dtype == torch.bool else mask > -torch.inf
 
 
 def read_by(network):
