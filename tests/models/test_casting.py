@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mamoe.models.blocks.casting import cast_small_weights
+from mamoe.models.blocks.casting import cast_small_weights, holders
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,17 @@ def test_weights_are_back_in_their_places_whatever_happened(models):
     hook.remove()
     assert seen == [torch.bfloat16]
     assert all(weight is before[name] for name, weight in model.named_parameters())
+
+
+def test_what_is_cast_begins_at_whole_16_bytes():
+    network = nn.Sequential(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7), nn.Linear(7, 8), nn.Linear(8, 1)))
+    before = [weight.detach().clone() for weight in network.parameters()]
+    within = holders(network, but=nn.Conv2d)
+    with torch.autocast("cpu", torch.bfloat16), cast_small_weights(within, torch.device("cpu")):
+        cast = list(network.parameters())
+    for weight, was in zip(cast, before, strict=True):
+        assert torch.equal(weight, was.to(weight.dtype)) and weight.data_ptr() % 16 == 0
+    assert [weight.dtype for weight in cast] == [torch.float32, torch.bfloat16] * 4
 
 
 def test_what_is_large_expert_compiled_or_of_another_type_keeps_its_own(models):

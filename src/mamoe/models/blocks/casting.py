@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from mamoe.models.blocks.norms import GroupNorm, LayerNorm, widens_norms
 
 _SMALL = {nn.Linear: ("bias",), nn.Conv2d: ("bias",), LayerNorm: ("weight", "bias"), GroupNorm: ("weight", "bias")}
+_ALIGNED = 8  # each begins at a multiple of so many numbers: kernels are slower where less than 16 bytes are certain
 Place = tuple[dict[str, Any], str]  # the parameters of a layer, and the name of one
 
 
@@ -90,7 +91,12 @@ class _Cast(torch.autograd.Function):
 def _together(parts: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
     if not parts:
         return ()
-    lengths = [part.numel() for part in parts]
-    made = parts[0].new_empty(sum(lengths), dtype=dtype).split(lengths)
-    torch._foreach_copy_(list(made), list(parts))
+    sizes = [size for part in parts for size in (part.numel(), -part.numel() % _ALIGNED) if size]
+    pieces = iter(parts[0].new_empty(sum(sizes), dtype=dtype).split(sizes))
+    made = []
+    for part in parts:
+        made.append(next(pieces))
+        if part.numel() % _ALIGNED:
+            next(pieces)
+    torch._foreach_copy_(made, list(parts))
     return tuple(made)
