@@ -31,11 +31,11 @@ def _pooled_width(config: Mapping[str, Any]) -> int:
 
 def _for_steps(network: Any, inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """The layout in the type of the products, and a place where layers keep what they make of the text."""
-    told = inputs.get("cross_attention_kwargs")
-    if told is None:
+    told, plain = inputs.get("cross_attention_kwargs"), unwrapped(network)
+    base = getattr(plain, "base", plain)  # of a ControlNet-XS branch
+    if told is None or not isinstance(base, MaMoEUNet2DConditionModel):
         return inputs
-    plain = unwrapped(network)
-    levels = getattr(plain, "base", plain).computed_in(dtype, told["regions"])
+    levels = base.computed_in(dtype, told["regions"])
     return {**inputs, "cross_attention_kwargs": {**told, "regions": levels, "kept": {}}}
 
 
