@@ -80,11 +80,11 @@ def test_a_memory_is_asked_for_again_when_the_weights_have_left_it(models, monke
     wanted = model(**given).sample
     prepare_experts(model)
     layers = [module for module in model.modules() if hasattr(module, "nets")]
-    memories = [one.memory for one in layers[0]._laid]
+    memories = layers[0]._laid.memories
     assert [len(memory) for memory in memories] == [3, 8, 3, 8]
     assert not memories[1][3:].any() and not memories[3][3:].any()
     prepare_experts(model)
-    assert all(one.memory is memory for one, memory in zip(layers[0]._laid, memories, strict=True))
+    assert layers[0]._laid.memories is memories
     assert torch.equal(model(**given).sample, wanted)
     layers[0].net[2].bias.data = layers[0].net[2].bias.detach() + 1
     changed = model(**given).sample

@@ -24,7 +24,7 @@ from diffusers.models.activations import GEGLU, GELU
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mamoe.models.experts.stacking import Laid, lay_end_to_end, stacked, whole
+from mamoe.models.experts.stacking import lay_end_to_end, stacked, whole
 from mamoe.vocabulary.conditioning import ExpertRouting, rounded_up
 
 
@@ -124,7 +124,7 @@ def grouped_layers(
 def grouped_experts(
     cells: Float[Tensor, "M C"],
     weights: Sequence[Sequence[Tensor]],
-    laid: Sequence[Laid] | None,
+    laid: Laid | None,
     activation: Activation,
     routing: ExpertRouting,
 ) -> Float[Tensor, "M C"]:
@@ -133,7 +133,7 @@ def grouped_experts(
     Args:
         cells: what is computed.
         weights: from :func:`plain_weights`.
-        laid: where those lie, from :func:`lay_experts`; None: anywhere.
+        laid: where those lie, from :func:`laid_out`; None: anywhere.
         activation: between the layers.
         routing: of the cells.
     """
@@ -143,11 +143,45 @@ def grouped_experts(
     return _Experts.apply(*given, *(one for parts in weights for one in parts))  # type: ignore[no-any-return]
 
 
-def lay_experts(weights: Sequence[Sequence[Tensor]]) -> tuple[Laid, ...] | None:
-    """Lay out weights and biases as products take them; None: they cannot be."""
-    biases_rows = rounded_up(len(weights[0]))
-    laid = [lay_end_to_end(parts, rows) for parts, rows in zip(weights, (None, biases_rows) * 2, strict=True)]
-    return None if None in laid else tuple(one for one in laid if one is not None)
+@dataclass(frozen=True, slots=True, eq=False)
+class Laid:
+    """Experts' weights in memories that products take as they are.
+
+    Whether they are still there, and nothing was put in their place, is asked in every call: in few words.
+    """
+
+    weights: tuple[list[Tensor], ...]  # from plain_weights
+    memories: tuple[Tensor, ...]  # theirs, with rows of zeros behind the biases
+    layers: tuple[tuple[dict[str, Any], str, nn.Linear], ...]  # where each layer hangs, by which name
+    places: tuple[int, ...]  # of every weight in memory
+
+    def holds(self) -> bool:
+        for modules, name, linear in self.layers:
+            if modules[name] is not linear:
+                return False
+        return self.places == _places(self.layers)
+
+
+def _places(layers: Sequence[tuple[dict[str, Any], str, nn.Linear]]) -> tuple[int, ...]:
+    return tuple([w.data_ptr() for _, _, linear in layers for w in linear._parameters.values() if w is not None])
+
+
+def laid_out(rows: Tensor, nets: Sequence[nn.ModuleList]) -> Laid | None:
+    """Experts' weights laid out as products take them; None: they cannot be."""
+    weights = plain_weights(rows, nets)
+    if weights is None:
+        return None
+    rows_of = (None, rounded_up(len(nets))) * 2
+    memories = [lay_end_to_end(parts, rows) for parts, rows in zip(weights, rows_of, strict=True)]
+    layers = [
+        (modules, name, cast(nn.Linear, modules[name]))
+        for net in nets
+        for modules, name in ((cast(nn.Module, net[0])._modules, "proj"), (net._modules, "2"))
+    ]
+    there = tuple(memory for memory in memories if memory is not None)
+    if len(there) < len(memories):
+        return None
+    return Laid(weights=weights, memories=there, layers=tuple(layers), places=_places(layers))
 
 
 def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -> Float[Tensor, "E8 F"]:
@@ -160,7 +194,7 @@ def _computed(
     dtype: torch.dtype,
     activation: Activation,
     routing: ExpertRouting,
-    laid: Sequence[Laid] | None,
+    laid: Laid | None,
     weights: Sequence[Sequence[Tensor]],
 ) -> tuple[Tensor, ...]:
     """The result, and what the backward pass needs."""
@@ -169,7 +203,7 @@ def _computed(
         rows_of = (None, member.shape[1]) * 2
         wholes = [whole(parts, dtype, rows) for parts, rows in zip(weights, rows_of, strict=True)]
     else:
-        wholes = [one.memory.to(dtype) for one in laid]
+        wholes = [memory.to(dtype) for memory in laid.memories]
     wide, wide_bias, narrow, narrow_bias = wholes
     rows = cells.to(dtype).index_select(0, routing.token)
     hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets)
@@ -188,7 +222,7 @@ class _Experts(torch.autograd.Function):
         dtype: torch.dtype,
         activation: Activation,
         routing: ExpertRouting,
-        laid: Sequence[Laid] | None,
+        laid: Laid | None,
         *weights: Tensor,
     ) -> Tensor:
         count = len(weights) // 4
@@ -201,15 +235,15 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, hidden, wide, narrow, member = ctx.saved_tensors
-        routing, (cells_dtype, weights_dtype) = ctx.routing, ctx.dtypes
-        offsets, learns = routing.offsets, any(ctx.needs_input_grad[5:])
+        routing, (cells_dtype, weights_dtype), wanted = ctx.routing, ctx.dtypes, ctx.needs_input_grad
+        offsets = routing.offsets
         out_grad = grad.to(rows.dtype).index_select(0, routing.token)
         activated, hidden_grad = ctx.activation.backward(hidden, F.grouped_mm(out_grad, narrow, offs=offsets))
         cells_grad = None
-        if ctx.needs_input_grad[0]:
+        if wanted[0]:
             cells_grad = F.grouped_mm(hidden_grad, wide, offs=offsets).index_select(0, routing.back).to(cells_dtype)
-        if not learns:
-            return cells_grad, *[None] * (len(ctx.needs_input_grad) - 1)
+        if not any(wanted[5:]):
+            return cells_grad, *[None] * (len(wanted) - 1)
         members, count = member.t(), wide.shape[0]
         grads = (
             F.grouped_mm(hidden_grad.t(), rows, offs=offsets),

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from mamoe.errors import ConfigError
 from mamoe.models.experts.grouped import (
     Activation,
+    Laid,
     grouped_experts,
     grouped_layers,
-    lay_experts,
+    laid_out,
     plain_weights,
 )
-from mamoe.models.experts.stacking import Laid
 from mamoe.vocabulary.conditioning import ExpertRouting
 
 
@@ -75,7 +75,7 @@ class MoEFeedForward(RoutedFeedForward):
     def __init__(self, dense: FeedForward, num_experts: int) -> None:
         super().__init__(dense)
         self.experts = nn.ModuleDict({str(i): copy.deepcopy(dense) for i in range(1, num_experts)})
-        self._laid: tuple[Laid, ...] | None = None
+        self._laid: Laid | None = None
 
     @property
     def num_experts(self) -> int:
@@ -92,29 +92,28 @@ class MoEFeedForward(RoutedFeedForward):
         """Send every cell through its experts; without a routing, through expert 0."""
         if routing is None:
             return run_layers(self.net, hidden_states)
-        nets, cells = self.nets, hidden_states.flatten(0, 1)
-        weights = plain_weights(cells, nets)
-        if weights is not None and routing.weight is None and _knows_gradient(nets[0]):
-            laid = self._laid_out(weights)
+        cells, laid = hidden_states.flatten(0, 1), self._laid_out()
+        weights = plain_weights(cells, self.nets) if laid is None else laid.weights
+        if weights is not None and routing.weight is None and _knows_gradient(self.net):
             return grouped_experts(cells, weights, laid, self.activation, routing).view_as(hidden_states)
         rows = taken(cells, routing)
         if weights is not None:
-            rows = run_layers(nets[0][3:], grouped_layers(rows, weights, self.activation, nets[0][1], routing))
+            rows = run_layers(self.net[3:], grouped_layers(rows, weights, self.activation, self.net[1], routing))
         else:
-            rows = run_experts(nets, rows, routing)
+            rows = run_experts(self.nets, rows, routing)
         return put_back(rows, routing, len(cells)).view_as(hidden_states)
 
     def prepare(self) -> None:
         """Lay out the weights, which have come to the GPU they stay on, for its products."""
-        weights = plain_weights(cast(nn.Linear, self.net[2]).weight, self.nets)
-        if weights is not None and self._laid_out(weights) is None:
-            self._laid = lay_experts(weights)
+        if self._laid_out() is None:
+            self._laid = laid_out(cast(nn.Linear, self.net[2]).weight, self.nets)
 
-    def _laid_out(self, weights: Sequence[Sequence[Tensor]]) -> tuple[Laid, ...] | None:
-        laid = self._laid
-        if laid is not None and not all(one.holds(parts) for one, parts in zip(laid, weights, strict=True)):
-            laid = self._laid = None  # they went elsewhere, and what they left is not kept for them
-        return laid
+    def _laid_out(self) -> Laid | None:
+        if torch.compiler.is_compiling():  # which stacks weights in its own way
+            return None
+        if self._laid is not None and not self._laid.holds():
+            self._laid = None  # they went elsewhere, and what they left is not kept for them
+        return self._laid
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._laid = None  # another device, or another type

@@ -9,7 +9,6 @@ E experts, of weights [F C] or biases [F].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,19 +24,7 @@ def stacked(parts: Sequence[Tensor], dtype: torch.dtype) -> Shaped[Tensor, "E *p
     return _Stacked.apply(dtype, *parts)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Laid:
-    """Parameters of one shape that were given a common memory."""
-
-    memory: Shaped[Tensor, "R *part"]  # theirs, and rows of zeros behind
-    places: tuple[int, ...]  # of each in memory
-
-    def holds(self, parts: Sequence[Tensor]) -> bool:
-        """Whether they are still there: asked in every call, so in few words."""
-        return self.places == tuple(part.data_ptr() for part in parts)
-
-
-def lay_end_to_end(parts: Sequence[Tensor], rows: int | None = None) -> Laid | None:
+def lay_end_to_end(parts: Sequence[Tensor], rows: int | None = None) -> Shaped[Tensor, "R *part"] | None:
     """Give parameters of one shape a common memory, one after another; their values stay as they are.
 
     Moving them to another device or type parts them again, and nothing depends on it but speed.
@@ -47,7 +34,7 @@ def lay_end_to_end(parts: Sequence[Tensor], rows: int | None = None) -> Laid | N
         rows: of the memory, those past E being zeros; None: E.
 
     Returns:
-        Where they lie; None: they differ, or are spread over processes, and stay where they are.
+        That memory; None: they differ, or are spread over processes, and stay where they are.
     """
     alike = {(part.shape, part.dtype, part.device) for part in parts}
     if len(alike) > 1 or any(isinstance(part, DTensor) for part in parts):
@@ -56,7 +43,7 @@ def lay_end_to_end(parts: Sequence[Tensor], rows: int | None = None) -> Laid | N
         memory = whole(parts, parts[0].dtype, rows).detach()
         for part, place in zip(parts, memory, strict=False):
             part.data = place
-    return Laid(memory=memory, places=tuple(part.data_ptr() for part in parts))
+    return memory
 
 
 def whole(parts: Sequence[Tensor], dtype: torch.dtype, rows: int | None = None) -> Shaped[Tensor, "R *part"]:
