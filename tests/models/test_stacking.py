@@ -91,5 +91,9 @@ def test_a_memory_is_asked_for_again_when_the_weights_have_left_it(models, monke
     assert layers[0]._laid is None and not torch.equal(changed, wanted)
     layers[0].net[2].bias.data -= 1
     torch.testing.assert_close(model(**given).sample, wanted, atol=1e-5, rtol=1e-4)
+    prepare_experts(model)
+    layers[0].net[2].weight = nn.Parameter(layers[0].net[2].weight.detach())  # another parameter in the same memory
+    model(**given).sample.sum().backward()
+    assert layers[0]._laid is None and layers[0].net[2].weight.grad is not None
     model.double()
     assert all(layer._laid is None for layer in layers)

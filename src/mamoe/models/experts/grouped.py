@@ -14,6 +14,7 @@ Shapes: M = B*N cells, K = M rows · E experts · C channels in and out · F cha
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -153,17 +154,22 @@ class Laid:
     weights: tuple[list[Tensor], ...]  # from plain_weights
     memories: tuple[Tensor, ...]  # theirs, with rows of zeros behind the biases
     layers: tuple[tuple[dict[str, Any], str, nn.Linear], ...]  # where each layer hangs, by which name
-    places: tuple[int, ...]  # of every weight in memory
+    own: list[Tensor]  # weight and bias of each
+    places: tuple[int, ...]  # of these in memory
 
-    def holds(self) -> bool:
-        for modules, name, linear in self.layers:
-            if modules[name] is not linear:
-                return False
-        return self.places == _places(self.layers)
+    def suits(self, rows: Tensor) -> bool:
+        """Whether they are where these rows are."""
+        if rows.device != self.memories[0].device:  # weights kept elsewhere are fetched by hooks, layer by layer
+            return False
+        if not all([modules[name] is linear for modules, name, linear in self.layers]):
+            return False
+        now = _own(self.layers)
+        return all(map(operator.is_, now, self.own)) and self.places == tuple([weight.data_ptr() for weight in now])
 
 
-def _places(layers: Sequence[tuple[dict[str, Any], str, nn.Linear]]) -> tuple[int, ...]:
-    return tuple([w.data_ptr() for _, _, linear in layers for w in linear._parameters.values() if w is not None])
+def _own(layers: Sequence[tuple[dict[str, Any], str, nn.Linear]]) -> list[Tensor]:
+    """Weight and bias of each layer."""
+    return [weight for _, _, linear in layers for weight in linear._parameters.values() if weight is not None]
 
 
 def laid_out(rows: Tensor, nets: Sequence[nn.ModuleList]) -> Laid | None:
@@ -181,7 +187,9 @@ def laid_out(rows: Tensor, nets: Sequence[nn.ModuleList]) -> Laid | None:
     there = tuple(memory for memory in memories if memory is not None)
     if len(there) < len(memories):
         return None
-    return Laid(weights=weights, memories=there, layers=tuple(layers), places=_places(layers))
+    own = _own(layers)
+    places = tuple(weight.data_ptr() for weight in own)
+    return Laid(weights=weights, memories=there, layers=tuple(layers), own=own, places=places)
 
 
 def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -> Float[Tensor, "E8 F"]:

@@ -92,7 +92,8 @@ class MoEFeedForward(RoutedFeedForward):
         """Send every cell through its experts; without a routing, through expert 0."""
         if routing is None:
             return run_layers(self.net, hidden_states)
-        cells, laid = hidden_states.flatten(0, 1), self._laid_out()
+        cells = hidden_states.flatten(0, 1)
+        laid = self._laid_out(cells)
         weights = plain_weights(cells, self.nets) if laid is None else laid.weights
         if weights is not None and routing.weight is None and _knows_gradient(self.net):
             return grouped_experts(cells, weights, laid, self.activation, routing).view_as(hidden_states)
@@ -105,13 +106,14 @@ class MoEFeedForward(RoutedFeedForward):
 
     def prepare(self) -> None:
         """Lay out the weights, which have come to the GPU they stay on, for its products."""
-        if self._laid_out() is None:
-            self._laid = laid_out(cast(nn.Linear, self.net[2]).weight, self.nets)
+        own = cast(nn.Linear, self.net[2]).weight
+        if self._laid_out(own) is None:
+            self._laid = laid_out(own, self.nets)
 
-    def _laid_out(self) -> Laid | None:
+    def _laid_out(self, rows: Tensor) -> Laid | None:
         if torch.compiler.is_compiling():  # which stacks weights in its own way
             return None
-        if self._laid is not None and not self._laid.holds():
+        if self._laid is not None and not self._laid.suits(rows):
             self._laid = None  # they went elsewhere, and what they left is not kept for them
         return self._laid
 
