@@ -99,15 +99,16 @@ def steps_of(
     embeds = embeddings(scale.batch, backbone_of(stock).text_width(stock.config), tokens)  # type: ignore[arg-type]
     prompt = torch.stack([picture[0] for picture in embeds]).to(scale.device)
 
-    def work(unet: nn.Module, inputs: dict[str, Any]) -> None:
+    def work(unet: nn.Module, weights: list[nn.Parameter], inputs: dict[str, Any]) -> None:
         forward_backward(unet, inputs, scale, noisy)
-        unet.zero_grad(set_to_none=True)
+        for weight in weights:  # as an optimizer does it, which looks for them once
+            weight.grad = None
 
     ours = with_experts(stock, experts).to(scale.device).train()  # type: ignore[arg-type]
     prepare_experts(ours)
     inputs = conditioned(layouts(scale, experts), embeds, ours, scale.device).unet_inputs()
-    stock_step = functools.partial(work, stock, {"encoder_hidden_states": prompt})
-    return ours, {"stock": stock_step, "ours": functools.partial(work, ours, inputs)}
+    stock_step = functools.partial(work, stock, list(stock.parameters()), {"encoder_hidden_states": prompt})
+    return ours, {"stock": stock_step, "ours": functools.partial(work, ours, list(ours.parameters()), inputs)}
 
 
 def step(scale: Scale) -> dict[str, Any]:

@@ -19,6 +19,19 @@ def test_pictures_are_timed_beside_the_stock_pipelines(monkeypatch, capsys):
     assert found["time_ratio"] > 0 and found["memory_ratio"] > 0 and found["weights_ratio"] > 1
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_orders_fewer_kernels_than_a_stock_one(monkeypatch, capsys):
+    """By count, which is exact, so that the host's work does not creep up."""
+    monkeypatch.syspath_prepend(str(PERF))
+    monkeypatch.setattr(sys, "argv", ["host.py", "--quick"])
+    runpy.run_path(str(PERF / "host.py"), run_name="__main__")
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    trained, step = found["train"]["operators"], found["draw"]["step"]["operators"]
+    # Found 0.921, 0.951 and 0.907.
+    assert trained["ratio"] <= 0.94 and trained["conditioned_ratio"] <= 0.97 and step["ratio"] <= 0.92
+    assert found["draw"]["picture"]["operators"]["ours"] <= 1600  # which a picture takes once, most of them for its map
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_gpu_script_measures_each_part_without_a_gpu(monkeypatch, capsys):

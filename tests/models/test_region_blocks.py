@@ -10,6 +10,7 @@ from mamoe.models.halves import Halves
 from mamoe.models.joint.place import ExpertPlace
 from mamoe.models.leaks import leaks_of
 from mamoe.models.reach import measured
+from masks import who_may
 
 CELLS = (16, 16)
 COUNTS = {"unet": 7, "pixart": 2, "flux": 4, "flux2": 4, "sd3": 3, "qwen": 2}  # transformer blocks of the small models
@@ -37,7 +38,7 @@ def read_by(network):
         layer = one.attn2 if isinstance(one, LayoutBlock) else one.attn
         hooks.append(
             layer.register_forward_pre_hook(
-                lambda layer, args, told: masks.append(told["attention_mask"]), with_kwargs=True
+                lambda layer, args, told: masks.append(who_may(told["attention_mask"])), with_kwargs=True
             )
         )
     run(network)

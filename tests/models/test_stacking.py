@@ -71,3 +71,29 @@ def test_a_model_laid_out_for_grouped_products_computes_and_saves_the_same(model
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path, use_safetensors=True)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_memory_is_asked_for_again_when_the_weights_have_left_it(models, monkeypatch):
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
+    model = models.mamoe()
+    given = {**models.inputs(), "cross_attention_kwargs": {"regions": models.levels(2, (9, 14), 7)}}
+    wanted = model(**given).sample
+    prepare_experts(model)
+    layers = [module for module in model.modules() if hasattr(module, "nets")]
+    memories = layers[0]._laid.memories
+    assert [len(memory) for memory in memories] == [3, 8, 3, 8]
+    assert not memories[1][3:].any() and not memories[3][3:].any()
+    prepare_experts(model)
+    assert layers[0]._laid.memories is memories
+    assert torch.equal(model(**given).sample, wanted)
+    layers[0].net[2].bias.data = layers[0].net[2].bias.detach() + 1
+    changed = model(**given).sample
+    assert layers[0]._laid is None and not torch.equal(changed, wanted)
+    layers[0].net[2].bias.data -= 1
+    torch.testing.assert_close(model(**given).sample, wanted, atol=1e-5, rtol=1e-4)
+    prepare_experts(model)
+    layers[0].net[2].weight = nn.Parameter(layers[0].net[2].weight.detach())  # another parameter in the same memory
+    model(**given).sample.sum().backward()
+    assert layers[0]._laid is None and layers[0].net[2].weight.grad is not None
+    model.double()
+    assert all(layer._laid is None for layer in layers)

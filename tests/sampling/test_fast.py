@@ -68,7 +68,7 @@ def test_compiled_blocks_draw_the_same(pipe, make_map):
 
 def test_pictures_of_nearly_as_many_words_share_a_recording(pipe, make_map):
     """Also those of regions that bind for a while; what stands in for a CUDA graph is the call itself."""
-    made, layout = [], make_map()
+    made, kept, layout = [], [], make_map()
 
     def record(run):
         out = run().clone()
@@ -81,12 +81,21 @@ def test_pictures_of_nearly_as_many_words_share_a_recording(pipe, make_map):
 
     told = [("a red car", {}), ("a car in red, and new", {}), ("a blue car", {"regions_from": 0.5}), ("a car", {})]
     plain = [draw(text, **further) for text, further in told]
+    # What layers make of a text is made in the first step of a picture, and a recording would not make it of the next.
+    hook = pipe.unet.register_forward_pre_hook(
+        lambda unet, args, given: kept.append("kept" in given["cross_attention_kwargs"]), with_kwargs=True
+    )
+    draw("a car")
+    assert kept == [True] * 4
+    kept.clear()
     assert replayed_if_it_works(pipe.unet, lambda: None, record) is None
     try:
         for (text, further), wanted in zip(told, plain, strict=True):
             torch.testing.assert_close(draw(text, **further), wanted, atol=1e-5, rtol=1e-4)
         assert len(made) == 2  # with regions, and before they bind
+        assert kept and not any(kept)
     finally:
+        hook.remove()
         uncompile(pipe.unet)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,6 +37,11 @@ def in_channels(config: Mapping[str, Any]) -> int:
     return config["in_channels"]
 
 
+def unchanged(network: Any, inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Inputs of many calls in a row, of a family that makes nothing of them but in every call anew."""
+    return inputs
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backbone:
     """A family of networks.
@@ -56,6 +62,10 @@ class Backbone:
     pooled_width: Callable[[Mapping[str, Any]], int] = lambda config: 0  # P of the pooled prompt it is told; 0: of none
     sized: Callable[[Mapping[str, Any]], bool] = lambda config: False  # whether it is told how large pictures are
     call: Callable[..., Any] = called  # (network, noisy, timestep, inputs, guidance) -> prediction, see called
+    for_steps: Callable[..., dict[str, Any]] = (
+        unchanged  # (network, inputs, dtype) of calls without gradients that differ
+    )
+    # in latents and timestep alone -> inputs for them, in which is made once what would be made in every call
     latent_channels: Callable[[Mapping[str, Any]], int] = in_channels  # of its configuration
     autoencoder: str = "AutoencoderKL"  # diffusers' class of the one whose latents it knows
     most_cells: Callable[[Mapping[str, Any]], int | None] = lambda config: None  # a side of latents; None: any

@@ -349,8 +349,11 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         latents, count = started(self.scheduler, noise, timesteps, edit), len(noise)
         control = guidance.control(encoded.control)
         phases = [(phase.start, guidance.steered(phase).unet_inputs()) for phase in encoded.phases]
-        # Asked of all modules of a network, which in every step takes the host longer than a block does.
-        taken, dtype = generators_taken(self.scheduler, generators), self._dtype
+        # The network's, as everything was encoded: it is asked of all modules, which takes as long as a block does.
+        dtype = encoded.phases[0].conditional.text.embeds.dtype
+        taken = generators_taken(self.scheduler, generators)
+        if step_end is None:  # which may change text and weights between steps
+            phases = [(start, backbone.for_steps(self.unet, inputs, dtype)) for start, inputs in phases]
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance.scale, len(timesteps), False
         with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
             for step, (timestep, told) in enumerate(zip(timesteps, sent(timesteps, latents.device), strict=True)):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor
 
-_ROW = 8  # columns of a matrix whose rows are 16 bytes in half precision
+_ROW = 8  # numbers of half precision in 16 bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,6 +35,11 @@ class PictureConditioning:
     time_ids: Float[Tensor, "B 6"]  # see framing_rows
 
 
+def rounded_up(num_experts: int) -> int:
+    """Columns of a matrix with one for every expert, whose rows are whole 16 bytes in half precision."""
+    return num_experts + -num_experts % _ROW
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ExpertRouting:
     """Which expert works on which cell, sorted by expert so that each expert reads one slice.
@@ -49,15 +55,21 @@ class ExpertRouting:
     # What follows from these, found once instead of in every layer that is routed:
     back: Int64[Tensor, "M"] | None = field(init=False)  # the row of every cell, with hard routing
     # Whose slice a row is in. The columns past E are empty: products take rows of whole 16 bytes.
-    member: Bool[Tensor, "K E8"] = field(init=False)
+    member: Shaped[Tensor, "K E8"] = field(init=False)
 
     def __post_init__(self) -> None:
         row = torch.arange(len(self.token), device=self.token.device)
         back = torch.empty_like(row).index_copy_(0, self.token, row) if self.weight is None else None
-        ends = F.pad(self.offsets, (0, -len(self.offsets) % _ROW), value=len(self.token))
+        ends = F.pad(self.offsets, (0, rounded_up(len(self.offsets)) - len(self.offsets)), value=len(self.token))
         begin = F.pad(ends[:-1], (1, 0))
         object.__setattr__(self, "back", back)
         object.__setattr__(self, "member", (row.unsqueeze(1) < ends) & (row.unsqueeze(1) >= begin))
+
+    def computed_in(self, dtype: torch.dtype) -> ExpertRouting:
+        """The same with its membership in the type that products have."""
+        own = copy.copy(self)
+        object.__setattr__(own, "member", self.member.to(dtype))
+        return own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,6 +83,24 @@ class LevelConditioning:
     routing: ExpertRouting | None  # None = dense: every cell goes through expert 0
     # The region that each token speaks of, 0 = the whole picture: what networks ask in which text attends text, too.
     region: Int64[Tensor, "B S"] | None = None
+
+    def computed_in(self, dtype: torch.dtype, *, weighs: bool) -> LevelConditioning:
+        """The same in the type that a network's products have, made once for all blocks of the level.
+
+        Every layer that gets a boolean mask, or a membership of another type, has to make this of it.
+
+        Args:
+            dtype: of the products.
+            weighs: whether the mask becomes log weights too; those who read it otherwise need it as it is.
+        """
+        attend, routing = self.attend, self.routing
+        if weighs and attend is not None and attend.dtype == torch.bool:
+            attend = attend.to(dtype).log_()  # 0 and minus infinity
+        if routing is not None and routing.member.dtype != dtype:
+            routing = routing.computed_in(dtype)
+        if attend is self.attend and routing is self.routing:
+            return self
+        return replace(self, attend=attend, routing=routing)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

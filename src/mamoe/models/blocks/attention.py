@@ -6,17 +6,19 @@ Shapes: B images · N cells of one level · S text tokens · C channels · c cha
 from __future__ import annotations
 
 import inspect
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0, FusedAttnProcessor2_0
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
 
 Processor = TypeVar("Processor")
+# What attention layers made of a text, layer by layer: the text, its keys and its values.
+KeptText = dict["Attention", tuple[Tensor, Tensor, Tensor]]
 
 
 def with_signature(processor: type[Processor]) -> type[Processor]:
@@ -27,6 +29,9 @@ def with_signature(processor: type[Processor]) -> type[Processor]:
     call: Any = processor.__call__
     call.__signature__ = inspect.signature(call)
     return processor
+
+
+_TOLD = {"strength", "kept"}  # what our blocks tell it beside cells, text and mask
 
 
 @with_signature
@@ -46,6 +51,7 @@ class RegionAttnProcessor:
         encoder_hidden_states: Float[Tensor, "B S D"] | None = None,
         attention_mask: Tensor | None = None,
         strength: Float[Tensor, "B heads"] | None = None,
+        kept: KeptText | None = None,
     ) -> Float[Tensor, "B N C"]:
         """Attend from cells to text tokens.
 
@@ -57,12 +63,12 @@ class RegionAttnProcessor:
                 to [B N S]; None = every cell attends every token.
             strength: 1 = the boolean mask holds, 0 = every cell attends what any cell of its image may attend; between
                 and beyond, the two results are mixed head by head. None = 1.
+            kept: where keys and values of a text are kept, for callers who ask again with the same text and weights.
         """
-        assert attn.to_k is not None and attn.to_v is not None and attn.to_out is not None
-        text = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = _split_heads(attn.to_q(hidden_states), attn.heads)
-        key = _split_heads(attn.to_k(text), attn.heads)
-        value = _split_heads(attn.to_v(text), attn.heads)
+        key, value = _keys_and_values(
+            attn, hidden_states if encoder_hidden_states is None else encoder_hidden_states, kept
+        )
         mask = None if attention_mask is None else attention_mask.unsqueeze(1)
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(query.dtype)
@@ -72,8 +78,32 @@ class RegionAttnProcessor:
             opened = F.scaled_dot_product_attention(query, key, value, attn_mask=anywhere)
             # Written so that at strength 1 the first term stays as it is, bit for bit.
             mixed = mixed + (1.0 - strength)[:, :, None, None].to(mixed.dtype) * (opened - mixed)
-        project, dropout = attn.to_out
-        return dropout(project(mixed.transpose(1, 2).flatten(2)))
+        project, dropout = cast(nn.ModuleList, attn.to_out)
+        out = project(mixed.transpose(1, 2).flatten(2))
+        return out if type(dropout) is nn.Dropout and not dropout.p else dropout(out)
+
+
+class OwnAttention(Attention):
+    """An attention layer that asks nobody which arguments its processor takes, where that is ours."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **told: Any,
+    ) -> Tensor:
+        processor: Any = self.processor
+        if type(processor) is RegionAttnProcessor and told.keys() <= _TOLD:
+            return processor(self, hidden_states, encoder_hidden_states, attention_mask, **told)
+        return super().forward(hidden_states, encoder_hidden_states, attention_mask, **told)
+
+
+def compute_by_region(attn: Attention) -> None:
+    """Let a layer be computed by :class:`RegionAttnProcessor`, started in few words; weights and names stay."""
+    attn.set_processor(cast(Any, RegionAttnProcessor()))
+    if type(attn) is Attention:
+        attn.__class__ = OwnAttention
 
 
 def mask_for(
@@ -112,5 +142,18 @@ def check_takes_strength(attn: Attention) -> None:
         )
 
 
+def _keys_and_values(
+    attn: Attention, text: Float[Tensor, "B S D"], kept: KeptText | None
+) -> tuple[Float[Tensor, "B heads S c"], Float[Tensor, "B heads S c"]]:
+    if kept is not None and (last := kept.get(attn)) is not None and last[0] is text:
+        return last[1:]
+    to_k, to_v = cast(nn.Module, attn.to_k), cast(nn.Module, attn.to_v)
+    key, value = _split_heads(to_k(text), attn.heads), _split_heads(to_v(text), attn.heads)
+    if kept is not None:
+        kept[attn] = (text, key, value)
+    return key, value
+
+
 def _split_heads(x: Float[Tensor, "B M C"], heads: int) -> Float[Tensor, "B heads M c"]:
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    batch, length, width = x.shape
+    return x.view(batch, length, heads, width // heads).transpose(1, 2)

@@ -22,7 +22,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
-from mamoe.models.blocks.attention import RegionAttnProcessor, check_takes_strength, mask_for
+from mamoe.models.blocks.attention import (
+    KeptText,
+    RegionAttnProcessor,
+    check_takes_strength,
+    compute_by_region,
+    mask_for,
+)
 from mamoe.models.blocks.strength import RegionStrength
 from mamoe.models.experts.moe import MoEFeedForward, RoutedFeedForward, SharedExpertFeedForward
 from mamoe.vocabulary.conditioning import ExpertRouting
@@ -38,6 +44,7 @@ class Told(NamedTuple):  # which torch.compile looks through wherever it is made
     attend: Bool[Tensor, "B _ S"] | Float[Tensor, "B N S"] | None
     routing: ExpertRouting | None
     noise_level: Float[Tensor, "B"] | None  # timesteps, which a learned strength looks at
+    kept: KeptText | None  # what attention made of the text in an earlier step
     others: dict[str, Any]  # what is left for the attention processors
 
 
@@ -103,11 +110,13 @@ class LayoutBlock(BasicTransformerBlock):
         """The stock block's arguments in the stock order, because checkpointing passes them by position.
 
         ``cross_attention_kwargs["regions"]`` holds one ``LevelConditioning`` per level; this block reads its own.
-        ``cross_attention_kwargs["noise_level"]``, f32[B] timesteps, is what a learned strength looks at.
+        ``cross_attention_kwargs["noise_level"]``, f32[B] timesteps, is what a learned strength looks at. A dictionary
+        ``cross_attention_kwargs["kept"]`` is given by who asks with the same text and weights again, without gradients.
         """
         others = dict(cross_attention_kwargs or {})
         levels = others.pop("regions", None)
         noise_level = others.pop("noise_level", None)
+        kept = others.pop("kept", None)
         attend = levels[self.level].attend if levels is not None else None
         if attend is not None and not self.region_attention:
             seen = attend if attend.dtype == torch.bool else attend > -torch.inf
@@ -121,6 +130,7 @@ class LayoutBlock(BasicTransformerBlock):
             attend=attend,
             routing=routing,
             noise_level=noise_level,
+            kept=None if torch.compiler.is_compiling() else kept,  # the compiler's graphs would remember one picture's
             others=others,
         )
         return self.through(hidden_states, told)
@@ -135,12 +145,14 @@ class LayoutBlock(BasicTransformerBlock):
 
     def read_text(self, cells: Float[Tensor, "B N C"], told: Told) -> Float[Tensor, "B N C"]:
         """What cross-attention adds to the cells."""
-        attend, options = told.attend, dict(told.others)
+        attend, options = told.attend, told.others
         if attend is not None:
             attend = mask_for(self.attn2, attend, cells.dtype)
+        if told.kept is not None and type(self.attn2.processor) is RegionAttnProcessor:
+            options = {**options, "kept": told.kept}
         if self.strength is not None and attend is not None:
             check_takes_strength(self.attn2)
-            options["strength"] = self.strength(told.noise_level)
+            options = {**options, "strength": self.strength(told.noise_level)}
         mask = told.text_mask if attend is None else attend
         return self.attn2(cells, encoder_hidden_states=told.text, attention_mask=mask, **options)
 
@@ -151,7 +163,7 @@ class LayoutBlock(BasicTransformerBlock):
     def take_own_processor(self) -> None:
         """Let both attentions be computed by :class:`RegionAttnProcessor`, which is started quickest."""
         for layer in (self.attn1, self.attn2):
-            layer.set_processor(cast(Any, RegionAttnProcessor()))
+            compute_by_region(cast(Attention, layer))
 
     def set_chunk_feed_forward(self, chunk_size: int | None, dim: int = 0) -> None:
         """Refused: experts work on slices of their own already.

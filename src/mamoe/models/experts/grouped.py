@@ -14,6 +14,7 @@ Shapes: M = B*N cells, K = M rows · E experts · C channels in and out · F cha
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,8 +25,8 @@ from diffusers.models.activations import GEGLU, GELU
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mamoe.models.experts.stacking import stacked, whole
-from mamoe.vocabulary.conditioning import ExpertRouting
+from mamoe.models.experts.stacking import lay_end_to_end, stacked, whole
+from mamoe.vocabulary.conditioning import ExpertRouting, rounded_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +123,73 @@ def grouped_layers(
 
 
 def grouped_experts(
-    cells: Float[Tensor, "M C"], weights: Sequence[Sequence[Tensor]], activation: Activation, routing: ExpertRouting
+    cells: Float[Tensor, "M C"],
+    weights: Sequence[Sequence[Tensor]],
+    laid: Laid | None,
+    activation: Activation,
+    routing: ExpertRouting,
 ) -> Float[Tensor, "M C"]:
-    """Every cell through its one expert: hard routing, no dropout."""
-    every = (one for parts in weights for one in parts)
-    return _Experts.apply(cells, compute_dtype(cells), activation, routing, *every)  # type: ignore[no-any-return]
+    """Every cell through its one expert: hard routing, no dropout.
+
+    Args:
+        cells: what is computed.
+        weights: from :func:`plain_weights`.
+        laid: where those lie, from :func:`laid_out`; None: anywhere.
+        activation: between the layers.
+        routing: of the cells.
+    """
+    given = (cells, compute_dtype(cells), activation, routing, laid)
+    if not torch.is_grad_enabled():
+        return _computed(*given, weights)[0]
+    return _Experts.apply(*given, *(one for parts in weights for one in parts))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Laid:
+    """Experts' weights in memories that products take as they are.
+
+    Whether they are still there, and nothing was put in their place, is asked in every call: in few words.
+    """
+
+    weights: tuple[list[Tensor], ...]  # from plain_weights
+    memories: tuple[Tensor, ...]  # theirs, with rows of zeros behind the biases
+    layers: tuple[tuple[dict[str, Any], str, nn.Linear], ...]  # where each layer hangs, by which name
+    own: list[Tensor]  # weight and bias of each
+    places: tuple[int, ...]  # of these in memory
+
+    def suits(self, rows: Tensor) -> bool:
+        """Whether they are where these rows are."""
+        if rows.device != self.memories[0].device:  # weights kept elsewhere are fetched by hooks, layer by layer
+            return False
+        if not all([modules[name] is linear for modules, name, linear in self.layers]):
+            return False
+        now = _own(self.layers)
+        return all(map(operator.is_, now, self.own)) and self.places == tuple([weight.data_ptr() for weight in now])
+
+
+def _own(layers: Sequence[tuple[dict[str, Any], str, nn.Linear]]) -> list[Tensor]:
+    """Weight and bias of each layer."""
+    return [weight for _, _, linear in layers for weight in linear._parameters.values() if weight is not None]
+
+
+def laid_out(rows: Tensor, nets: Sequence[nn.ModuleList]) -> Laid | None:
+    """Experts' weights laid out as products take them; None: they cannot be."""
+    weights = plain_weights(rows, nets)
+    if weights is None:
+        return None
+    rows_of = (None, rounded_up(len(nets))) * 2
+    memories = [lay_end_to_end(parts, rows) for parts, rows in zip(weights, rows_of, strict=True)]
+    layers = [
+        (modules, name, cast(nn.Linear, modules[name]))
+        for net in nets
+        for modules, name in ((cast(nn.Module, net[0])._modules, "proj"), (net._modules, "2"))
+    ]
+    there = tuple(memory for memory in memories if memory is not None)
+    if len(there) < len(memories):
+        return None
+    own = _own(layers)
+    places = tuple(weight.data_ptr() for weight in own)
+    return Laid(weights=weights, memories=there, layers=tuple(layers), own=own, places=places)
 
 
 def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -> Float[Tensor, "E8 F"]:
@@ -134,40 +197,67 @@ def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -
     return F.pad(bias_EF, (0, 0, 0, member.shape[1] - len(bias_EF)))
 
 
+def _computed(
+    cells: Tensor,
+    dtype: torch.dtype,
+    activation: Activation,
+    routing: ExpertRouting,
+    laid: Laid | None,
+    weights: Sequence[Sequence[Tensor]],
+) -> tuple[Tensor, ...]:
+    """The result, and what the backward pass needs."""
+    member = routing.member.to(dtype)
+    if laid is None:
+        rows_of = (None, member.shape[1]) * 2
+        wholes = [whole(parts, dtype, rows) for parts, rows in zip(weights, rows_of, strict=True)]
+    else:
+        wholes = [memory.to(dtype) for memory in laid.memories]
+    wide, wide_bias, narrow, narrow_bias = wholes
+    rows = cells.to(dtype).index_select(0, routing.token)
+    hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets)
+    hidden.addmm_(member, wide_bias)
+    out = F.grouped_mm(activation(hidden), narrow.mT, offs=routing.offsets)
+    out.addmm_(member, narrow_bias)
+    assert routing.back is not None, "hard routing knows the way back"
+    return out.index_select(0, routing.back), rows, hidden, wide, narrow, member
+
+
 class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, cells: Tensor, dtype: torch.dtype, activation: Activation, routing: ExpertRouting, *weights: Tensor
+        ctx: Any,
+        cells: Tensor,
+        dtype: torch.dtype,
+        activation: Activation,
+        routing: ExpertRouting,
+        laid: Laid | None,
+        *weights: Tensor,
     ) -> Tensor:
         count = len(weights) // 4
-        wide, wide_bias, narrow, narrow_bias = (whole(weights[i * count : (i + 1) * count], dtype) for i in range(4))
-        member = routing.member.to(dtype)
-        rows = cells.to(dtype).index_select(0, routing.token)
-        hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets)
-        hidden.addmm_(member, _for_members(wide_bias, member))
-        out = F.grouped_mm(activation(hidden), narrow.mT, offs=routing.offsets)
-        out.addmm_(member, _for_members(narrow_bias, member))
-        assert routing.back is not None, "hard routing knows the way back"
-        ctx.save_for_backward(rows, hidden, wide, narrow, member)
+        parts = [weights[i * count : (i + 1) * count] for i in range(4)]
+        out, *kept = _computed(cells, dtype, activation, routing, laid, parts)
+        ctx.save_for_backward(*kept)
         ctx.activation, ctx.routing, ctx.dtypes = activation, routing, (cells.dtype, weights[0].dtype)
-        return out.index_select(0, routing.back)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, hidden, wide, narrow, member = ctx.saved_tensors
-        routing, (cells_dtype, weights_dtype) = ctx.routing, ctx.dtypes
-        offsets, learns = routing.offsets, any(ctx.needs_input_grad[4:])
+        routing, (cells_dtype, weights_dtype), wanted = ctx.routing, ctx.dtypes, ctx.needs_input_grad
+        offsets = routing.offsets
         out_grad = grad.to(rows.dtype).index_select(0, routing.token)
         activated, hidden_grad = ctx.activation.backward(hidden, F.grouped_mm(out_grad, narrow, offs=offsets))
         cells_grad = None
-        if ctx.needs_input_grad[0]:
+        if wanted[0]:
             cells_grad = F.grouped_mm(hidden_grad, wide, offs=offsets).index_select(0, routing.back).to(cells_dtype)
-        if not learns:
-            return cells_grad, *[None] * (len(ctx.needs_input_grad) - 1)
+        if not any(wanted[5:]):
+            return cells_grad, *[None] * (len(wanted) - 1)
+        members, count = member.t(), wide.shape[0]
         grads = (
             F.grouped_mm(hidden_grad.t(), rows, offs=offsets),
-            (member.t() @ hidden_grad)[: len(wide)],
+            members @ hidden_grad,
             F.grouped_mm(out_grad.t(), activated, offs=offsets),
-            (member.t() @ out_grad)[: len(wide)],
+            members @ out_grad,
         )
-        return cells_grad, None, None, None, *(one for every in grads for one in every.to(weights_dtype).unbind(0))
+        each = (one for every in grads for one in every.to(weights_dtype).unbind(0)[:count])
+        return cells_grad, None, None, None, None, *each

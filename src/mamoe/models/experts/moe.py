@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Self, cast
 
@@ -20,8 +20,14 @@ from jaxtyping import Float, Int32, Int64
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
-from mamoe.models.experts.grouped import Activation, grouped_experts, grouped_layers, plain_weights
-from mamoe.models.experts.stacking import lay_end_to_end
+from mamoe.models.experts.grouped import (
+    Activation,
+    Laid,
+    grouped_experts,
+    grouped_layers,
+    laid_out,
+    plain_weights,
+)
 from mamoe.vocabulary.conditioning import ExpertRouting
 
 
@@ -69,6 +75,7 @@ class MoEFeedForward(RoutedFeedForward):
     def __init__(self, dense: FeedForward, num_experts: int) -> None:
         super().__init__(dense)
         self.experts = nn.ModuleDict({str(i): copy.deepcopy(dense) for i in range(1, num_experts)})
+        self._laid: Laid | None = None
 
     @property
     def num_experts(self) -> int:
@@ -77,7 +84,7 @@ class MoEFeedForward(RoutedFeedForward):
     @property
     def nets(self) -> list[nn.ModuleList]:
         """The layers of every expert, E of them."""
-        return [self.net, *(cast(nn.ModuleList, expert._modules["net"]) for expert in self.experts.children())]
+        return [self.net, *(cast(Any, expert)._modules["net"] for expert in self.experts._modules.values())]
 
     def forward(
         self, hidden_states: Float[Tensor, "B N C"], routing: ExpertRouting | None = None
@@ -85,16 +92,34 @@ class MoEFeedForward(RoutedFeedForward):
         """Send every cell through its experts; without a routing, through expert 0."""
         if routing is None:
             return run_layers(self.net, hidden_states)
-        nets, cells = self.nets, hidden_states.flatten(0, 1)
-        weights = plain_weights(cells, nets)
-        if weights is not None and routing.weight is None and _knows_gradient(nets[0]):
-            return grouped_experts(cells, weights, self.activation, routing).view_as(hidden_states)
+        cells = hidden_states.flatten(0, 1)
+        laid = self._laid_out(cells)
+        weights = plain_weights(cells, self.nets) if laid is None else laid.weights
+        if weights is not None and routing.weight is None and _knows_gradient(self.net):
+            return grouped_experts(cells, weights, laid, self.activation, routing).view_as(hidden_states)
         rows = taken(cells, routing)
         if weights is not None:
-            rows = run_layers(nets[0][3:], grouped_layers(rows, weights, self.activation, nets[0][1], routing))
+            rows = run_layers(self.net[3:], grouped_layers(rows, weights, self.activation, self.net[1], routing))
         else:
-            rows = run_experts(nets, rows, routing)
+            rows = run_experts(self.nets, rows, routing)
         return put_back(rows, routing, len(cells)).view_as(hidden_states)
+
+    def prepare(self) -> None:
+        """Lay out the weights, which have come to the GPU they stay on, for its products."""
+        own = cast(nn.Linear, self.net[2]).weight
+        if self._laid_out(own) is None:
+            self._laid = laid_out(own, self.nets)
+
+    def _laid_out(self, rows: Tensor) -> Laid | None:
+        if torch.compiler.is_compiling():  # which stacks weights in its own way
+            return None
+        if self._laid is not None and not self._laid.suits(rows):
+            self._laid = None  # they went elsewhere, and what they left is not kept for them
+        return self._laid
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._laid = None  # another device, or another type
+        return super()._apply(fn, recurse)
 
 
 def dense_of(layers: nn.ModuleList) -> FeedForward:
@@ -146,7 +171,7 @@ class SharedExpertFeedForward(MoEFeedForward):
         weights = plain_weights(rows, [nets[0], *nets])
         if weights is not None:
             added = run_layers(nets[0][3:], grouped_layers(rows, weights, self.activation, nets[0][1], routing))
-            return added.masked_fill(routing.member[:, :1], 0)
+            return added.masked_fill(routing.member[:, :1].bool(), 0)
         rest, *slices = slices_of(rows, routing.offsets)
         added = [run_layers(net, own) for net, own in zip(nets, slices, strict=True)]
         return torch.cat([added[0].new_zeros(rest.shape), *added])
@@ -156,8 +181,7 @@ def prepare_experts(network: nn.Module) -> None:
     """Lay out the weights of all experts in ``network``, which have come to the GPU they stay on, for its products."""
     for layer in network.modules():
         if isinstance(layer, MoEFeedForward):
-            for parts in plain_weights(cast(nn.Linear, layer.net[2]).weight, layer.nets) or ():
-                lay_end_to_end(parts)
+            layer.prepare()
 
 
 def run_experts(

@@ -24,27 +24,39 @@ def stacked(parts: Sequence[Tensor], dtype: torch.dtype) -> Shaped[Tensor, "E *p
     return _Stacked.apply(dtype, *parts)  # type: ignore[no-any-return]
 
 
-def lay_end_to_end(parts: Sequence[Tensor]) -> None:
+def lay_end_to_end(parts: Sequence[Tensor], rows: int | None = None) -> Shaped[Tensor, "R *part"] | None:
     """Give parameters of one shape a common memory, one after another; their values stay as they are.
 
     Moving them to another device or type parts them again, and nothing depends on it but speed.
+
+    Args:
+        parts: E of them.
+        rows: of the memory, those past E being zeros; None: E.
+
+    Returns:
+        That memory; None: they differ, or are spread over processes, and stay where they are.
     """
     alike = {(part.shape, part.dtype, part.device) for part in parts}
-    if len(alike) > 1 or _together(parts) is not None or any(isinstance(part, DTensor) for part in parts):
-        return
+    if len(alike) > 1 or any(isinstance(part, DTensor) for part in parts):
+        return None
     with torch.no_grad():
-        memory = torch.stack([part.detach() for part in parts])
-        for part, place in zip(parts, memory.unbind(0), strict=True):
+        memory = whole(parts, parts[0].dtype, rows).detach()
+        for part, place in zip(parts, memory, strict=False):
             part.data = place
+    return memory
 
 
-def whole(parts: Sequence[Tensor], dtype: torch.dtype) -> Shaped[Tensor, "E *part"]:
-    """``parts`` of one shape as one tensor of a type, without gradients; their own memory where that will do."""
-    together = _together(parts)
-    if together is not None:
+def whole(parts: Sequence[Tensor], dtype: torch.dtype, rows: int | None = None) -> Shaped[Tensor, "R *part"]:
+    """``parts`` of one shape as one tensor of a type, without gradients; their own memory where that will do.
+
+    ``rows`` = R, those past the parts being zeros; None: there are none.
+    """
+    count = len(parts)
+    if rows in (None, count) and (together := _together(parts)) is not None:
         return together.to(dtype)
-    made = parts[0].new_empty((len(parts), *parts[0].shape), dtype=dtype)
-    torch._foreach_copy_(list(made.unbind(0)), list(parts))
+    made = parts[0].new_empty((rows or count, *parts[0].shape), dtype=dtype)
+    torch._foreach_copy_(list(made[:count].unbind(0)), list(parts))
+    made[count:].zero_()
     return made
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from mamoe.models.backbone import Backbone, Pyramid
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel, levels_with_blocks
+from mamoe.models.wrapped import unwrapped
 
 _ADAPTED = {
     "attention": r"to_q|to_k|to_v|to_out\.0",
@@ -26,6 +29,16 @@ def _pooled_width(config: Mapping[str, Any]) -> int:
     return config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
 
 
+def _for_steps(network: Any, inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The layout in the type of the products, and a place where layers keep what they make of the text."""
+    told, plain = inputs.get("cross_attention_kwargs"), unwrapped(network)
+    base = getattr(plain, "base", plain)  # of a ControlNet-XS branch
+    if told is None or not isinstance(base, MaMoEUNet2DConditionModel):
+        return inputs
+    levels = base.computed_in(dtype, told["regions"])
+    return {**inputs, "cross_attention_kwargs": {**told, "regions": levels, "kept": {}}}
+
+
 UNET = Backbone(
     part="unet",
     ours=MaMoEUNet2DConditionModel,
@@ -36,6 +49,7 @@ UNET = Backbone(
     adapted={kind: rf"(?:down_blocks|mid_block|up_blocks)\.(?:.*\.)?(?:{what})" for kind, what in _ADAPTED.items()},
     pooled_width=_pooled_width,
     sized=_sized,
+    for_steps=_for_steps,
     takes_pictures=True,
     lora_prefix="unet",
     decoder=("up_blocks", "conv_norm_out", "conv_out"),

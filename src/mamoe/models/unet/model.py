@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, Self, cast
 
+import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel, UNet2DConditionOutput
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.errors import ConfigError
+from mamoe.models.blocks.casting import cast_small_weights, holders
 from mamoe.models.blocks.conversion import (
     check_levels,
     check_nothing_is_dropped,
@@ -30,9 +32,11 @@ from mamoe.models.blocks.conversion import (
 from mamoe.models.blocks.held import held_blocks, listed
 from mamoe.models.blocks.norms import keep_format
 from mamoe.models.blocks.steered import SteeredNetwork
+from mamoe.models.experts.grouped import compute_dtype
+from mamoe.models.experts.moe import RoutedFeedForward
 from mamoe.models.unet.block import MaMoETransformerBlock
 from mamoe.models.wrapped import unwrapped
-from mamoe.vocabulary.conditioning import level_grids
+from mamoe.vocabulary.conditioning import LevelConditioning, level_grids
 
 
 class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
@@ -104,6 +108,7 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
                 for block in transformer.transformer_blocks
             )
         keep_format(self)
+        self._holders = holders(self, but=RoutedFeedForward)
 
     @classmethod
     def from_unet(
@@ -162,14 +167,22 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
             grids = level_grids((sample.shape[2], sample.shape[3]), len(self.config["block_out_channels"]))
             masked = stock.get("encoder_attention_mask") is not None
             check_levels(levels, grids, encoder_hidden_states, self.config, padding_mask=masked)
+            dtype = compute_dtype(encoder_hidden_states)
+            encoder_hidden_states = encoder_hidden_states.to(dtype)  # as every layer that reads it would, for itself
+            cross_attention_kwargs = {**cross_attention_kwargs, "regions": self.computed_in(dtype, levels)}
             if self.config["learned_strength"]:
-                cross_attention_kwargs = {
-                    **cross_attention_kwargs,
-                    "noise_level": noise_level_of(timestep, sample),
-                }
-        return super().forward(
-            sample, timestep, encoder_hidden_states, cross_attention_kwargs=cross_attention_kwargs, **stock
-        )
+                cross_attention_kwargs["noise_level"] = noise_level_of(timestep, sample)
+        with cast_small_weights(self._holders, sample.device):
+            return super().forward(
+                sample, timestep, encoder_hidden_states, cross_attention_kwargs=cross_attention_kwargs, **stock
+            )
+
+    def computed_in(self, dtype: torch.dtype, levels: Sequence[LevelConditioning]) -> tuple[LevelConditioning, ...]:
+        """A layout in the type of this network's products, for all blocks at once; one that is in it stays as it is."""
+        # Layers whose regions do not hold, or as strongly as they learned, read who may attend.
+        weighs = self.config["region_attention"] and self.config["region_blocks"] is None
+        weighs = weighs and not self.config["learned_strength"]
+        return tuple(level.computed_in(dtype, weighs=weighs) for level in levels)
 
     def set_default_attn_processor(self) -> None:
         """Put back the processors the model was made with, where others took their place."""
