@@ -39,7 +39,7 @@ def lay_end_to_end(parts: Sequence[Tensor], rows: int | None = None) -> Shaped[T
     alike = {(part.shape, part.dtype, part.device) for part in parts}
     if len(alike) > 1 or any(isinstance(part, DTensor) for part in parts):
         return None
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # whoever draws in inference mode may train afterwards
         memory = whole(parts, parts[0].dtype, rows).detach()
         for part, place in zip(parts, memory, strict=False):
             part.data = place
