@@ -159,3 +159,16 @@ def test_a_layer_that_took_anothers_place_is_left_alone(models, one_by_one):
     out_layers[0] = Adapted(out_layers[0])
     out, _ = outcome(models, model)
     assert torch.equal(out, outcome(models, one_by_one(copy.deepcopy(model)))[0])
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_gradients_of_a_text_that_learns_add_up_in_its_own_type(models, learns):
+    model, seen = models.mamoe().train(), []
+    for name, layer in model.named_modules():
+        if name.endswith("attn2.to_k"):
+            layer.register_forward_pre_hook(lambda layer, args: seen.append(args[0].dtype))
+    given = {**models.inputs(), "cross_attention_kwargs": {"regions": models.levels(2, (9, 14), 7)}}
+    given["encoder_hidden_states"].requires_grad_(learns)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**given)
+    assert set(seen) == {torch.float32 if learns else torch.bfloat16}
