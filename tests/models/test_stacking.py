@@ -49,6 +49,27 @@ def test_parts_that_lie_end_to_end_are_not_copied_and_stay_apart():
     assert torch.equal(stacked(moved, torch.float64), torch.stack(moved))
 
 
+@pytest.mark.parametrize("rows", [None, 8])
+def test_parts_that_have_a_memory_stay_where_they_are(rows):
+    ours = parts(3, (4,))
+    memory = lay_end_to_end(ours, rows)
+    places = [part.data_ptr() for part in ours]
+    again = lay_end_to_end(ours, rows)
+    assert memory is not None and again is not None and torch.equal(again, memory)
+    assert [part.data_ptr() for part in ours] == places and again.data_ptr() == memory.data_ptr()
+    assert len(lay_end_to_end(ours, 16)) == 16 and ours[0].data_ptr() != places[0]
+
+
+def test_a_recording_of_a_network_that_is_told_to_go_where_it_is_reads_its_weights_still(models, monkeypatch):
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
+    model = models.mamoe()
+    prepare_experts(model)
+    places = [weight.data_ptr() for weight in model.parameters()]
+    model.to("cpu")
+    prepare_experts(model)
+    assert [weight.data_ptr() for weight in model.parameters()] == places
+
+
 def test_unlike_parts_are_left_alone():
     ours = [*parts(2), *parts(1, (5, 4))]
     lay_end_to_end(ours)

@@ -169,7 +169,9 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
             check_levels(levels, grids, encoder_hidden_states, self.config, padding_mask=masked)
             dtype = compute_dtype(encoder_hidden_states)
             if not encoder_hidden_states.requires_grad:  # whose gradients from all layers would add up in that type
-                encoder_hidden_states = encoder_hidden_states.to(dtype)  # as every layer that reads it would, for itself
+                encoder_hidden_states = encoder_hidden_states.to(
+                    dtype
+                )  # as every layer that reads it would, for itself
             cross_attention_kwargs = {**cross_attention_kwargs, "regions": self.computed_in(dtype, levels)}
             if self.config["learned_strength"]:
                 cross_attention_kwargs["noise_level"] = noise_level_of(timestep, sample)
