@@ -78,7 +78,10 @@ class _Stacked(torch.autograd.Function):
 
 
 def _together(parts: Sequence[Tensor], rows: int) -> Tensor | None:
-    """The parts as one tensor without a copy, if they lie end to end in one memory; in one of just ``rows``, if more."""
+    """The parts and all ``rows`` as one tensor without a copy, if they lie end to end in a memory that has no others.
+
+    Where there are as many rows as parts, it may have others.
+    """
     first = parts[0].detach()
     length, begin = first.numel(), first.storage_offset()
     step, place = length * first.element_size(), first.data_ptr()
