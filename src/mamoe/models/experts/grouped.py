@@ -153,7 +153,7 @@ class Laid:
 
     weights: tuple[list[Tensor], ...]  # from plain_weights
     memories: tuple[Tensor, ...]  # theirs, with rows of zeros behind the biases
-    layers: list[nn.Module | None]  # whose they are
+    layers: list[Any]  # whose they are
     own: list[Tensor]  # weight and bias of each layer
     places: tuple[int, ...]  # of these in memory
 
@@ -168,17 +168,15 @@ class Laid:
         return _same(now, self.own) and self.places == tuple([weight.data_ptr() for weight in now])
 
 
-def _layers(nets: Sequence[nn.ModuleList]) -> list[nn.Module | None]:
+def _layers(nets: Sequence[Any]) -> list[Any]:
     """What every expert has now in the places of its two linear layers."""
-    return [
-        layer for net in nets for layer in (cast(nn.Module, net._modules["0"])._modules.get("proj"), net._modules["2"])
-    ]
+    each = [net._modules for net in nets]
+    return [layer for own in each for layer in (own["0"]._modules.get("proj"), own["2"])]
 
 
-def _own(layers: Sequence[nn.Module | None]) -> list[Tensor]:
+def _own(layers: Sequence[Any]) -> list[Tensor]:
     """Weight and bias of each layer."""
-    parameters = [cast(nn.Module, layer)._parameters for layer in layers]
-    return [weight for own in parameters for weight in own.values() if weight is not None]
+    return [weight for layer in layers for weight in layer._parameters.values() if weight is not None]
 
 
 def _same(now: Sequence[object], then: Sequence[object]) -> bool:
