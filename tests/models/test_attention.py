@@ -59,12 +59,13 @@ def test_a_mask_made_into_numbers_once_gives_the_same_bits(dtype):
     assert level.computed_in(dtype, weighs=False).attend is attend
 
 
-def test_what_is_kept_of_a_text_serves_that_text_alone():
+def test_what_is_kept_of_a_text_serves_that_text_alone(monkeypatch):
     torch.manual_seed(0)
     layer, cells = Attention(32, cross_attention_dim=24, heads=4, dim_head=8), torch.randn(2, 6, 32)
     compute_by_region(layer)
     asked, kept = [], {}
-    layer.to_k.register_forward_hook(lambda *_: asked.append(1))
+    compute = layer.to_k.forward
+    monkeypatch.setattr(layer.to_k, "forward", lambda text: asked.append(1) or compute(text))
     for text, times in ((torch.randn(2, 9, 24), 1), (torch.randn(2, 9, 24), 2)):
         for _ in range(3):
             got = layer(cells, encoder_hidden_states=text, kept=kept)
@@ -72,6 +73,24 @@ def test_what_is_kept_of_a_text_serves_that_text_alone():
         asked_before = list(asked)
         assert torch.equal(got, layer(cells, encoder_hidden_states=text))
         asked[:] = asked_before
+
+
+@pytest.mark.parametrize("name", ["to_k", "to_v"])
+def test_a_hook_hears_of_every_call(name):
+    layer, cells, text = (
+        Attention(32, cross_attention_dim=24, heads=4, dim_head=8),
+        torch.randn(2, 6, 32),
+        torch.ones(2, 9, 24),
+    )
+    compute_by_region(layer)
+    asked, kept = [], {}
+    hook = getattr(layer, name).register_forward_hook(lambda *_: asked.append(1))
+    for _ in range(3):
+        layer(cells, encoder_hidden_states=text, kept=kept)
+    hook.remove()
+    assert len(asked) == 3 and not kept
+    layer(cells, encoder_hidden_states=text, kept=kept)
+    assert list(kept) == [layer]
 
 
 def test_other_processors_and_arguments_go_diffusers_way():

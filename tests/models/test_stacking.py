@@ -1,5 +1,8 @@
 """The experts' weights as one tensor: the same values and gradients as a plain stack, without a copy where they may."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +47,27 @@ def test_parts_that_lie_end_to_end_are_not_copied_and_stay_apart():
     assert ours[0].data_ptr() == memory
     moved = [nn.Parameter(part.detach().double()) for part in ours]
     assert torch.equal(stacked(moved, torch.float64), torch.stack(moved))
+
+
+@pytest.mark.parametrize("rows", [None, 8])
+def test_parts_that_have_a_memory_stay_where_they_are(rows):
+    ours = parts(3, (4,))
+    memory = lay_end_to_end(ours, rows)
+    places = [part.data_ptr() for part in ours]
+    again = lay_end_to_end(ours, rows)
+    assert memory is not None and again is not None and torch.equal(again, memory)
+    assert [part.data_ptr() for part in ours] == places and again.data_ptr() == memory.data_ptr()
+    assert len(lay_end_to_end(ours, 16)) == 16 and ours[0].data_ptr() != places[0]
+
+
+def test_a_recording_of_a_network_that_is_told_to_go_where_it_is_reads_its_weights_still(models, monkeypatch):
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
+    model = models.mamoe()
+    prepare_experts(model)
+    places = [weight.data_ptr() for weight in model.parameters()]
+    model.to("cpu")
+    prepare_experts(model)
+    assert [weight.data_ptr() for weight in model.parameters()] == places
 
 
 def test_unlike_parts_are_left_alone():
@@ -97,3 +121,54 @@ def test_a_memory_is_asked_for_again_when_the_weights_have_left_it(models, monke
     assert layers[0]._laid is None and layers[0].net[2].weight.grad is not None
     model.double()
     assert all(layer._laid is None for layer in layers)
+
+
+@pytest.mark.parametrize("what", ["expert", "first layer", "product", "another expert more"])
+def test_what_is_put_in_the_place_of_an_expert_works(models, monkeypatch, what):
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
+    layer = next(module for module in models.mamoe().modules() if hasattr(module, "nets"))
+    layer.prepare()
+    if what == "another expert more":
+        layer.experts["3"] = copy.deepcopy(layer.experts["2"])
+        assert not layer._laid.suits(layer.net[2].weight, layer.nets)
+        return
+    cells = torch.randn(1, 12, layer.net[2].out_features)
+    routing = models.hard(torch.arange(12)[None] % 3, 3)
+    before = layer(cells, routing)
+    assert layer._laid is not None
+    changed = copy.deepcopy(layer.experts["1"])
+    for weight in changed.parameters():
+        weight.data *= 3
+    if what == "expert":
+        layer.experts["1"] = changed
+    elif what == "first layer":
+        layer.experts["1"].net[0] = changed.net[0]
+    else:
+        layer.experts["1"].net[2] = changed.net[2]
+    after = layer(cells, routing)
+    assert layer._laid is None and not torch.allclose(after, before)
+    assert torch.allclose(after[:, 0::3], before[:, 0::3], atol=1e-5)
+
+
+def test_a_copy_keeps_no_memory_in_which_its_weights_are_not(models, monkeypatch):
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
+    layer = next(module for module in models.mamoe().modules() if hasattr(module, "nets"))
+    layer.prepare()
+    assert layer._laid is not None
+    assert copy.deepcopy(layer)._laid is None and pickle.loads(pickle.dumps(layer))._laid is None
+    assert layer._laid is not None
+
+
+def test_beside_a_shared_expert_no_memory_is_kept(models, monkeypatch):
+    monkeypatch.setattr("mamoe.models.experts.grouped.grouped_suits", lambda rows: True)
+    model = models.mamoe(shared_expert=True)
+    prepare_experts(model)
+    assert all(module._laid is None for module in model.modules() if hasattr(module, "nets"))
+
+
+def test_weights_laid_out_in_inference_mode_can_be_trained():
+    ours = parts()
+    with torch.inference_mode():
+        lay_end_to_end(ours)
+    (ours[0] * ours[1]).sum().backward()
+    assert torch.equal(ours[0].grad, ours[1].detach()) and ours[0].data_ptr() < ours[1].data_ptr()

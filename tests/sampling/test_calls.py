@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -158,6 +159,20 @@ def test_regions_bind_when_told(pipe, street):
     never = draw(pipe, **street, regions_until=0.0)
     pictures = [always, late, early, never, draw(pipe, **street, regions_from={7: 0.5})]
     assert all(far(a, b) > 1e-5 for i, a in enumerate(pictures) for b in pictures[:i])
+
+
+def test_what_is_kept_of_a_text_is_let_go_when_others_bind(pipe, street):
+    keys, alive = [], []
+
+    def look(module, args, kwargs):
+        kept = kwargs["cross_attention_kwargs"]["kept"]
+        alive.append(sum(key() is not None for key in keys))
+        keys.extend(weakref.ref(key) for _, key, _ in kept.values())
+
+    handle = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
+    draw(pipe, **street, regions_from=0.5)
+    handle.remove()
+    assert len(keys) == 14 and not any(alive)  # made once for each half
 
 
 def test_each_step_sees_the_regions_of_its_share(pipe, street):

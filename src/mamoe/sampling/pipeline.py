@@ -352,14 +352,16 @@ class LayoutPipeline(PipelineParts, LoraLoading, StableDiffusionMixin):
         # The network's, as everything was encoded: it is asked of all modules, which takes as long as a block does.
         dtype = encoded.phases[0].conditional.text.embeds.dtype
         taken = generators_taken(self.scheduler, generators)
-        if step_end is None:  # which may change text and weights between steps
-            phases = [(start, backbone.for_steps(self.unet, inputs, dtype)) for start, inputs in phases]
+        phase, inputs = None, {}
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance.scale, len(timesteps), False
         with self.progress_bar(total=len(timesteps)) as bar:  # pyright: ignore[reportCallIssue]
             for step, (timestep, told) in enumerate(zip(timesteps, sent(timesteps, latents.device), strict=True)):
                 if self._interrupt:
                     break
-                inputs = steering_at(phases, step / len(timesteps))
+                if (steering := steering_at(phases, step / len(timesteps))) is not phase:
+                    phase = inputs = steering
+                    if step_end is None:  # which may change text and weights between steps
+                        inputs = backbone.for_steps(self.unet, steering, dtype)  # what the last phase had is let go
                 noisy = latents.repeat(len(inputs["encoder_hidden_states"]) // count, 1, 1, 1)
                 noisy = scaled_for_model(self.scheduler, noisy, timestep).to(dtype)
                 output = guidance.combined(

@@ -149,9 +149,14 @@ def _keys_and_values(
         return last[1:]
     to_k, to_v = cast(nn.Module, attn.to_k), cast(nn.Module, attn.to_v)
     key, value = _split_heads(to_k(text), attn.heads), _split_heads(to_v(text), attn.heads)
-    if kept is not None:
+    if kept is not None and not _heard(to_k) and not _heard(to_v):
         kept[attn] = (text, key, value)
     return key, value
+
+
+def _heard(projection: nn.Module) -> bool:
+    """Whether hooks want to hear of every call."""
+    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in projection.modules())
 
 
 def _split_heads(x: Float[Tensor, "B M C"], heads: int) -> Float[Tensor, "B heads M c"]:

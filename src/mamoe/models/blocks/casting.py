@@ -8,11 +8,12 @@ autocast: their casts, and the gradients of these, would all lie in memory at on
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 
 from mamoe.models.blocks.norms import GroupNorm, LayerNorm, widens_norms
@@ -37,14 +38,17 @@ def holders(network: nn.Module, but: type[nn.Module]) -> list[nn.Module]:
     ]
 
 
-def cast_small_weights(within: Sequence[nn.Module], device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Within, the small weights of the layers that ``within`` hold are in autocast's type, if it is on.
+def cast_small_weights(
+    found: Callable[[], Sequence[nn.Module]], device: torch.device
+) -> contextlib.AbstractContextManager[None]:
+    """Within, small weights are in autocast's type, if it is on; ``found`` tells the :func:`holders` of their layers.
 
     What runs again later (gradient checkpointing) finds its own and casts them to the same values. So do layers that
     are compiled, and those of several processes, which send gradients round as they come: these come together, last.
     """
     if torch.compiler.is_compiling() or not widens_norms(device):
         return contextlib.nullcontext()
+    within = found()
     compiled = any(module._compiled_call_impl is not None for module in within)
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     places = [place for module in within for place in _places(module)]
@@ -58,15 +62,17 @@ def cast_small_weights(within: Sequence[nn.Module], device: torch.device) -> con
 def _places(module: nn.Module) -> Iterator[Place]:
     for layer in module._modules.values():
         for name in _SMALL.get(type(layer), ()):  # type: ignore[arg-type]
-            if layer is not None and layer._parameters[name] is not None:
+            # Pruning, and sharding by flat parameters, keep a weight elsewhere.
+            if layer is not None and layer._parameters.get(name) is not None:
                 yield layer._parameters, name
 
 
 @contextlib.contextmanager
 def _replaced(places: Sequence[Place], weights: Sequence[Tensor], dtype: torch.dtype) -> Iterator[None]:
-    for (parameters, name), cast in zip(places, _Cast.apply(dtype, *weights), strict=True):  # type: ignore[arg-type]
-        parameters[name] = cast
+    casts = _Cast.apply(dtype, *weights)
     try:
+        for (parameters, name), cast in zip(places, casts, strict=True):  # type: ignore[arg-type]
+            parameters[name] = cast
         yield
     finally:
         for (parameters, name), weight in zip(places, weights, strict=True):
@@ -80,9 +86,13 @@ class _Cast(torch.autograd.Function):
     def forward(ctx: Any, dtype: torch.dtype, *parts: Tensor) -> tuple[Tensor, ...]:
         ctx.dtype = parts[0].dtype
         ctx.set_materialize_grads(False)
-        return _together(parts, dtype)
+        made = _together(parts, dtype)
+        # A cast weight that is frozen must not ask for gradients: nothing in front of the first trained one keeps any.
+        ctx.mark_non_differentiable(*(one for one, part in zip(made, parts, strict=True) if not part.requires_grad))
+        return made
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         there = iter(_together([grad for grad in grads if grad is not None], ctx.dtype))
         return None, *(None if grad is None else next(there) for grad in grads)

@@ -95,7 +95,7 @@ def plain_weights(rows: Tensor, nets: Sequence[nn.ModuleList]) -> tuple[list[Ten
         if type(wide) is not nn.Linear or type(narrow) is not nn.Linear:
             return None
         for linear, own in ((wide._parameters, weights[:2]), (narrow._parameters, weights[2:])):
-            weight, bias = linear["weight"], linear["bias"]
+            weight, bias = linear.get("weight"), linear.get("bias")  # which pruning, say, keeps elsewhere
             if weight is None or bias is None or weight.device != device:
                 return None
             own[0].append(weight)
@@ -153,23 +153,34 @@ class Laid:
 
     weights: tuple[list[Tensor], ...]  # from plain_weights
     memories: tuple[Tensor, ...]  # theirs, with rows of zeros behind the biases
-    layers: tuple[tuple[dict[str, Any], str, nn.Linear], ...]  # where each layer hangs, by which name
-    own: list[Tensor]  # weight and bias of each
+    layers: list[Any]  # whose they are
+    own: list[Tensor]  # weight and bias of each layer
     places: tuple[int, ...]  # of these in memory
 
-    def suits(self, rows: Tensor) -> bool:
-        """Whether they are where these rows are."""
+    def suits(self, rows: Tensor, nets: Sequence[nn.ModuleList]) -> bool:
+        """Whether they are the weights of these experts, and where these rows are."""
         if rows.device != self.memories[0].device:  # weights kept elsewhere are fetched by hooks, layer by layer
             return False
-        if not all([modules[name] is linear for modules, name, linear in self.layers]):
+        layers = _layers(nets)
+        if not _same(layers, self.layers):
             return False
-        now = _own(self.layers)
-        return all(map(operator.is_, now, self.own)) and self.places == tuple([weight.data_ptr() for weight in now])
+        now = _own(layers)
+        return _same(now, self.own) and self.places == tuple([weight.data_ptr() for weight in now])
 
 
-def _own(layers: Sequence[tuple[dict[str, Any], str, nn.Linear]]) -> list[Tensor]:
+def _layers(nets: Sequence[Any]) -> list[Any]:
+    """What every expert has now in the places of its two linear layers."""
+    each = [net._modules for net in nets]
+    return [layer for own in each for layer in (own["0"]._modules.get("proj"), own["2"])]
+
+
+def _own(layers: Sequence[Any]) -> list[Tensor]:
     """Weight and bias of each layer."""
-    return [weight for _, _, linear in layers for weight in linear._parameters.values() if weight is not None]
+    return [weight for layer in layers for weight in layer._parameters.values() if weight is not None]
+
+
+def _same(now: Sequence[object], then: Sequence[object]) -> bool:
+    return len(now) == len(then) and all(map(operator.is_, now, then))
 
 
 def laid_out(rows: Tensor, nets: Sequence[nn.ModuleList]) -> Laid | None:
@@ -179,17 +190,13 @@ def laid_out(rows: Tensor, nets: Sequence[nn.ModuleList]) -> Laid | None:
         return None
     rows_of = (None, rounded_up(len(nets))) * 2
     memories = [lay_end_to_end(parts, rows) for parts, rows in zip(weights, rows_of, strict=True)]
-    layers = [
-        (modules, name, cast(nn.Linear, modules[name]))
-        for net in nets
-        for modules, name in ((cast(nn.Module, net[0])._modules, "proj"), (net._modules, "2"))
-    ]
     there = tuple(memory for memory in memories if memory is not None)
     if len(there) < len(memories):
         return None
+    layers = _layers(nets)
     own = _own(layers)
     places = tuple(weight.data_ptr() for weight in own)
-    return Laid(weights=weights, memories=there, layers=tuple(layers), own=own, places=places)
+    return Laid(weights=weights, memories=there, layers=layers, own=own, places=places)
 
 
 def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -> Float[Tensor, "E8 F"]:

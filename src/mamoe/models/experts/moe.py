@@ -84,7 +84,8 @@ class MoEFeedForward(RoutedFeedForward):
     @property
     def nets(self) -> list[nn.ModuleList]:
         """The layers of every expert, E of them."""
-        return [self.net, *(cast(Any, expert)._modules["net"] for expert in self.experts._modules.values())]
+        own: Any = self._modules  # attributes of modules are found by a search that takes ten times as long
+        return [own["net"], *[expert._modules["net"] for expert in own["experts"]._modules.values()]]
 
     def forward(
         self, hidden_states: Float[Tensor, "B N C"], routing: ExpertRouting | None = None
@@ -92,34 +93,37 @@ class MoEFeedForward(RoutedFeedForward):
         """Send every cell through its experts; without a routing, through expert 0."""
         if routing is None:
             return run_layers(self.net, hidden_states)
-        cells = hidden_states.flatten(0, 1)
-        laid = self._laid_out(cells)
-        weights = plain_weights(cells, self.nets) if laid is None else laid.weights
+        nets, cells = self.nets, hidden_states.flatten(0, 1)
+        laid = self._laid_out(cells, nets)
+        weights = plain_weights(cells, nets) if laid is None else laid.weights
         if weights is not None and routing.weight is None and _knows_gradient(self.net):
             return grouped_experts(cells, weights, laid, self.activation, routing).view_as(hidden_states)
         rows = taken(cells, routing)
         if weights is not None:
             rows = run_layers(self.net[3:], grouped_layers(rows, weights, self.activation, self.net[1], routing))
         else:
-            rows = run_experts(self.nets, rows, routing)
+            rows = run_experts(nets, rows, routing)
         return put_back(rows, routing, len(cells)).view_as(hidden_states)
 
     def prepare(self) -> None:
         """Lay out the weights, which have come to the GPU they stay on, for its products."""
         own = cast(nn.Linear, self.net[2]).weight
-        if self._laid_out(own) is None:
+        if self._laid_out(own, self.nets) is None:
             self._laid = laid_out(own, self.nets)
 
-    def _laid_out(self, rows: Tensor) -> Laid | None:
+    def _laid_out(self, rows: Tensor, nets: Sequence[nn.ModuleList]) -> Laid | None:
         if torch.compiler.is_compiling():  # which stacks weights in its own way
             return None
-        if self._laid is not None and not self._laid.suits(rows):
+        if self._laid is not None and not self._laid.suits(rows, nets):
             self._laid = None  # they went elsewhere, and what they left is not kept for them
         return self._laid
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._laid = None  # another device, or another type
         return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_laid": None}  # a copy's weights lie elsewhere
 
 
 def dense_of(layers: nn.ModuleList) -> FeedForward:
@@ -148,6 +152,9 @@ class SharedExpertFeedForward(MoEFeedForward):
         shared.experts = experts.experts
         shared._add_nothing()
         return shared.train(experts.training)
+
+    def prepare(self) -> None:
+        """Nothing is laid out: products take expert 1 twice, see :meth:`_added`, and a memory would have it once."""
 
     def _add_nothing(self) -> None:
         for net in self.nets[1:]:

@@ -27,7 +27,8 @@ def stacked(parts: Sequence[Tensor], dtype: torch.dtype) -> Shaped[Tensor, "E *p
 def lay_end_to_end(parts: Sequence[Tensor], rows: int | None = None) -> Shaped[Tensor, "R *part"] | None:
     """Give parameters of one shape a common memory, one after another; their values stay as they are.
 
-    Moving them to another device or type parts them again, and nothing depends on it but speed.
+    Moving them to another device or type parts them again, and nothing depends on it but speed. Those that have such a
+    memory stay where they are: a recording of kernels (CUDA graphs) reads them there.
 
     Args:
         parts: E of them.
@@ -39,7 +40,10 @@ def lay_end_to_end(parts: Sequence[Tensor], rows: int | None = None) -> Shaped[T
     alike = {(part.shape, part.dtype, part.device) for part in parts}
     if len(alike) > 1 or any(isinstance(part, DTensor) for part in parts):
         return None
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # whoever draws in inference mode may train afterwards
+        if (memory := _together(parts, rows or len(parts))) is not None:
+            memory[len(parts) :].zero_()
+            return memory
         memory = whole(parts, parts[0].dtype, rows).detach()
         for part, place in zip(parts, memory, strict=False):
             part.data = place
@@ -52,7 +56,7 @@ def whole(parts: Sequence[Tensor], dtype: torch.dtype, rows: int | None = None) 
     ``rows`` = R, those past the parts being zeros; None: there are none.
     """
     count = len(parts)
-    if rows in (None, count) and (together := _together(parts)) is not None:
+    if rows in (None, count) and (together := _together(parts, count)) is not None:
         return together.to(dtype)
     made = parts[0].new_empty((rows or count, *parts[0].shape), dtype=dtype)
     torch._foreach_copy_(list(made[:count].unbind(0)), list(parts))
@@ -73,8 +77,11 @@ class _Stacked(torch.autograd.Function):
         return None, *grad.to(ctx.dtype).unbind(0)
 
 
-def _together(parts: Sequence[Tensor]) -> Tensor | None:
-    """The parts as one tensor without a copy, if they lie end to end in one memory."""
+def _together(parts: Sequence[Tensor], rows: int) -> Tensor | None:
+    """The parts and all ``rows`` as one tensor without a copy, if they lie end to end in a memory that has no others.
+
+    Where there are as many rows as parts, it may have others.
+    """
     first = parts[0].detach()
     length, begin = first.numel(), first.storage_offset()
     step, place = length * first.element_size(), first.data_ptr()
@@ -82,8 +89,9 @@ def _together(parts: Sequence[Tensor]) -> Tensor | None:
     # neighbours of two memories do not both fit into the first one's.
     if any(part.data_ptr() != place + i * step for i, part in enumerate(parts)):
         return None
-    if first.untyped_storage().nbytes() < (begin + len(parts) * length) * first.element_size():
+    room, wanted = first.untyped_storage().nbytes(), (begin + rows * length) * first.element_size()
+    if room < wanted or (rows > len(parts) and (begin or room > wanted)):
         return None
     if not all(part.is_contiguous() and part.dtype == first.dtype for part in parts):
         return None
-    return first.as_strided((len(parts), *first.shape), (length, *first.stride()), begin)
+    return first.as_strided((rows, *first.shape), (length, *first.stride()), begin)

@@ -67,6 +67,7 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
     converter: ClassVar[str] = "from_unet"
     _no_split_modules = ["MaMoETransformerBlock", "ResnetBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]  # noqa: RUF012
     _repeated_blocks = ["MaMoETransformerBlock"]  # noqa: RUF012
+    _holders: list[nn.Module] | None = None  # what holds small weights, once that was asked
 
     def __init__(
         self,
@@ -108,7 +109,6 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
                 for block in transformer.transformer_blocks
             )
         keep_format(self)
-        self._holders = holders(self, but=RoutedFeedForward)
 
     @classmethod
     def from_unet(
@@ -168,14 +168,25 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
             masked = stock.get("encoder_attention_mask") is not None
             check_levels(levels, grids, encoder_hidden_states, self.config, padding_mask=masked)
             dtype = compute_dtype(encoder_hidden_states)
-            encoder_hidden_states = encoder_hidden_states.to(dtype)  # as every layer that reads it would, for itself
+            if not encoder_hidden_states.requires_grad:  # whose gradients from all layers would add up in that type
+                encoder_hidden_states = encoder_hidden_states.to(
+                    dtype
+                )  # as every layer that reads it would, for itself
             cross_attention_kwargs = {**cross_attention_kwargs, "regions": self.computed_in(dtype, levels)}
             if self.config["learned_strength"]:
                 cross_attention_kwargs["noise_level"] = noise_level_of(timestep, sample)
-        with cast_small_weights(self._holders, sample.device):
+        with cast_small_weights(self._holding, sample.device):
             return super().forward(
                 sample, timestep, encoder_hidden_states, cross_attention_kwargs=cross_attention_kwargs, **stock
             )
+
+    def _holding(self) -> list[nn.Module]:
+        if self._holders is None:
+            self._holders = holders(self, but=RoutedFeedForward)
+        return self._holders
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_holders": None}  # a copy may lose some of its modules, and must not keep them
 
     def computed_in(self, dtype: torch.dtype, levels: Sequence[LevelConditioning]) -> tuple[LevelConditioning, ...]:
         """A layout in the type of this network's products, for all blocks at once; one that is in it stays as it is."""
