@@ -169,7 +169,7 @@ def test_what_is_kept_of_a_text_is_let_go_when_others_bind(pipe, street):
         alive.append(sum(key() is not None for key in keys))
         keys.extend(weakref.ref(key) for _, key, _ in kept.values())
 
-    handle = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
+    handle = pipe.unet.down_blocks[0].attentions[0].register_forward_pre_hook(look, with_kwargs=True)
     draw(pipe, **street, regions_from=0.5)
     handle.remove()
     assert len(keys) == 14 and not any(alive)  # made once for each half

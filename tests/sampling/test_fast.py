@@ -82,11 +82,20 @@ def test_pictures_of_nearly_as_many_words_share_a_recording(pipe, make_map):
     told = [("a red car", {}), ("a car in red, and new", {}), ("a blue car", {"regions_from": 0.5}), ("a car", {})]
     plain = [draw(text, **further) for text, further in told]
     # What layers make of a text is made in the first step of a picture, and a recording would not make it of the next.
-    hook = pipe.unet.register_forward_pre_hook(
-        lambda unet, args, given: kept.append("kept" in given["cross_attention_kwargs"]), with_kwargs=True
+    hook = (
+        pipe.unet.down_blocks[0]
+        .attentions[0]
+        .register_forward_pre_hook(
+            lambda layer, args, given: kept.append("kept" in given["cross_attention_kwargs"]), with_kwargs=True
+        )
     )
     draw("a car")
     assert kept == [True] * 4
+    kept.clear()
+    listens = pipe.unet.register_forward_hook(lambda *called: None)  # and might change weights from step to step
+    draw("a car")
+    listens.remove()
+    assert kept == [False] * 4
     kept.clear()
     assert replayed_if_it_works(pipe.unet, lambda: None, record) is None
     try:

@@ -35,8 +35,11 @@ def _for_steps(network: Any, inputs: dict[str, Any], dtype: torch.dtype) -> dict
     base = getattr(plain, "base", plain)  # of a ControlNet-XS branch
     if told is None or not isinstance(base, MaMoEUNet2DConditionModel):
         return inputs
-    levels = base.computed_in(dtype, told["regions"])
-    return {**inputs, "cross_attention_kwargs": {**told, "regions": levels, "kept": {}}}
+    told = {**told, "regions": base.computed_in(dtype, told["regions"])}
+    # Whoever listens to the network between steps may change its weights, or the text in its place.
+    if not any(one._forward_pre_hooks or one._forward_hooks for one in (network, plain, base)):
+        told["kept"] = {}
+    return {**inputs, "cross_attention_kwargs": told}
 
 
 UNET = Backbone(
