@@ -43,7 +43,7 @@ from mamoe.training.optim.muon import make_muon
 
 WORDS_ALONE = 0.25  # of the time close-ups alone; then one step in four
 PADDED = 0.125  # of the batches: both is read later, and 77 tokens cost more than what they describe
-RATE, WARM_UP, DECAY = 2e-3, 50, 0.998
+WARM_UP, DECAY = 50, 0.998
 
 
 class PlainAttention:
@@ -190,13 +190,13 @@ def train(options: argparse.Namespace) -> None:
     before = read_state(state, network, averaged) if state.exists() else 0.0
     tables = [p for n, p in network.named_parameters() if "scale_shift_table" in n]
     others = [p for n, p in network.named_parameters() if "scale_shift_table" not in n]
-    optimizer = make_muon([{"params": others}, {"params": tables, "tables": True}], lr=RATE, betas=(0.9, 0.99))
+    optimizer = make_muon([{"params": others}, {"params": tables, "tables": True}], lr=options.rate, betas=(0.9, 0.99))
     spread = math.exp(-2.5) * LatentScaling.of(base.vae).factor  # the posterior's width, which is a constant
     began, told, written, steps = time.monotonic(), 0.0, time.monotonic(), 0
     shown = torch.full((2,), math.nan, device=device)
     while (spent := before + time.monotonic() - began) < options.seconds:
         share = spent / options.seconds
-        rate = RATE * min(1.0, (steps + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+        rate = options.rate * min(1.0, (steps + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         kind = 0 if (share < WORDS_ALONE and options.start is None) or steps % 4 == 0 else 1
@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12488, help="of training, all calls together")
     parser.add_argument("--every", type=float, default=240, help="seconds between two states")
     parser.add_argument("--batch", type=int, nargs=2, default=[48, 16], help="close-ups, streets a step")
+    parser.add_argument("--rate", type=float, default=2e-3, help="of learning, at its highest")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
