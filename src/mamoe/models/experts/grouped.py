@@ -69,7 +69,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     """The type in which a product with ``x`` is to be computed."""
     # grouped_mm takes no part in autocast: the cast nn.Linear gets for free is made here.
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    on = not x.is_meta and torch.is_autocast_enabled(kind)  # which does not know of tensors without memory
+    return torch.get_autocast_dtype(kind) if on else x.dtype
 
 
 def grouped_suits(rows: Tensor) -> bool:

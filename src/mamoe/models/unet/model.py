@@ -168,10 +168,9 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
             masked = stock.get("encoder_attention_mask") is not None
             check_levels(levels, grids, encoder_hidden_states, self.config, padding_mask=masked)
             dtype = compute_dtype(encoder_hidden_states)
-            if not encoder_hidden_states.requires_grad:  # whose gradients from all layers would add up in that type
-                encoder_hidden_states = encoder_hidden_states.to(
-                    dtype
-                )  # as every layer that reads it would, for itself
+            # As every layer that reads it would, for itself; a text that learns would add up all their gradients so.
+            if not encoder_hidden_states.requires_grad:
+                encoder_hidden_states = encoder_hidden_states.to(dtype)
             cross_attention_kwargs = {**cross_attention_kwargs, "regions": self.computed_in(dtype, levels)}
             if self.config["learned_strength"]:
                 cross_attention_kwargs["noise_level"] = noise_level_of(timestep, sample)
