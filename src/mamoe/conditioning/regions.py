@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from jaxtyping import Int32, Int64
@@ -73,11 +71,30 @@ def layout_without_map(
     Raises:
         ValueError: see :func:`build_layout`.
     """
-    nothing = PanopticMap(
-        segment_id=np.zeros(size, dtype=np.int32), class_id=np.full(size, settings.taxonomy.void_id, dtype=np.uint8)
+    _check_sizes(size, factor)
+    names, everywhere = _everywhere(prompts, settings)
+    grid = (size[0] // factor, size[1] // factor)
+    cells = grid[0] * grid[1]
+    return RegionLayout(
+        prompts=names,
+        everywhere=everywhere,
+        grid=grid,
+        cell_pixels=factor * factor,
+        cell=torch.arange(cells, dtype=torch.int32),
+        region=torch.zeros(cells, dtype=torch.int16),
+        expert=torch.zeros(cells, dtype=torch.int16),
+        count=torch.full((cells,), factor * factor, dtype=torch.uint8),
     )
-    layout = build_layout(nothing, prompts, settings, factor)
-    return replace(layout, expert=torch.zeros_like(layout.expert))
+
+
+def _everywhere(prompts: RegionPrompts, settings: LayoutSettings) -> tuple[tuple[str, ...], int]:
+    """The prompts that every cell sees, and how many they are."""
+    global_prompt = prompts.global_prompt if settings.global_prompt else ""
+    if not settings.region_attention:
+        return (global_prompt,), 1
+    dataset_prompt = (settings.dataset_prompt or "").strip()
+    names = (global_prompt, dataset_prompt) if dataset_prompt else (global_prompt,)
+    return names, len(names)
 
 
 def _name_regions(
@@ -86,13 +103,11 @@ def _name_regions(
     """(prompt of every region, how many of them are everywhere, region of every segment id up to the largest)."""
     class_of_segment = panoptic.class_of_segment
     region_of_segment = np.zeros(len(class_of_segment), dtype=np.int32)
-    global_prompt = prompts.global_prompt if settings.global_prompt else ""
+    names, everywhere = _everywhere(prompts, settings)
     if not settings.region_attention:
-        return (global_prompt,), 1, region_of_segment
+        return names, everywhere, region_of_segment
     # A region may share the data-set prompt's tokens, but not the global prompt's: that one is encoded with padding.
-    dataset_prompt = (settings.dataset_prompt or "").strip()
-    region_of_prompt = {dataset_prompt: 1} if dataset_prompt else {}
-    everywhere = 1 + len(region_of_prompt)
+    region_of_prompt = {prompt: region for region, prompt in enumerate(names) if region}
     for segment in np.flatnonzero(class_of_segment >= 0).tolist():
         class_id = int(class_of_segment[segment])
         if segment == 0 or not has_own_prompt(class_id, settings):
@@ -100,7 +115,7 @@ def _name_regions(
         prompt = prompts.by_segment.get(segment, "").strip() or settings.taxonomy.prompt_of(class_id)
         if prompt:
             region_of_segment[segment] = region_of_prompt.setdefault(prompt, len(region_of_prompt) + 1)
-    return (global_prompt, *region_of_prompt), everywhere, region_of_segment
+    return (names[0], *region_of_prompt), everywhere, region_of_segment
 
 
 def has_own_prompt(class_id: int, settings: LayoutSettings) -> bool:

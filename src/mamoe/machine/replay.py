@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 MOST = 4  # recordings kept; each holds the memory of one pass
 
 Replay = Callable[[], None]
+Grads = tuple[Tensor | None, ...]
 
 
 def cuda_graph(call: Callable[[], Tensor], pool: Any = None) -> tuple[Replay, Tensor]:
@@ -36,6 +38,25 @@ def cuda_graph(call: Callable[[], Tensor], pool: Any = None) -> tuple[Replay, Te
     with torch.cuda.graph(graph, pool=pool):
         out = call()
     return graph.replay, out
+
+
+def cuda_graphs(forward: Callable[[], Tensor], backward: Callable[[], Grads]) -> tuple[Replay, Tensor, Replay, Grads]:
+    """A pass forward and the one backward that follows it as CUDA graphs: what runs each again, and its results."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            forward()
+            backward()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()  # what else was ordered must not meet a recording half done
+    there, back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    # Threads that pin memory for batches and checkpoints go on beside it.
+    with torch.cuda.graph(there, stream=stream, capture_error_mode="thread_local"):
+        out = forward()
+    with torch.cuda.graph(back, pool=there.pool(), stream=stream, capture_error_mode="thread_local"):
+        grads = backward()
+    return there.replay, out, back.replay, grads
 
 
 class Replayed:
@@ -72,13 +93,7 @@ class Replayed:
         return recording.run(given)
 
     def _recorded(self, args: Any, kwargs: Any) -> _Recording:
-        places: list[Tensor] = []
-
-        def placed(tensor: Tensor) -> Tensor:
-            places.append(tensor.clone())
-            return places[-1]
-
-        own_args, own_kwargs = _walk((args, kwargs), placed, lambda _: None)
+        places, own_args, own_kwargs = _placed(args, kwargs)
         replay, out = self._record(lambda: self._call(*own_args, **own_kwargs))
         return _Recording(places=places, replay=replay, out=out, copied=[None] * len(places))
 
@@ -98,6 +113,120 @@ class _Recording:
                 self.copied[i] = (tensor, tensor._version)
         self.replay()
         return self.out.clone()
+
+
+class ReplayedSteps:
+    """``call``, a function of nested tensors to one tensor, with gradients for ``weights``, answered from a recording.
+
+    There is one recording, of the shapes it was given last by :meth:`record`: it holds what all layers keep for the
+    backward pass, and the gradients. Each pass forward has one backward at most, before the next one forward.
+
+    Args:
+        call: see above; what it is given gets no gradients. Weights may change in place, but must stay where they are.
+        weights: what gradients flow to.
+        added_up: whether gradients stay while more are added to them: they are copied then, else handed out as they
+            lie, to be read before the next pass.
+        record: makes a recording.
+    """
+
+    def __init__(
+        self,
+        call: Callable[..., Tensor],
+        weights: Sequence[Tensor],
+        *,
+        added_up: bool = False,
+        record: Callable[..., tuple[Replay, Tensor, Replay, Grads]] = cuda_graphs,
+    ) -> None:
+        self._call, self._record, self._weights, self._added_up = call, record, list(weights), added_up
+        self._recorded: tuple[Any, _RecordedStep] | None = None
+
+    def suits(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether the recording is of these shapes."""
+        return self._recorded is not None and self._recorded[0] == _form((args, kwargs))
+
+    def record(self, *args: Any, **kwargs: Any) -> None:
+        """Make the recording of these shapes, in the place of the one before."""
+        self._recorded = None  # before another takes as much memory
+        places, own_args, own_kwargs = _placed(args, kwargs)
+        with torch.enable_grad():
+            step = _RecordedStep(places, lambda: self._call(*own_args, **own_kwargs), self._weights, self._record)
+        self._recorded = (_form((args, kwargs)), step)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        assert self._recorded is not None
+        given: list[Tensor] = []
+        _walk((args, kwargs), given.append, lambda _: None)
+        step = self._recorded[1]
+        with torch.no_grad():
+            for place, tensor in zip(step.places, given, strict=True):
+                place.copy_(tensor, non_blocking=True)
+        return _Step.apply(step, self._added_up, *self._weights)  # type: ignore[no-any-return]
+
+
+class _RecordedStep:
+    def __init__(
+        self,
+        places: list[Tensor],
+        call: Callable[[], Tensor],
+        weights: Sequence[Tensor],
+        record: Callable[..., tuple[Replay, Tensor, Replay, Grads]],
+    ) -> None:
+        self.places, self.runs, self.used = places, 0, False
+        live: list[Tensor] = []
+        self.out_grad: Tensor | None = None
+
+        def forward() -> Tensor:
+            live[:] = [call()]
+            if self.out_grad is None:
+                self.out_grad = torch.zeros_like(live[0])
+            return live[0].detach()
+
+        def backward() -> Grads:
+            return torch.autograd.grad(live.pop(), weights, self.out_grad, allow_unused=True)
+
+        self.forward, self.out, self.backward, self.grads = record(forward, backward)
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, step: _RecordedStep, added_up: bool, *weights: Tensor) -> Tensor:
+        step.forward()
+        step.runs, step.used = step.runs + 1, False
+        ctx.step, ctx.added_up, ctx.run = step, added_up, step.runs
+        return step.out.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        step: _RecordedStep = ctx.step
+        if ctx.run != step.runs or step.used:
+            raise RuntimeError(
+                "a recorded network keeps what the backward pass needs once: its gradients were asked for after another "
+                "pass forward, or twice"
+            )
+        step.used = True
+        assert step.out_grad is not None
+        step.out_grad.copy_(grad)
+        step.backward()
+        each = (None if one is None else one.clone() if ctx.added_up else one.detach() for one in step.grads)
+        return None, None, *each
+
+
+def _form(value: Any) -> tuple[Any, ...]:
+    form: list[Any] = []
+    _walk(value, lambda tensor: tensor, form.append)
+    return tuple(form)
+
+
+def _placed(args: Any, kwargs: Any) -> tuple[list[Tensor], Any, Any]:
+    """Places for the tensors among arguments, with what they hold, and the arguments made of them."""
+    places: list[Tensor] = []
+
+    def placed(tensor: Tensor) -> Tensor:
+        places.append(tensor.detach().clone())
+        return places[-1]
+
+    return places, *_walk((args, kwargs), placed, lambda _: None)
 
 
 def _walk(value: Any, on_tensor: Callable[[Tensor], Any], on_form: Callable[[Any], None]) -> Any:

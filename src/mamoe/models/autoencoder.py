@@ -16,6 +16,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mamoe.models.blocks.pictures import without_idle_passes
 from mamoe.storage.fingerprints import fingerprint_of
 
 _ARCHITECTURE = ("act_fn", "norm_num_groups", "down_block_types", "layers_per_block")  # what no weight's shape tells
@@ -62,7 +63,10 @@ def decoded(vae: AutoencoderKL, latents: Float[Tensor, "B C h w"]) -> Float[Tens
 def with_channels_last(vae: AutoencoderKL) -> AutoencoderKL:
     """The autoencoder, its weights' channels last in memory: on a CPU it takes half the time. One of films stays."""
     network: Any = vae  # whose own `to` is declared without this option
-    return network if is_of_films(vae.config) else network.to(memory_format=torch.channels_last)
+    if is_of_films(vae.config):
+        return network
+    without_idle_passes(network)
+    return network.to(memory_format=torch.channels_last)
 
 
 @contextmanager

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
 from mamoe.machine.compiling import compiled_if_it_works
 from mamoe.machine.memory import is_out_of_memory
 from mamoe.machine.replay import Replay, Replayed, cuda_graph
+from mamoe.methods.lora import to_channels_last
+from mamoe.models.autoencoder import with_channels_last
 from mamoe.models.blocks.block import blocks_of
+from mamoe.models.blocks.norms import has_triton
+from mamoe.models.tokens import rounded_up, tokens_of, with_tokens
 from mamoe.sampling.padding import padded_size
 from mamoe.sampling.pipeline import LayoutPipeline
-from mamoe.vocabulary.conditioning import LevelConditioning
-
-TOKENS = 64  # what the number of prompt tokens is rounded up to: pictures of nearly as many share a recording
 
 
 def speed_up(pipe: LayoutPipeline, size: tuple[int, int], say: Callable[[str], None]) -> None:
-    """Record the UNet of ``pipe`` on a GPU, which takes a second, or compile its blocks elsewhere, which takes minutes.
+    """Record the UNet of ``pipe`` on a GPU, which takes seconds, or compile its blocks elsewhere, which takes minutes.
 
     It is tried on one step of a picture. Where that does not work, ``pipe`` stays as it is and ``say`` is told why.
+    What is recorded has its channels last in memory, as convolutions want them.
 
     Args:
         size: (H, W) of the pictures to come, in pixels.
@@ -34,6 +34,9 @@ def speed_up(pipe: LayoutPipeline, size: tuple[int, int], say: Callable[[str], N
     size = padded_size(size, pipe.side_multiple)
     trial = partial(pipe, "", height=size[0], width=size[1], num_inference_steps=1, output_type="latent")
     if pipe.device.type == "cuda":
+        if has_triton():
+            to_channels_last(pipe.unet)
+            with_channels_last(pipe.vae)
         record = partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
         problem = replayed_if_it_works(pipe.unet, trial, record)
     else:
@@ -83,7 +86,7 @@ def _forgetful(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Rounded:
-    """Inputs of a network with as many tokens as :data:`TOKENS` divides, those at the end seen by no cell.
+    """Inputs of a network with as many tokens as :data:`~mamoe.models.tokens.MULTIPLE` divides.
 
     They are the same from step to step, and so is what is made of them: recordings copy what is new to them.
     """
@@ -93,27 +96,13 @@ class _Rounded:
         self._made: dict[str, Any] = {}
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        embeds, regions = (
-            inputs.get("encoder_hidden_states"),
-            (inputs.get("cross_attention_kwargs") or {}).get("regions"),
-        )
-        if embeds is None or not regions or any(level.attend is None for level in regions):
+        tokens = tokens_of(inputs)
+        if tokens is None or tokens == rounded_up(tokens):
             return inputs
-        if not (missing := -embeds.shape[1] % TOKENS):
-            return inputs
+        embeds, regions = inputs["encoder_hidden_states"], inputs["cross_attention_kwargs"]["regions"]
         of = self._of
         if of is None or of[0] is not embeds or of[1] != embeds._version or of[2] is not regions:
-            levels = tuple(_lengthened(level, missing) for level in regions)
+            longer = with_tokens(inputs, rounded_up(tokens))
             self._of = (embeds, embeds._version, regions)
-            self._made = {
-                "encoder_hidden_states": F.pad(embeds, (0, 0, 0, missing)),
-                "cross_attention_kwargs": {**inputs["cross_attention_kwargs"], "regions": levels},
-            }
+            self._made = {name: longer[name] for name in ("encoder_hidden_states", "cross_attention_kwargs")}
         return {**inputs, **self._made}
-
-
-def _lengthened(level: LevelConditioning, missing: int) -> LevelConditioning:
-    assert level.attend is not None
-    nothing = False if level.attend.dtype == torch.bool else -torch.inf
-    region = None if level.region is None else F.pad(level.region, (0, missing))
-    return replace(level, attend=F.pad(level.attend, (0, missing), value=nothing), region=region)

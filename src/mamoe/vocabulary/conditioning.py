@@ -102,6 +102,13 @@ class LevelConditioning:
             return self
         return replace(self, attend=attend, routing=routing)
 
+    def with_more_tokens(self, count: int) -> LevelConditioning:
+        """The same with ``count`` tokens behind the others, which no cell sees."""
+        assert self.attend is not None, "a mask hides them"
+        nothing = False if self.attend.dtype == torch.bool else -torch.inf
+        region = None if self.region is None else F.pad(self.region, (0, count))
+        return replace(self, attend=F.pad(self.attend, (0, count), value=nothing), region=region)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Conditioning:

@@ -1,4 +1,4 @@
-"""Norms that answer in the format they are given.
+"""Norms that answer in the format, and the layout in memory, they are given.
 
 Autocast on a GPU computes norms in float32 and hands on float32, which the layer behind casts back: three copies of
 every tensor forward and backward, a fifth of a training step. The kernels sum in float32 whatever they are given, so
@@ -7,7 +7,9 @@ what is lost is one rounding, which the next layer would have made. Their weight
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +26,21 @@ class LayerNorm(nn.LayerNorm):
 
 class GroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
+        if fuses(input) and self.affine:
+            return self._fused(input, silu=False)
         if not _would_be_widened(input):
             return super().forward(input)
         weight, bias = (None if one is None else one.to(input.dtype) for one in (self.weight, self.bias))
         return _as_given(input, lambda: F.group_norm(input, self.num_groups, weight, bias, self.eps))
+
+    def with_silu(self, input: Tensor) -> Tensor:
+        """SiLU of the norm."""
+        return self._fused(input, silu=True) if fuses(input) and self.affine else F.silu(self(input))
+
+    def _fused(self, input: Tensor, *, silu: bool) -> Tensor:
+        from mamoe.models.blocks.group_norm import group_norm
+
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps, silu=silu)
 
 
 def keep_format(network: nn.Module) -> None:
@@ -43,6 +56,24 @@ def widens_norms(device: torch.device) -> bool:
     """Whether autocast is on that computes norms in float32."""
     # Autocast on a CPU leaves norms alone.
     return device.type == "cuda" and torch.is_autocast_enabled("cuda")
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether group norms read ``x`` as it lies: pictures on a GPU whose channels lie last, which torch's would copy."""
+    return (
+        x.is_cuda
+        and not x.is_contiguous()
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()  # which writes such kernels itself
+        and has_triton()
+    )
+
+
+@cache
+def has_triton() -> bool:
+    """Whether kernels can be compiled for a GPU here."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def _would_be_widened(x: Tensor) -> bool:

@@ -30,7 +30,7 @@ from mamoe.models.blocks.conversion import (
     put_back_processors,
 )
 from mamoe.models.blocks.held import held_blocks, listed
-from mamoe.models.blocks.norms import keep_format
+from mamoe.models.blocks.pictures import without_idle_passes
 from mamoe.models.blocks.steered import SteeredNetwork
 from mamoe.models.experts.grouped import compute_dtype
 from mamoe.models.experts.moe import RoutedFeedForward
@@ -65,7 +65,7 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
 
     stock: ClassVar[type[Any]] = UNet2DConditionModel
     converter: ClassVar[str] = "from_unet"
-    _no_split_modules = ["MaMoETransformerBlock", "ResnetBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]  # noqa: RUF012
+    _no_split_modules = ["MaMoETransformerBlock", "ResnetBlock", "ResnetBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]  # noqa: RUF012
     _repeated_blocks = ["MaMoETransformerBlock"]  # noqa: RUF012
     _holders: list[nn.Module] | None = None  # what holds small weights, once that was asked
 
@@ -108,7 +108,7 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
                 )
                 for block in transformer.transformer_blocks
             )
-        keep_format(self)
+        without_idle_passes(self)
 
     @classmethod
     def from_unet(
