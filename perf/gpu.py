@@ -1,6 +1,6 @@
 """What fine-tuning and drawing cost on a GPU, each against its yardstick in the same process.
 
-    python perf/gpu.py [--quick] [--only step transformer train draw save compiled draw_compiled] [--profile FOLDER]
+    python perf/gpu.py [--quick] [--only PART ...] [--profile FOLDER]
 
 Stable Diffusion 2.1's shape with random weights, 512x512, bfloat16 autocast, 20 regions with prompts of 5 tokens. Every
 time is the median of 9 rounds that take turns, with the smallest and the largest; ``host`` is when the host had given
@@ -11,9 +11,11 @@ small UNet: a test of this script, not a measurement.
 step      forward and backward of the stock UNet and of ours with 5, 10 and 20 experts
 transformer  the same of PixArt-Sigma's transformer with 300 tokens, ours with 5 experts
 train     steps of ``mamoe train``'s loop, against forward, backward and optimizer alone; where a step's time goes
+train_recorded  the same with trainer.compile=graph
 draw      20 steps with guidance, 1 and 4 pictures, LayoutPipeline against StableDiffusionPipeline; then with --fast
 save      how long a checkpoint keeps a training waiting; ``room`` is made beside it before the first
-compiled  a step of ours with 5 experts, trainer.compile=full, against the stock one as written
+recorded  a step of ours with 5 experts, trainer.compile=graph, against the stock one as written
+compiled  the same with trainer.compile=full
 draw_compiled  the most pictures of ``draw``, by --fast's recordings of a compiled UNet: is it worth the wait?
 """
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import json
 import tempfile
@@ -43,6 +46,7 @@ from torch import Tensor, nn
 from mamoe import LayoutPipeline, PanopticMap
 from mamoe.diffusion.schedules import make_scheduler
 from mamoe.machine.compiling import compiled_if_it_works
+from mamoe.methods.lora import to_channels_last
 from mamoe.models.backbones import backbone_of, pyramid_of
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.models.latents import LatentScaling
@@ -55,7 +59,8 @@ from mamoe.training.optim import make_adam
 from mamoe.training.optim.ema import WeightAverage
 from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.step.module import DiffusionModule
-from mamoe.training.step.parts import Networks, Objective, Optimization
+from mamoe.training.step.parts import Compiled, Networks, Objective, Optimization
+from mamoe.training.step.recorded import recorded_if_it_works, uncached_autocast
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.taxonomy import Taxonomy
@@ -130,18 +135,40 @@ def transformer(scale: Scale) -> dict[str, Any]:
     return {**ratios(both), **{f"{name}_gib": peak_gib(work, scale.device) for name, work in works.items()}}
 
 
-def compiled(scale: Scale) -> dict[str, Any]:
-    """The whole UNet compiled, against the stock one as written."""
-    ours, works = steps_of(scale, scale.experts[0], stock_unet(scale))
+def recorded(scale: Scale) -> dict[str, Any]:
+    """The UNet's passes recorded, its channels last in memory, against the stock one as written."""
+    stock = stock_unet(scale)
+    ours, works = steps_of(scale, scale.experts[0], copy.deepcopy(stock))
+    _, plain = steps_of(scale, scale.experts[0], stock)
+    works["stock"] = plain["stock"]
+    to_channels_last(ours)
     began = time.perf_counter()
-    problem = compiled_if_it_works([ours], works["ours"]) if scale.autocast else "not tried here"
+    problem = recorded_if_it_works(ours, works["ours"], added_up=False) if scale.autocast else "not tried here"
     if problem is not None:
         return {"problem": problem}
     took = time.perf_counter() - began
     return {
+        **ratios(compared(works, scale, "recorded")),
+        "gib": peak_gib(works["ours"], scale.device),
+        "recording_s": took,
+    }
+
+
+def compiled(scale: Scale) -> dict[str, Any]:
+    """The whole UNet compiled, and then recorded, against the stock one as written."""
+    ours, works = steps_of(scale, scale.experts[0], stock_unet(scale))
+    began = time.perf_counter()
+    with uncached_autocast(scale.device):
+        problem = compiled_if_it_works([ours], works["ours"]) if scale.autocast else "not tried here"
+    if problem is not None:
+        return {"problem": problem}
+    took = time.perf_counter() - began
+    problem = recorded_if_it_works(ours, works["ours"], added_up=False)
+    return {
         **ratios(compared(works, scale, "compiled")),
         "gib": peak_gib(works["ours"], scale.device),
         "compiling_s": took,
+        "not_recorded": problem,
     }
 
 
@@ -166,9 +193,11 @@ def encoded_batch(keys: list[tuple[int, int]], regions: RegionBatch, cells: int)
     )
 
 
-def train(scale: Scale) -> dict[str, Any]:
+def train(scale: Scale, compile: Compiled = "off") -> dict[str, Any]:
     experts = scale.experts[0]
     unet = with_experts(stock_unet(scale), experts).to(scale.device).train()
+    if compile == "graph":
+        to_channels_last(unet)
     prepare_experts(unet)
     regions, embeds = layouts(scale, experts), embeddings(scale.batch, scale.unet["cross_attention_dim"])
     noisy = torch.randn((scale.batch, 4, scale.cells, scale.cells), device=scale.device)
@@ -197,7 +226,14 @@ def train(scale: Scale) -> dict[str, Any]:
         return conditioned(own, embeds, unet, device)
 
     module = DiffusionModule(
-        Networks(unet=unet, vae=None, scaling=LatentScaling(factor=0.18), text_encoder=None, conditioner=condition),
+        Networks(
+            unet=unet,
+            vae=None,
+            scaling=LatentScaling(factor=0.18),
+            text_encoder=None,
+            conditioner=condition,
+            compile=compile,
+        ),
         Objective(scheduler=make_scheduler("v", zero_snr=True), prompt_dropout=0.0),
         Optimization(optimizer=make_adam, ema_decay=0.999),
     )
@@ -317,8 +353,10 @@ PARTS = {
     "step": step,
     "transformer": transformer,
     "train": train,
+    "train_recorded": functools.partial(train, compile="graph"),
     "draw": draw,
     "save": save,
+    "recorded": recorded,
     "compiled": compiled,
     "draw_compiled": draw_compiled,
 }

@@ -9,6 +9,7 @@ import torch
 from mamoe.config.train import Train
 from mamoe.errors import ConfigError
 from mamoe.machine.memory import gpu_gib, is_as_large, smaller_preset
+from mamoe.models.blocks.norms import has_triton
 
 _EIGHT_BITS = 24  # the largest preset whose moments have 8 bits
 
@@ -45,6 +46,15 @@ def card_notes(config: Train) -> list[str]:
     if size is None or size > _EIGHT_BITS or config.method.name != "full" or target.endswith(".make_adam8bit"):
         return []
     return [f"trainer=gpu_{size}gb was sized for optimizer=adamw_8bit; others take up to 6 bytes more a weight"]
+
+
+def lays_channels_last(config: Train) -> bool:
+    """Whether pictures' channels lie last in memory: if that is asked for, or steps are recorded.
+
+    On a GPU convolutions are quicker so, and norms ask more orders of the host, which recorded steps do not wait for.
+    """
+    recorded = config.trainer.compile == "graph" and device_of(config).type == "cuda" and has_triton()
+    return config.model.channels_last or recorded
 
 
 def device_of(config: Train) -> torch.device:

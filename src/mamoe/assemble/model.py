@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
+from mamoe.assemble.device import lays_channels_last
 from mamoe.assemble.loss import ConfiguredLoss
 from mamoe.bases.pretrained import LARGE, BaseModel
 from mamoe.conditioning.conditioner import Conditioner
@@ -136,7 +137,7 @@ def training_module(
         conditioner=Conditioner(prompts, settings, *astuple(pyramid_of(base.unet)), sized=is_sized(base.unet)),
         train_text_encoder=trained_text,
         gradient_checkpointing=config.model.gradient_checkpointing,
-        channels_last=config.model.channels_last,
+        channels_last=lays_channels_last(config),
         adapter_alone=method.keeps_adapter_alone,
         compile=config.trainer.compile,
     )

@@ -37,7 +37,7 @@ class Trainer(Section):
     max_time: str | Int | None  # [days-]hours:minutes:seconds, or seconds
     preemption_signal: Literal["SIGUSR1", "SIGUSR2", "SIGHUP"] | None
     auto_microbatch: bool
-    compile: Literal["off", "blocks", "full"] = "off"
+    compile: Literal["off", "blocks", "graph", "full"] = "off"
     deterministic: bool = False
     gpu_gib: Int | None = Field(None, ge=1)  # what a preset was made for
 

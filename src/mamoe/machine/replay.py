@@ -148,15 +148,12 @@ class ReplayedSteps:
         """Make the recording of these shapes, in the place of the one before."""
         self._recorded = None  # before another takes as much memory
         places, own_args, own_kwargs = _placed(args, kwargs)
-        with torch.enable_grad():
-            step = _RecordedStep(places, lambda: self._call(*own_args, **own_kwargs), self._weights, self._record)
+        step = _RecordedStep(places, lambda: self._call(*own_args, **own_kwargs), self._weights, self._record)
         self._recorded = (_form((args, kwargs)), step)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         assert self._recorded is not None
-        given: list[Tensor] = []
-        _walk((args, kwargs), given.append, lambda _: None)
-        step = self._recorded[1]
+        given, step = tensors_in((args, kwargs)), self._recorded[1]
         with torch.no_grad():
             for place, tensor in zip(step.places, given, strict=True):
                 place.copy_(tensor, non_blocking=True)
@@ -176,7 +173,8 @@ class _RecordedStep:
         self.out_grad: Tensor | None = None
 
         def forward() -> Tensor:
-            live[:] = [call()]
+            with torch.enable_grad():
+                live[:] = [call()]
             if self.out_grad is None:
                 self.out_grad = torch.zeros_like(live[0])
             return live[0].detach()
@@ -201,8 +199,8 @@ class _Step(torch.autograd.Function):
         step: _RecordedStep = ctx.step
         if ctx.run != step.runs or step.used:
             raise RuntimeError(
-                "a recorded network keeps what the backward pass needs once: its gradients were asked for after another "
-                "pass forward, or twice"
+                "a recorded network keeps what its backward pass needs once: gradients were asked for twice, or after "
+                "another pass forward"
             )
         step.used = True
         assert step.out_grad is not None
@@ -210,6 +208,13 @@ class _Step(torch.autograd.Function):
         step.backward()
         each = (None if one is None else one.clone() if ctx.added_up else one.detach() for one in step.grads)
         return None, None, *each
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in nested arguments."""
+    found: list[Tensor] = []
+    _walk(value, found.append, lambda _: None)
+    return found
 
 
 def _form(value: Any) -> tuple[Any, ...]:

@@ -59,7 +59,7 @@ def widens_norms(device: torch.device) -> bool:
 
 
 def fuses(x: Tensor) -> bool:
-    """Whether group norms read ``x`` as it lies: pictures on a GPU whose channels lie last, which torch's would copy."""
+    """Whether group norms read ``x`` as it lies: on a GPU with channels last, which torch's own would copy."""
     return (
         x.is_cuda
         and not x.is_contiguous()

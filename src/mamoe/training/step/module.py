@@ -6,6 +6,7 @@ The flow:  Batch -> Conditioning -> Noise -> Predict -> Loss, then the optimizer
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from mamoe.training.step.draws import Draws, posterior_noise, training_draws
 from mamoe.training.step.finite import StepWatch, leaves_out
 from mamoe.training.step.latents import moments_of
 from mamoe.training.step.parts import Compiled, Networks, Objective, Optimization
+from mamoe.training.step.recorded import recorded_if_it_works, uncached_autocast
 from mamoe.training.step.timesteps import Places, TimestepKind
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning
@@ -310,20 +312,33 @@ class DiffusionModule(LightningModule):
         seed_streams(derive_seed(self.seed, "layers", trainer.global_step, part, trainer.global_rank), [self.device])
 
     def _compile(self, batch: Batch, batch_idx: int) -> None:
-        """Compile the UNet, or say why not. It is tried on the first batch, whose gradients are dropped."""
-        parts = blocks_of(self.unet) if self._to_compile == "blocks" else [self.unet]
+        """Compile or record the UNet, or say why not. It is tried on the first batch, whose gradients are dropped."""
+        asked, self._to_compile = self._to_compile, "off"
+        records = asked in ("graph", "full") and self._can_record()
 
         def trial() -> None:
-            with self.trainer.precision_plugin.forward_context():
+            uncached = uncached_autocast(self.device) if records else nullcontext()  # the compiler minds
+            with self.trainer.precision_plugin.forward_context(), uncached:
                 loss = self._losses(batch, batch_idx).sum()
             torch.autograd.grad(loss, self._weights, allow_unused=True)
 
-        problem = compiled_if_it_works(parts, trial)
+        if asked != "graph":
+            parts = blocks_of(self.unet) if asked == "blocks" else [self.unet]
+            if (problem := compiled_if_it_works(parts, trial)) is not None:
+                log.warning("trainer.compile=%s does not work here, the network is not compiled: %s", asked, problem)
+                return
+        if records:
+            accumulated = self.trainer.accumulate_grad_batches > 1
+            problem = recorded_if_it_works(self.unet, trial, added_up=accumulated)
+        elif asked == "graph":
+            problem = "steps are recorded on a GPU, by one process"
+        else:
+            return
         if problem is not None:
-            log.warning(
-                "trainer.compile=%s does not work here, the network is not compiled: %s", self._to_compile, problem
-            )
-        self._to_compile = "off"
+            log.warning("trainer.compile=%s: steps are not recorded: %s", asked, problem)
+
+    def _can_record(self) -> bool:
+        return self.device.type == "cuda" and self.trainer.world_size == 1
 
 
 def _check(module: DiffusionModule) -> None:

@@ -19,7 +19,7 @@ from mamoe.training.step.timesteps import UNIFORM, TimestepSampling
 from mamoe.vocabulary.batch import RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning
 
-Compiled = Literal["off", "blocks", "full"]
+Compiled = Literal["off", "blocks", "graph", "full"]
 
 
 class Conditioner(Protocol):
@@ -42,7 +42,8 @@ class Networks:
             the prompts have been encoded.
         conditioner: regions -> conditioning on a device; differentiable when the text encoder is trained.
         adapter_alone: whether checkpoints hold the UNet's trained weights only.
-        compile: what of the UNet torch compiles: nothing, its transformer blocks one by one, or all of it at once.
+        compile: what of the UNet torch compiles: nothing, its transformer blocks one by one, or all of it at once; the
+            last also records its passes on a GPU, and ``graph`` does that alone.
     """
 
     unet: nn.Module
