@@ -25,6 +25,11 @@ WIDE = {
     ("commands/captioning/options.py", "asking"): "the options of two commands",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
     ("sampling/parts.py", "__init__"): "the parts of diffusers' pipelines",
+    ("models/blocks/group_norm.py", "_moments"): "a kernel, which takes no records",
+    ("models/blocks/group_norm.py", "_apply"): "a kernel, which takes no records",
+    ("models/blocks/group_norm.py", "_part_sums"): "a kernel, which takes no records",
+    ("models/blocks/group_norm.py", "_sums"): "a kernel, which takes no records",
+    ("models/blocks/group_norm.py", "_apply_backward"): "a kernel, which takes no records",
 }
 # (file, imported module): why it waits for a function to need it.
 LATE = {
@@ -43,6 +48,8 @@ LATE = {
     ("commands/captioning/story.py", "mamoe.machine.libraries"): "torch, for models on this machine",
     ("commands/captioning/story.py", "mamoe.prepare.captioning.local"): "torch, for models on this machine",
     ("machine/failures.py", "mamoe.machine.memory"): "torch, only to name an error",
+    ("models/blocks/norms.py", "mamoe.models.blocks.group_norm"): "Triton, which is where there are GPUs",
+    ("models/experts/grouped.py", "mamoe.models.experts.gated"): "Triton, which is where there are GPUs",
 }
 # What others wrote and a function may import when it needs it: why it waits.
 HEAVY = {

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from factories import mamoe, only_run, short_run
+from mamoe.machine.replay import ReplayedSteps
 from mamoe.models.experts.moe import prepare_experts
+from mamoe.sampling.fast import speed_up
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.training.step.module import DiffusionModule
 from mamoe.vocabulary.conditioning import ExpertRouting, LevelConditioning
@@ -175,7 +177,40 @@ def test_compiled_blocks_learn_the_same(base_model, scenes, tmp_path):
     assert losses["off"] == pytest.approx(losses["blocks"], rel=1e-2)
 
 
+def test_recorded_steps_learn_the_same(base_model, scenes, tmp_path, monkeypatch):
+    recorded, losses = [], {}
+    record = ReplayedSteps.record
+
+    def noted(steps, *args, **kwargs):
+        record(steps, *args, **kwargs)
+        recorded.append(steps)
+
+    monkeypatch.setattr(ReplayedSteps, "record", noted)
+    for how in ("off", "graph"):
+        words = [f"trainer.compile={how}", "trainer.max_steps=6", "trainer.precision=bf16-mixed"]
+        trained(*short_run(base_model, scenes, tmp_path / how), *ON_GPU, *words)
+        with (only_run(tmp_path / how) / "metrics.csv").open() as file:
+            losses[how] = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert recorded and losses["off"] == pytest.approx(losses["graph"], rel=2e-2)
+
+
 # Drawing.
+
+
+def test_recorded_pictures_with_channels_last_are_the_same(base_model, scenes, tmp_path):
+    trained(*short_run(base_model, scenes, tmp_path), *ON_GPU)
+    pipe = LayoutPipeline.from_pretrained(only_run(tmp_path)).to(DEVICE)
+    pipe.set_progress_bar_config(disable=True)
+    said = []
+
+    def drawn():
+        noise = torch.Generator().manual_seed(0)
+        return pipe("a street", num_inference_steps=4, height=64, width=64, generator=noise, output_type="pt").images
+
+    plain = drawn()
+    speed_up(pipe, (64, 64), said.append)
+    assert not said and pipe.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert (drawn() - plain).abs().max() < 1e-3
 
 
 def test_sampling_in_both_formats(base_model, scenes, tmp_path):

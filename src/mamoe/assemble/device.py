@@ -8,8 +8,8 @@ import torch
 
 from mamoe.config.train import Train
 from mamoe.errors import ConfigError
+from mamoe.machine.kernels import has_triton
 from mamoe.machine.memory import gpu_gib, is_as_large, smaller_preset
-from mamoe.models.blocks.norms import has_triton
 
 _EIGHT_BITS = 24  # the largest preset whose moments have 8 bits
 

@@ -11,12 +11,12 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
 from mamoe.machine.compiling import compiled_if_it_works
+from mamoe.machine.kernels import has_triton
 from mamoe.machine.memory import is_out_of_memory
 from mamoe.machine.replay import Replay, Replayed, cuda_graph
 from mamoe.methods.lora import to_channels_last
 from mamoe.models.autoencoder import with_channels_last
 from mamoe.models.blocks.block import blocks_of
-from mamoe.models.blocks.norms import has_triton
 from mamoe.models.tokens import rounded_up, tokens_of, with_tokens
 from mamoe.sampling.padding import padded_size
 from mamoe.sampling.pipeline import LayoutPipeline

@@ -7,13 +7,13 @@ what is lost is one rounding, which the next layer would have made. Their weight
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mamoe.machine.kernels import runs_kernels
 
 
 class LayerNorm(nn.LayerNorm):
@@ -60,20 +60,9 @@ def widens_norms(device: torch.device) -> bool:
 
 def fuses(x: Tensor) -> bool:
     """Whether group norms read ``x`` as it lies: on a GPU with channels last, which torch's own would copy."""
-    return (
-        x.is_cuda
-        and not x.is_contiguous()
-        and x.dim() == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()  # which writes such kernels itself
-        and has_triton()
-    )
-
-
-@cache
-def has_triton() -> bool:
-    """Whether kernels can be compiled for a GPU here."""
-    return importlib.util.find_spec("triton") is not None
+    if not x.is_cuda or x.is_contiguous() or x.dim() != 4:
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last) and runs_kernels(x)
 
 
 def _would_be_widened(x: Tensor) -> bool:

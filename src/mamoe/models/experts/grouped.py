@@ -25,6 +25,7 @@ from diffusers.models.activations import GEGLU, GELU
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mamoe.machine.kernels import runs_kernels
 from mamoe.models.experts.stacking import lay_end_to_end, stacked, whole
 from mamoe.vocabulary.conditioning import ExpertRouting, rounded_up
 
@@ -49,8 +50,20 @@ class Activation:
         value, gate = hidden.chunk(2, dim=-1)
         return value * F.gelu(gate, approximate=self.approximate)
 
+    def alone(self, hidden: Float[Tensor, "K F"]) -> Float[Tensor, "K G"]:
+        """The activation where torch takes no gradients."""
+        if not (self.gated and runs_kernels(hidden)):
+            return self(hidden)
+        from mamoe.models.experts.gated import geglu
+
+        return geglu(hidden)
+
     def backward(self, hidden: Float[Tensor, "K F"], inner: Float[Tensor, "K G"]) -> tuple[Tensor, Tensor]:
         """The activation [K G] again, and from its gradient ``inner``, which is used up, that of ``hidden``."""
+        if self.gated and runs_kernels(hidden):
+            from mamoe.models.experts.gated import geglu_backward
+
+            return geglu_backward(hidden, inner)
         if not self.gated:
             grad = torch.ops.aten.gelu_backward(inner, hidden, approximate=self.approximate)
             return F.gelu(hidden, approximate=self.approximate), grad
@@ -224,7 +237,7 @@ def _computed(
     rows = cells.to(dtype).index_select(0, routing.token)
     hidden = F.grouped_mm(rows, wide.mT, offs=routing.offsets)
     hidden.addmm_(member, wide_bias)
-    out = F.grouped_mm(activation(hidden), narrow.mT, offs=routing.offsets)
+    out = F.grouped_mm(activation.alone(hidden), narrow.mT, offs=routing.offsets)
     out.addmm_(member, narrow_bias)
     assert routing.back is not None, "hard routing knows the way back"
     return out.index_select(0, routing.back), rows, hidden, wide, narrow, member
