@@ -219,7 +219,7 @@ def train(scale: Scale, compile: Compiled = "off") -> dict[str, Any]:
     }
     found: dict[str, Any] = {"pieces": compared(pieces, scale, "train")}
     optimizer.zero_grad(set_to_none=True)
-    found["bare"] = compared({"bare": bare}, scale, "train")["bare"]
+    bare_alone: dict[str, Any] = compared({"bare": bare}, scale, "train")["bare"]
     del optimizer, average
 
     def condition(own: RegionBatch, device: torch.device, dtype: torch.dtype) -> Any:
@@ -255,9 +255,8 @@ def train(scale: Scale, compile: Compiled = "off") -> dict[str, Any]:
             trainer={"accelerator": scale.device.type, "devices": 1, "precision": precision, "gradient_clip_val": 0.5},
         )
     # The device's pace: from the tenth step to the last but one, over the steps in between.
-    found["loop"] = {"ms": clock.pace(10, steps - 1)}
-    found["pace"] = found["bare"]["ms"] / found["loop"]["ms"]
-    return found
+    loop = clock.pace(10, steps - 1)
+    return {**found, "bare": bare_alone, "loop": {"ms": loop}, "pace": bare_alone["ms"] / loop}
 
 
 class Enough(Exception):

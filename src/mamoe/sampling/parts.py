@@ -16,7 +16,6 @@ from typing import Any, Self, cast
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin, UNet2DConditionModel
-from diffusers.image_processor import VaeImageProcessor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from mamoe.bases.shipped import resolved
@@ -34,6 +33,7 @@ from mamoe.models.wrapped import unwrapped
 from mamoe.runs.lookup import is_run
 from mamoe.sampling.checks import check_parts, check_plain, options_of_run, with_one_dtype, without_run_options
 from mamoe.sampling.components import is_foreign_transformer, load_base_components, load_components
+from mamoe.sampling.pixels import PictureProcessor
 from mamoe.sampling.whole import require_weights, whole_encoders
 from mamoe.vocabulary.layout import LayoutSettings
 
@@ -102,7 +102,7 @@ class PipelineParts(DiffusionPipeline):
         )
         self.settings = None if text is None else _settings_of(text)
         self.vae_scale_factor = cell_pixels(vae.config)
-        self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
+        self.image_processor = PictureProcessor(vae_scale_factor=self.vae_scale_factor)
         check_parts(self._unet_config, self.settings, self.text_encoders)
 
     @property

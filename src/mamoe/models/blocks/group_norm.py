@@ -29,7 +29,7 @@ MOST_PARTS = 64  # into which the places of a picture are cut; each is a loop ov
 AT_ONCE = 16  # parts that are joined by one load
 
 # Sizes that differ from layer to layer; Triton would compile each kernel anew where one is 1 or a multiple of 16.
-_kernel = triton.jit(do_not_specialize=("groups", "parts", "tiles", "rows", "width"))
+_kernel: Any = triton.jit(do_not_specialize=("groups", "parts", "tiles", "rows", "width"))
 
 
 def group_norm(
@@ -187,7 +187,7 @@ def _moments(
         there = (part < parts)[:, None] & (inner < width)[None, :]
         count = tl.minimum(places - part * rows, rows).to(tl.float32)[:, None]
         value = tl.load(means + (picture * parts + part)[:, None] * channels + column[None, :], mask=there, other=0.0)
-        total += tl.sum(tl.sum(tl.where(there, value * count, 0.0), axis=1), axis=0)
+        total += tl.sum(tl.sum(tl.where(there, value * count, 0.0), axis=1), axis=0)  # pyright: ignore[reportOperatorIssue]
     centre = total / whole
     spread = 0.0
     for first in range(0, parts, AT_ONCE):
@@ -198,7 +198,7 @@ def _moments(
         value = tl.load(means + place, mask=there, other=0.0)
         square = tl.load(squares + place, mask=there, other=0.0)
         apart = value - centre
-        spread += tl.sum(tl.sum(tl.where(there, square + apart * apart * count, 0.0), axis=1), axis=0)
+        spread += tl.sum(tl.sum(tl.where(there, square + apart * apart * count, 0.0), axis=1), axis=0)  # pyright: ignore
     tl.store(mean + picture * groups + group, centre)
     tl.store(rstd + picture * groups + group, 1.0 / tl.sqrt(spread / whole + eps))
 
@@ -227,7 +227,7 @@ def _apply(
         tl.store(y + place, value.to(y.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@_kernel
 def _normed_and_grad(value, grad, w, b, centre, inverse, SILU: tl.constexpr):
     """x̂, and the gradient of x̂ w + b."""
     normed = (value - centre[None, :]) * inverse[None, :]

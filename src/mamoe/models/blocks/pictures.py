@@ -18,12 +18,12 @@ from mamoe.models.blocks.norms import GroupNorm, fuses, keep_format
 class ResnetBlock(ResnetBlock2D):
     """A residual block of the plain kind: norm, SiLU, convolution, twice, the time's embedding added in between."""
 
-    def forward(self, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, input_tensor: Tensor, temb: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         norm1, norm2 = self.norm1, self.norm2
         if not (isinstance(norm1, GroupNorm) and isinstance(norm2, GroupNorm)):  # somebody put others there
             return super().forward(input_tensor, temb, *args, **kwargs)
         hidden = self.conv1(norm1.with_silu(input_tensor))
-        if self.time_emb_proj is not None:
+        if self.time_emb_proj is not None:  # an autoencoder's know no time, and get None for it
             temb = self.time_emb_proj(self.nonlinearity(temb))[:, :, None, None]
         if temb is not None:
             hidden = hidden + temb

@@ -8,6 +8,8 @@ Shapes: K rows · G columns behind the activation; in front of it there are 2 G,
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 ROWS, COLUMNS = 8, 256  # of a program
+_kernel: Any = triton.jit
 
 
 def geglu(hidden: Float[Tensor, "K G2"]) -> Float[Tensor, "K G"]:
@@ -43,7 +46,7 @@ def _grid(rows: int, columns: int) -> tuple[int, int]:
     return triton.cdiv(rows, ROWS), triton.cdiv(columns, COLUMNS)
 
 
-@triton.jit
+@_kernel
 def _places(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Where values lie, where results lie, and which of them there are."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -51,7 +54,7 @@ def _places(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     return row * 2 * columns + column, row * columns + column, (row < rows) & (column < columns)
 
 
-@triton.jit
+@_kernel
 def _forward(hidden, out, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     place, result, there = _places(rows, columns, ROWS, COLUMNS)
     value = tl.load(hidden + place, mask=there, other=0.0).to(tl.float32)
@@ -60,7 +63,7 @@ def _forward(hidden, out, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constex
     tl.store(out + result, (value * gate * share).to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@_kernel
 def _backward(hidden, grad, out, hidden_grad, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     place, result, there = _places(rows, columns, ROWS, COLUMNS)
     value = tl.load(hidden + place, mask=there, other=0.0).to(tl.float32)
