@@ -25,6 +25,8 @@ WIDE = {
     ("commands/captioning/options.py", "asking"): "the options of two commands",
     ("sampling/pipeline.py", "__call__"): "the interface of diffusers' pipelines",
     ("sampling/parts.py", "__init__"): "the parts of diffusers' pipelines",
+    ("models/blocks/layer_norm.py", "_forward"): "a kernel, which takes no records",
+    ("models/blocks/layer_norm.py", "_backward"): "a kernel, which takes no records",
     ("models/blocks/group_norm.py", "_moments"): "a kernel, which takes no records",
     ("models/blocks/group_norm.py", "_apply"): "a kernel, which takes no records",
     ("models/blocks/group_norm.py", "_part_sums"): "a kernel, which takes no records",
@@ -49,6 +51,7 @@ LATE = {
     ("commands/captioning/story.py", "mamoe.prepare.captioning.local"): "torch, for models on this machine",
     ("machine/failures.py", "mamoe.machine.memory"): "torch, only to name an error",
     ("models/blocks/norms.py", "mamoe.models.blocks.group_norm"): "Triton, which is where there are GPUs",
+    ("models/blocks/norms.py", "mamoe.models.blocks.layer_norm"): "Triton, which is where there are GPUs",
     ("models/experts/grouped.py", "mamoe.models.experts.gated"): "Triton, which is where there are GPUs",
 }
 # What others wrote and a function may import when it needs it: why it waits.

@@ -24,6 +24,6 @@ def test_kernels_compute_what_torch_computes_and_its_gradients():
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert len(found) == 7
+    assert len(found) == 9
     for name, errors in found.items():
         assert max(errors) <= (0.02 if "half" in name else 1e-5), name

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,9 +20,26 @@ from torch.autograd.function import once_differentiable
 MOST = 4  # recordings kept; each holds the memory of one pass
 
 Replay = Callable[[], None]
+_recording = False
 Grads = tuple[Tensor | None, ...]
 
 
+def is_recording() -> bool:
+    """Whether what runs is being recorded, or runs once more just before: the host's time does not count."""
+    return _recording
+
+
+@contextmanager
+def _being_recorded() -> Iterator[None]:
+    global _recording
+    before, _recording = _recording, True
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+@_being_recorded()
 def cuda_graph(call: Callable[[], Tensor], pool: Any = None) -> tuple[Replay, Tensor]:
     """``call`` as a CUDA graph: what runs it again, and where its result then lies.
 
@@ -40,6 +58,7 @@ def cuda_graph(call: Callable[[], Tensor], pool: Any = None) -> tuple[Replay, Te
     return graph.replay, out
 
 
+@_being_recorded()
 def cuda_graphs(forward: Callable[[], Tensor], backward: Callable[[], Grads]) -> tuple[Replay, Tensor, Replay, Grads]:
     """A pass forward and the one backward that follows it as CUDA graphs: what runs each again, and its results."""
     stream = torch.cuda.Stream()
