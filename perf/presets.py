@@ -35,6 +35,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from gpu_measuring import SMALL, settle
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import Strategy
 from step import GLOBAL_TOKENS, REGION_TOKENS, SD21, drawn_layouts
 from torch import Tensor, nn
 
@@ -142,7 +143,7 @@ class Turn(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if self._lock is not None:
-            self._held = self._lock.open("w")  # until the process ends, however it does
+            self._held = self._lock.open("w")  # which ends with the process, however that ends
             fcntl.flock(self._held, fcntl.LOCK_EX)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -156,6 +157,9 @@ class Turn(Callback):
         self.peak_gib = peak_gib(self._device)
         with torch.no_grad(), evaluating(trainer, pl_module, use_ema=True):
             pl_module.training_step(batch, batch_idx)
+        settle(self._device)
+        if self._held is not None:
+            self._held.close()
         raise Enough
 
 
@@ -205,11 +209,13 @@ def trained(
     )
     turn = Turn(device, lock, steps)
     own = config.trainer
-    # No checkpoint is written here, so no room is made for one, which is up to 23 GB of the host's memory.
+    # No checkpoint is written here: no room is made for one, which is up to 23 GB of the host's memory, and Lightning
+    # need not move all there when it ends.
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(HostCopies, "prepare"),
         patch.object(Checkpoints, "save_unfinished"),
+        patch.object(Strategy, "teardown"),
         contextlib.suppress(Enough),
     ):
         fit(

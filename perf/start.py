@@ -60,28 +60,28 @@ def write_base(folder: Path, unet: dict[str, Any], widths: tuple[int, ...], text
     torch.manual_seed(0)
     tokenizer = new_tokenizer(row.prompt for row in Taxonomy.load("scenes").classes)
     width = unet["cross_attention_dim"]
+    pictures: dict[str, Any] = {
+        "block_out_channels": widths,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 2,
+        "norm_num_groups": min(32, widths[0] // 2),
+    }
+    prompts: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": text_layers,
+        "num_attention_heads": width // 64 or 1,
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         parts: dict[str, Any] = {
             "unet": UNet2DConditionModel(**unet),
-            "vae": AutoencoderKL(
-                block_out_channels=widths,
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-                norm_num_groups=min(32, widths[0] // 2),
-            ),
-            "text_encoder": CLIPTextModel(
-                CLIPTextConfig(
-                    vocab_size=len(tokenizer),
-                    hidden_size=width,
-                    intermediate_size=4 * width,
-                    num_hidden_layers=text_layers,
-                    num_attention_heads=width // 16 if width < 1024 else 16,
-                    max_position_embeddings=tokenizer.model_max_length,
-                    bos_token_id=tokenizer.bos_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
-                )
-            ),
+            "vae": AutoencoderKL(**pictures),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**prompts)),
         }
     parts |= {"tokenizer": tokenizer, "scheduler": make_scheduler("v", zero_snr=False)}
     for name, part in parts.items():
