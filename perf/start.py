@@ -140,6 +140,7 @@ def train(name: str, folder: Path, own: list[str], limit: float) -> tuple[dict[s
 def report(ran: dict[str, Any], noted: list[dict[str, Any]], save: int, steps: int, log: str) -> dict[str, Any]:
     """What the notes of the second training say; a figure whose end was not seen is None."""
     first = {note["what"]: note["at"] for note in reversed(noted)}  # of several the first
+    first |= {note["what"]: ran["began"] + note["after"] for note in noted if "after" in note}
     ends = {note["step"]: note["at"] for note in noted if note["what"] == "step"}
     making = {note["step"]: note["making_room"] for note in noted if note["what"] == "step"}
     taken = {step: ends[step] - ends[before] for before, step in pairwise(sorted(ends))}

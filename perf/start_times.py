@@ -6,6 +6,7 @@ the folder in PYTHONPATH. A file of its own, because the training imports it, an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -42,14 +43,19 @@ class Times(Callback):
 
     def __init__(self, file: str) -> None:
         self._file = Path(file)
-        started = [process.create_time() for process in psutil.Process().children()]
-        if started:  # the server of data workers, which a training starts as soon as everything is imported
-            self._note("imported", at=min(started))
+        own = psutil.Process()
+        with contextlib.suppress(
+            psutil.Error, RuntimeError, OSError, ValueError
+        ):  # systems that do not say, or no child
+            # The server of data workers, which a training starts as soon as everything is imported. By the same clock:
+            # what the system says of when a process began is rounded to seconds in all of them alike.
+            begun = min(child.create_time() for child in own.children())
+            self._note("imported", after=begun - own.create_time())
         self._note("loaded")
 
-    def _note(self, what: str, at: float | None = None, **more: Any) -> None:
+    def _note(self, what: str, **more: Any) -> None:
         with self._file.open("a") as file:
-            file.write(json.dumps({"what": what, "at": time.time() if at is None else at, **more}) + "\n")
+            file.write(json.dumps({"what": what, "at": time.time(), **more}) + "\n")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         # First of all: a step ends before anything is measured or saved after it. As a new list: the old one is being
