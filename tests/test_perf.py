@@ -56,3 +56,35 @@ def test_a_preset_is_trained_with_as_its_training_would(monkeypatch, capsys, pre
     assert ended.value.code == 0
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert found["images_per_s"] > 0 and found["method"] == method and found["batch"] == "4 x 2"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_presets_are_made_side_by_side_and_one_that_takes_too_long_is_given_up(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(PERF))
+    words = [str(PERF / "presets.py"), "--quick", "--at-once", "2", "--only", "12", "--steps", "4"]
+
+    def run(*more: str) -> tuple[object, dict[str, dict[str, object]]]:
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(words[0], run_name="__main__")
+        return ended.value.code, json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+    code, found = run()
+    assert code == 0 and set(found) == {"sd21_12", "sdxl_12"} and all(one["fits"] for one in found.values())
+    code, found = run("--timeout", "0.1", "--networks", "sd21")
+    assert code == 1 and found == {"sd21_12": {"fits": False, "problem": "not done after 0.1 s"}}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_is_timed_from_its_start_to_its_end(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(PERF))
+    monkeypatch.setattr(sys, "argv", ["start.py", "--quick", "--steps", "6", "--save", "4"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PERF / "start.py"), run_name="__main__")
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert found["first_step"] == pytest.approx(sum(found["start"].values()), abs=0.01)
+    assert found["cold"] > 0 and found["step"] > 0 and found["written"] > 0
+    assert found["room_was_ready"] and found["end"] > found["saved"] > 0

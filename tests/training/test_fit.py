@@ -62,6 +62,17 @@ def uninterrupted(tmp_path_factory):
     return run, result, module
 
 
+def test_what_the_optimizer_kept_is_not_moved_when_a_training_ends(tmp_path):
+    kept = []
+
+    class Ending(Callback):
+        def on_fit_end(self, trainer, pl_module):
+            kept.append(trainer.optimizers)
+
+    train(tmp_path, max_steps=1, extra=[Ending()])
+    assert kept == [[]]  # Lightning's last act is to move those it still knows
+
+
 def files_equal(a, b):
     a, b = load_file(a), load_file(b)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

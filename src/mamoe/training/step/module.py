@@ -301,6 +301,10 @@ class DiffusionModule(LightningModule):
         elif decay is not None:
             self.ema = WeightAverage(self.trained, decay)
 
+    def on_train_end(self) -> None:
+        # Lightning would move what the optimizer keeps, twice the weights' bytes, to the host, where nobody reads it.
+        self.trainer.optimizers = []
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout layers know the global stream only. Seeding it per batch makes a resumed run draw the same numbers.
         trainer = self.trainer
