@@ -25,7 +25,7 @@ import functools
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,25 @@ def train(scale: Scale) -> dict[str, Any]:
     found["bare"] = compared({"bare": bare}, scale, "train")["bare"]
     del optimizer, average
 
+    clock = StepClock(scale.device)
+    steps = 12 + 2 * scale.rounds
+    looped(scale, unet, regions, embeds, [clock], steps)
+    # The device's pace: from the tenth step to the last but one, over the steps in between.
+    found["loop"] = {"ms": clock.pace(10, steps - 1)}
+    found["pace"] = found["bare"]["ms"] / found["loop"]["ms"]
+    return found
+
+
+def looped(
+    scale: Scale,
+    unet: nn.Module,
+    regions: RegionBatch,
+    embeds: list[list[Tensor]],
+    callbacks: Sequence[Callback],
+    steps: int,
+) -> None:
+    """Steps of `mamoe train`'s loop, all of one batch; ends early where a callback raises :class:`Enough`."""
+
     def condition(own: RegionBatch, device: torch.device, dtype: torch.dtype) -> Any:
         return conditioned(own, embeds, unet, device)
 
@@ -204,8 +223,6 @@ def train(scale: Scale) -> dict[str, Any]:
     settings = LayoutSettings(taxonomy=Taxonomy.load("cityscapes"))
     collate = functools.partial(encoded_batch, regions=regions, cells=scale.cells)
     data = LayoutDataModule(train=Numbers(), collate=collate, batch_size=scale.batch)  # type: ignore[arg-type]
-    clock = StepClock(scale.device)
-    steps = 12 + 2 * scale.rounds
     precision = "bf16-mixed" if scale.autocast else "32-true"
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
         fit(
@@ -215,13 +232,9 @@ def train(scale: Scale) -> dict[str, Any]:
             max_steps=steps,
             recipe=Recipe(base=Source(path="random"), scheduler={}, terms=Terms(layout=settings)),
             keeping=Keeping(every_n_steps=10 * steps),
-            watching=Watching(callbacks=[clock]),
+            watching=Watching(callbacks=callbacks),
             trainer={"accelerator": scale.device.type, "devices": 1, "precision": precision, "gradient_clip_val": 0.5},
         )
-    # The device's pace: from the tenth step to the last but one, over the steps in between.
-    found["loop"] = {"ms": clock.pace(10, steps - 1)}
-    found["pace"] = found["bare"]["ms"] / found["loop"]["ms"]
-    return found
 
 
 class Enough(Exception):
