@@ -17,6 +17,8 @@ from mamoe.training.optim import make_adam
 from mamoe.training.step.module import DiffusionModule
 from wholeruns import SMALL, assert_equal, tensors, trained
 
+LOOSE = {**CPU, "gradient_clip_val": 1e6}  # never binds; where it does, the optimizer's rounding is another
+
 
 @pytest.fixture
 def ahead(monkeypatch):
@@ -85,11 +87,15 @@ def test_the_fake_device_sees_waits(tmp_path):
         assert len(device.waits) == 3
 
 
+def states(run, step):
+    return json.loads((run / f"checkpoints/step-{step:08d}/trainer/state.json").read_text())
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_working_ahead_gives_the_same_weights_and_average(tmp_path, monkeypatch, name):
     def learned(run):
         module = make_module(optimizer=functools.partial(make_adam, name=name, lr=1e-3))
-        train(run, module, log_every_n_steps=2, checkpoint_every_n_steps=4)
+        train(run, module, trainer=LOOSE, log_every_n_steps=2, checkpoint_every_n_steps=4)
         return run
 
     plain = learned(tmp_path / "plain")
@@ -97,11 +103,28 @@ def test_working_ahead_gives_the_same_weights_and_average(tmp_path, monkeypatch,
     later = learned(tmp_path / "later")
     for step in (4, 6):
         assert_equal(tensors(plain, step), tensors(later, step))
-        states = [
-            json.loads((run / f"checkpoints/step-{step:08d}/trainer/state.json").read_text()) for run in (plain, later)
-        ]
-        assert states[0] == states[1]
+        assert states(plain, step) == states(later, step)
     assert read_rows(plain / "metrics.csv") == read_rows(later / "metrics.csv")
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_working_ahead_clips_in_the_optimizer(tmp_path, monkeypatch, accumulated):
+    # Divided there, multiplied here: the same to rounding, in every group of weights, and the norm is that before.
+    def learned(run):
+        settings = {**CPU, "gradient_clip_val": 0.02, "accumulate_grad_batches": accumulated}
+        train(run, make_module(lr_factors={"rest": 0.5}), trainer=settings, log_every_n_steps=2)
+        return run
+
+    plain = learned(tmp_path / "plain")
+    monkeypatch.setattr("mamoe.training.step.module.works_ahead", lambda device: True)
+    monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", lambda *_: pytest.fail("a pass over all gradients"))
+    later = learned(tmp_path / "later")
+    torch.testing.assert_close(tensors(plain, 6), tensors(later, 6), rtol=1e-4, atol=1e-6)
+    assert states(plain, 6) == states(later, 6)
+    for one, other in zip(read_rows(plain / "metrics.csv"), read_rows(later / "metrics.csv"), strict=True):
+        numbers = {name: float(value) for name, value in one.items()}
+        assert numbers["train/grad_norm"] > 0.02
+        assert numbers == pytest.approx({name: float(value) for name, value in other.items()}, rel=1e-4)
 
 
 @pytest.mark.parametrize("log_every", [1, 100])
@@ -109,7 +132,7 @@ def test_a_step_that_is_not_finite_ends_the_run_as_on_a_cpu(tmp_path, monkeypatc
     def failed(run):
         module = make_module(kind=Unlucky)
         module.unlucky = seen_in_step(3)[7]
-        twice = {**CPU, "accumulate_grad_batches": 2}
+        twice = {**LOOSE, "accumulate_grad_batches": 2}
         with pytest.raises(NonFiniteLossError) as caught:
             train(run, module, trainer=twice, log_every_n_steps=log_every)
         return str(caught.value).replace(str(run), "run"), weights(module.unet)

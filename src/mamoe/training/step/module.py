@@ -30,6 +30,7 @@ from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.randomness import derive_seed, seed_streams
 from mamoe.training.optim import apply_lr_factors, parameter_groups
+from mamoe.training.optim.clipping import divisor, global_norm
 from mamoe.training.optim.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
 from mamoe.training.optim.rates import Rates
 from mamoe.training.order.loaders import LayoutDataModule
@@ -231,18 +232,20 @@ class DiffusionModule(LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip by the global norm, once per optimizer step; the last look before the weights change."""
-        weights = [p for p in self._weights if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in weights])  # type: ignore[misc]
+        norm = global_norm([gradient for p in self._weights if (gradient := p.grad) is not None])
         whole, ours = whole_of(norm), self.trainer.optimizers[0]
-        if gradient_clip_val is not None and self._clips(whole, float(gradient_clip_val)):
-            nn.utils.clip_grads_with_norm_(weights, float(gradient_clip_val), norm)
+        most = None if gradient_clip_val is None else float(gradient_clip_val)
         group = ours.param_groups[0]
         rate = group["lr"] / group.get("lr_factor", 1.0)
         if self._looks_later(ours):
             self.look()
             self._before = Rates(ours, self._schedule)
+            # Both are read by the optimizer's own kernels, which spares a pass over all gradients.
+            ours.grad_scale = None if most is None else divisor(whole, most)  # type: ignore[attr-defined]
             ours.found_inf = self.watch.look_later(whole, learning_rate=rate, trainer=self.trainer)  # type: ignore[attr-defined]
         else:
+            if most is not None and self._clips(whole, most):
+                nn.utils.clip_grads_with_norm_(self._weights, most, norm)
             scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
             self.watch.check(whole, learning_rate=rate, trainer=self.trainer, scaled=scaled)
 
