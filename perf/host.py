@@ -9,9 +9,9 @@ take turns. Kernels of a CPU are not free, so a difference in ms says more than 
 
 train     forward and backward of one picture, 5 experts, 20 regions, bfloat16 autocast; ``conditioned`` with masks and
           routings made in the step, ``conditioning`` these alone
-loop      a step of `mamoe train`'s loop (``ours``) against forward, backward and optimizer alone (``stock``), with masks,
-          noise, clipping, average and everything that Lightning and callbacks do; then where its time goes, by
-          cProfile, which makes Python dearer than it is
+loop      a step of `mamoe train`'s loop (``ours``) against forward, backward and optimizer alone (``stock``), with
+          masks, noise, clipping, average and everything that Lightning and callbacks do; then where its time goes,
+          by cProfile, which makes Python dearer than it is
 draw      one denoising step with guidance, LayoutPipeline against StableDiffusionPipeline in bfloat16: a picture of
           many steps less one of few, by the steps in between; ``picture`` is what it takes besides
 

@@ -28,8 +28,8 @@ class Draws:
     loss_seeds: tuple[int, ...]  # B: for what a loss draws itself
 
     def to(self, device: torch.device | str) -> Draws:
-        timesteps, noise, dropped = (sent(t, device) for t in (self.timesteps, self.noise, self.dropped))
-        return replace(self, timesteps=timesteps, noise=noise, dropped=dropped)
+        """Everything but ``dropped``, which only the host reads."""
+        return replace(self, timesteps=sent(self.timesteps, device), noise=sent(self.noise, device))
 
 
 def training_draws(
