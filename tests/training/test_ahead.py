@@ -14,6 +14,8 @@ from fakedevice import FakeDevice
 from mamoe.errors import NonFiniteLossError
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.optim import make_adam
+from mamoe.training.step.ahead import NoiseAhead
+from mamoe.training.step.draws import picture_noise, posterior_noise
 from mamoe.training.step.module import DiffusionModule
 from wholeruns import SMALL, assert_equal, tensors, trained
 
@@ -178,3 +180,55 @@ def test_no_step_of_a_whole_run_waits(tmp_path, base_model, scenes, monkeypatch,
         assert of_steps[2:] == [[]] * 4
     else:
         assert all(wait.startswith(waits_for) for waits in of_steps[2:] for wait in waits) and all(of_steps[2:])
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}])
+def test_noise_is_drawn_a_step_ahead(tmp_path, monkeypatch, ahead, options):
+    here = []
+    asked = NoiseAhead.of
+
+    def of(noise, keys, shape):
+        drawn = asked(noise, keys, shape)
+        here.append(drawn is None)
+        epoch, index = zip(*keys, strict=True)
+        if drawn is not None:
+            assert torch.equal(drawn[0], posterior_noise(5, epoch, index, shape))
+            assert torch.equal(drawn[1], picture_noise(5, epoch, index, shape))
+        return drawn
+
+    monkeypatch.setattr(NoiseAhead, "of", of)
+    train(tmp_path, make_module(), trainer={**CPU, **options}, max_steps=4)
+    batches = 4 * options.get("accumulate_grad_batches", 1)
+    assert here == [True, True] + [False, False] * (batches - 1)  # twice a batch, only the first one's are not there
+
+
+def test_noise_of_other_pictures_or_another_size_is_not_taken_for_it():
+    noise = NoiseAhead(0, iter([[(0, 1)], [(0, 2)], [(0, 3)]]))
+    assert noise.of([(0, 1)], (4, 2, 2)) is None
+    noise.begin()
+    assert noise.of([(0, 3)], (4, 2, 2)) is None and noise.of([(0, 2)], (4, 2, 3)) is None
+    posterior, added = noise.of([(0, 2)], (4, 2, 2))
+    assert posterior.shape == added.shape == (1, 4, 2, 2) and not torch.equal(posterior, added)
+    noise.begin()
+    noise.begin()  # there are no more
+    assert noise.of([(0, 3)], (4, 2, 2)) is not None
+
+
+def test_the_next_batch_has_another_size(tmp_path, monkeypatch):
+    # Buckets: what was drawn ahead does not fit, and is drawn anew.
+    def learned(run):
+        module = make_module(optimizer=functools.partial(make_adam, lr=1e-3))
+        of = {False: module.encode, True: lambda batch: torch.nn.functional.pad(of[False](batch), (0, 4))}
+        seen = []
+
+        def encode(batch):
+            seen.append(0)
+            return of[len(seen) % 3 == 0](batch)
+
+        module.encode = encode
+        train(run, module, trainer=LOOSE)
+        return weights(module.unet)
+
+    plain = learned(tmp_path / "plain")
+    monkeypatch.setattr("mamoe.training.step.module.works_ahead", lambda device: True)
+    assert_equal(plain, learned(tmp_path / "later"))

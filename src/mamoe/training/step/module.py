@@ -36,6 +36,7 @@ from mamoe.training.optim.rates import Rates
 from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.scale.loss_scale import ScaledPrecision
 from mamoe.training.scale.sharding import shard, whole_of
+from mamoe.training.step.ahead import Noise, NoiseAhead, Shape
 from mamoe.training.step.draws import Draws, posterior_noise, training_draws
 from mamoe.training.step.finite import StepWatch, leaves_out
 from mamoe.training.step.latents import moments_of
@@ -84,6 +85,7 @@ class DiffusionModule(LightningModule):
         self._optimization = optimization
         self._to_compile: Compiled = networks.compile
         self._weights: list[nn.Parameter] = []  # that learn, once they are where they stay
+        self._noise: NoiseAhead | None = None  # where the device works ahead of the host
         self._mean_size: float | None = None  # pictures of a micro-batch, on average over those of a step
         _check(self)
 
@@ -109,6 +111,7 @@ class DiffusionModule(LightningModule):
         epoch, index = batch.epoch.tolist(), batch.index.tolist()
         latents = self.encode(batch)
         shape = tuple(latents.shape[1:])
+        drawn = self._drawn_ahead(batch, shape)  # type: ignore[arg-type]
         draws = training_draws(
             self.seed,
             epoch,
@@ -118,6 +121,7 @@ class DiffusionModule(LightningModule):
             self.prompt_dropout,
             sampling=self.timesteps,
             places=self._places(batch_idx) if self.timesteps.kind is TimestepKind.STRATIFIED else None,
+            noise=None if drawn is None else drawn[1],
         )
         return self.loss_per_image(latents, batch.regions, draws, batch.cell_weight, step=self.global_step)
 
@@ -196,9 +200,15 @@ class DiffusionModule(LightningModule):
             assert self.vae is not None and batch.image is not None
             moments = moments_of(self.vae, batch.image)
         mean, std = moments.unbind(1)
-        shape = tuple(mean.shape[1:])
-        noise = posterior_noise(self.seed, batch.epoch.tolist(), batch.index.tolist(), shape)  # type: ignore[arg-type]
+        epoch, index, shape = batch.epoch.tolist(), batch.index.tolist(), tuple(mean.shape[1:])
+        drawn = self._drawn_ahead(batch, shape)  # type: ignore[arg-type]
+        noise = posterior_noise(self.seed, epoch, index, shape) if drawn is None else drawn[0]  # type: ignore[arg-type]
         return self.scaling.scaled(mean + std * sent(noise, mean.device))
+
+    def _drawn_ahead(self, batch: Batch, shape: Shape) -> Noise | None:
+        if self._noise is None:
+            return None
+        return self._noise.of(list(zip(batch.epoch.tolist(), batch.index.tolist(), strict=True)), shape)
 
     @torch.no_grad()
     def _control(self, regions: RegionBatch) -> Tensor | None:
@@ -219,6 +229,10 @@ class DiffusionModule(LightningModule):
                 "prompt encoder without a cache and with gradients."
             )
         return conditioning
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        if self._noise is not None:  # autograd's own thread orders the backward pass, while this one waits
+            self._noise.begin()
 
     # The optimizer step.
 
@@ -301,6 +315,9 @@ class DiffusionModule(LightningModule):
             self.ema = ScheduleFreeAverage(self.trained, optimizer)
         elif decay is not None:
             self.ema = WeightAverage(self.trained, decay)
+
+    def on_train_start(self) -> None:
+        self._noise = NoiseAhead(self.seed, self._data.pictures()) if works_ahead(self.device) else None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout layers know the global stream only. Seeding it per batch makes a resumed run draw the same numbers.
