@@ -14,6 +14,7 @@ from torch import Tensor
 from mamoe.conditioning.experts import concatenate_routings, expert_routings
 from mamoe.conditioning.masks import area_shares, attend_masks, attend_weights, region_coverage, region_masks
 from mamoe.conditioning.text import EncodedPrompt, Prompts
+from mamoe.machine.arrays import tensor_of
 from mamoe.machine.transfers import sent, sent_together
 from mamoe.vocabulary.batch import RegionBatch, framing_rows
 from mamoe.vocabulary.conditioning import (
@@ -162,7 +163,9 @@ def text_tokens(
     # Lists of Python's: a tensor for each step of this reckoning takes the host longer than all the numbers.
     columns: list[list[list[int]]] = [[], [], []]
     for picture in embeds:
-        place, region, spoken = [], [], []
+        place: list[int] = []
+        region: list[int] = []
+        spoken: list[int] = []
         for r, embed in enumerate(picture):
             tokens = embed.shape[0]
             if id(embed) not in begins:
@@ -179,7 +182,7 @@ def text_tokens(
     for column, padding in zip(columns, (total, 0, 0), strict=True):
         for own in column:
             own.extend([padding] * (width - len(own)))
-    numbers = sent(torch.from_numpy(np.array(columns if words_end is not None else columns[:2])), device)
+    numbers = sent(tensor_of(np.array(columns if words_end is not None else columns[:2])), device)
     table = sent_together([*pieces, pieces[0].new_zeros(1, pieces[0].shape[1])], device, dtype)  # last is padding
     return TextTokens(
         embeds=F.embedding(numbers[0], table),

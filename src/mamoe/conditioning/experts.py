@@ -34,19 +34,19 @@ def route_hard(levels: Sequence[Float[Tensor, "B E _ _"]]) -> tuple[ExpertRoutin
     """
     # All levels at once, one after another: what the device is told costs the host more than the device.
     share_KE = torch.cat([share.permute(0, 2, 3, 1).flatten(0, 2) for share in levels])
-    experts, counts = share_KE.shape[1], [share[:, 0].numel() for share in levels]
+    experts, counts = share_KE.shape[1], [share.numel() // share.shape[1] for share in levels]
     starts = list(accumulate(counts, initial=0))[:-1]
     expert = share_KE.roll(-1, dims=1).argmax(dim=1).add_(1).remainder_(experts)  # argmax takes the first of equals
-    _add(expert.split(counts), [experts * level for level in range(len(levels))])
+    _add(torch.split(expert, counts), [experts * level for level in range(len(levels))])
     ordered, row = expert.sort(stable=True)
     ends = _slice_ends(ordered, experts * len(levels)).view(-1, experts)
     member = ordered.remainder_(experts).unsqueeze(1) == torch.arange(rounded_up(experts), device=row.device)
     back = torch.empty_like(row).index_copy_(0, row, torch.arange(len(row), device=row.device))
     before = [-start for start in starts]
-    parts = [_add(part, before) for part in (row.split(counts), ends.unbind(), back.split(counts))]
+    parts = [_add(part, before) for part in (torch.split(row, counts), ends.unbind(), torch.split(back, counts))]
     return tuple(
         ExpertRouting(token=token, offsets=offsets, weight=None, known=(own, members))
-        for token, offsets, own, members in zip(*parts, member.split(counts), strict=True)
+        for token, offsets, own, members in zip(*parts, torch.split(member, counts), strict=True)
     )
 
 

@@ -47,7 +47,8 @@ def area_shares(shares: Float[Tensor, "B G h w"], num_levels: int) -> tuple[Floa
     there. Areas are carried along, so that shares stay exact shares of pixels on every level.
     """
     levels = [shares]
-    if all(side % 2 == 0 for grid in level_grids(shares.shape[-2:], num_levels - 1) for side in grid):
+    finer = level_grids((shares.shape[2], shares.shape[3]), num_levels - 1)
+    if all(side % 2 == 0 for grid in finer for side in grid):
         for _ in range(num_levels - 1):  # all cells of a level are alike, and their mean is exact: it halves twice
             levels.append(F.avg_pool2d(levels[-1], kernel_size=2))
         return tuple(levels)
@@ -90,7 +91,7 @@ def attend_masks(
     """
     cells = [mask.flatten(2) for mask in masks]
     attend = _of_tokens(torch.cat(cells, dim=2), region).logical_and_(valid.unsqueeze(1))
-    return attend.split([part.shape[2] for part in cells], dim=1)
+    return torch.split(attend, [part.shape[2] for part in cells], dim=1)
 
 
 def attend_weights(

@@ -13,7 +13,7 @@ def global_norm(gradients: list[Tensor]) -> Float[Tensor, ""]:
 
     The bits of ``nn.utils.get_total_norm``, which sorts the gradients and asks where each one's norm lies.
     """
-    if not gradients or any(type(gradient) is not Tensor for gradient in gradients):  # or parts of whole ones
+    if set(map(type, gradients)) != {Tensor}:  # none, or parts of whole ones
         return nn.utils.get_total_norm(gradients)
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # type: ignore[attr-defined]
 
