@@ -52,6 +52,7 @@ from mamoe.sampling.fast import speed_up
 from mamoe.training.loop.beside import HostCopies
 from mamoe.training.loop.fit import Keeping, Watching, fit
 from mamoe.training.optim import make_adam
+from mamoe.training.optim.clipping import divisor, global_norm
 from mamoe.training.optim.ema import WeightAverage
 from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.step.module import DiffusionModule
@@ -184,7 +185,7 @@ def train(scale: Scale) -> dict[str, Any]:
     forward_backward(unet, inputs, scale, noisy)  # leaves gradients for the pieces
     pieces = {
         "conditioning": lambda: conditioned(regions, embeds, unet, scale.device),
-        "clipping": lambda: nn.utils.clip_grad_norm_(weights, 0.5),
+        "clipping": lambda: divisor(global_norm([weight.grad for weight in weights]), 0.5),  # by the optimizer
         "optimizer": optimizer.step,
         "average": average.update,
     }

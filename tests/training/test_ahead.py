@@ -207,7 +207,9 @@ def test_noise_of_other_pictures_or_another_size_is_not_taken_for_it():
     assert noise.of([(0, 1)], (4, 2, 2)) is None
     noise.begin()
     assert noise.of([(0, 3)], (4, 2, 2)) is None and noise.of([(0, 2)], (4, 2, 3)) is None
-    posterior, added = noise.of([(0, 2)], (4, 2, 2))
+    drawn = noise.of([(0, 2)], (4, 2, 2))
+    assert drawn is not None
+    posterior, added = drawn
     assert posterior.shape == added.shape == (1, 4, 2, 2) and not torch.equal(posterior, added)
     noise.begin()
     noise.begin()  # there are no more
