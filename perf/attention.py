@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.experts import expert_routings
-from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
+from mamoe.conditioning.masks import attend_masks, region_coverage, region_masks
 from mamoe.conditioning.regions import build_layout
 from mamoe.vocabulary.batch import RegionBatch
 from mamoe.vocabulary.conditioning import level_grids
@@ -86,7 +86,7 @@ def token_regions(table: RegionBatch) -> tuple[Tensor, Tensor]:
 def build_levels(table: RegionBatch, settings: LayoutSettings, region: Tensor, valid: Tensor) -> list[Tensor]:
     masks = region_masks(region_coverage(table), settings.region_resize, settings.pool_threshold, len(HEADS))
     expert_routings(table, settings.expert_resize, len(HEADS))
-    return [attend_mask(mask, region, valid) for mask in masks]
+    return list(attend_masks(masks, region, valid))
 
 
 def make_unet() -> UNet2DConditionModel:

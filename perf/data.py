@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mamoe.conditioning.collate import collate_layouts
 from mamoe.conditioning.experts import expert_routings
-from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
+from mamoe.conditioning.masks import attend_masks, region_coverage, region_masks
 from mamoe.conditioning.regions import build_layout
 from mamoe.data.geometry.joint import Geometry
 from mamoe.vocabulary.batch import RegionLayout
@@ -82,7 +82,7 @@ def our_levels(layout: RegionLayout, settings: LayoutSettings) -> tuple[list[Ten
     batch = collate_layouts([layout], settings.num_experts)
     region = token_regions(len(layout.prompts))
     masks = region_masks(region_coverage(batch), settings.region_resize, settings.pool_threshold, len(HEADS))
-    attend = [attend_mask(mask, region, torch.ones_like(region, dtype=torch.bool)) for mask in masks]
+    attend = list(attend_masks(masks, region, torch.ones_like(region, dtype=torch.bool)))
     return attend, expert_routings(batch, settings.expert_resize, len(HEADS))
 
 

@@ -28,7 +28,7 @@ import functools
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ from mamoe.sampling.fast import speed_up
 from mamoe.training.loop.beside import HostCopies
 from mamoe.training.loop.fit import Keeping, Watching, fit
 from mamoe.training.optim import make_adam
+from mamoe.training.optim.clipping import divisor, global_norm
 from mamoe.training.optim.ema import WeightAverage
 from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.step.module import DiffusionModule
@@ -213,7 +214,7 @@ def train(scale: Scale, compile: Compiled = "off") -> dict[str, Any]:
     forward_backward(unet, inputs, scale, noisy)  # leaves gradients for the pieces
     pieces = {
         "conditioning": lambda: conditioned(regions, embeds, unet, scale.device),
-        "clipping": lambda: nn.utils.clip_grad_norm_(weights, 0.5),
+        "clipping": lambda: divisor(global_norm([weight.grad for weight in weights]), 0.5),  # by the optimizer
         "optimizer": optimizer.step,
         "average": average.update,
     }
@@ -221,6 +222,25 @@ def train(scale: Scale, compile: Compiled = "off") -> dict[str, Any]:
     optimizer.zero_grad(set_to_none=True)
     bare_alone: dict[str, Any] = compared({"bare": bare}, scale, "train")["bare"]
     del optimizer, average
+
+    clock = StepClock(scale.device)
+    steps = 12 + 2 * scale.rounds
+    looped(scale, unet, regions, embeds, [clock], steps, compile)
+    # The device's pace: from the tenth step to the last but one, over the steps in between.
+    loop = clock.pace(10, steps - 1)
+    return {**found, "bare": bare_alone, "loop": {"ms": loop}, "pace": bare_alone["ms"] / loop}
+
+
+def looped(
+    scale: Scale,
+    unet: nn.Module,
+    regions: RegionBatch,
+    embeds: list[list[Tensor]],
+    callbacks: Sequence[Callback],
+    steps: int,
+    compile: Compiled = "off",
+) -> None:
+    """Steps of `mamoe train`'s loop, all of one batch; ends early where a callback raises :class:`Enough`."""
 
     def condition(own: RegionBatch, device: torch.device, dtype: torch.dtype) -> Any:
         return conditioned(own, embeds, unet, device)
@@ -240,8 +260,6 @@ def train(scale: Scale, compile: Compiled = "off") -> dict[str, Any]:
     settings = LayoutSettings(taxonomy=Taxonomy.load("cityscapes"))
     collate = functools.partial(encoded_batch, regions=regions, cells=scale.cells)
     data = LayoutDataModule(train=Numbers(), collate=collate, batch_size=scale.batch)  # type: ignore[arg-type]
-    clock = StepClock(scale.device)
-    steps = 12 + 2 * scale.rounds
     precision = "bf16-mixed" if scale.autocast else "32-true"
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
         fit(
@@ -251,12 +269,9 @@ def train(scale: Scale, compile: Compiled = "off") -> dict[str, Any]:
             max_steps=steps,
             recipe=Recipe(base=Source(path="random"), scheduler={}, terms=Terms(layout=settings)),
             keeping=Keeping(every_n_steps=10 * steps),
-            watching=Watching(callbacks=[clock]),
+            watching=Watching(callbacks=callbacks),
             trainer={"accelerator": scale.device.type, "devices": 1, "precision": precision, "gradient_clip_val": 0.5},
         )
-    # The device's pace: from the tenth step to the last but one, over the steps in between.
-    loop = clock.pace(10, steps - 1)
-    return {**found, "bare": bare_alone, "loop": {"ms": loop}, "pace": bare_alone["ms"] / loop}
 
 
 class Enough(Exception):

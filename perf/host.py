@@ -9,6 +9,9 @@ take turns. Kernels of a CPU are not free, so a difference in ms says more than 
 
 train     forward and backward of one picture, 5 experts, 20 regions, bfloat16 autocast; ``conditioned`` with masks and
           routings made in the step, ``conditioning`` these alone
+loop      a step of `mamoe train`'s loop (``ours``) against forward, backward and optimizer alone (``stock``), with
+          masks, noise, clipping, average and everything that Lightning and callbacks do; then where its time goes,
+          by cProfile, which makes Python dearer than it is
 draw      one denoising step with guidance, LayoutPipeline against StableDiffusionPipeline in bfloat16: a picture of
           many steps less one of few, by the steps in between; ``picture`` is what it takes besides
 
@@ -21,9 +24,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import cProfile
 import functools
+import itertools
 import json
 import math
+import pstats
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,11 +41,24 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from gpu_measuring import FULL, Scale
-from step import SD21
-from torch import Tensor
+from lightning.pytorch import Callback
+from step import SD21, with_experts
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gpu import conditioned, drawings_of, embeddings, layouts, steps_of, stock_unet
+from gpu import (
+    Enough,
+    conditioned,
+    drawings_of,
+    embeddings,
+    forward_backward,
+    layouts,
+    looped,
+    steps_of,
+    stock_unet,
+)
+from mamoe.models.experts.moe import prepare_experts
+from mamoe.training.optim import make_adam
 
 NARROW = {
     **SD21,
@@ -59,6 +79,23 @@ SCALE = replace(
     device=torch.device("cpu"),
 )
 FEW = 2  # denoising steps
+WARM = 4  # steps of a loop before those that count
+PIECES = {  # of a step, by the functions that do them
+    "conditioning": "module.py:_condition",
+    "noise": "draws.py:training_draws",
+    "posterior": "module.py:encode",
+    "network": "call.py:predict",
+    "backward": "graph.py:_engine_run_backward",
+    "clipping": "clipping.py:global_norm",
+    "verdict": "finite.py:look_later",
+    "optimizer": "adam.py:adam",
+    "its lists": "adam.py:_init_group",
+    "average": "ema.py:update",
+    "gradients away": "optimizer.py:zero_grad",
+    "batches": "loaders.py:__iter__",
+    "callbacks": "call.py:_call_callback_hooks",
+    "module's hooks": "module.py:on_train_batch_start",
+}
 Works = dict[str, Callable[[], object]]
 
 
@@ -109,6 +146,7 @@ def as_on_a_gpu() -> Iterator[None]:
         patch("mamoe.models.experts.grouped.grouped_suits", lambda rows: True),
         patch("mamoe.models.blocks.norms.widens_norms", widens_norms),
         patch("mamoe.models.blocks.casting.widens_norms", widens_norms),
+        patch("mamoe.training.step.module.works_ahead", lambda device: True),
     ):
         yield
 
@@ -138,6 +176,66 @@ def train(scale: Scale) -> dict[str, Any]:
     for of in found.values():
         of["conditioned_ratio"] = (of["ours"] + of["conditioning"]) / of["stock"]
     return found
+
+
+class Steps(Callback):
+    """Calls ``ended`` after every step that counts, and ends the loop after ``rounds`` of them."""
+
+    def __init__(self, rounds: int, ended: Callable[[], object]) -> None:
+        self.rounds, self.ended = rounds, ended
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step >= WARM:
+            self.ended()
+        if trainer.global_step == WARM + self.rounds:
+            raise Enough
+
+
+def loop(scale: Scale) -> dict[str, Any]:
+    """A step of the loop against its bare one; ``where`` are the milliseconds of its pieces."""
+    unet = with_experts(stock_unet(scale)).train()
+    prepare_experts(unet)
+    regions, embeds = layouts(scale, 5), embeddings(scale.batch, scale.unet["cross_attention_dim"])
+    bare = bare_step(scale, unet, conditioned(regions, embeds, unet, scale.device).unet_inputs())
+    counts: dict[str, Any] = {"stock": operators(bare).total()}
+    taken = milliseconds({"stock": bare}, scale.rounds)
+
+    def run(rounds: int, ended: Callable[[], object]) -> None:
+        looped(scale, unet, regions, embeds, [Steps(rounds, ended)], 1000)
+
+    ends: list[float] = []
+    run(scale.rounds, lambda: ends.append(1000 * time.process_time()))
+    taken["ours"] = min(later - earlier for earlier, later in itertools.pairwise(ends))
+    so_far: list[int] = []
+    with Counting() as counting:
+        run(3, lambda: so_far.append(counting.of.total()))
+    counts["ours"] = statistics.median(later - earlier for earlier, later in itertools.pairwise(so_far))
+    profile = cProfile.Profile(time.process_time)  # of every thread; neighbours on a busy machine do not count
+    calls = iter([profile.enable, *[lambda: None] * (scale.rounds - 1), profile.disable])
+    run(scale.rounds, lambda: next(calls)())
+    return {**pairs(counts, taken), "where": pieces(pstats.Stats(profile), scale.rounds)}
+
+
+def bare_step(scale: Scale, unet: nn.Module, inputs: dict[str, Any]) -> Callable[[], object]:
+    optimizer = make_adam(unet.parameters())
+    noisy = torch.randn((scale.batch, 4, scale.cells, scale.cells))
+
+    def bare() -> None:
+        forward_backward(unet, inputs, scale, noisy)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return bare
+
+
+def pieces(stats: Any, rounds: int) -> dict[str, float]:
+    """Milliseconds of a step by :data:`PIECES`, and what is left."""
+    taken = dict.fromkeys(PIECES, 0.0)
+    for (file, _, name), (_, _, _, cumulative, _) in stats.stats.items():
+        for piece, function in PIECES.items():
+            if f"{file}:{name}".endswith(f"/{function}"):
+                taken[piece] += 1000 * cumulative / rounds
+    return {**taken, "the rest": 1000 * stats.total_tt / rounds - sum(taken.values())}
 
 
 def draw(scale: Scale) -> dict[str, Any]:
@@ -170,13 +268,16 @@ def main() -> None:
     torch.set_num_threads(1)
     scale = replace(SCALE, rounds=1, steps=3) if options.quick else replace(SCALE, rounds=options.rounds)
     with as_on_a_gpu():
-        trained, drawn = train(scale), draw(scale)
-    rows = {"train": trained, "draw, a step": drawn["step"], "draw, the rest": drawn["picture"]}
+        trained, around, drawn = train(scale), loop(scale), draw(scale)
+    where = around.pop("where")
+    rows = {"train": trained, "loop": around, "draw, a step": drawn["step"], "draw, the rest": drawn["picture"]}
     print(f"{'':>16}{'unit':>11}{'stock':>10}{'ours':>10}{'ratio':>8}")
     for name, row in rows.items():
         for unit, of in row.items():
             print(f"{name:>16}{unit:>11}{of['stock']:10.1f}{of['ours']:10.1f}{of['ratio']:8.3f}")
-    print(json.dumps({"torch": torch.__version__, "quick": options.quick, "train": trained, "draw": drawn}))
+    print("a step of the loop, ms:", ", ".join(f"{name} {taken:.1f}" for name, taken in where.items()))
+    found = {"train": trained, "loop": {**around, "where": where}, "draw": drawn}
+    print(json.dumps({"torch": torch.__version__, "quick": options.quick, **found}))
 
 
 if __name__ == "__main__":

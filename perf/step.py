@@ -39,7 +39,7 @@ from mamoe.bases.tiny import new_transformer, new_unet
 from mamoe.conditioning.collate import Collator
 from mamoe.conditioning.conditioner import TOKEN_MULTIPLE, Conditioner, text_tokens
 from mamoe.conditioning.experts import expert_routings
-from mamoe.conditioning.masks import attend_mask, region_coverage, region_masks
+from mamoe.conditioning.masks import attend_masks, region_coverage, region_masks
 from mamoe.config.compose import compose, setting
 from mamoe.config.train import Train
 from mamoe.console import silent
@@ -204,11 +204,12 @@ def conditioning_of(
     num_levels += skipped
     text = text_tokens(embeds, regions.cell.device, multiple=TOKEN_MULTIPLE)
     masks = region_masks(region_coverage(regions), RegionResize.AREA, 0.5, num_levels)
+    attends = attend_masks(masks, text.region, text.valid)
     routings = expert_routings(regions, ExpertResize.NEAREST, num_levels)
     grids = level_grids(regions.grid, num_levels)
     levels = [
-        LevelConditioning(grid=grid, attend=attend_mask(mask, text.region, text.valid), routing=routing)
-        for grid, mask, routing in zip(grids, masks, routings, strict=True)
+        LevelConditioning(grid=grid, attend=attend, routing=routing)
+        for grid, attend, routing in zip(grids, attends, routings, strict=True)
     ]
     return Conditioning(text=text, levels=tuple(levels[skipped:]))
 

@@ -27,8 +27,10 @@ def test_a_step_orders_fewer_kernels_than_a_stock_one(monkeypatch, capsys):
     runpy.run_path(str(PERF / "host.py"), run_name="__main__")
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     trained, step = found["train"]["operators"], found["draw"]["step"]["operators"]
-    # Found 0.921, 0.951 and 0.907.
-    assert trained["ratio"] <= 0.94 and trained["conditioned_ratio"] <= 0.97 and step["ratio"] <= 0.92
+    # Found 0.921, 0.934 and 0.907.
+    assert trained["ratio"] <= 0.94 and trained["conditioned_ratio"] <= 0.95 and step["ratio"] <= 0.92
+    loop = found["loop"]["operators"]
+    assert loop["ours"] - loop["stock"] <= 180  # found 167: what the training loop does besides
     assert found["draw"]["picture"]["operators"]["ours"] <= 1600  # which a picture takes once, most of them for its map
 
 

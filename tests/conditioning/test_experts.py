@@ -46,7 +46,7 @@ def test_hard_routing_goes_to_the_largest_share(make_settings, make_map, size, r
 
 def test_of_equal_shares_the_lowest_named_expert_wins_and_the_rest_group_never():
     share = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.0, 0.5], [0.25, 0.375, 0.375], [0.6, 0.4, 0.0], [0, 0.5, 0.5]])
-    routing = route_hard(share.T.reshape(1, 3, 1, 5))
+    (routing,) = route_hard([share.T.reshape(1, 3, 1, 5)])
     assert rows_by_expert(routing) == [[0, 3], [2, 4], [1]]
 
 
@@ -73,7 +73,7 @@ def test_routing_by_share_blends_by_exact_pixel_shares(make_settings, make_map, 
 
 def test_both_routings_agree_where_every_cell_has_one_expert():
     one_hot = torch.nn.functional.one_hot(torch.tensor([[2, 0, 1], [1, 1, 2]]), 4).permute(2, 0, 1)[None].float()
-    hard, soft = route_hard(one_hot), route_by_share(one_hot)
+    (hard,), soft = route_hard([one_hot]), route_by_share(one_hot)
     assert torch.equal(hard.token, soft.token) and torch.equal(hard.offsets, soft.offsets)
     assert (soft.weight == 1).all()
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mamoe.conditioning.collate import collate_layouts
-from mamoe.conditioning.masks import area_shares, attend_mask, region_coverage, region_masks
+from mamoe.conditioning.masks import area_shares, attend_masks, region_coverage, region_masks
 from mamoe.conditioning.regions import build_layout
 from mamoe.vocabulary.conditioning import level_grids
 from mamoe.vocabulary.layout import RegionResize
@@ -107,7 +107,7 @@ def test_attend_is_the_tokens_region_at_the_cell(make_settings, make_map):
     mask = region_masks(region_coverage(batch), RegionResize.AREA, 0.5, 1)[0]
     region = torch.tensor([[0, 0, 1, 2, 2, 3, 0], [0, 0, 4, 4, 0, 0, 0]])
     valid = torch.tensor([[1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0]], dtype=torch.bool)
-    attend = attend_mask(mask, region, valid)
+    (attend,) = attend_masks([mask], region, valid)
     assert attend.shape == (2, 45, 7) and attend.is_contiguous()
     for b, n, s in np.ndindex(*attend.shape):
         assert attend[b, n, s] == (mask[b, region[b, s], n // 9, n % 9] & valid[b, s])

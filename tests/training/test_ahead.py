@@ -14,8 +14,12 @@ from fakedevice import FakeDevice
 from mamoe.errors import NonFiniteLossError
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.optim import make_adam
+from mamoe.training.step.ahead import NoiseAhead
+from mamoe.training.step.draws import picture_noise, posterior_noise
 from mamoe.training.step.module import DiffusionModule
 from wholeruns import SMALL, assert_equal, tensors, trained
+
+LOOSE = {**CPU, "gradient_clip_val": 1e6}  # never binds; where it does, the optimizer's rounding is another
 
 
 @pytest.fixture
@@ -85,11 +89,15 @@ def test_the_fake_device_sees_waits(tmp_path):
         assert len(device.waits) == 3
 
 
+def states(run, step):
+    return json.loads((run / f"checkpoints/step-{step:08d}/trainer/state.json").read_text())
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_working_ahead_gives_the_same_weights_and_average(tmp_path, monkeypatch, name):
     def learned(run):
         module = make_module(optimizer=functools.partial(make_adam, name=name, lr=1e-3))
-        train(run, module, log_every_n_steps=2, checkpoint_every_n_steps=4)
+        train(run, module, trainer=LOOSE, log_every_n_steps=2, checkpoint_every_n_steps=4)
         return run
 
     plain = learned(tmp_path / "plain")
@@ -97,11 +105,28 @@ def test_working_ahead_gives_the_same_weights_and_average(tmp_path, monkeypatch,
     later = learned(tmp_path / "later")
     for step in (4, 6):
         assert_equal(tensors(plain, step), tensors(later, step))
-        states = [
-            json.loads((run / f"checkpoints/step-{step:08d}/trainer/state.json").read_text()) for run in (plain, later)
-        ]
-        assert states[0] == states[1]
+        assert states(plain, step) == states(later, step)
     assert read_rows(plain / "metrics.csv") == read_rows(later / "metrics.csv")
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_working_ahead_clips_in_the_optimizer(tmp_path, monkeypatch, accumulated):
+    # Divided there, multiplied here: the same to rounding, in every group of weights, and the norm is that before.
+    def learned(run):
+        settings = {**CPU, "gradient_clip_val": 0.02, "accumulate_grad_batches": accumulated}
+        train(run, make_module(lr_factors={"rest": 0.5}), trainer=settings, log_every_n_steps=2)
+        return run
+
+    plain = learned(tmp_path / "plain")
+    monkeypatch.setattr("mamoe.training.step.module.works_ahead", lambda device: True)
+    monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", lambda *_: pytest.fail("a pass over all gradients"))
+    later = learned(tmp_path / "later")
+    torch.testing.assert_close(tensors(plain, 6), tensors(later, 6), rtol=1e-4, atol=1e-6)
+    assert states(plain, 6) == states(later, 6)
+    for one, other in zip(read_rows(plain / "metrics.csv"), read_rows(later / "metrics.csv"), strict=True):
+        numbers = {name: float(value) for name, value in one.items()}
+        assert numbers["train/grad_norm"] > 0.02
+        assert numbers == pytest.approx({name: float(value) for name, value in other.items()}, rel=1e-4)
 
 
 @pytest.mark.parametrize("log_every", [1, 100])
@@ -109,7 +134,7 @@ def test_a_step_that_is_not_finite_ends_the_run_as_on_a_cpu(tmp_path, monkeypatc
     def failed(run):
         module = make_module(kind=Unlucky)
         module.unlucky = seen_in_step(3)[7]
-        twice = {**CPU, "accumulate_grad_batches": 2}
+        twice = {**LOOSE, "accumulate_grad_batches": 2}
         with pytest.raises(NonFiniteLossError) as caught:
             train(run, module, trainer=twice, log_every_n_steps=log_every)
         return str(caught.value).replace(str(run), "run"), weights(module.unet)
@@ -155,3 +180,57 @@ def test_no_step_of_a_whole_run_waits(tmp_path, base_model, scenes, monkeypatch,
         assert of_steps[2:] == [[]] * 4
     else:
         assert all(wait.startswith(waits_for) for waits in of_steps[2:] for wait in waits) and all(of_steps[2:])
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}])
+def test_noise_is_drawn_a_step_ahead(tmp_path, monkeypatch, ahead, options):
+    here = []
+    asked = NoiseAhead.of
+
+    def of(noise, keys, shape):
+        drawn = asked(noise, keys, shape)
+        here.append(drawn is None)
+        epoch, index = zip(*keys, strict=True)
+        if drawn is not None:
+            assert torch.equal(drawn[0], posterior_noise(5, epoch, index, shape))
+            assert torch.equal(drawn[1], picture_noise(5, epoch, index, shape))
+        return drawn
+
+    monkeypatch.setattr(NoiseAhead, "of", of)
+    train(tmp_path, make_module(), trainer={**CPU, **options}, max_steps=4)
+    batches = 4 * options.get("accumulate_grad_batches", 1)
+    assert here == [True, True] + [False, False] * (batches - 1)  # twice a batch, only the first one's are not there
+
+
+def test_noise_of_other_pictures_or_another_size_is_not_taken_for_it():
+    noise = NoiseAhead(0, iter([[(0, 1)], [(0, 2)], [(0, 3)]]))
+    assert noise.of([(0, 1)], (4, 2, 2)) is None
+    noise.begin()
+    assert noise.of([(0, 3)], (4, 2, 2)) is None and noise.of([(0, 2)], (4, 2, 3)) is None
+    drawn = noise.of([(0, 2)], (4, 2, 2))
+    assert drawn is not None
+    posterior, added = drawn
+    assert posterior.shape == added.shape == (1, 4, 2, 2) and not torch.equal(posterior, added)
+    noise.begin()
+    noise.begin()  # there are no more
+    assert noise.of([(0, 3)], (4, 2, 2)) is not None
+
+
+def test_the_next_batch_has_another_size(tmp_path, monkeypatch):
+    # Buckets: what was drawn ahead does not fit, and is drawn anew.
+    def learned(run):
+        module = make_module(optimizer=functools.partial(make_adam, lr=1e-3))
+        of = {False: module.encode, True: lambda batch: torch.nn.functional.pad(of[False](batch), (0, 4))}
+        seen = []
+
+        def encode(batch):
+            seen.append(0)
+            return of[len(seen) % 3 == 0](batch)
+
+        module.encode = encode
+        train(run, module, trainer=LOOSE)
+        return weights(module.unet)
+
+    plain = learned(tmp_path / "plain")
+    monkeypatch.setattr("mamoe.training.step.module.works_ahead", lambda device: True)
+    assert_equal(plain, learned(tmp_path / "later"))

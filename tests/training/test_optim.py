@@ -11,6 +11,7 @@ from training_fakes import CPU, Pictures, collate, fit, make_data, make_module, 
 from mamoe.config.targets import instantiate
 from mamoe.errors import ConfigError
 from mamoe.models.unet.model import MaMoEUNet2DConditionModel
+from mamoe.randomness import generator_for
 from mamoe.runs.weights import load_trainer, save_trainer, trainer_state
 from mamoe.training.loop.metrics import read_rows
 from mamoe.training.optim import (
@@ -25,6 +26,7 @@ from mamoe.training.optim import (
     make_schedule_free,
     parameter_groups,
 )
+from mamoe.training.optim.clipping import divisor, global_norm
 from mamoe.training.optim.ema import ScheduleFreeAverage, is_schedule_free
 from mamoe.training.optim.groups import part_of
 from mamoe.training.watch.validation import FixedLoss
@@ -245,3 +247,18 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch, name, package):
     with pytest.raises(ConfigError, match=wanted):
         check_installed(target)
     check_installed("torch.optim.SGD")
+
+
+def test_the_global_norm_is_torchs():
+    gradients = [torch.randn(shape, generator=generator_for(0, "norm")) for shape in [(3,), (4, 5), (2, 3, 4), ()]]
+    assert torch.equal(global_norm(gradients), torch.nn.utils.get_total_norm(gradients))
+    assert global_norm([]) == 0
+    weights = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+    for most in (0.01, 1.0, 100.0):
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        norm = global_norm(gradients)
+        torch.nn.utils.clip_grads_with_norm_(weights, most, norm)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            torch.testing.assert_close(weight.grad, gradient / divisor(norm, most), rtol=1e-6, atol=0)
+    assert divisor(torch.tensor(0.5), 0.6) == 1 and divisor(torch.tensor(torch.nan), 0.6).isnan()

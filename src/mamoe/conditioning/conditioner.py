@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isqrt
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int32, Shaped
 from torch import Tensor
 
 from mamoe.conditioning.experts import concatenate_routings, expert_routings
-from mamoe.conditioning.masks import area_shares, attend_mask, attend_weights, region_coverage, region_masks
+from mamoe.conditioning.masks import area_shares, attend_masks, attend_weights, region_coverage, region_masks
 from mamoe.conditioning.text import EncodedPrompt, Prompts
-from mamoe.machine.transfers import sent
+from mamoe.machine.arrays import tensor_of
+from mamoe.machine.transfers import sent, sent_together
 from mamoe.vocabulary.batch import RegionBatch, framing_rows
 from mamoe.vocabulary.conditioning import (
     Conditioning,
@@ -90,14 +92,14 @@ class Conditioner:
             padded=restricted and not steered,
         )
 
-    def _attends(self, tables: RegionBatch, text: TextTokens) -> list[Tensor]:
+    def _attends(self, tables: RegionBatch, text: TextTokens) -> Sequence[Tensor]:
         shares = region_coverage(tables)
         if self.settings.strength is Strength.SOFT:
             levels = area_shares(shares, self.num_levels)
             return [attend_weights(share, text.region, text.valid) for share in levels]
         mode, threshold = self.settings.region_resize, self.settings.pool_threshold
         masks = region_masks(shares, mode, threshold, self.num_levels)
-        return [attend_mask(mask, text.region, text.valid) for mask in masks]
+        return attend_masks(masks, text.region, text.valid)
 
     def _lay_out(
         self, whole: Sequence[EncodedPrompt], prompts: Sequence[Sequence[str]]
@@ -158,28 +160,35 @@ def text_tokens(
     begins: dict[int, int] = {}
     pieces: list[Tensor] = []
     total = 0
-    for embed in (embed for picture in embeds for embed in picture):
-        if id(embed) not in begins:
-            begins[id(embed)] = total
-            pieces.append(embed)
-            total += len(embed)
-    lengths = [torch.tensor([len(embed) for embed in picture]) for picture in embeds]
-    longest = max(int(n.sum()) for n in lengths)
-    shape = (len(embeds), longest + -longest % multiple)
-    place, region, spoken = torch.full(shape, total), torch.zeros(shape, dtype=torch.int64), torch.zeros(shape).long()
-    for i, (picture, n) in enumerate(zip(embeds, lengths, strict=True)):
-        count = int(n.sum())
-        moved = torch.tensor([begins[id(embed)] for embed in picture]) - (n.cumsum(0) - n)
-        place[i, :count] = torch.arange(count) + moved.repeat_interleave(n)
-        region[i, :count] = torch.arange(len(n)).repeat_interleave(n)
-        if words_end is not None:
-            spoken[i, :count] = torch.arange(count) + (words_end - n.cumsum(0)).repeat_interleave(n)
-    table = sent(torch.cat([*pieces, pieces[0].new_zeros(1, pieces[0].shape[1])]), device, dtype)  # last is padding
+    # Lists of Python's: a tensor for each step of this reckoning takes the host longer than all the numbers.
+    columns: list[list[list[int]]] = [[], [], []]
+    for picture in embeds:
+        place: list[int] = []
+        region: list[int] = []
+        spoken: list[int] = []
+        for r, embed in enumerate(picture):
+            tokens = embed.shape[0]
+            if id(embed) not in begins:
+                begins[id(embed)] = total
+                pieces.append(embed)
+                total += tokens
+            place.extend(range(begins[id(embed)], begins[id(embed)] + tokens))
+            region.extend([r] * tokens)
+            spoken.extend(range((words_end or 0) - tokens, words_end or 0))
+        for column, own in zip(columns, (place, region, spoken), strict=True):
+            column.append(own)
+    longest = max(map(len, columns[0]))
+    width = longest + -longest % multiple
+    for column, padding in zip(columns, (total, 0, 0), strict=True):
+        for own in column:
+            own.extend([padding] * (width - len(own)))
+    numbers = sent(tensor_of(np.array(columns if words_end is not None else columns[:2])), device)
+    table = sent_together([*pieces, pieces[0].new_zeros(1, pieces[0].shape[1])], device, dtype)  # last is padding
     return TextTokens(
-        embeds=F.embedding(sent(place, device), table),
-        valid=sent(place < total, device),
-        region=sent(region, device),
-        place=None if words_end is None else sent(spoken, device),
+        embeds=F.embedding(numbers[0], table),
+        valid=numbers[0] < total,
+        region=numbers[1],
+        place=None if words_end is None else numbers[2],
     )
 
 

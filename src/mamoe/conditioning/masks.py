@@ -7,6 +7,8 @@ host sync, on whatever device the tables are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int16, Int64, Shaped
@@ -20,9 +22,10 @@ from mamoe.vocabulary.layout import RegionResize
 def coverage(batch: RegionBatch, group: Int16[Tensor, "K"], num_groups: int) -> Float[Tensor, "B G h w"]:
     """Area share, in [0, 1], of every latent cell that belongs to every group, ``group`` being a table column."""
     height, width = batch.grid
-    place = (batch.image.long() * num_groups + group) * (height * width) + batch.cell
+    cells = height * width
+    place = batch.cell.long().add(batch.image, alpha=num_groups * cells).add_(group, alpha=cells)
     # Sums of whole numbers are exact in f32, so they do not depend on the order in which a GPU adds them.
-    counts = torch.zeros(len(batch) * num_groups * height * width, device=place.device)
+    counts = torch.zeros(len(batch) * num_groups * cells, device=place.device)
     counts.index_add_(0, place, batch.count.float())
     return counts.view(len(batch), num_groups, height, width) / batch.cell_pixels
 
@@ -44,6 +47,11 @@ def area_shares(shares: Float[Tensor, "B G h w"], num_levels: int) -> tuple[Floa
     there. Areas are carried along, so that shares stay exact shares of pixels on every level.
     """
     levels = [shares]
+    finer = level_grids((shares.shape[2], shares.shape[3]), num_levels - 1)
+    if all(side % 2 == 0 for grid in finer for side in grid):
+        for _ in range(num_levels - 1):  # all cells of a level are alike, and their mean is exact: it halves twice
+            levels.append(F.avg_pool2d(levels[-1], kernel_size=2))
+        return tuple(levels)
     area = shares.new_ones(1, 1, *shares.shape[-2:])
     covered = shares
     for _ in range(num_levels - 1):
@@ -68,20 +76,22 @@ def region_masks(
         grids = level_grids((shares.shape[2], shares.shape[3]), num_levels)
         return tuple(F.interpolate(shares, size=grid, mode="nearest-exact") > 0 for grid in grids)
     levels = area_shares(shares, num_levels)
-    masks = [share > threshold for share in levels]
     if mode is RegionResize.AREA:
-        masks = [_keep_vanishing(mask, share) for mask, share in zip(masks, levels, strict=True)]
-    return tuple(masks)
+        return tuple(_keeping_vanishing(share, threshold) for share in levels)
+    return tuple(share > threshold for share in levels)
 
 
-def attend_mask(
-    mask: Bool[Tensor, "B R h w"], region: Int64[Tensor, "B S"], valid: Bool[Tensor, "B S"]
-) -> Bool[Tensor, "B N S"]:
-    """Cell n attends token s where the token's region covers the cell and the token is no padding.
+def attend_masks(
+    masks: Sequence[Bool[Tensor, "B R _ _"]], region: Int64[Tensor, "B S"], valid: Bool[Tensor, "B S"]
+) -> tuple[Bool[Tensor, "B _ S"], ...]:
+    """Of every level: cell n attends token s where the token's region covers the cell and the token is no padding.
 
-    Every row has a True as long as an everywhere-region has a valid token: region 0 always has.
+    Every row has a True as long as an everywhere-region has a valid token: region 0 always has. The levels are parts
+    of one tensor, made at once.
     """
-    return _of_tokens(mask, region).logical_and_(valid.unsqueeze(1))
+    cells = [mask.flatten(2) for mask in masks]
+    attend = _of_tokens(torch.cat(cells, dim=2), region).logical_and_(valid.unsqueeze(1))
+    return torch.split(attend, [part.shape[2] for part in cells], dim=1)
 
 
 def attend_weights(
@@ -92,20 +102,20 @@ def attend_weights(
     Added to the scores it makes cell n attend token s in proportion to exp(score) times the share. Every row has a
     finite entry as long as an everywhere-region has a valid token: its shares are 1.
     """
-    return _of_tokens(share.log(), region).masked_fill(~valid.unsqueeze(1), -torch.inf)
+    return _of_tokens(share.log().flatten(2), region).masked_fill(~valid.unsqueeze(1), -torch.inf)
 
 
-def _of_tokens(values: Shaped[Tensor, "B R h w"], region: Int64[Tensor, "B S"]) -> Shaped[Tensor, "B N S"]:
+def _of_tokens(values: Shaped[Tensor, "B R N"], region: Int64[Tensor, "B S"]) -> Shaped[Tensor, "B N S"]:
     """For every cell and token the value of the token's region."""
     # Gathered along the last axis, which is how attention reads the result: no transposed copy of all tokens
     # afterwards, but one of the few regions before, because gathering from neighbours is twice as fast.
-    values_BNR = values.flatten(2).transpose(1, 2).contiguous()
+    values_BNR = values.transpose(1, 2).contiguous()
     return values_BNR.gather(2, region.unsqueeze(1).expand(-1, values_BNR.shape[1], -1))
 
 
-def _keep_vanishing(mask: Bool[Tensor, "B R h w"], share: Float[Tensor, "B R h w"]) -> Bool[Tensor, "B R h w"]:
-    vanished = ~mask.any(dim=(2, 3), keepdim=True)
-    return mask | (vanished & (share > 0))
+def _keeping_vanishing(share: Float[Tensor, "B R h w"], threshold: float) -> Bool[Tensor, "B R h w"]:
+    remains = share.amax(dim=(2, 3), keepdim=True) > threshold
+    return share > remains * threshold  # else > 0
 
 
 def _sum_2x2(values: Float[Tensor, "B G h w"]) -> Float[Tensor, "B G _ _"]:

@@ -60,6 +60,8 @@ class RegionBatch:
         """
         listing: Any = mask  # torch does not say of what the list is
         flags: list[bool] = listing.tolist()
+        if not any(flags):
+            return self
         prompts = tuple(("",) if flag else p for p, flag in zip(self.prompts, flags, strict=True))
         dropped = sent(mask, self.image.device)[self.image.long()]
         return replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -47,6 +47,9 @@ class ExpertRouting:
     Row k sends flattened cell ``token[k]`` (= b*N + n) to the expert whose slice ``offsets`` puts k in. With hard
     routing K = B*N and ``weight`` is None: ``token`` is a permutation. With area routing a cell may occur once per
     expert present in it, and its outputs are blended by ``weight`` (sums to 1 per cell).
+
+    Args:
+        known: ``back`` and ``member``, of who has made those of several routings at once; else they are found here.
     """
 
     token: Int64[Tensor, "K"]
@@ -56,14 +59,19 @@ class ExpertRouting:
     back: Int64[Tensor, "M"] | None = field(init=False)  # the row of every cell, with hard routing
     # Whose slice a row is in. The columns past E are empty: products take rows of whole 16 bytes.
     member: Shaped[Tensor, "K E8"] = field(init=False)
+    known: InitVar[tuple[Tensor, Tensor] | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, known: tuple[Tensor, Tensor] | None) -> None:
+        back, member = self._found() if known is None else known
+        object.__setattr__(self, "back", back)
+        object.__setattr__(self, "member", member)
+
+    def _found(self) -> tuple[Tensor | None, Tensor]:
         row = torch.arange(len(self.token), device=self.token.device)
         back = torch.empty_like(row).index_copy_(0, self.token, row) if self.weight is None else None
         ends = F.pad(self.offsets, (0, rounded_up(len(self.offsets)) - len(self.offsets)), value=len(self.token))
         begin = F.pad(ends[:-1], (1, 0))
-        object.__setattr__(self, "back", back)
-        object.__setattr__(self, "member", (row.unsqueeze(1) < ends) & (row.unsqueeze(1) >= begin))
+        return back, (row.unsqueeze(1) < ends) & (row.unsqueeze(1) >= begin)
 
     def computed_in(self, dtype: torch.dtype) -> ExpertRouting:
         """The same with its membership in the type that products have."""

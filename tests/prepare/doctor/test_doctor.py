@@ -126,8 +126,8 @@ def test_experts_get_the_cells_that_routing_gives_them(data):
     for load in counts.loads(CellCounter(SCENES).groupings):
         expert = SCENES.grouping(load.name).expert_of_class[classes]
         share = np.stack([(expert == e).reshape(8, 8, 16, 8).mean(axis=(1, 3)) for e in range(len(load.experts))])
-        offsets = route_hard(torch.from_numpy(share.astype(np.float32))[None]).offsets
-        assert np.allclose(load.share, np.diff(offsets.numpy(), prepend=0) / 128), load.name
+        (routing,) = route_hard([torch.from_numpy(share.astype(np.float32))[None]])
+        assert np.allclose(load.share, np.diff(routing.offsets.numpy(), prepend=0) / 128), load.name
     assert counts.of_class.sum(axis=1).tolist() == [128, 32, 8, 2]
 
 

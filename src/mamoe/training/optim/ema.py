@@ -83,6 +83,7 @@ class WeightAverage(AveragedWeights):
         super().__init__(modules)
         self.decay = decay
         self._average = [p.detach().float().clone() for p in self._weights]
+        self._in_float32 = all(p.dtype == torch.float32 for p in self._weights)
 
     def values(self) -> list[Tensor]:
         return self._average
@@ -90,7 +91,8 @@ class WeightAverage(AveragedWeights):
     @torch.no_grad()
     def update(self) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._average, [p.float() for p in self._weights], 1 - decay)  # type: ignore[attr-defined]
+        weights = self._weights if self._in_float32 else [p.float() for p in self._weights]
+        torch._foreach_lerp_(self._average, weights, 1 - decay)  # type: ignore[attr-defined]
         self.updates += 1
 
     def load_state_dict(self, module: str, state: Mapping[str, Tensor]) -> None:

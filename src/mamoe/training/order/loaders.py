@@ -88,6 +88,11 @@ class LayoutDataModule(LightningDataModule):
         share = self.batch_size // self.trainer.world_size
         return piece_starts(share, self.pieces)[batch_idx % self.pieces], share / self.pieces
 
+    def pictures(self) -> Iterator[list[Key]]:
+        """Those of every batch that the loader fetches, from its first one on."""
+        assert self._loader is not None, "the training has a loader"
+        return iter(self._loader.batch_sampler)  # type: ignore[arg-type]
+
     def take_waited(self) -> float:
         """Seconds the training waited for pictures since the last call."""
         return self._loader.take_waited() if self._loader is not None else 0.0

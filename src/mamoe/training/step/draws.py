@@ -28,8 +28,8 @@ class Draws:
     loss_seeds: tuple[int, ...]  # B: for what a loss draws itself
 
     def to(self, device: torch.device | str) -> Draws:
-        timesteps, noise, dropped = (sent(t, device) for t in (self.timesteps, self.noise, self.dropped))
-        return replace(self, timesteps=timesteps, noise=noise, dropped=dropped)
+        """Everything but ``dropped``, which only the host reads."""
+        return replace(self, timesteps=sent(self.timesteps, device), noise=sent(self.noise, device))
 
 
 def training_draws(
@@ -42,12 +42,14 @@ def training_draws(
     *,
     sampling: TimestepSampling = UNIFORM,
     places: Places | None = None,
+    noise: Float[Tensor, "B C h w"] | None = None,
 ) -> Draws:
-    """Timesteps, normal noise and prompt dropout for a training batch, on the CPU."""
+    """Timesteps, normal noise and prompt dropout for a training batch, on the CPU; ``noise`` if it is drawn already."""
     keys = list(zip(epoch, index, strict=True))
     timesteps = draw_timesteps(sampling, seed, keys, num_timesteps, places)
     dropped = [torch.rand((), generator=generator_for(seed, "dropout", *k)) < prompt_dropout for k in keys]
-    noise = stacked_randn(latent_shape, [generator_for(seed, "noise", *k) for k in keys])
+    if noise is None:
+        noise = picture_noise(seed, epoch, index, latent_shape)
     seeds = tuple(derive_seed(seed, "loss", *k) for k in keys)
     return Draws(timesteps=timesteps, noise=noise, dropped=torch.stack(dropped), loss_seeds=seeds)
 
@@ -71,6 +73,14 @@ def fixed_draws(
     dropped = torch.zeros(len(timesteps), dtype=torch.bool)
     seeds = tuple(derive_seed(seed, "fixed loss", i) for i in index)
     return Draws(timesteps=timesteps, noise=noise, dropped=dropped, loss_seeds=seeds)
+
+
+def picture_noise(
+    seed: int, epoch: Sequence[int], index: Sequence[int], latent_shape: tuple[int, int, int]
+) -> Float[Tensor, "B C h w"]:
+    """What is added to the latents of training pictures."""
+    keys = zip(epoch, index, strict=True)
+    return stacked_randn(latent_shape, [generator_for(seed, "noise", *k) for k in keys])
 
 
 def posterior_noise(

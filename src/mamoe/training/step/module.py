@@ -31,11 +31,13 @@ from mamoe.models.control.call import control_input, control_of, predict
 from mamoe.models.experts.moe import prepare_experts
 from mamoe.randomness import derive_seed, seed_streams
 from mamoe.training.optim import apply_lr_factors, parameter_groups
+from mamoe.training.optim.clipping import divisor, global_norm
 from mamoe.training.optim.ema import AveragedWeights, ScheduleFreeAverage, WeightAverage, is_schedule_free
 from mamoe.training.optim.rates import Rates
 from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.scale.loss_scale import ScaledPrecision
 from mamoe.training.scale.sharding import shard, whole_of
+from mamoe.training.step.ahead import Noise, NoiseAhead, Shape
 from mamoe.training.step.draws import Draws, posterior_noise, training_draws
 from mamoe.training.step.finite import StepWatch, leaves_out
 from mamoe.training.step.latents import moments_of
@@ -85,6 +87,7 @@ class DiffusionModule(LightningModule):
         self._optimization = optimization
         self._to_compile: Compiled = networks.compile
         self._weights: list[nn.Parameter] = []  # that learn, once they are where they stay
+        self._noise: NoiseAhead | None = None  # where the device works ahead of the host
         self._mean_size: float | None = None  # pictures of a micro-batch, on average over those of a step
         _check(self)
 
@@ -110,6 +113,7 @@ class DiffusionModule(LightningModule):
         epoch, index = batch.epoch.tolist(), batch.index.tolist()
         latents = self.encode(batch)
         shape = tuple(latents.shape[1:])
+        drawn = self._drawn_ahead(batch, shape)  # type: ignore[arg-type]
         draws = training_draws(
             self.seed,
             epoch,
@@ -119,6 +123,7 @@ class DiffusionModule(LightningModule):
             self.prompt_dropout,
             sampling=self.timesteps,
             places=self._places(batch_idx) if self.timesteps.kind is TimestepKind.STRATIFIED else None,
+            noise=None if drawn is None else drawn[1],
         )
         return self.loss_per_image(latents, batch.regions, draws, batch.cell_weight, step=self.global_step)
 
@@ -197,9 +202,15 @@ class DiffusionModule(LightningModule):
             assert self.vae is not None and batch.image is not None
             moments = moments_of(self.vae, batch.image)
         mean, std = moments.unbind(1)
-        shape = tuple(mean.shape[1:])
-        noise = posterior_noise(self.seed, batch.epoch.tolist(), batch.index.tolist(), shape)  # type: ignore[arg-type]
+        epoch, index, shape = batch.epoch.tolist(), batch.index.tolist(), tuple(mean.shape[1:])
+        drawn = self._drawn_ahead(batch, shape)  # type: ignore[arg-type]
+        noise = posterior_noise(self.seed, epoch, index, shape) if drawn is None else drawn[0]  # type: ignore[arg-type]
         return self.scaling.scaled(mean + std * sent(noise, mean.device))
+
+    def _drawn_ahead(self, batch: Batch, shape: Shape) -> Noise | None:
+        if self._noise is None:
+            return None
+        return self._noise.of(list(zip(batch.epoch.tolist(), batch.index.tolist(), strict=True)), shape)
 
     @torch.no_grad()
     def _control(self, regions: RegionBatch) -> Tensor | None:
@@ -221,6 +232,10 @@ class DiffusionModule(LightningModule):
             )
         return conditioning
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        if self._noise is not None:  # autograd's own thread orders the backward pass, while this one waits
+            self._noise.begin()
+
     # The optimizer step.
 
     def configure_optimizers(self) -> Any:
@@ -233,18 +248,20 @@ class DiffusionModule(LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip by the global norm, once per optimizer step; the last look before the weights change."""
-        weights = [p for p in self._weights if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in weights])  # type: ignore[misc]
+        norm = global_norm([gradient for p in self._weights if (gradient := p.grad) is not None])
         whole, ours = whole_of(norm), self.trainer.optimizers[0]
-        if gradient_clip_val is not None and self._clips(whole, float(gradient_clip_val)):
-            nn.utils.clip_grads_with_norm_(weights, float(gradient_clip_val), norm)
+        most = None if gradient_clip_val is None else float(gradient_clip_val)
         group = ours.param_groups[0]
         rate = group["lr"] / group.get("lr_factor", 1.0)
         if self._looks_later(ours):
             self.look()
             self._before = Rates(ours, self._schedule)
+            # Both are read by the optimizer's own kernels, which spares a pass over all gradients.
+            ours.grad_scale = None if most is None else divisor(whole, most)  # type: ignore[attr-defined]
             ours.found_inf = self.watch.look_later(whole, learning_rate=rate, trainer=self.trainer)  # type: ignore[attr-defined]
         else:
+            if most is not None and self._clips(whole, most):
+                nn.utils.clip_grads_with_norm_(self._weights, most, norm)
             scaled = isinstance(self.trainer.precision_plugin, ScaledPrecision)
             self.watch.check(whole, learning_rate=rate, trainer=self.trainer, scaled=scaled)
 
@@ -300,6 +317,9 @@ class DiffusionModule(LightningModule):
             self.ema = ScheduleFreeAverage(self.trained, optimizer)
         elif decay is not None:
             self.ema = WeightAverage(self.trained, decay)
+
+    def on_train_start(self) -> None:
+        self._noise = NoiseAhead(self.seed, self._data.pictures()) if works_ahead(self.device) else None
 
     def on_train_end(self) -> None:
         # Lightning would move what the optimizer keeps, twice the weights' bytes, to the host, where nobody reads it.
