@@ -59,6 +59,18 @@ def test_a_recorded_network_learns_the_same(tmp_path, accumulated, caplog):
     assert_learned_alike(recorded, plain)
 
 
+def test_what_is_recorded_is_in_the_format_of_the_training(tmp_path):
+    module, formats = make_module(compile="graph"), []
+
+    def note(*_):
+        formats.append((torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()))
+
+    module.unet.conv_in.register_forward_pre_hook(note)
+    trainer = {**CPU, "precision": "bf16-mixed"}
+    fit(module, make_data(), tmp_path, max_steps=2, checkpoint_every_n_steps=50, trainer=trainer)
+    assert made and set(formats) == {(True, False)}  # a weight that stays cast would be recorded as it was
+
+
 def test_what_cannot_be_recorded_is_trained_all_the_same(tmp_path, caplog, monkeypatch):
     def refuse(forward, backward):
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")

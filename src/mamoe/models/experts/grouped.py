@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mamoe.machine.kernels import runs_kernels
+from mamoe.machine.replay import is_recording
 from mamoe.models.experts.stacking import lay_end_to_end, stacked, whole
 from mamoe.vocabulary.conditioning import ExpertRouting, rounded_up
 
@@ -126,6 +127,7 @@ def grouped_layers(
 ) -> Float[Tensor, "K C"]:
     """Sorted rows through the layers of their experts; any routing, any dropout, gradients by torch."""
     dtype = compute_dtype(rows)
+    _check_recordable(rows, dtype)
     wide, wide_bias, narrow, narrow_bias = (stacked(parts, dtype) for parts in weights)
     member = routing.member.to(dtype)
     # A bias is added by a product, because its gradient is a product then too; that of a gather is a slow scatter.
@@ -213,6 +215,11 @@ def laid_out(rows: Tensor, nets: Sequence[nn.ModuleList]) -> Laid | None:
     return Laid(weights=weights, memories=there, layers=layers, own=own, places=places)
 
 
+def _check_recordable(rows: Tensor, dtype: torch.dtype) -> None:
+    if dtype != torch.bfloat16 and rows.is_cuda and is_recording():
+        raise RuntimeError("torch's grouped products wait for the host in other formats than bfloat16")
+
+
 def _for_members(bias_EF: Float[Tensor, "E F"], member: Float[Tensor, "K E8"]) -> Float[Tensor, "E8 F"]:
     """A row for each column of the membership matrix, which has whole 16 bytes: products of 5 experts are slower."""
     return F.pad(bias_EF, (0, 0, 0, member.shape[1] - len(bias_EF)))
@@ -227,6 +234,7 @@ def _computed(
     weights: Sequence[Sequence[Tensor]],
 ) -> tuple[Tensor, ...]:
     """The result, and what the backward pass needs."""
+    _check_recordable(cells, dtype)
     member = routing.member.to(dtype)
     if laid is None:
         rows_of = (None, member.shape[1]) * 2

@@ -341,9 +341,9 @@ class DiffusionModule(LightningModule):
         records = asked in ("graph", "full") and self._can_record()
 
         def trial() -> None:
-            uncached = uncached_autocast(self.device) if records else nullcontext()  # the compiler minds
-            with self.trainer.precision_plugin.forward_context(), uncached:
-                loss = self._losses(batch, batch_idx).sum()
+            with self.trainer.precision_plugin.forward_context():
+                with uncached_autocast(self.device) if records else nullcontext():  # the compiler minds
+                    loss = self._losses(batch, batch_idx).sum()
             torch.autograd.grad(loss, self._weights, allow_unused=True)
 
         if asked != "graph":
