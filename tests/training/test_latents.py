@@ -67,6 +67,29 @@ def test_moments_are_those_of_the_posterior_and_do_not_depend_on_batch_mates(vae
     assert all(torch.equal(moments_of(vae, x[i : i + 1])[0], both[i]) for i in range(3))
 
 
+@pytest.mark.parametrize("reduced", [False, True])
+def test_moments_have_the_same_bits_for_any_number_of_threads(vae, reduced):
+    x, before, found = pictures(3), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+                found.append(moments_of(vae, x))
+            assert torch.get_num_threads() == threads and not found[-1].requires_grad
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    plain = moments_of(vae, x)
+    assert torch.equal(plain, found[0]) is not reduced  # the caller's number format is that of every thread
+
+
+def test_large_pictures_are_encoded_one_after_another_with_the_same_result(vae, monkeypatch):
+    x = pictures(3)
+    together = moments_of(vae, x)
+    monkeypatch.setattr(latents, "_SMALL", 0)
+    torch.testing.assert_close(moments_of(vae, x), together, atol=1e-5, rtol=1e-4)
+
+
 def test_scaling_is_what_pipelines_undo(vae):
     x, scaling = torch.randn(2, 4, 2, 3), LatentScaling.of(vae)
     assert torch.allclose(scaling.unscaled(scaling.scaled(x)), x, atol=1e-6)

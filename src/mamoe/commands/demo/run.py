@@ -61,7 +61,6 @@ from mamoe.vocabulary.taxonomy import Taxonomy
 
 COUNTS = {"train": 256, "val": 32, "test": 32}
 SEED = 0
-DRAWING = Drawing(steps=12, guidance_scale=3.0, batch_size=8, seed=SEED)
 DRAWN = "drawn"  # folder of the pictures that the page shows and the scores are of
 SWAPPED_PROMPTS = "instance_prompts_swapped.json"  # in it
 ROWS = 12  # of the gallery
@@ -135,7 +134,8 @@ def run_demo(
     # Pictures.
     tests = samples_of(config, "test")
     swapped = [with_swapped_colours(sample) for sample in tests]
-    pictures = draw_all(config, run, out / DRAWN, tests, swapped, say)
+    drawing = Drawing(steps=model.drawing_steps, guidance_scale=3.0, batch_size=8, seed=SEED)
+    pictures = draw_all(config, run, out / DRAWN, tests, swapped, drawing, say)
 
     # Scores.
     scores = measure(out, data, tests, swapped, say)
@@ -148,7 +148,7 @@ def run_demo(
         rows=tuple(gallery(tests, swapped, pictures, Taxonomy.load("scenes"))[:ROWS]),
         losses=losses_of(run),
         commands=commands_after(out, run),
-        facts=facts(started, trained, result.step, config.data.batch_size),
+        facts=facts(started, trained, result.step, config.data.batch_size, drawing),
     )
     page = out / "index.html"
     write_page(report, page)
@@ -220,7 +220,13 @@ def _check_model(begun: str, model: DemoModel, out: Path) -> None:
 
 
 def draw_all(
-    config: Train, run: Path, folder: Path, tests: Sequence[Sample], swapped: Sequence[Sample], say: Narrator
+    config: Train,
+    run: Path,
+    folder: Path,
+    tests: Sequence[Sample],
+    swapped: Sequence[Sample],
+    drawing: Drawing,
+    say: Narrator,
 ) -> Pictures:
     """Draw every test layout with its prompts, with swapped prompts, and by the base model without layout.
 
@@ -228,7 +234,7 @@ def draw_all(
     """
     tuned = _quiet(LayoutPipeline.from_pretrained(run))
     base = _quiet(LayoutPipeline.from_pretrained(resolved(str(config.model.path or config.model.init_from))))
-    seeds = [derive_seed(DRAWING.seed, "demo", sample.index) for sample in tests]
+    seeds = [derive_seed(drawing.seed, "demo", sample.index) for sample in tests]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -238,14 +244,14 @@ def draw_all(
         made_by = {"scheduler": type(pipe.scheduler).__name__, "model_hash": model_hash(pipe)}
 
         def make(batch: list[int]) -> list[Image.Image]:
-            return sample_batch(pipe, [samples[i] for i in batch], [seeds[i] for i in batch], DRAWING, layout=layout)
+            return sample_batch(pipe, [samples[i] for i in batch], [seeds[i] for i in batch], drawing, layout=layout)
 
         def record(i: int) -> dict[str, Any]:
             sample = samples[i]
-            return record_of(sample.prompts, sample.panoptic.size, seeds[i], DRAWING, key=sample.key, **made_by)
+            return record_of(sample.prompts, sample.panoptic.size, seeds[i], drawing, key=sample.key, **made_by)
 
         names = [f"{bare_name(sample.key)}.png" for sample in samples]
-        batches = list(batches_by_size([sample.panoptic.size for sample in samples], DRAWING.batch_size))
+        batches = list(batches_by_size([sample.panoptic.size for sample in samples], drawing.batch_size))
         with say.part(title) as update, autocast_where_faster(device, training=False):
             paths = fill(folder / name, names, batches, make, record=record, again=True, progress=update)
         return [read_picture(path) for path in paths]
@@ -358,7 +364,7 @@ def commands_after(out: Path, run: Path) -> tuple[Command, ...]:
     )
 
 
-def facts(started: float, trained: float, steps: int, batch_size: int) -> tuple[tuple[str, str], ...]:
+def facts(started: float, trained: float, steps: int, batch_size: int, drawing: Drawing) -> tuple[tuple[str, str], ...]:
     """The small print of the page."""
     now = time.perf_counter()
     return (
@@ -369,7 +375,7 @@ def facts(started: float, trained: float, steps: int, batch_size: int) -> tuple[
         ),
         (
             "Pictures and scores",
-            f"{now - trained:.0f} s, {DRAWING.steps} denoising steps, guidance {DRAWING.guidance_scale:g}",
+            f"{now - trained:.0f} s, {drawing.steps} denoising steps, guidance {drawing.guidance_scale:g}",
         ),
         ("Peak memory", f"{peak_mib(CPU) / 2**10:.1f} GiB"),
     )

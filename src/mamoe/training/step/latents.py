@@ -1,10 +1,11 @@
-"""Pictures to latents: the posterior of a frozen autoencoder, one picture at a time, and a cache filled with it."""
+"""Pictures to latents: the posterior of a frozen autoencoder, every picture by itself, and a cache filled with it."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, islice
 
 import torch
 from diffusers import AutoencoderKL
@@ -17,21 +18,60 @@ from mamoe.data.geometry.joint import Placement
 from mamoe.models.autoencoder import posterior_of, without_overflow
 
 SHARD = 128  # pictures per shard: what a killed process loses at most
+_SMALL = 2**18  # pixels: of larger pictures, one at a time keeps all threads busy, and several take much memory
+_TOGETHER = 16  # small pictures handed to the threads at a time
 
 
-@torch.no_grad()
 def moments_of(vae: AutoencoderKL, images: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2 C h w"]:
     """Mean and standard deviation of the posterior of every picture, float32, on the autoencoder's device.
 
-    Pictures are encoded one by one, so that a latent does not depend on batch mates down to the last bit, nor on
+    Every picture is encoded by itself, so that a latent does not depend on batch mates down to the last bit, nor on
     whether it comes from a cache.
     """
-    both = []
     with without_overflow(vae, vae.device):
-        for image in images.to(vae.device):
-            posterior = posterior_of(vae, image[None].to(vae.dtype) / 127.5 - 1)
-            both.append(torch.cat([posterior.mean.float(), posterior.std.float()]))
-    return torch.stack(both)
+        return torch.stack(list(_each(vae, images.to(vae.device))))
+
+
+def _each(vae: AutoencoderKL, pictures: Iterable[UInt8[Tensor, "3 H W"]]) -> Iterator[Float[Tensor, "2 C h w"]]:
+    """The moments of every picture, in order, on the autoencoder's device."""
+    for small, some in groupby(pictures, key=lambda picture: picture.shape[1] * picture.shape[2] <= _SMALL):
+        if small and vae.device.type == "cpu":
+            while group := list(islice(some, _TOGETHER)):
+                yield from _side_by_side(vae, group)
+        else:
+            yield from (_moments(vae, picture) for picture in some)
+
+
+def _side_by_side(vae: AutoencoderKL, pictures: Sequence[UInt8[Tensor, "3 H W"]]) -> Sequence[Float[Tensor, "2 C h w"]]:
+    """The moments of small pictures on a CPU, each by one thread.
+
+    Threads that share a small picture spend much of their time waiting for each other. By itself a thread needs nobody,
+    and the bits are the same for any number of threads.
+    """
+    threads, kind = torch.get_num_threads(), vae.device.type
+    cast, to = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)  # which hold for this thread alone
+
+    def moments(picture: Tensor) -> Tensor:
+        with torch.autocast(kind, to, enabled=cast):
+            return _moments(vae, picture)
+
+    torch.set_num_threads(1)
+    try:
+        with without_overflow(vae, vae.device), ThreadPoolExecutor(threads, initializer=_alone) as pool:
+            return list(pool.map(moments, pictures))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _alone() -> None:
+    torch.set_num_threads(1)  # a thread that is new would start as many helpers as there are processors
+
+
+@torch.no_grad()  # here, for it holds for one thread alone
+def _moments(vae: AutoencoderKL, picture: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "2 C h w"]:
+    with without_overflow(vae, vae.device):
+        posterior = posterior_of(vae, picture[None].to(vae.device).to(vae.dtype) / 127.5 - 1)
+    return torch.cat([posterior.mean.float(), posterior.std.float()])
 
 
 def fill_latents(
@@ -68,8 +108,8 @@ def fill_latents(
             done += len(chunk) - len(todo)
             pictures = pool.map(lambda key: wanted[key][0].placed_picture(wanted[key][1], key[1]), todo)
             fresh = {}
-            for key, picture in zip(todo, pictures, strict=True):
-                fresh[key] = moments_of(vae, picture[None])[0].cpu()
+            for key, moments in zip(todo, _each(vae, pictures), strict=True):
+                fresh[key] = moments.cpu()
                 done += 1
                 if progress is not None:
                     progress(done, len(keys))
