@@ -266,6 +266,16 @@ def test_it_can_be_copied_and_pickled(models):
         assert torch.equal(run(twin, given, levels), wanted)
 
 
+def test_a_copy_of_what_is_recorded_or_compiled_computes_for_itself(models):
+    model = models.mamoe()
+    layer = next(module for module in model.modules() if isinstance(module, MoEFeedForward))
+    for module in (model, layer):
+        module._compiled_call_impl = lambda *_, **__: "the original's"
+        for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+            assert twin._compiled_call_impl is None
+        module._compiled_call_impl = None
+
+
 # Real sizes.
 
 SD21 = {

@@ -122,6 +122,22 @@ def test_blocks_that_cannot_be_compiled_draw_all_the_same(pipe, make_map, monkey
     assert len(pipe("a", layout, num_inference_steps=1).images) == 1
 
 
+def test_what_cannot_be_recorded_lies_in_memory_as_before(pipe, monkeypatch):
+    def refuse(unet, *others):
+        laid.append(unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last))
+        return "no memory for it"
+
+    laid, told = [], []
+    monkeypatch.setattr(type(pipe), "device", property(lambda self: torch.device("cuda")))
+    monkeypatch.setattr("mamoe.sampling.fast.has_triton", lambda: True)
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
+    monkeypatch.setattr("mamoe.sampling.fast.replayed_if_it_works", refuse)
+    before = {name: weight.stride() for name, weight in pipe.unet.named_parameters()}
+    speed_up(pipe, (64, 64), told.append)
+    assert laid == [True] and len(told) == 1
+    assert {name: weight.stride() for name, weight in pipe.unet.named_parameters()} == before
+
+
 def uncompile(network):
     for module in network.modules():
         module._compiled_call_impl = None

@@ -4,12 +4,13 @@ from functools import partial
 
 import pytest
 import torch
-from training_fakes import CPU, fit, make_data, make_module, weights
+from training_fakes import CPU, fit, make_data, make_module, tiny_unet, weights
 
 from mamoe.machine.replay import ReplayedSteps
+from mamoe.training.loop.fit import Endurance
 from mamoe.training.step import module as step_module
 from mamoe.training.step.module import DiffusionModule
-from mamoe.training.step.recorded import _Recorder, recorded_if_it_works
+from mamoe.training.step.recorded import recorded_if_it_works
 
 made = []
 
@@ -54,7 +55,7 @@ def test_a_recorded_network_learns_the_same(tmp_path, accumulated, caplog):
     plain = train(tmp_path / "plain", trainer=trainer)
     recorded = train(tmp_path / "recorded", trainer=trainer, compile="graph")
     assert made, "nothing was recorded"
-    assert isinstance(recorded.unet._compiled_call_impl, _Recorder)
+    assert recorded.unet._compiled_call_impl is None  # a recording is of one training
     assert not [record for record in caplog.records if "trainer.compile" in record.message]
     assert_learned_alike(recorded, plain)
 
@@ -89,6 +90,43 @@ def test_gradient_checkpointing_is_not_recorded(tmp_path, caplog):
     assert [record for record in caplog.records if "gradient checkpointing" in record.message]
 
 
+def test_a_layer_that_checkpoints_gradients_is_enough_to_record_nothing():
+    layer = Layer()
+    layer.inner = torch.nn.Module()
+    layer.inner.gradient_checkpointing = True  # type: ignore[assignment]
+    said = recorded_if_it_works(layer, lambda: None, added_up=False, record=again)
+    assert said is not None and "gradient checkpointing" in said and layer._compiled_call_impl is None
+
+
+def test_a_network_is_recorded_anew_in_its_next_training(tmp_path):
+    """Whose weights that learn may be others."""
+    learned = {}
+    for how in ("off", "graph"):
+        unet = tiny_unet()
+        unet.requires_grad_(False).up_blocks.requires_grad_(True)
+        train(tmp_path / how / "one", unet=unet, compile=how)
+        unet.requires_grad_(True)
+        learned[how] = train(tmp_path / how / "other", unet=unet, compile=how)
+    assert len(made) == 2
+    assert_learned_alike(learned["graph"], learned["off"])
+
+
+def test_a_recording_that_lacks_memory_is_made_of_smaller_pieces(tmp_path, monkeypatch, caplog):
+    def cramped(forward, backward):
+        parts = again(forward, backward)
+        if parts[1].shape[0] > 2:
+            raise torch.OutOfMemoryError("out of memory: injected")
+        return parts
+
+    monkeypatch.setattr(step_module, "recorded_if_it_works", partial(recorded_if_it_works, record=cramped))
+    plain, recorded = train(tmp_path / "plain"), make_module(compile="graph")
+    data, endurance = make_data(), Endurance(auto_microbatch=True)
+    fit(recorded, data, tmp_path, max_steps=3, checkpoint_every_n_steps=50, trainer=CPU, endurance=endurance)
+    assert data.pieces == 2 and [shape[0] for shape in made] == [4, 2]
+    assert not [record for record in caplog.records if "trainer.compile" in record.message]
+    assert_learned_alike(recorded, plain)
+
+
 class Layer(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -100,6 +138,18 @@ class Layer(torch.nn.Module):
 
 def steps_of(layer, added_up):
     return ReplayedSteps(layer.forward, list(layer.parameters()), added_up=added_up, record=again)
+
+
+def test_a_recording_draws_none_of_a_training_s_numbers():
+    def once(forward, backward):
+        return backward, forward(), backward, ()
+
+    steps = ReplayedSteps(lambda x: x * torch.rand(3), [], record=once)
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    steps.record(torch.ones(2, 3))
+    assert torch.equal(torch.rand(3), wanted)
 
 
 @pytest.mark.parametrize("added_up", [False, True])

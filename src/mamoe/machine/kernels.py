@@ -16,5 +16,8 @@ def has_triton() -> bool:
 
 
 def runs_kernels(x: Tensor) -> bool:
-    """Whether kernels of our own may work on ``x``: on a GPU, and not where torch's compiler writes such itself."""
-    return x.is_cuda and not torch.compiler.is_compiling() and has_triton()
+    """Whether kernels of our own may work on ``x``: on a GPU, and not where torch's compiler writes such itself.
+
+    They compute in float32, which float64 would lose digits in.
+    """
+    return x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling() and has_triton()

@@ -167,7 +167,9 @@ class ReplayedSteps:
         """Make the recording of these shapes, in the place of the one before."""
         self._recorded = None  # before another takes as much memory
         places, own_args, own_kwargs = _placed(args, kwargs)
-        step = _RecordedStep(places, lambda: self._call(*own_args, **own_kwargs), self._weights, self._record)
+        gpus = {place.device for place in places if place.is_cuda}
+        with torch.random.fork_rng(gpus):  # the passes of a recording are none of the training's: it draws as without
+            step = _RecordedStep(places, lambda: self._call(*own_args, **own_kwargs), self._weights, self._record)
         self._recorded = (_form((args, kwargs)), step)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:

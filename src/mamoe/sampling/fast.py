@@ -25,7 +25,7 @@ from mamoe.sampling.pipeline import LayoutPipeline
 def speed_up(pipe: LayoutPipeline, size: tuple[int, int], say: Callable[[str], None]) -> None:
     """Record the UNet of ``pipe`` on a GPU, which takes seconds, or compile its blocks elsewhere, which takes minutes.
 
-    It is tried on one step of a picture. Where that does not work, ``pipe`` stays as it is and ``say`` is told why.
+    It is tried on one step of a picture. Where that does not work, ``pipe`` draws as before and ``say`` is told why.
     What is recorded has its channels last in memory, as convolutions want them.
 
     Args:
@@ -34,15 +34,30 @@ def speed_up(pipe: LayoutPipeline, size: tuple[int, int], say: Callable[[str], N
     size = padded_size(size, pipe.side_multiple)
     trial = partial(pipe, "", height=size[0], width=size[1], num_inference_steps=1, output_type="latent")
     if pipe.device.type == "cuda":
-        if has_triton():
-            to_channels_last(pipe.unet)
-            with_channels_last(pipe.vae)
+        put_back = _lay_channels_last(pipe) if has_triton() else None
         record = partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
         problem = replayed_if_it_works(pipe.unet, trial, record)
+        if problem is not None and put_back is not None:
+            put_back()
     else:
         problem = compiled_if_it_works(blocks_of(pipe.unet), trial)
     if problem is not None:
         say(f"--fast does not work here, the pictures are drawn as without it: {problem}")
+
+
+def _lay_channels_last(pipe: LayoutPipeline) -> Callable[[], None]:
+    """Lay pictures' channels last in memory; what is returned lays them as they were."""
+    networks: tuple[Any, ...] = (pipe.unet, pipe.vae)
+    first = [weight for one in networks for weight in one.parameters() if weight.dim() == 4 and weight.is_contiguous()]
+    to_channels_last(pipe.unet)
+    with_channels_last(pipe.vae)
+
+    def put_back() -> None:
+        # Not by `contiguous`, which leaves kernels of 1x1 alone: convolutions go by their strides all the same.
+        for weight in first:
+            weight.data = weight.data.flatten().view(weight.shape)
+
+    return put_back
 
 
 def replayed_if_it_works(

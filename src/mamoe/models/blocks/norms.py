@@ -21,7 +21,8 @@ _WIDEST = 4096  # numbers of a row that our kernel takes
 
 class LayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
-        if is_recording() and self._suits(input):
+        # The compiler would mind whether it is recorded what it wrote, and write it once more.
+        if not torch.compiler.is_compiling() and is_recording() and self._suits(input):
             from mamoe.models.blocks.layer_norm import layer_norm
 
             return layer_norm(input, self.weight, self.bias, self.eps)
@@ -47,7 +48,9 @@ class GroupNorm(nn.GroupNorm):
 
     def with_silu(self, input: Tensor) -> Tensor:
         """SiLU of the norm."""
-        return self._fused(input, silu=True) if fuses(input) and self.affine else F.silu(self(input))
+        if fuses(input) and self.affine and _runs_bare(self):
+            return self._fused(input, silu=True)
+        return F.silu(self(input))
 
     def _fused(self, input: Tensor, *, silu: bool) -> Tensor:
         from mamoe.models.blocks.group_norm import group_norm
@@ -68,6 +71,13 @@ def widens_norms(device: torch.device) -> bool:
     """Whether autocast is on that computes norms in float32."""
     # Autocast on a CPU leaves norms alone.
     return device.type == "cuda" and torch.is_autocast_enabled("cuda")
+
+
+def _runs_bare(module: nn.Module) -> bool:
+    """Whether nothing has to run before or after a layer's forward pass, as what fetches weights (offloading) does."""
+    return not (module._forward_pre_hooks or module._forward_hooks or module._backward_hooks) and (
+        not module._backward_pre_hooks and "forward" not in module.__dict__
+    )
 
 
 def fuses(x: Tensor) -> bool:

@@ -123,7 +123,7 @@ class MoEFeedForward(RoutedFeedForward):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_laid": None}  # a copy's weights lie elsewhere
+        return {**super().__getstate__(), "_laid": None}  # a copy's weights lie elsewhere
 
 
 def dense_of(layers: nn.ModuleList) -> FeedForward:

@@ -185,7 +185,8 @@ class MaMoEUNet2DConditionModel(SteeredNetwork, UNet2DConditionModel):
         return self._holders
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_holders": None}  # a copy may lose some of its modules, and must not keep them
+        # A copy may lose some of its modules, and must not keep them.
+        return {**super().__getstate__(), "_holders": None}
 
     def computed_in(self, dtype: torch.dtype, levels: Sequence[LevelConditioning]) -> tuple[LevelConditioning, ...]:
         """A layout in the type of this network's products, for all blocks at once; one that is in it stays as it is."""

@@ -41,8 +41,8 @@ from mamoe.training.step.ahead import Noise, NoiseAhead, Shape
 from mamoe.training.step.draws import Draws, posterior_noise, training_draws
 from mamoe.training.step.finite import StepWatch, leaves_out
 from mamoe.training.step.latents import moments_of
-from mamoe.training.step.parts import Compiled, Networks, Objective, Optimization
-from mamoe.training.step.recorded import recorded_if_it_works, uncached_autocast
+from mamoe.training.step.parts import Networks, Objective, Optimization
+from mamoe.training.step.recorded import recorded_if_it_works, uncached_autocast, unrecorded
 from mamoe.training.step.timesteps import Places, TimestepKind
 from mamoe.vocabulary.batch import Batch, RegionBatch
 from mamoe.vocabulary.conditioning import Conditioning
@@ -85,7 +85,7 @@ class DiffusionModule(LightningModule):
         self.watch = StepWatch()
         self._before: Rates | None = None  # what the schedule had set before a step that nobody has looked at
         self._optimization = optimization
-        self._to_compile: Compiled = networks.compile
+        self._compile_as = self._to_compile = networks.compile
         self._weights: list[nn.Parameter] = []  # that learn, once they are where they stay
         self._noise: NoiseAhead | None = None  # where the device works ahead of the host
         self._mean_size: float | None = None  # pictures of a micro-batch, on average over those of a step
@@ -307,6 +307,9 @@ class DiffusionModule(LightningModule):
 
     def on_fit_start(self) -> None:
         self.watch = StepWatch()
+        # After a training that ended early, as for lack of memory: the weights and pieces of this one may be others.
+        unrecorded(self.unet)
+        self._to_compile = self._compile_as
         # Collecting them walks through all modules, which takes the host longer than a block of the network does.
         self._weights = [p for p in self.parameters() if p.requires_grad]
         for network in self._frozen:
@@ -322,16 +325,17 @@ class DiffusionModule(LightningModule):
         self._noise = NoiseAhead(self.seed, self._data.pictures()) if works_ahead(self.device) else None
 
     def on_train_end(self) -> None:
+        unrecorded(self.unet)
         # Lightning would move what the optimizer keeps, twice the weights' bytes, to the host, where nobody reads it.
         self.trainer.optimizers = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout layers know the global stream only. Seeding it per batch makes a resumed run draw the same numbers.
         trainer = self.trainer
+        self.watch.open = True
         if self._to_compile != "off":
             self._compile(batch, batch_idx)
         part = batch_idx % trainer.accumulate_grad_batches
-        self.watch.open = True
         self._mean_size = self._data.piece(batch_idx)[1]
         seed_streams(derive_seed(self.seed, "layers", trainer.global_step, part, trainer.global_rank), [self.device])
 

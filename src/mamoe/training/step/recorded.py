@@ -41,19 +41,31 @@ def recorded_if_it_works(
     Returns:
         None, or in a line why it computes as before.
     """
-    if getattr(network, "is_gradient_checkpointing", False):
+    # Asked of the layers: a network of ours that is put together from others has no word for it.
+    if any(getattr(module, "gradient_checkpointing", False) for module in network.modules()):
         return "gradient checkpointing runs layers again, which a recording cannot: set one of both"
     before = network._compiled_call_impl
     weights = [weight for weight in network.parameters() if weight.requires_grad]
-    network._compiled_call_impl = _Recorder(before or network._call_impl, weights, added_up=added_up, record=record)
+    network._compiled_call_impl = _Recorder(
+        before, before or network._call_impl, weights, added_up=added_up, record=record
+    )
     try:
         trial()
     except Exception as error:
+        network._compiled_call_impl = before
         if is_out_of_memory(error):
             raise
-        network._compiled_call_impl = before
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return None
+
+
+def unrecorded(network: nn.Module) -> None:
+    """Let ``network`` compute as before it was recorded, and give back the recording's memory.
+
+    A recording knows one training's weights, and whether its gradients are added up; another's may be others.
+    """
+    if isinstance(recorder := network._compiled_call_impl, _Recorder):
+        network._compiled_call_impl = recorder.before
 
 
 def uncached_autocast(device: torch.device) -> torch.autocast:
@@ -65,12 +77,24 @@ def uncached_autocast(device: torch.device) -> torch.autocast:
 
 
 class _Recorder:
-    """In the place of a network's call."""
+    """In the place of a network's call.
+
+    Args:
+        before: what was there; None: nothing but the network's own call.
+        call: what is recorded.
+        weights: see :class:`~mamoe.machine.replay.ReplayedSteps`, and for the rest.
+    """
 
     def __init__(
-        self, call: Callable[..., Any], weights: Sequence[Tensor], *, added_up: bool, record: Callable[..., Any]
+        self,
+        before: Callable[..., Any] | None,
+        call: Callable[..., Any],
+        weights: Sequence[Tensor],
+        *,
+        added_up: bool,
+        record: Callable[..., Any],
     ) -> None:
-        self._call = call
+        self.before, self._call = before, call
         self._steps = ReplayedSteps(self._called, weights, added_up=added_up, record=record)
         self._size: torch.Size | None = None  # of the pictures that are recorded
         self._tokens = 0
