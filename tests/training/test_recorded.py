@@ -1,6 +1,7 @@
 """trainer.compile=graph: a step's passes answered from a recording. Here a recording is made of running them again."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +126,18 @@ def test_a_recording_that_lacks_memory_is_made_of_smaller_pieces(tmp_path, monke
     assert data.pieces == 2 and [shape[0] for shape in made] == [4, 2]
     assert not [record for record in caplog.records if "trainer.compile" in record.message]
     assert_learned_alike(recorded, plain)
+
+
+def test_steps_are_recorded_on_a_gpu_by_one_process(monkeypatch):
+    monkeypatch.undo()
+
+    def records(kind, processes):
+        trainer = SimpleNamespace(world_size=processes)
+        return DiffusionModule._can_record(SimpleNamespace(device=torch.device(kind), trainer=trainer))
+
+    assert records("cuda", 1) and not records("cpu", 1) and not records("cuda", 2)
+    with torch.autograd.set_detect_anomaly(True):
+        assert not records("cuda", 1)
 
 
 class Layer(torch.nn.Module):

@@ -359,14 +359,15 @@ class DiffusionModule(LightningModule):
             accumulated = self.trainer.accumulate_grad_batches > 1
             problem = recorded_if_it_works(self.unet, trial, added_up=accumulated)
         elif asked == "graph":
-            problem = "steps are recorded on a GPU, by one process"
+            problem = "that takes a GPU and one process, and nobody who looks for anomalies meanwhile"
         else:
             return
         if problem is not None:
             log.warning("trainer.compile=%s: steps are not recorded: %s", asked, problem)
 
     def _can_record(self) -> bool:
-        return self.device.type == "cuda" and self.trainer.world_size == 1
+        # Looking for anomalies reads every gradient on the host.
+        return self.device.type == "cuda" and self.trainer.world_size == 1 and not torch.is_anomaly_enabled()
 
 
 def _check(module: DiffusionModule) -> None:
