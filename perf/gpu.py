@@ -38,8 +38,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
 from drawing import both_pipelines
-from gpu_measuring import FULL, T5_TOKENS, Scale, compared, milliseconds, peak_gib, quick_scale, ratios, settle
+from gpu_measuring import FULL, T5_TOKENS, Scale, compared, milliseconds, peak_gib, quick_scale, ratios
 from lightning.pytorch import Callback
+from loop_measuring import Enough, Numbers, StepClock, encoded_batch
 from step import GLOBAL_TOKENS, REGION_TOKENS, REGIONS, conditioning_of, drawn_layouts, with_experts
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ from mamoe.training.order.loaders import LayoutDataModule
 from mamoe.training.step.module import DiffusionModule
 from mamoe.training.step.parts import Compiled, Networks, Objective, Optimization
 from mamoe.training.step.recorded import recorded_if_it_works, uncached_autocast
-from mamoe.vocabulary.batch import Batch, RegionBatch
+from mamoe.vocabulary.batch import RegionBatch
 from mamoe.vocabulary.layout import LayoutSettings
 from mamoe.vocabulary.taxonomy import Taxonomy
 
@@ -173,27 +174,6 @@ def compiled(scale: Scale) -> dict[str, Any]:
     }
 
 
-class Numbers:
-    """A data set of numbers: the batches are made of nothing but their keys."""
-
-    def __len__(self) -> int:
-        return 1000
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
-        return key
-
-
-def encoded_batch(keys: list[tuple[int, int]], regions: RegionBatch, cells: int) -> Batch:
-    return Batch(
-        keys=tuple(map(str, keys)),
-        index=torch.tensor([index for _, index in keys]),
-        epoch=torch.tensor([epoch for epoch, _ in keys]),
-        image=None,
-        regions=regions,
-        moments=torch.ones((len(keys), 2, 4, cells, cells)),
-    )
-
-
 def train(scale: Scale, compile: Compiled = "off") -> dict[str, Any]:
     experts = scale.experts[0]
     unet = with_experts(stock_unet(scale), experts).to(scale.device).train()
@@ -272,28 +252,6 @@ def looped(
             watching=Watching(callbacks=callbacks),
             trainer={"accelerator": scale.device.type, "devices": 1, "precision": precision, "gradient_clip_val": 0.5},
         )
-
-
-class Enough(Exception):
-    """All steps are timed: what follows would write 23 GB."""
-
-
-class StepClock(Callback):
-    """When steps ended; the device is waited for at two of them alone."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.ends = device, {}
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step in (10, trainer.max_steps - 1):
-            settle(self.device)
-        self.ends[trainer.global_step] = time.perf_counter()
-        if trainer.global_step == trainer.max_steps - 1:
-            raise Enough
-
-    def pace(self, first: int, last: int) -> float:
-        """Milliseconds of a step between the ends of two."""
-        return 1000 * (self.ends[last] - self.ends[first]) / (last - first)
 
 
 def drawings_of(

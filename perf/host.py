@@ -42,12 +42,12 @@ import torch
 import torch.nn.functional as F
 from gpu_measuring import FULL, Scale
 from lightning.pytorch import Callback
+from loop_measuring import Enough
 from step import SD21, with_experts
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpu import (
-    Enough,
     conditioned,
     drawings_of,
     embeddings,

@@ -36,10 +36,11 @@ from diffusers import UNet2DConditionModel
 from gpu_measuring import SMALL, settle
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import Strategy
+from loop_measuring import Enough, Numbers, encoded_batch
 from step import GLOBAL_TOKENS, REGION_TOKENS, SD21, drawn_layouts
 from torch import Tensor, nn
 
-from gpu import Enough, Numbers, encoded_batch, rounded
+from gpu import rounded
 from mamoe.assemble.data import layout_settings
 from mamoe.assemble.loss import loss_of
 from mamoe.assemble.model import objective_scheduler, training_module

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -20,23 +21,25 @@ from torch.autograd.function import once_differentiable
 MOST = 4  # recordings kept; each holds the memory of one pass
 
 Replay = Callable[[], None]
-_recording = False
+_RECORDING = ContextVar("recording", default=False)  # of each thread its own
 Grads = tuple[Tensor | None, ...]
 
 
 def is_recording() -> bool:
-    """Whether what runs is being recorded, or runs once more just before: the host's time does not count."""
-    return _recording
+    """Whether what runs is being recorded, or runs once more just before: the host's time does not count.
+
+    Not so where torch's compiler looks, which would write everything once more for a recording.
+    """
+    return not torch.compiler.is_compiling() and _RECORDING.get()
 
 
 @contextmanager
 def _being_recorded() -> Iterator[None]:
-    global _recording
-    before, _recording = _recording, True
+    token = _RECORDING.set(True)
     try:
         yield
     finally:
-        _recording = before
+        _RECORDING.reset(token)
 
 
 @_being_recorded()

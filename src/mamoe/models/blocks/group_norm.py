@@ -142,22 +142,41 @@ def _backward(
 
 
 @_kernel
+def _channels(channels, groups, width, CHANNELS: tl.constexpr):
+    """The channels of a program, which of them there are, and their groups among those of all pictures."""
+    column = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    return column, column < channels, tl.program_id(2) * groups + column // width
+
+
+@_kernel
+def _of_channels(weight, bias, mean, rstd, column, known, group):
+    w = tl.load(weight + column, mask=known, other=0.0).to(tl.float32)
+    b = tl.load(bias + column, mask=known, other=0.0).to(tl.float32)
+    return w, b, tl.load(mean + group, mask=known, other=0.0), tl.load(rstd + group, mask=known, other=0.0)
+
+
+@_kernel
+def _places(tile, tiles, places, channels, column, known, ROWS: tl.constexpr):
+    """Where the numbers of a tile lie, and which of them there are."""
+    row = (tl.program_id(0) * tiles + tile) * ROWS + tl.arange(0, ROWS)
+    place = (tl.program_id(2).to(tl.int64) * places + row)[:, None] * channels + column[None, :]
+    return place, (row < places)[:, None] & known[None, :]
+
+
+@_kernel
 def _part_moments(
     x, means, squares, places, channels, parts, tiles, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
     """Mean and sum of squared distances of every channel in one part of a picture's places."""
     part, picture = tl.program_id(0), tl.program_id(2)
     column = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    base = x + picture.to(tl.int64) * places * channels
     known = column < channels
     mean = tl.zeros((CHANNELS,), tl.float32)
     square = tl.zeros((CHANNELS,), tl.float32)
     seen = 0.0
     for tile in range(tiles):
-        row = (part * tiles + tile) * ROWS + tl.arange(0, ROWS)
-        there = (row < places)[:, None] & known[None, :]
-        value = tl.load(base + row.to(tl.int64)[:, None] * channels + column[None, :], mask=there, other=0.0)
-        value = value.to(tl.float32)
+        place, there = _places(tile, tiles, places, channels, column, known, ROWS)
+        value = tl.load(x + place, mask=there, other=0.0).to(tl.float32)
         rows = tl.minimum(tl.maximum(places - (part * tiles + tile) * ROWS, 0), ROWS).to(tl.float32)
         own = tl.sum(value, axis=0) / tl.maximum(rows, 1.0)
         distance = tl.where(there, value - own[None, :], 0.0)
@@ -208,19 +227,12 @@ def _apply(
     x, weight, bias, mean, rstd, y, places, channels, groups, tiles, width, SILU: tl.constexpr, ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    part, picture = tl.program_id(0), tl.program_id(2)
-    column = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    known = column < channels
-    group = picture * groups + column // width
-    w = tl.load(weight + column, mask=known, other=0.0).to(tl.float32)
-    b = tl.load(bias + column, mask=known, other=0.0).to(tl.float32)
-    scale = tl.load(rstd + group, mask=known, other=0.0) * w
-    shift = b - tl.load(mean + group, mask=known, other=0.0) * scale
-    offset = picture.to(tl.int64) * places * channels
+    column, known, group = _channels(channels, groups, width, CHANNELS)
+    w, b, centre, inverse = _of_channels(weight, bias, mean, rstd, column, known, group)
+    scale = inverse * w
+    shift = b - centre * scale
     for tile in range(tiles):
-        row = (part * tiles + tile) * ROWS + tl.arange(0, ROWS)
-        there = (row < places)[:, None] & known[None, :]
-        place = offset + row.to(tl.int64)[:, None] * channels + column[None, :]
+        place, there = _places(tile, tiles, places, channels, column, known, ROWS)
         value = tl.load(x + place, mask=there, other=0.0).to(tl.float32) * scale[None, :] + shift[None, :]
         if SILU:
             value = value * tl.sigmoid(value)
@@ -244,27 +256,18 @@ def _part_sums(
     SILU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Sums of the gradient, and of its products with x̂, of every channel in one part of a picture's places."""
-    part, picture = tl.program_id(0), tl.program_id(2)
-    column = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    known = column < channels
-    group = picture * groups + column // width
-    w = tl.load(weight + column, mask=known, other=0.0).to(tl.float32)
-    b = tl.load(bias + column, mask=known, other=0.0).to(tl.float32)
-    centre = tl.load(mean + group, mask=known, other=0.0)
-    inverse = tl.load(rstd + group, mask=known, other=0.0)
-    offset = picture.to(tl.int64) * places * channels
+    column, known, group = _channels(channels, groups, width, CHANNELS)
+    w, b, centre, inverse = _of_channels(weight, bias, mean, rstd, column, known, group)
     first = tl.zeros((CHANNELS,), tl.float32)
     second = tl.zeros((CHANNELS,), tl.float32)
     for tile in range(tiles):
-        row = (part * tiles + tile) * ROWS + tl.arange(0, ROWS)
-        there = (row < places)[:, None] & known[None, :]
-        place = offset + row.to(tl.int64)[:, None] * channels + column[None, :]
+        place, there = _places(tile, tiles, places, channels, column, known, ROWS)
         value = tl.load(x + place, mask=there, other=0.0).to(tl.float32)
         grad = tl.load(y_grad + place, mask=there, other=0.0).to(tl.float32)
         normed, grad = _normed_and_grad(value, grad, w, b, centre, inverse, SILU)
         first += tl.sum(grad, axis=0)
         second += tl.sum(grad * normed, axis=0)
-    place = (picture * parts + part) * channels + column
+    place = (tl.program_id(2) * parts + tl.program_id(0)) * channels + column
     tl.store(plain + place, first, mask=known)
     tl.store(normed_sums + place, second, mask=known)
 
@@ -300,21 +303,12 @@ def _apply_backward(
     x, y_grad, weight, bias, mean, rstd, means, normed_means, x_grad, places, channels, groups, tiles, width,
     SILU: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    part, picture = tl.program_id(0), tl.program_id(2)
-    column = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    known = column < channels
-    group = picture * groups + column // width
-    w = tl.load(weight + column, mask=known, other=0.0).to(tl.float32)
-    b = tl.load(bias + column, mask=known, other=0.0).to(tl.float32)
-    centre = tl.load(mean + group, mask=known, other=0.0)
-    inverse = tl.load(rstd + group, mask=known, other=0.0)
+    column, known, group = _channels(channels, groups, width, CHANNELS)
+    w, b, centre, inverse = _of_channels(weight, bias, mean, rstd, column, known, group)
     common = tl.load(means + group, mask=known, other=0.0)
     along = tl.load(normed_means + group, mask=known, other=0.0)
-    offset = picture.to(tl.int64) * places * channels
     for tile in range(tiles):
-        row = (part * tiles + tile) * ROWS + tl.arange(0, ROWS)
-        there = (row < places)[:, None] & known[None, :]
-        place = offset + row.to(tl.int64)[:, None] * channels + column[None, :]
+        place, there = _places(tile, tiles, places, channels, column, known, ROWS)
         value = tl.load(x + place, mask=there, other=0.0).to(tl.float32)
         grad = tl.load(y_grad + place, mask=there, other=0.0).to(tl.float32)
         normed, grad = _normed_and_grad(value, grad, w, b, centre, inverse, SILU)

@@ -21,8 +21,7 @@ _WIDEST = 4096  # numbers of a row that our kernel takes
 
 class LayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
-        # The compiler would mind whether it is recorded what it wrote, and write it once more.
-        if not torch.compiler.is_compiling() and is_recording() and self._suits(input):
+        if is_recording() and self._suits(input):
             from mamoe.models.blocks.layer_norm import layer_norm
 
             return layer_norm(input, self.weight, self.bias, self.eps)
