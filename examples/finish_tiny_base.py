@@ -7,7 +7,9 @@
 
 `autoencoder` teaches the autoencoder to draw pictures again. Its latents may move by a fraction of their own width, so
 that UNets trained on those of before go on from there; with `--drift inf` the decoder alone learns and they stay
-what they are. `unet` teaches the UNet; the text encoder stays as it is, because `tiny_dit` reads the same one.
+what they are. `unet` teaches the UNet; the text encoder stays as it is, because `tiny_dit` reads the same one. Beside
+whole pictures and their captions it sees pieces of the larger ones, told what is in them ("a red car, road"), so that
+it knows small things by few words.
 Both begin with what the folder holds already, else with the model that ships, and write what they trained there,
 averaged, in half precision. Everything stays in the device's memory, so that a small network keeps a large GPU busy;
 the learning rate falls with the clock.
@@ -16,6 +18,7 @@ the learning rate falls with the clock.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import shutil
 import time
@@ -23,21 +26,30 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from mamoe.bases.pretrained import load_base, load_vae
 from mamoe.bases.shipped import resolved
 from mamoe.commands.new_base import read_pictures
-from mamoe.data.folder.prompts import read_prompts_csv
+from mamoe.data.folder.prompts import read_instance_prompts, read_prompts_csv
+from mamoe.data.reading.pictures import read_picture
 from mamoe.machine.precision import autocast_where_faster
 from mamoe.models.autoencoder import decoded, posterior_of
 from mamoe.models.latents import LatentScaling
 from mamoe.runs.source import Source
 from mamoe.training.autoencoder import reconstruction_psnr
+from mamoe.vocabulary.panoptic import PanopticMap, decode_panoptic
+from mamoe.vocabulary.taxonomy import Taxonomy
 
 PROMPT_DROPOUT = 0.1
+PIECE = 8  # cells a piece is wide and high
+PIECES = 4  # of every larger picture
+CELL = 8  # pixels
+SHOWS = 2 * CELL * CELL  # pixels of a segment from which on a piece shows it
 
 
 class Averaged:
@@ -142,39 +154,105 @@ def latents_of(vae: nn.Module, pictures: Tensor) -> Tensor:
     return LatentScaling.of(vae).scaled(torch.cat(means))
 
 
+def pieces_of(folder: Path) -> tuple[Tensor, list[str]]:
+    """Where pieces of a folder's pictures lie, i64 [M 3] (picture, row, column; in cells), and what they show.
+
+    Every second one has something that counts in it. What a piece shows is named the largest first, as a segment is
+    where it has a prompt of its own, else as its class.
+    """
+    rng = np.random.default_rng(0)
+    taxonomy, prompts = Taxonomy.load("scenes"), read_instance_prompts(folder / "instance_prompts_train.json")
+    places, texts = [], []
+    for number, path in enumerate(sorted((folder / "panoptic" / "train").glob("*.png"))):
+        panoptic, own = decode_panoptic(read_picture(path)), prompts.get(path.name, {})
+        for turn in range(PIECES):
+            place = _place(panoptic, sorted(own) if turn % 2 else [], rng)
+            corner, opposite = (CELL * place).tolist(), (CELL * (place + PIECE)).tolist()
+            window = tuple(slice(a, b) for a, b in zip(corner, opposite, strict=True))
+            places.append([number, *place.tolist()])
+            texts.append(_shown(panoptic.segment_id[window], panoptic.class_id[window], own, taxonomy))
+    return torch.tensor(places), texts
+
+
+def _place(panoptic: PanopticMap, segments: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """Row and column of a piece in cells: about one of ``segments``, anywhere if there are none."""
+    room = np.array(panoptic.size) // CELL - PIECE
+    if not segments:
+        return rng.integers(room + 1)
+    pixels = np.argwhere(panoptic.segment_id == rng.choice(segments))
+    if not len(pixels):
+        return rng.integers(room + 1)
+    return np.clip(pixels[rng.integers(len(pixels))] // CELL - rng.integers(PIECE, size=2), 0, room)
+
+
+def _shown(segment: np.ndarray, klass: np.ndarray, own: dict[int, str], taxonomy: Taxonomy) -> str:
+    ids, first, pixels = np.unique(segment, return_index=True, return_counts=True)
+    names = [own.get(int(i)) or taxonomy.prompt_of(int(klass.flat[at])) for i, at in zip(ids, first, strict=True)]
+    order = [i for i in np.argsort(-pixels) if pixels[i] >= SHOWS and names[i]]
+    return ", ".join(dict.fromkeys(names[i] for i in order))
+
+
 def finish_unet(
-    model: nn.Module, pictures: list[Tensor], captions: list[list[str]], seconds: float, batches: Sequence[int]
+    model: nn.Module,
+    pictures: list[Tensor],
+    captions: list[list[str]],
+    pieces: list[tuple[Tensor, list[str]] | None],
+    seconds: float,
+    batches: Sequence[int],
 ) -> None:
+    """Teaches the UNet pictures by their captions, and pieces of them by what they show.
+
+    Behind a caption it reads the tokenizer's padding, as Stable Diffusion does; behind the few words of a piece none.
+    """
     device = pictures[0].device
     unet = model.unet.to(device).requires_grad_(True).train()
     text = model.text_encoder.to(device).requires_grad_(False).eval()
     signal = model.scheduler.alphas_cumprod.to(device)
     spread = math.exp(-2.5) * LatentScaling.of(model.vae).factor  # the posterior's width, which is a constant
-    kinds = []
-    for own, words in zip(pictures, captions, strict=True):
-        ids = model.tokenizer([*words, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
-        kinds.append((latents_of(model.vae, own), ids.to(device)))
+    tokens_of = functools.partial(_token_ids, model.tokenizer, device=device)
+    picked: list[tuple[Callable[[Tensor], Tensor], Tensor, int, bool]] = []  # latents, tokens, batch, with padding
+    for own, words, cut, batch in zip(pictures, captions, pieces, batches, strict=True):
+        latents = latents_of(model.vae, own)
+        picked.append((latents.__getitem__, tokens_of(words), batch, True))
+        if cut is not None:
+            places, texts = cut
+            cells = latents.shape[-1] * latents.shape[-2] // PIECE**2
+            picked.append((functools.partial(_cut, latents, places.to(device)), tokens_of(texts), batch * cells, False))
+    end = model.tokenizer.eos_token_id
 
-    def loss_of(latents: Tensor, ids: Tensor, batch: int) -> Callable[[], Tensor]:
+    def loss_of(latents: Callable[[Tensor], Tensor], ids: Tensor, batch: int, padded: bool) -> Callable[[], Tensor]:
         def loss() -> Tensor:
-            which = torch.randint(len(latents), (batch,), device=device)
-            clean = latents[which]
+            which = torch.randint(len(ids) - 1, (batch,), device=device)
+            clean = latents(which)
             clean = clean + spread * torch.randn_like(clean)
             noise = torch.randn_like(clean)
             timestep = torch.randint(len(signal), (batch,), device=device)
             a, b = (root[:, None, None, None] for root in (signal[timestep].sqrt(), (1 - signal[timestep]).sqrt()))
             dropped = torch.rand(batch, device=device) < PROMPT_DROPOUT
             tokens = ids[torch.where(dropped, len(ids) - 1, which)]
+            words = None if padded else (tokens == end).cumsum(1) - (tokens == end).int() == 0  # the first end is read
             with autocast_where_faster(device.type, training=True):
                 with torch.no_grad():
                     told = text(input_ids=tokens).last_hidden_state
-                output = unet(a * clean + b * noise, timestep, told).sample.float()
+                output = unet(a * clean + b * noise, timestep, told, encoder_attention_mask=words).sample.float()
             return F.mse_loss(output, a * noise - b * clean)
 
         return loss
 
-    losses = [loss_of(latents, ids, batch) for (latents, ids), batch in zip(kinds, batches, strict=True)]
+    losses = [loss_of(*one) for one in picked]
     train_for(seconds, [unet], 5e-4, losses, decay=0.9995)
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], device: torch.device) -> Tensor:
+    """The padded tokens of the texts, and of the empty one behind them."""
+    return tokenizer([*texts, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
+
+
+def _cut(latents: Tensor, places: Tensor, which: Tensor) -> Tensor:
+    """Pieces of latents, f32 [B C 8 8]."""
+    number, row, column = places[which].T[..., None, None]
+    side = torch.arange(PIECE, device=latents.device)
+    return latents[number, :, row + side[:, None], column + side].permute(0, 3, 1, 2)
 
 
 def main() -> None:
@@ -210,7 +288,9 @@ def main() -> None:
     else:
         prompts = [read_prompts_csv(folder / "prompts_train.csv") for folder in options.pictures]
         captions = [[own[key] for key in sorted(own)] for own in prompts]
-        finish_unet(model, pictures, captions, options.seconds, batches)
+        larger = [own.shape[-1] > CELL * PIECE for own in pictures]
+        pieces = [pieces_of(folder) if cut else None for folder, cut in zip(options.pictures, larger, strict=True)]
+        finish_unet(model, pictures, captions, pieces, options.seconds, batches)
         model.unet.cpu().half().save_pretrained(options.out / "unet")
 
 

@@ -13,6 +13,7 @@ from mamoe.errors import ConfigError
 from mamoe.training.loop.fit import FitResult
 from mamoe.training.loop.interruption import Stop
 from mamoe.training.loop.metrics import read_rows
+from mamoe.vocabulary.drawing import Drawing
 
 README = Path(__file__).parents[3] / "README.md"
 FIGURES = {
@@ -44,7 +45,7 @@ def times(folder: Path) -> dict[str, int]:
 @pytest.mark.slow
 def test_demo_leaves_a_page_and_goes_on_where_it_stopped(base_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "COUNTS", {"train": 24, "val": 2, "test": 6})
-    monkeypatch.setattr(DemoModel, "drawing_steps", 2)
+    monkeypatch.setattr(DemoModel, "drawing", Drawing(steps=2))
     out = tmp_path / "demo"
     settings = [f"model.path={base_model}", "trainer.accelerator=cpu", "callbacks.samples=null"]
     settings += ["callbacks.checkpoints.every=2"]
@@ -77,7 +78,7 @@ def test_demo_leaves_a_page_and_goes_on_where_it_stopped(base_model, tmp_path, m
 @pytest.mark.filterwarnings("ignore")
 def test_demo_tells_its_story_on_the_transformer_too(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "COUNTS", {"train": 16, "val": 2, "test": 2})
-    monkeypatch.setattr(DemoModel, "drawing_steps", 2)
+    monkeypatch.setattr(DemoModel, "drawing", Drawing(steps=2))
     out = tmp_path / "demo"
     settings = ["trainer.accelerator=cpu", "callbacks.checkpoints.every=2"]
     assert run.run_demo(out, model=DemoModel.TINY_DIT, steps=2, settings=settings) == 0

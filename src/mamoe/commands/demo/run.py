@@ -24,7 +24,7 @@ from rich.console import Console
 from mamoe.assemble.data import dataset, layout_settings
 from mamoe.assemble.training import train
 from mamoe.bases.shipped import resolved
-from mamoe.commands.demo.models import DemoModel
+from mamoe.commands.demo.models import SEED, DemoModel
 from mamoe.commands.demo.page import Command, DemoReport, GalleryRow, InstanceLine, write_page
 from mamoe.commands.demo.scores import DemoScores, measured, side_by_side
 from mamoe.config.compose import compose, setting
@@ -51,6 +51,7 @@ from mamoe.sampling.batches import batches_by_size, sample_batch
 from mamoe.sampling.filling import fill
 from mamoe.sampling.pipeline import LayoutPipeline
 from mamoe.sampling.records import model_hash, record_of
+from mamoe.sampling.schedulers import scheduler_named
 from mamoe.scenes import COLOURS, Domain, write_scenes
 from mamoe.storage.staging import write_whole
 from mamoe.training.loop.metrics import read_rows
@@ -60,7 +61,6 @@ from mamoe.vocabulary.sample import Sample
 from mamoe.vocabulary.taxonomy import Taxonomy
 
 COUNTS = {"train": 256, "val": 32, "test": 32}
-SEED = 0
 DRAWN = "drawn"  # folder of the pictures that the page shows and the scores are of
 SWAPPED_PROMPTS = "instance_prompts_swapped.json"  # in it
 ROWS = 12  # of the gallery
@@ -134,8 +134,7 @@ def run_demo(
     # Pictures.
     tests = samples_of(config, "test")
     swapped = [with_swapped_colours(sample) for sample in tests]
-    drawing = Drawing(steps=model.drawing_steps, guidance_scale=3.0, batch_size=8, seed=SEED)
-    pictures = draw_all(config, run, out / DRAWN, tests, swapped, drawing, say)
+    pictures = draw_all(config, run, out / DRAWN, tests, swapped, model, say)
 
     # Scores.
     scores = measure(out, data, tests, swapped, say)
@@ -148,7 +147,7 @@ def run_demo(
         rows=tuple(gallery(tests, swapped, pictures, Taxonomy.load("scenes"))[:ROWS]),
         losses=losses_of(run),
         commands=commands_after(out, run),
-        facts=facts(started, trained, result.step, config.data.batch_size, drawing),
+        facts=facts(started, trained, result.step, config.data.batch_size, model.drawing),
     )
     page = out / "index.html"
     write_page(report, page)
@@ -225,7 +224,7 @@ def draw_all(
     folder: Path,
     tests: Sequence[Sample],
     swapped: Sequence[Sample],
-    drawing: Drawing,
+    model: DemoModel,
     say: Narrator,
 ) -> Pictures:
     """Draw every test layout with its prompts, with swapped prompts, and by the base model without layout.
@@ -234,6 +233,10 @@ def draw_all(
     """
     tuned = _quiet(LayoutPipeline.from_pretrained(run))
     base = _quiet(LayoutPipeline.from_pretrained(resolved(str(config.model.path or config.model.init_from))))
+    if model.scheduler is not None:
+        for pipe in (tuned, base):
+            pipe.scheduler = scheduler_named(model.scheduler, pipe.scheduler)
+    drawing = model.drawing
     seeds = [derive_seed(drawing.seed, "demo", sample.index) for sample in tests]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
