@@ -22,7 +22,7 @@ REAL = Path(__file__).parents[3].parent / "shared" / "data" / "camvid"
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real photographs are not beside the checkout")
 def test_camvid_is_segmented_by_the_domain_segmenter(tmp_path):
     names = [row.name for row in Taxonomy.load("camvid").classes]
-    pictures = sorted((REAL / "train").glob("*.png"))
+    pictures = sorted((REAL / "train").glob("*.png"))[::2]  # the others show the same places
     labels = [np.array(Image.open(REAL / "trainannot" / path.name)) for path in pictures]
     cut = tuple(slice(0, side // MULTIPLE * MULTIPLE) for side in labels[0].shape)
     images = np.stack([read_picture(path)[cut] for path in pictures])
@@ -43,5 +43,5 @@ def test_camvid_is_segmented_by_the_domain_segmenter(tmp_path):
         found[tile] = float(np.nanmean(iou(counts)))
         accuracy = counts[0].sum() / counts[1].sum()
         print(f"CamVid val, tile {tile}: mIoU {found[tile]:.3f}, pixel accuracy {accuracy:.3f}")
-    # Its validation pictures are of another video than most of the 120 it learns from. A map of one class has 0.03.
+    # Its validation pictures are of another video than most of the 60 it learns from. A map of one class has 0.03.
     assert found[0] > 0.15 and abs(found[0] - found[240]) < 0.06
