@@ -28,7 +28,7 @@ def next_commands(outcome):
 
 
 def watched_less(experiment: Path) -> None:
-    """What is drawn and measured beside two steps takes a hundred times as long as these; of ten pictures, ten seconds."""
+    """What is drawn and measured beside two steps takes a hundred times as long as these; ten pictures take seconds."""
     settings = experiment.read_text()
     assert "callbacks:" not in settings
     assert "data:" not in settings.replace("/data:", "")
