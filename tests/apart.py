@@ -9,6 +9,7 @@ import atexit
 import gc
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -70,6 +71,7 @@ def _here(environment: dict[str, str], folder: str, target: Callable[..., None],
     if "OMP_NUM_THREADS" in environment:
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the server has read its own
     os.chdir(folder)
+    sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     target(*args)
 
 
@@ -144,8 +146,28 @@ def mamoe_apart(words: Sequence[str | Path], says: Path, count: int = 1) -> Outc
 
 
 def _command(words: list[str], said: list[str]) -> None:
+    _say_in(said)
+    sys.argv = ["mamoe", *words]
+    main()
+
+
+def _say_in(said: list[str]) -> None:
     for number, name in enumerate(said, start=1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    sys.argv = ["mamoe", *words]
-    main()
+
+
+def script_apart(words: Sequence[str], says: Path) -> Outcome:
+    """Run a script, the first of the words, in a process of its own."""
+    said = [str(says), f"{says}.err"]
+    one = process(_script, list(words), said)
+    one.start()
+    one.join()
+    return Outcome(code=one.exitcode or 0, out=Path(said[0]).read_text(), err=Path(said[1]).read_text())
+
+
+def _script(words: list[str], said: list[str]) -> None:
+    _say_in(said)
+    sys.argv = words
+    sys.path.insert(0, str(Path(words[0]).parent))
+    runpy.run_path(words[0], run_name="__main__")

@@ -6,6 +6,7 @@ which puts the given values in their places, a fiftieth of that. The tree of com
 
 import functools
 import io
+import os
 import pickle
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,11 @@ def begin() -> None:
     OmegaConf.load = staticmethod(_remembered)
     compose._composed = _composed_before
     typer.main.get_command = functools.cache(get_command)
+    os.fsync = _not_awaited
+
+
+def _not_awaited(file: Any) -> None:
+    """For tests kill processes and cut no power: what one has written is there, whether or not it is on the disk."""
 
 
 def _composed_before(overrides: Sequence[str], root: str, *, whole: bool) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from apart import mamoe_apart, script_apart
 
 PERF = Path(__file__).parents[1] / "perf"
 
@@ -62,7 +65,18 @@ def test_a_preset_is_trained_with_as_its_training_would(monkeypatch, capsys, pre
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_presets_are_made_side_by_side_and_one_that_takes_too_long_is_given_up(monkeypatch, capsys):
+def test_presets_are_made_side_by_side_and_one_that_takes_too_long_is_given_up(monkeypatch, capsys, tmp_path):
+    """The first two are forked, for the time their imports take; the one that is given up is started as it is."""
+    as_shells_do = subprocess.run
+
+    def forked(words, **how):
+        if how["timeout"] < 1:
+            return as_shells_do(words, **how)
+        assert words[0] == sys.executable and how["env"]["OMP_WAIT_POLICY"] == "PASSIVE"
+        ended = script_apart(words[1:], tmp_path / words[words.index("--one") :][4])
+        return subprocess.CompletedProcess(words, ended.code, ended.out, ended.err)
+
+    monkeypatch.setattr(subprocess, "run", forked)
     monkeypatch.syspath_prepend(str(PERF))
     words = [str(PERF / "presets.py"), "--quick", "--at-once", "2", "--only", "12", "--steps", "4"]
 
@@ -80,7 +94,21 @@ def test_presets_are_made_side_by_side_and_one_that_takes_too_long_is_given_up(m
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_training_is_timed_from_its_start_to_its_end(monkeypatch, capsys):
+def test_a_training_is_timed_from_its_start_to_its_end(monkeypatch, capsys, tmp_path):
+    """The training whose start is taken apart is started as it is; what comes before it, forked."""
+    as_shells_do = subprocess.run
+
+    def run(words, **how):
+        if "name=warm" in words:
+            return as_shells_do(words, **how)
+        assert words[:3] == [sys.executable, "-m", "mamoe"]
+        with monkeypatch.context() as at_its_start:
+            for name, value in how["env"].items():
+                at_its_start.setenv(name, value)
+            ended = mamoe_apart(words[3:], tmp_path / "said")
+        return subprocess.CompletedProcess(words, ended.code)
+
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.syspath_prepend(str(PERF))
     monkeypatch.setattr(sys, "argv", ["start.py", "--quick", "--steps", "6", "--save", "4"])
     with pytest.raises(SystemExit) as ended:

@@ -68,9 +68,21 @@ def test_it_runs_where_nothing_else_of_this_checkout_is(environment, tmp_path):
     assert "mamoe" in run(environment, "mamoe", "env", at=tmp_path)
 
 
+# What each command line does, one after the other: the script that `mamoe` is calls the same for one.
+SEVERAL = """
+import sys
+from mamoe.cli import main
+for line in sys.argv[1:]:
+    sys.argv = ["mamoe", *line.split()]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, line
+"""
+
+
 def test_it_trains_what_it_ships_on_what_it_draws(environment, tmp_path):
-    run(environment, "mamoe", "scenes", "town", "--train", "4", "--val", "1", "--test", "1", at=tmp_path)
-    words = ["experiment=demo", "data.root=town", "trainer.max_steps=1", "trainer.accelerator=cpu", "callbacks=none"]
-    run(environment, "mamoe", "train", *words, at=tmp_path)
-    run(environment, "mamoe", "export", "runs/demo/latest", "model", at=tmp_path)
+    words = "experiment=demo data.root=town trainer.max_steps=1 trainer.accelerator=cpu callbacks=none"
+    lines = ["scenes town --train 4 --val 1 --test 1", f"train {words}", "export runs/demo/latest model"]
+    run(environment, "python", "-c", SEVERAL, *lines, at=tmp_path)
     assert "Apache 2.0" in (tmp_path / "model/README.md").read_text(encoding="utf-8")

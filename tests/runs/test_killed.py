@@ -10,7 +10,7 @@ from apart import Command, mamoe_apart
 from factories import only_run, short_run
 from wholeruns import assert_equal, tensors
 
-STEPS, KILLS, INSIDE_SAVES = 30, 10, 3
+STEPS, KILLS, INSIDE_SAVES = 30, 6, 2  # two after a save, two inside one, and two at any moment
 
 
 class Killer:
@@ -48,7 +48,7 @@ def partial_saves(runs: Path) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_ten_times_equals_untouched(base_model, scenes, tmp_path, processes):
+def test_killed_six_times_equals_untouched(base_model, scenes, tmp_path, processes):
     words = [
         *short_run(base_model, scenes, tmp_path / "runs"),
         f"trainer.max_steps={STEPS}",
@@ -65,7 +65,7 @@ def test_killed_ten_times_equals_untouched(base_model, scenes, tmp_path, process
     again = ["train", *words, "resume=auto"], tmp_path / "killed.txt", processes
     inside = kills = 0
     while kills < KILLS or inside < INSIDE_SAVES:
-        assert kills < 3 * KILLS
+        assert kills < 5 * KILLS
         # After a save in every fourth session: else a machine's timing may let none of them get that far.
         when = "after" if kills % 4 == 0 else "inside" if kills % 2 and inside < INSIDE_SAVES else "any"
         command = Command(*again)

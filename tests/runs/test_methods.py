@@ -31,7 +31,7 @@ METHODS = {
 }
 NEED_EXPERTS = ("lora_experts", "shared_expert")
 CASES = [(name, steered) for name in METHODS for steered in (False, True) if steered or name not in NEED_EXPERTS]
-STEPS = 6
+STEPS = 4
 
 
 def words_of(name: str, steered: bool) -> list[str]:

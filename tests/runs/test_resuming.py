@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,17 +114,27 @@ def test_resuming_before_the_first_checkpoint_is_refused(finished_run, tmp_path)
     assert "checkpoint" in trained(f"resume={copy}", code=2).err
 
 
+STEPS = 30
+NOTHING_BESIDE = [
+    "callbacks.validation=null",
+    "callbacks.samples=null",
+    f"trainer.max_steps={STEPS}",
+    "trainer.threads=1",  # in every process alike: the order of sums depends on it
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(base_model, scenes, tmp_path_factory) -> Path:
+    """The run of these steps. Look, do not touch."""
+    runs = tmp_path_factory.mktemp("uninterrupted")
+    trained(*short_run(base_model, scenes, runs), *NOTHING_BESIDE, "callbacks.checkpoints.every=null")
+    return only_run(runs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_interrupted_and_resumed_equals_uninterrupted(number, code, base_model, scenes, tmp_path):
-    steps = 40
-    words = [
-        *short_run(base_model, scenes, tmp_path / "runs"),
-        "callbacks.validation=null",
-        "callbacks.samples=null",
-        f"trainer.max_steps={steps}",
-        "trainer.threads=1",  # in every process alike: the order of sums depends on it
-    ]
+def test_interrupted_and_resumed_equals_uninterrupted(number, code, base_model, scenes, uninterrupted, tmp_path):
+    words = [*short_run(base_model, scenes, tmp_path / "runs"), *NOTHING_BESIDE]
     command = Command(["train", *words, "callbacks.checkpoints.every=5"], tmp_path / "said.txt")
     assert command.wait(lambda: "checkpoint" in command.out), command.outcome()
     command.send(number)
@@ -132,7 +143,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(number, code, base_model, 
     assert "Traceback" not in done.err and "everything is saved" in done.out
     run = only_run(tmp_path / "runs")
     stopped = int((run / "checkpoints/latest").resolve().name.removeprefix("step-"))
-    assert 5 <= stopped < steps
+    assert 5 <= stopped < STEPS
     trained(f"resume={run}")
-    trained(*words, f"runs={tmp_path / 'whole'}", "callbacks.checkpoints.every=null")
-    assert_equal(tensors(run, steps), tensors(only_run(tmp_path / "whole"), steps))
+    assert_equal(tensors(run, STEPS), tensors(uninterrupted, STEPS))

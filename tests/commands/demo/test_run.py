@@ -77,7 +77,7 @@ def test_demo_leaves_a_page_and_goes_on_where_it_stopped(base_model, tmp_path, m
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_demo_tells_its_story_on_the_transformer_too(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "COUNTS", {"train": 16, "val": 2, "test": 2})
+    monkeypatch.setattr(run, "COUNTS", {"train": 8, "val": 2, "test": 2})
     monkeypatch.setattr(DemoModel, "drawing", Drawing(steps=2))
     out = tmp_path / "demo"
     settings = ["trainer.accelerator=cpu", "callbacks.checkpoints.every=2"]

@@ -43,5 +43,5 @@ def test_camvid_is_segmented_by_the_domain_segmenter(tmp_path):
         found[tile] = float(np.nanmean(iou(counts)))
         accuracy = counts[0].sum() / counts[1].sum()
         print(f"CamVid val, tile {tile}: mIoU {found[tile]:.3f}, pixel accuracy {accuracy:.3f}")
-    # Its validation pictures are of another video than most of the 120 it learns from. A map of one class has 0.03.
+    # Its validation pictures are of another video than most of the 60 it learns from. A map of one class has 0.03.
     assert found[0] > 0.15 and abs(found[0] - found[240]) < 0.06
