@@ -1,18 +1,25 @@
 """Frozen weights in the format autocast computes in: outputs and gradients are the same to the bit, norms stay."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from mamoe.methods.controlnet_xs import ControlNetXS
 from mamoe.methods.decoder import Decoder
 from mamoe.methods.dora import Dora
+from mamoe.methods.full import Full
 from mamoe.methods.lora import Lora, to_channels_last
 from mamoe.methods.lora_experts import LoraExperts
+from mamoe.models.autoencoder import decoded, posterior_of
 from mamoe.models.control.call import predict, with_layout
+from mamoe.models.experts.moe import MoEFeedForward, prepare_experts
 from mamoe.models.precast import frozen_sizes, precast
 from small_models import (
     POOLED_WIDTH,
     TEXT_WIDTH,
+    small_autoencoder,
     small_flux,
     small_flux2,
     small_pixart,
@@ -129,3 +136,91 @@ def test_whatever_the_family(family, method):
     assert_same(outcome(network, inputs, size=(8, 8)), wanted)
     frozen, small = frozen_sizes(network)
     assert small > 0.9 * frozen and network.dtype == torch.float32
+
+
+def on_a_gpu(monkeypatch):
+    """Autocast on a CPU stands in for a GPU's: norms are widened, small weights cast at once, experts one product."""
+    for place in ("norms", "casting"):
+        monkeypatch.setattr(f"mamoe.models.blocks.{place}.widens_norms", lambda _: torch.is_autocast_enabled("cpu"))
+    for place in ("grouped", "lora"):
+        monkeypatch.setattr(f"mamoe.models.experts.{place}.grouped_suits", lambda rows: True)
+
+
+@pytest.mark.parametrize("name", ["decoder", "lora", "lora experts", "controlnet_xs"])
+def test_nor_the_way_a_gpu_computes(models, name, monkeypatch):
+    on_a_gpu(monkeypatch)
+    network, inputs = prepared(name), inputs_of(models)
+    picture = torch.rand(2, 3, 128, 128) if name == "controlnet_xs" else None
+    wanted = outcome(network, inputs, picture=picture)
+    precast(network, torch.bfloat16)
+    prepare_experts(network)
+    assert_same(outcome(network, inputs, picture=picture), wanted)
+
+
+def test_small_weights_are_cast_at_once_where_others_are_in_that_format_already(models, monkeypatch):
+    on_a_gpu(monkeypatch)
+    network, seen = prepared("lora"), []
+    precast(network, torch.bfloat16)
+
+    def look(layer, _):
+        seen.append((layer.norm1.weight.dtype, layer.conv1.get_base_layer().bias.dtype))
+
+    network.mid_block.resnets[0].register_forward_pre_hook(look)
+    outcome(network, inputs_of(models))
+    assert seen == [(torch.bfloat16, torch.bfloat16)]
+    assert network.mid_block.resnets[0].norm1.weight.dtype == torch.float32
+
+
+def test_frozen_experts_stay_beside_those_that_learn(models):
+    network = prepared("controlnet_xs")
+    precast(network, torch.bfloat16)
+    mixed = [layer for layer in network.base.modules() if isinstance(layer, MoEFeedForward)]
+    assert mixed and all(p.dtype == torch.float32 for layer in mixed for p in layer.parameters())
+
+
+def test_what_dora_adapts_is_merged_as_before():
+    whole = prepared("dora")
+    network = copy.deepcopy(whole)
+    changed = precast(network, torch.bfloat16)
+    wanted = dict(METHODS["dora"].merged(whole).named_parameters())
+    merged = {name: w for name, w in METHODS["dora"].merged(network).named_parameters() if name not in changed}
+    assert merged and all(torch.equal(weight, wanted[name]) for name, weight in merged.items())
+
+
+def test_pictures_and_latents_are_the_same(models):
+    vae = small_autoencoder().requires_grad_(False)
+    pictures, latents = torch.rand(1, 3, 64, 64) * 2 - 1, torch.randn(1, 4, 8, 8).requires_grad_()
+
+    def seen():
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior, drawn = posterior_of(vae, pictures.to(vae.dtype)), decoded(vae, latents.to(vae.dtype))
+        return posterior.mean, posterior.std, drawn, *torch.autograd.grad(drawn.float().square().sum(), latents)
+
+    wanted = seen()
+    assert precast(vae, torch.bfloat16)
+    assert all(torch.equal(got, before) for got, before in zip(seen(), wanted, strict=True))
+    assert vae.dtype == torch.float32
+
+
+def test_an_autoencoder_that_overflows_in_float16_stays():
+    vae = small_autoencoder(force_upcast=True).requires_grad_(False)
+    assert precast(vae, torch.float16) == {} and all(p.dtype == torch.float32 for p in vae.parameters())
+    assert precast(vae, torch.bfloat16)
+
+
+def test_what_others_read_stays():
+    class Own(nn.Linear):
+        def forward(self, x):
+            return x + self.weight.sum()
+
+    network = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8), Own(8, 8), nn.LayerNorm(8)).requires_grad_(False)
+    network[1].weight = network[0].weight  # as language models tie what goes in and what comes out
+    originals = precast(network, torch.bfloat16)
+    assert list(originals) == ["1.bias"] and originals["1.bias"].dtype == torch.float32
+    assert {p.dtype for name, p in network.named_parameters() if name != "1.bias"} == {torch.float32}
+    assert precast(network, torch.bfloat16) == {}
+
+
+def test_a_network_that_trains_as_a_whole_stays():
+    network = Full().prepare(small_unet(), seed=0)
+    assert precast(network, torch.bfloat16) == {} and frozen_sizes(network) == (0, 0)
