@@ -34,7 +34,8 @@ def precast(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """Put what autocast to ``dtype`` would cast of a network's frozen weights into ``dtype``, in place.
 
     The network has to be called under autocast from then on, and with float32 inputs as before: a diffusers network's
-    ``dtype`` stays what it was. Nothing is cast twice, so a second call changes nothing.
+    ``dtype`` stays what it was. Nothing is cast twice, so a second call changes nothing. Of a network whose trained
+    weights are saved alone the base is to be remembered before (:func:`mamoe.runs.adapter.remember_base`).
 
     Args:
         network: whatever trains of it (``requires_grad``) already does.
