@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
@@ -134,12 +134,9 @@ def training_module(
         widen_norms(unet)
         quantise(unet, frozen)
     vae = None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae
-    originals: dict[str, Tensor] = {}
-    if (dtype := frozen_dtype(config)) is not None:
-        if method.keeps_adapter_alone and not any(weight.is_meta for weight in unet.parameters()):
-            remember_base(unet)  # by its float32 weights; what has no memory is nobody's base
-        changed = precast(unet, dtype)
-        originals = {} if method.keeps_adapter_alone else changed
+    dtype, originals = frozen_dtype(config), {}
+    if dtype is not None:
+        originals = _precast_unet(unet, dtype, adapter_alone=method.keeps_adapter_alone)
         # A package of somebody else's may read its weights in any way.
         beside = () if isinstance(config.loss, LatentLpips) else loss.networks
         for network in (vae, *beside):
@@ -170,12 +167,19 @@ def training_module(
 def frozen_dtype(config: Train) -> torch.dtype | None:
     """What a training keeps the frozen weights of products in: the type that autocast casts them to.
 
-    None: what they were read in, because autocast is off, they were read in fewer bits, or they are dealt out over
-    processes, which takes weights of one type.
+    None: what they were read in, because autocast is off, or they are dealt out over processes, which takes weights of
+    one type. What was read in fewer bits (``model.frozen_precision``) is no float32 any more, and stays.
     """
-    read_whole = Frozen(config.model.frozen_precision) is Frozen.FP32
     mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.trainer.precision)
-    return mixed if read_whole and config.trainer.strategy != FSDP else None
+    return mixed if config.trainer.strategy != FSDP else None
+
+
+def _precast_unet(unet: nn.Module, dtype: torch.dtype, *, adapter_alone: bool) -> dict[str, Tensor]:
+    """Returns the float32 weights that checkpoints hold, by name."""
+    if adapter_alone and not any(weight.is_meta for weight in unet.parameters()):
+        remember_base(unet)  # by its float32 weights; what has no memory is nobody's base
+    originals = precast(unet, dtype)
+    return {} if adapter_alone else originals
 
 
 def frozen_notes(config: Train, module: DiffusionModule) -> list[str]:
