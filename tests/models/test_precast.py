@@ -157,6 +157,21 @@ def test_nor_the_way_a_gpu_computes(models, name, monkeypatch):
     assert_same(outcome(network, inputs, picture=picture), wanted)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("compilable")
+def test_what_a_compiler_traces_is_the_same_to_rounding(models):
+    """It orders sums of gradients in its own way: another one without the casts."""
+    network, inputs = prepared("lora experts"), inputs_of(models)
+    whole = copy.deepcopy(network)
+    precast(network, torch.bfloat16)
+    for one in (network, whole):
+        one.compile(backend="aot_eager")
+    (out, gradients), (wanted, wanted_gradients) = outcome(network, inputs), outcome(whole, inputs)
+    assert torch.equal(out, wanted)
+    for name, gradient in wanted_gradients.items():
+        assert (gradients[name] - gradient).norm() <= 0.05 * gradient.norm(), name
+
+
 def test_small_weights_are_cast_at_once_where_others_are_in_that_format_already(models, monkeypatch):
     on_a_gpu(monkeypatch)
     network, seen = prepared("lora"), []
