@@ -112,7 +112,7 @@ def test_a_fresh_conversion_computes_what_the_stock_unet_computes(models):
 def test_frozen_weights_in_bfloat16_are_what_autocast_makes_of_them(models, method):
     model = method.prepare(models.mamoe(), seed=0).to(DEVICE)
     wanted = outcome(model, models, DEVICE, torch.bfloat16)
-    assert precast(model, torch.bfloat16)
+    precast(model, torch.bfloat16)
     prepare_experts(model)
     got = outcome(model, models, DEVICE, torch.bfloat16)
     assert torch.equal(got[0], wanted[0])

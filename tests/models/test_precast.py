@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torchvision.models import alexnet
 
+from mamoe.diffusion.losses.lpips import Lpips, LpipsNet, linear_weights
 from mamoe.methods.controlnet_xs import ControlNetXS
 from mamoe.methods.decoder import Decoder
 from mamoe.methods.dora import Dora
@@ -39,6 +41,8 @@ METHODS = {
     "decoder": Decoder(),
     "controlnet_xs": ControlNetXS(),
 }
+CASES = [(name, form) for name in METHODS for form in ("bf16", "checkpointed", "channels last")]
+CASES += [("lora", "fp16"), ("decoder", "fp16")]
 # How many of the frozen weights are kept so, at least; nothing of what DoRA adapts.
 SHARES = {"dora of attention": 0.5, "dora": 0.01, "controlnet_xs": 0.5}
 
@@ -85,11 +89,8 @@ def inputs_of(models):
     return {"encoder_hidden_states": call["encoder_hidden_states"], "cross_attention_kwargs": steered}
 
 
-@pytest.mark.parametrize("form", ["bf16", "fp16", "checkpointed", "channels last"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "form"), CASES)
 def test_no_bit_of_output_and_gradients_is_another(models, name, form):
-    if form == "fp16" and name not in ("lora", "decoder"):
-        pytest.skip("one of each kind will do")
     dtype = torch.float16 if form == "fp16" else torch.bfloat16
     network, inputs = prepared(name, checkpointing=form == "checkpointed"), inputs_of(models)
     network = to_channels_last(network) if form == "channels last" else network
@@ -196,7 +197,7 @@ def test_frozen_experts_stay_beside_those_that_learn(models):
 def test_what_dora_adapts_is_merged_as_before():
     whole = prepared("dora")
     network = copy.deepcopy(whole)
-    changed = precast(network, torch.bfloat16)
+    changed = precast(network, torch.bfloat16, keep=True)
     wanted = dict(METHODS["dora"].merged(whole).named_parameters())
     merged = {name: w for name, w in METHODS["dora"].merged(network).named_parameters() if name not in changed}
     assert merged and all(torch.equal(weight, wanted[name]) for name, weight in merged.items())
@@ -212,15 +213,30 @@ def test_pictures_and_latents_are_the_same(models):
         return posterior.mean, posterior.std, drawn, *torch.autograd.grad(drawn.float().square().sum(), latents)
 
     wanted = seen()
-    assert precast(vae, torch.bfloat16)
+    precast(vae, torch.bfloat16)
     assert all(torch.equal(got, before) for got, before in zip(seen(), wanted, strict=True))
-    assert vae.dtype == torch.float32
+    assert frozen_sizes(vae)[1] > 0 and vae.dtype == torch.float32
+
+
+def test_so_are_distances_of_pictures():
+    torch.manual_seed(0)
+    network = Lpips(LpipsNet.ALEX, alexnet().features, linear_weights(LpipsNet.ALEX))
+    pictures, other = torch.rand(2, 3, 64, 64).requires_grad_(), torch.rand(2, 3, 64, 64)
+
+    def seen():
+        with torch.autocast("cpu", torch.bfloat16):
+            distance = network(pictures, other)
+        return distance, torch.autograd.grad(distance.sum(), pictures)[0]
+
+    wanted = seen()
+    assert len(precast(network, torch.bfloat16, keep=True)) == 10
+    assert all(torch.equal(got, before) for got, before in zip(seen(), wanted, strict=True))
 
 
 def test_an_autoencoder_that_overflows_in_float16_stays():
     vae = small_autoencoder(force_upcast=True).requires_grad_(False)
-    assert precast(vae, torch.float16) == {} and all(p.dtype == torch.float32 for p in vae.parameters())
-    assert precast(vae, torch.bfloat16)
+    assert precast(vae, torch.float16, keep=True) == {} and all(p.dtype == torch.float32 for p in vae.parameters())
+    assert precast(vae, torch.bfloat16, keep=True)
 
 
 def test_what_others_read_stays():
@@ -230,12 +246,12 @@ def test_what_others_read_stays():
 
     network = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8), Own(8, 8), nn.LayerNorm(8)).requires_grad_(False)
     network[1].weight = network[0].weight  # as language models tie what goes in and what comes out
-    originals = precast(network, torch.bfloat16)
+    originals = precast(network, torch.bfloat16, keep=True)
     assert list(originals) == ["1.bias"] and originals["1.bias"].dtype == torch.float32
     assert {p.dtype for name, p in network.named_parameters() if name != "1.bias"} == {torch.float32}
-    assert precast(network, torch.bfloat16) == {}
+    assert precast(network, torch.bfloat16, keep=True) == {}
 
 
 def test_a_network_that_trains_as_a_whole_stays():
     network = Full().prepare(small_unet(), seed=0)
-    assert precast(network, torch.bfloat16) == {} and frozen_sizes(network) == (0, 0)
+    assert precast(network, torch.bfloat16, keep=True) == {} and frozen_sizes(network) == (0, 0)

@@ -28,7 +28,7 @@ def decoder_module(*, cast=True, shift=0.0, **changes):
         for weight in unet.parameters():
             weight.add_(shift)
     unet.requires_grad_(False).up_blocks.requires_grad_(True)
-    originals = precast(unet, torch.bfloat16) if cast else {}
+    originals = precast(unet, torch.bfloat16, keep=True) if cast else {}
     if cast:
         precast(vae, torch.bfloat16)
     return make_module(unet=unet, vae=vae, originals=originals, **changes)

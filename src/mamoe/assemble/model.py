@@ -178,8 +178,7 @@ def _precast_unet(unet: nn.Module, dtype: torch.dtype, *, adapter_alone: bool) -
     """Returns the float32 weights that checkpoints hold, by name."""
     if adapter_alone and not any(weight.is_meta for weight in unet.parameters()):
         remember_base(unet)  # by its float32 weights; what has no memory is nobody's base
-    originals = precast(unet, dtype)
-    return {} if adapter_alone else originals
+    return precast(unet, dtype, keep=not adapter_alone)
 
 
 def frozen_notes(config: Train, module: DiffusionModule) -> list[str]:

@@ -30,7 +30,7 @@ _PRODUCTS = (
 )
 
 
-def precast(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+def precast(network: nn.Module, dtype: torch.dtype, *, keep: bool = False) -> dict[str, Tensor]:
     """Put what autocast to ``dtype`` would cast of a network's frozen weights into ``dtype``, in place.
 
     The network has to be called under autocast from then on, and with float32 inputs as before: a diffusers network's
@@ -40,10 +40,11 @@ def precast(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     Args:
         network: whatever trains of it (``requires_grad``) already does.
         dtype: bfloat16 or float16.
+        keep: give back what was there; else it goes weight by weight, so that both are never in memory as a whole.
 
     Returns:
-        The float32 weights in whose place others are, by their names in ``network``, where they were: whoever keeps
-        them has what a checkpoint of the whole network needs.
+        If ``keep``, the float32 weights in whose place others are, by their names in ``network``, on its device: what a
+        checkpoint of the whole network needs.
     """
     if dtype == torch.float16 and isinstance(network, ModelMixin) and network.config.get("force_upcast"):
         return {}  # it would overflow, and computes in float32, see mamoe.models.autoencoder.without_overflow
@@ -51,7 +52,8 @@ def precast(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     originals: dict[str, Tensor] = {}
     for name, weight in network.named_parameters():
         if not weight.requires_grad and weight.dtype == torch.float32 and id(weight) not in stays:
-            originals[name] = weight.data
+            if keep:
+                originals[name] = weight.data
             weight.data = weight.data.to(dtype)
     return originals
 
