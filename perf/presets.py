@@ -58,7 +58,9 @@ from mamoe.training.loop.saving import Checkpoints
 from mamoe.training.loop.steps import stepped
 from mamoe.training.optim import check_installed
 from mamoe.training.order.loaders import LayoutDataModule
+from mamoe.training.step.module import DiffusionModule
 from mamoe.training.watch.validation import evaluating
+from mamoe.vocabulary.batch import RegionBatch
 
 GIB = 2**30
 CUDA_ITSELF = 0.5  # GiB of a card that no tensor can have
@@ -168,11 +170,8 @@ def peak_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated() / GIB if device.type == "cuda" else None
 
 
-def trained(
-    preset: int, network: str, *, side: int, steps: int, quick: bool, lock: Path | None = None
-) -> dict[str, Any]:
-    """A training with the preset: what it held and its pace, or what it lacks."""
-    device = torch.device("cpu" if quick else "cuda")
+def configured(preset: int, network: str, *more: str) -> Train:
+    """The configuration of a training with the preset."""
     words = [
         f"trainer=gpu_{preset}gb",
         "experiment=mamoe",
@@ -183,26 +182,44 @@ def trained(
     ]
     if preset == EIGHT_BITS:
         words.append("optimizer=adamw_8bit")
-    if quick:
-        words += ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.gpu_gib=null", "optimizer=adam"]
-    config = Train.model_validate(compose(words))
+    return Train.model_validate(compose([*words, *more]))
+
+
+def made(config: Train, shape: dict[str, Any], steps: int = 1) -> tuple[DiffusionModule, BaseModel]:
+    """What the configuration makes of a UNet of ``shape`` without memory; what it does not hold in its steps is the
+    tiny model's.
+    """
+    tiny = load_base("package:tiny")
+    with without_memory():
+        unet = UNet2DConditionModel(**shape)
+    base = BaseModel(source=tiny.source, unet=unet, vae=tiny.vae, scheduler=tiny.scheduler, text=tiny.text)
+    scheduler, settings = objective_scheduler(config, base.scheduler), layout_settings(config)
+    prompts: Any = Embeddings(shape)
+    return training_module(config, base, scheduler, settings, loss_of(config, base), steps, prompts), base
+
+
+def layouts_of(config: Train, cells: int) -> RegionBatch:
+    """Layouts of 20 regions for a batch of pictures of ``cells`` a side."""
+    shares = torch.tensor([0.5**k for k in range(1, layout_settings(config).num_experts + 1)])
+    return drawn_layouts(config.data.batch_size, (cells, cells), torch.Generator().manual_seed(0), shares)
+
+
+def trained(
+    preset: int, network: str, *, side: int, steps: int, quick: bool, lock: Path | None = None
+) -> dict[str, Any]:
+    """A training with the preset: what it held and its pace, or what it lacks."""
+    device = torch.device("cpu" if quick else "cuda")
+    plain = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.gpu_gib=null", "optimizer=adam"]
+    config = configured(preset, network, *(plain if quick else ()))
     check_installed(str(config.optimizer.get("_target_")))
     if not quick:
         whole = torch.cuda.get_device_properties().total_memory / GIB
         torch.cuda.set_per_process_memory_fraction(min(1.0, (preset - CUDA_ITSELF) / whole))
-    settings = layout_settings(config)
-    shape, tiny = NETWORKS[network][quick], load_base("package:tiny")
-    with without_memory():
-        unet = UNet2DConditionModel(**shape)
-    # What a training does not hold in its steps is the tiny model's.
-    base = BaseModel(source=tiny.source, unet=unet, vae=tiny.vae, scheduler=tiny.scheduler, text=tiny.text)
-    scheduler = objective_scheduler(config, base.scheduler)
-    module = training_module(config, base, scheduler, settings, loss_of(config, base), steps, Embeddings(shape))
+    module, base = made(config, NETWORKS[network][quick], steps)
     torch.manual_seed(0)
     drawn(module.unet, device)
     cells, batch = side // 8, config.data.batch_size
-    shares = torch.tensor([0.5**k for k in range(1, settings.num_experts + 1)])
-    regions = drawn_layouts(batch, (cells, cells), torch.Generator().manual_seed(0), shares)
+    regions = layouts_of(config, cells)
     data = LayoutDataModule(
         train=Numbers(),  # type: ignore[arg-type]
         collate=functools.partial(encoded_batch, regions=regions, cells=cells),  # type: ignore[arg-type]
@@ -224,7 +241,7 @@ def trained(
             data,
             Path(folder),
             max_steps=steps + 1,
-            recipe=Recipe(base=tiny.source, scheduler={}, terms=Terms(layout=settings)),
+            recipe=Recipe(base=base.source, scheduler={}, terms=Terms(layout=layout_settings(config))),
             keeping=Keeping(every_n_steps=10 * steps),
             watching=Watching(callbacks=[turn]),
             trainer={

@@ -118,3 +118,30 @@ def test_a_training_is_timed_from_its_start_to_its_end(monkeypatch, capsys, tmp_
     assert found["first_step"] == pytest.approx(sum(found["start"].values()), abs=0.01)
     assert found["cold"] > 0 and found["step"] > 0 and found["written"] > 0
     assert found["room_was_ready"] and found["end"] > found["saved"] > 0
+
+
+def reckoned(monkeypatch, capsys, *words: str) -> dict[str, dict[str, float]]:
+    monkeypatch.syspath_prepend(str(PERF))
+    monkeypatch.setattr(sys, "argv", ["reckon.py", *words])
+    runpy.run_path(str(PERF / "reckon.py"), run_name="__main__")
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_memory_of_presets_is_reckoned_without_any(monkeypatch, capsys):
+    words = ["--quick", "--only", "12", "--networks", "sdxl"]
+    half = reckoned(monkeypatch, capsys, *words)["sdxl_12"]
+    whole = reckoned(monkeypatch, capsys, *words, "--words", "trainer.precision=32-true")["sdxl_12"]
+    assert 0.5 <= half["weights"] / whole["weights"] < 0.8  # what trains, and norms, are float32 in both
+    assert half["gradients"] == whole["gradients"] > 0 and half["moments_and_average"] > 0
+    parts = ("weights", "gradients", "moments_and_average", "between_layers")
+    assert half["peak"] == pytest.approx(sum(half[part] for part in parts), abs=0.003)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_reckoned_is_what_a_gpu_held(monkeypatch, capsys):
+    found = reckoned(monkeypatch, capsys, "--only", "48", "80", "--networks", "sd21")
+    assert found["sd21_80"]["peak"] == pytest.approx(37.5, rel=0.02)  # docs/gpu.md: of an H200
+    assert found["sd21_48"]["peak"] == pytest.approx(33.9, rel=0.02)

@@ -26,6 +26,7 @@ from mamoe.diffusion.schedules import Schedule
 from mamoe.errors import ConfigError
 from mamoe.evaluation.distances.family import Kind
 from mamoe.evaluation.features.extractors import load_extractor
+from mamoe.models.precast import precast
 from mamoe.runs.source import Source
 from mamoe.sampling.batches import sample_batch
 from mamoe.sampling.components import components_of
@@ -175,6 +176,7 @@ class PictureSampler:
     scheduler: Schedule
     settings: LayoutSettings
     text_dtype: torch.dtype | None = torch.float32  # see read_text
+    cast: torch.dtype | None = None  # what autocast computes in, where it is on and weights may be kept so
 
     @contextmanager
     def __call__(self, module: DiffusionModule) -> Iterator[Draw]:
@@ -186,6 +188,8 @@ class PictureSampler:
         parts: list[object] = [vae, *text.values()]
         for network in parts:
             if isinstance(network, nn.Module):
+                if self.cast is not None and network is not trained_text:
+                    precast(network.requires_grad_(False), self.cast)
                 network.to(module.device)
         # Not `pipe.to`: a UNet that is dealt out over processes would be taken apart again.
         pipe = LayoutPipeline(

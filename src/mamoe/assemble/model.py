@@ -8,7 +8,9 @@ from dataclasses import astuple
 from functools import partial
 from typing import Any
 
+import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
 
 from mamoe.assemble.base import steered_unet
 from mamoe.assemble.caches import caching_encoder, fill_prompts, prompt_encoder
@@ -18,7 +20,7 @@ from mamoe.bases.pretrained import LARGE, BaseModel
 from mamoe.conditioning.conditioner import Conditioner
 from mamoe.conditioning.text import Prompts
 from mamoe.config.targets import instantiate
-from mamoe.config.train import Train
+from mamoe.config.train import LatentLpips, Train
 from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.losses import MinSnr
@@ -34,8 +36,10 @@ from mamoe.models.control.call import Control, control_of
 from mamoe.models.control.controlnet_xs import side_multiple
 from mamoe.models.frozen import Frozen, let_go, quantise, widen_norms
 from mamoe.models.latents import LatentScaling
+from mamoe.models.precast import frozen_sizes, precast
 from mamoe.randomness import derive_seed
 from mamoe.runs.adapter import load_adapter, remember_base
+from mamoe.training.scale.sharding import FSDP
 from mamoe.training.step.module import DiffusionModule
 from mamoe.training.step.parts import Networks, Objective, Optimization
 from mamoe.training.step.timesteps import TimestepKind, TimestepSampling
@@ -129,9 +133,18 @@ def training_module(
         remember_base(unet)
         widen_norms(unet)
         quantise(unet, frozen)
+    vae = None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae
+    dtype, originals = frozen_dtype(config), {}
+    if dtype is not None:
+        originals = _precast_unet(unet, dtype, adapter_alone=method.keeps_adapter_alone)
+        # A package of somebody else's may read its weights in any way.
+        beside = () if isinstance(config.loss, LatentLpips) else loss.networks
+        for network in (vae, *beside):
+            if network is not None:
+                precast(network.requires_grad_(False), dtype)
     networks = Networks(
         unet=unet,
-        vae=None if config.cache.latents and control_of(unet) is not Control.LATENT else base.vae,
+        vae=vae,
         scaling=LatentScaling.of(base.vae),
         text_encoder=base.text_networks if trained_text else None,
         conditioner=Conditioner(prompts, settings, *astuple(pyramid_of(base.unet)), sized=is_sized(base.unet)),
@@ -139,6 +152,7 @@ def training_module(
         gradient_checkpointing=config.model.gradient_checkpointing,
         channels_last=lays_channels_last(config),
         adapter_alone=method.keeps_adapter_alone,
+        originals=originals,
         compile=config.trainer.compile,
     )
     optimization = Optimization(
@@ -148,6 +162,45 @@ def training_module(
         ema_decay=config.ema_decay,
     )
     return DiffusionModule(networks, _objective(config, scheduler, loss), optimization, seed=config.seed)
+
+
+def frozen_dtype(config: Train) -> torch.dtype | None:
+    """What a training keeps the frozen weights of products in: the type that autocast casts them to.
+
+    None: what they were read in, because autocast is off, or they are dealt out over processes, which takes weights of
+    one type. What was read in fewer bits (``model.frozen_precision``) is no float32 any more, and stays.
+    """
+    mixed = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.trainer.precision)
+    return mixed if config.trainer.strategy != FSDP else None
+
+
+def _precast_unet(unet: nn.Module, dtype: torch.dtype, *, adapter_alone: bool) -> dict[str, Tensor]:
+    """Returns the float32 weights that checkpoints hold, by name."""
+    if adapter_alone and not any(weight.is_meta for weight in unet.parameters()):
+        remember_base(unet)  # by its float32 weights; what has no memory is nobody's base
+    return precast(unet, dtype, keep=not adapter_alone)
+
+
+def frozen_notes(config: Train, module: DiffusionModule) -> list[str]:
+    """What became of the frozen weights on the device, where autocast is on and there are any."""
+    if config.trainer.precision == "32-true" or Frozen(config.model.frozen_precision) is not Frozen.FP32:
+        return []
+    sizes = [frozen_sizes(network) for network in module.networks]
+    frozen, small = (sum(numbers) for numbers in zip(*sizes, strict=True))
+    if not frozen:
+        return []
+    if (dtype := frozen_dtype(config)) is None:
+        return [f"the frozen weights ({_short(frozen)}) stay in float32: trainer.strategy=fsdp deals out one type"]
+    name, less = str(dtype).removeprefix("torch."), 2 * small / 2**30
+    rest = "" if 2 * small > frozen else "; the others are read in float32 too"
+    return [
+        f"frozen weights: {_short(small)} of {_short(frozen)} are kept in {name} ({less:.1f} GiB less), which is what "
+        f"autocast makes of them in every step{rest}"
+    ]
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
 
 
 def _objective(config: Train, scheduler: Schedule, loss: ConfiguredLoss) -> Objective:

@@ -22,6 +22,8 @@ from mamoe.assemble.device import card_notes, check_card
 from mamoe.assemble.loss import class_weights, loss_of
 from mamoe.assemble.model import (
     check_sizes,
+    frozen_dtype,
+    frozen_notes,
     objective_scheduler,
     training_module,
     training_prompts,
@@ -103,6 +105,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
             if origin is None and is_first_process():
                 described = {**_describe(trains, validates, settings, weights), **place_now(run_dir)}
                 write_start(run_dir, config=plain, overrides=overrides, dataset=described)
+            of_frozen = frozen_notes(config, job.module)
             lacking = disk_notes(config, job.module, settings.num_experts, run_dir)
             callbacks = training_callbacks(
                 config,
@@ -112,7 +115,9 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 shown=validates,
                 collate=collate,
                 run_dir=run_dir,
-                sampler=PictureSampler(job.source, job.scheduler, settings, text_dtype_of(config)),
+                sampler=PictureSampler(
+                    job.source, job.scheduler, settings, text_dtype_of(config), frozen_dtype(config)
+                ),
             )
             if origin is not None:
                 notes = notes_on(told_anew(run_dir, plain), read_recipe(origin))
@@ -132,7 +137,7 @@ def train(config: Train, *, plain: dict[str, Any], overrides: Sequence[str]) -> 
                 watching=Watching(
                     callbacks=[
                         *callbacks,
-                        Notes([*settings_without_effect(config, plain), *card_notes(config), *lacking]),
+                        Notes([*settings_without_effect(config, plain), *card_notes(config), *of_frozen, *lacking]),
                     ],
                     loggers=training_loggers(config, run_dir),
                     patience=patience(config),

@@ -51,12 +51,14 @@ def cast_small_weights(
     within = found()
     compiled = any(module._compiled_call_impl is not None for module in within)
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
-    places = [place for module in within for place in _places(module)]
+    dtype = torch.get_autocast_dtype(device.type)
+    # Those that are in autocast's type already (frozen biases) need nothing.
+    places = [(held, name) for module in within for held, name in _places(module) if held[name].dtype != dtype]
     weights = [parameters[name] for parameters, name in places]
     alike = {(weight.device, weight.dtype) for weight in weights} == {(device, torch.float32)}
     if compiled or not alone or not alike or any(isinstance(weight, DTensor) for weight in weights):
         return contextlib.nullcontext()
-    return _replaced(places, weights, torch.get_autocast_dtype(device.type))
+    return _replaced(places, weights, dtype)
 
 
 def _places(module: nn.Module) -> Iterator[Place]:

@@ -37,8 +37,8 @@ def explained(run_dir: Path, gpu_gib: int | None = None) -> Iterator[None]:
             raise OutOfMemoryError(
                 f"Out of memory: {_first_line(error)} {memory_facts()} {fits or 'Set '}"
                 "trainer.auto_microbatch=true, which takes a batch in smaller pieces with the same result, or "
-                "model.gradient_checkpointing=true, or trainer.precision=bf16-mixed, or train less of the model; then "
-                f"resume with resume={run_dir}."
+                "model.gradient_checkpointing=true, or trainer.precision=bf16-mixed (it halves frozen weights), or "
+                f"cache.latents=true, or train less of the model; then resume with resume={run_dir}."
             ) from error
         if is_disk_full(error):
             raise DiskFullError(

@@ -51,6 +51,8 @@ class Resuming(Callback):
             own = network.state_dict()
             whole = read(network, self._checkpoint / name)
             network.load_state_dict({key: part_of(value, own[key]) for key, value in whole.items()}, strict=False)
+            for key, value in _originals(pl_module, name).items():
+                value.copy_(whole[key])
             if pl_module.ema is not None:
                 folder = self._checkpoint / f"{name}_ema"
                 if not folder.is_dir():
@@ -207,7 +209,7 @@ class Checkpoints(Callback):
             save = save_adapter if _is_adapter(module, name) else save_network
             for part in (name, f"{name}_ema"):
                 if part in learned.tensors:
-                    save(network, learned.tensors[part], folder / part)
+                    save(network, {**learned.tensors[part], **_originals(module, name)}, folder / part)
         save_trainer(folder, TrainerState(moments=learned.tensors[_MOMENTS], text=learned.trainer))
         write_recipe(self._recipe, folder)
 
@@ -258,10 +260,18 @@ def _is_adapter(module: DiffusionModule, name: str) -> bool:
 
 
 def _held(module: DiffusionModule, name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a checkpoint holds of a network's state: of one with an adapter the weights that train alone."""
+    """What a checkpoint takes from a network's state: of one with an adapter the weights that train alone, and never
+    those that stand in for :func:`_originals`.
+    """
     if not _is_adapter(module, name):
-        return state
+        others = _originals(module, name)
+        return {weight: value for weight, value in state.items() if weight not in others}
     return {weight: state[weight] for weight in trained_names(module.trained[name])}
+
+
+def _originals(module: DiffusionModule, name: str) -> Mapping[str, Tensor]:
+    """The frozen weights that a checkpoint takes from the host, and a resumed training puts there."""
+    return module.originals if name == "unet" else {}
 
 
 def _reader(module: DiffusionModule, name: str) -> Callable[[nn.Module, Path], dict[str, Tensor]]:

@@ -76,6 +76,7 @@ class DiffusionModule(LightningModule):
             self.text_encoder = text_encoder
         self.train()  # from_pretrained hands networks over in evaluation mode
         self._vae, self.scaling, self.adapter_alone = (vae,), networks.scaling, networks.adapter_alone
+        self.originals = dict(networks.originals)  # no weights of the module: they stay on the host
         self.conditioner = networks.conditioner
         self.levels, self._scheduler = NoiseLevels.of(objective.scheduler), objective.scheduler
         self._levels_by_size: dict[int, NoiseLevels] = {}
@@ -99,6 +100,11 @@ class DiffusionModule(LightningModule):
     def trained(self) -> dict[str, nn.Module]:
         """The networks with weights of their own in a checkpoint, by folder name."""
         return {name: module for name, module in self.named_children() if name in ("unet", "text_encoder")}
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Every network that is on the device in a step, each once."""
+        return [*self.trained.values(), *dict.fromkeys(self._frozen)]  # type: ignore[list-item]
 
     # The loss of a batch.
 
@@ -239,6 +245,7 @@ class DiffusionModule(LightningModule):
     # The optimizer step.
 
     def configure_optimizers(self) -> Any:
+        _check(self)  # again: somebody may have let weights train that were put into fewer bits as frozen ones
         plan = self._optimization
         optimizer = apply_lr_factors(plan.optimizer(parameter_groups(self, plan.lr_factors)))
         if plan.lr_scheduler is None:

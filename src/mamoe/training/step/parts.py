@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -33,8 +33,8 @@ class Networks:
     """What is trained, and the frozen networks around it.
 
     Attributes:
-        unet: a stock or MaMoE UNet with float32 weights, or one that also takes a condition picture (see
-            :mod:`mamoe.models.control.call`).
+        unet: a stock or MaMoE UNet, or one that also takes a condition picture (see :mod:`mamoe.models.control.call`);
+            what trains of it is float32.
         vae: the autoencoder, frozen; kept out of the module's parameters and state. None: every batch comes encoded,
             and no condition picture enters as a latent.
         scaling: how the UNet knows the autoencoder's latents.
@@ -42,6 +42,8 @@ class Networks:
             the prompts have been encoded.
         conditioner: regions -> conditioning on a device; differentiable when the text encoder is trained.
         adapter_alone: whether checkpoints hold the UNet's trained weights only.
+        originals: of a UNet that checkpoints hold whole, the float32 weights for which it has others (see
+            :func:`mamoe.models.precast.precast`), by name, on the CPU.
         compile: what of the UNet torch compiles: nothing, its transformer blocks one by one, or all of it at once; the
             last also records its passes on a GPU, and ``graph`` does that alone.
     """
@@ -55,6 +57,7 @@ class Networks:
     gradient_checkpointing: bool = False
     channels_last: bool = False
     adapter_alone: bool = False
+    originals: Mapping[str, Tensor] = field(default_factory=dict)
     compile: Compiled = "off"
 
 
