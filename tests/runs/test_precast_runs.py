@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import alexnet
 
 from factories import only_run, short_run
 from mamoe.assemble import model
@@ -26,12 +28,28 @@ METHODS = {
     "lora_experts": RANK,
     "controlnet_xs": ["data.condition=classes"],
     "full through the base model": ["loss=perceptual"],
+    "lora through pictures": [
+        *RANK,
+        *("loss=lpips", "loss.net=alex", "loss.every=2"),
+        *("cache.latents=false", "callbacks.samples.every=2"),  # drawn with the autoencoder that decodes in the steps
+    ],
     "lora beside a text encoder": [*RANK, "model.train_text_encoder=true"],
 }
 
 
 def words_of(name, base_model, scenes, runs):
-    return [*short_run(base_model, scenes, runs), f"method={name.split()[0]}", *METHODS[name], *HALF]
+    words = [*short_run(base_model, scenes, runs), f"method={name.split()[0]}", *METHODS[name], *HALF]
+    return [*words, f"loss.weights={image_network(runs.parent)}"] if "pictures" in name else words
+
+
+def image_network(folder):
+    """Weights of LPIPS' image network; they are made once."""
+    path = folder / "alex.safetensors"
+    if not path.exists():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            save_file({f"features.{name}": w for name, w in alexnet().features.state_dict().items()}, path)
+    return path
 
 
 def metadata(folder):
@@ -97,5 +115,7 @@ def test_what_is_kept_is_said(base_model, scenes, tmp_path):
     ]
     whole = config.model_copy(update={"trainer": config.trainer.model_copy(update={"precision": "32-true"})})
     assert frozen_dtype(whole) is None and frozen_notes(whole, module) == []
+    module.networks[:] = [nn.Linear(3, 3).requires_grad_(False)]  # of a loss that computes in float32
+    assert frozen_notes(config, module) == []
     module.networks[:] = [nn.Linear(3, 3)]
     assert frozen_notes(config, module) == []

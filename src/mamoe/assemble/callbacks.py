@@ -188,7 +188,7 @@ class PictureSampler:
         parts: list[object] = [vae, *text.values()]
         for network in parts:
             if isinstance(network, nn.Module):
-                if self.cast is not None and network is not trained_text:
+                if self.cast is not None and network not in (trained_text, module.vae):  # only what was loaded here
                     precast(network.requires_grad_(False), self.cast)
                 network.to(module.device)
         # Not `pipe.to`: a UNet that is dealt out over processes would be taken apart again.

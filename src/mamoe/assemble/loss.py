@@ -31,10 +31,16 @@ MOST_MAPS = 512  # whose cells decide how frequent a class is
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfiguredLoss:
-    """The loss of a batch, and the frozen networks it looks through."""
+    """The loss of a batch, and the frozen networks it looks through.
+
+    Attributes:
+        autocast: whether these are called under autocast where that is on, and are known to read their weights no other
+            way than autocast does.
+    """
 
     function: losses.LatentLoss
     networks: tuple[nn.Module, ...] = ()
+    autocast: bool = False
 
 
 def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
@@ -57,7 +63,7 @@ def loss_of(config: Train, base: BaseModel) -> ConfiguredLoss:
             )
         features = losses.middle_features(base.unet)
         perceptual = losses.Perceptual(features, NoiseLevels.of(base.scheduler))
-        return ConfiguredLoss(function=perceptual, networks=(features,))
+        return ConfiguredLoss(function=perceptual, networks=(features,), autocast=True)
     if isinstance(loss, Lpips):
         weights = None if loss.weights is None else Path(loss.weights)
         lpips = losses.load_lpips(losses.LpipsNet(loss.net), weights)

@@ -20,7 +20,7 @@ from mamoe.bases.pretrained import LARGE, BaseModel
 from mamoe.conditioning.conditioner import Conditioner
 from mamoe.conditioning.text import Prompts
 from mamoe.config.targets import instantiate
-from mamoe.config.train import LatentLpips, Train
+from mamoe.config.train import Train
 from mamoe.console import Bar
 from mamoe.data.dataset import LayoutDataset
 from mamoe.diffusion.losses import MinSnr
@@ -137,10 +137,9 @@ def training_module(
     dtype, originals = frozen_dtype(config), {}
     if dtype is not None:
         originals = _precast_unet(unet, dtype, adapter_alone=method.keeps_adapter_alone)
-        # A package of somebody else's may read its weights in any way.
-        beside = () if isinstance(config.loss, LatentLpips) else loss.networks
-        for network in (vae, *beside):
-            if network is not None:
+        stay = () if loss.autocast else loss.networks
+        for network in (vae, *loss.networks):
+            if network is not None and network not in stay:
                 precast(network.requires_grad_(False), dtype)
     networks = Networks(
         unet=unet,
@@ -191,6 +190,8 @@ def frozen_notes(config: Train, module: DiffusionModule) -> list[str]:
         return []
     if (dtype := frozen_dtype(config)) is None:
         return [f"the frozen weights ({_short(frozen)}) stay in float32: trainer.strategy=fsdp deals out one type"]
+    if not small:
+        return []
     name, less = str(dtype).removeprefix("torch."), 2 * small / 2**30
     rest = "" if 2 * small > frozen else "; the others are read in float32 too"
     return [

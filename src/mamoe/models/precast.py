@@ -28,6 +28,7 @@ _PRODUCTS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+_READ = ("weight", "bias")  # what goes by other names is computed with before (weight_norm, pruning)
 
 
 def precast(network: nn.Module, dtype: torch.dtype, *, keep: bool = False) -> dict[str, Tensor]:
@@ -67,8 +68,8 @@ def frozen_sizes(network: nn.Module) -> tuple[int, int]:
 def _read_otherwise(network: nn.Module) -> Iterator[Tensor]:
     """Weights that not only autocast's products read, or that these read beside weights that train."""
     for module in network.modules():
-        if type(module) not in _PRODUCTS:
-            yield from module.parameters(recurse=False)
+        read = _READ if type(module) in _PRODUCTS else ()
+        yield from (weight for name, weight in module.named_parameters(recurse=False) if name not in read)
         if isinstance(module, ModelMixin):  # diffusers takes the type of its first weight for a network's own
             first = next(module.parameters(), None)
             yield from [] if first is None else [first]
