@@ -157,8 +157,8 @@ def latents_of(vae: nn.Module, pictures: Tensor) -> Tensor:
 def pieces_of(folder: Path) -> tuple[Tensor, list[str]]:
     """Where pieces of a folder's pictures lie, i64 [M 3] (picture, row, column; in cells), and what they show.
 
-    Every second one has something that counts in it. What a piece shows is named the largest first, as a segment is
-    where it has a prompt of its own, else as its class.
+    Every second one is laid about a segment that has a prompt of its own. What a piece shows is named, the largest
+    first: by that prompt, else by its class.
     """
     rng = np.random.default_rng(0)
     taxonomy, prompts = Taxonomy.load("scenes"), read_instance_prompts(folder / "instance_prompts_train.json")
