@@ -97,7 +97,9 @@ def test_a_run_is_the_one_of_before(name, base_model, scenes, tmp_path, in_float
 
 
 def test_what_is_kept_is_said(base_model, scenes, tmp_path):
-    config = validated(compose([*words_of("lora_experts", base_model, scenes, tmp_path), "model.frozen_precision=fp32"]))
+    config = validated(
+        compose([*words_of("lora_experts", base_model, scenes, tmp_path), "model.frozen_precision=fp32"])
+    )
     unet = nn.Sequential(nn.Linear(1000, 1000, bias=False), nn.LayerNorm(10)).requires_grad_(False)
     module = SimpleNamespace(networks=[unet, nn.Linear(1, 1)])
     precast(unet, torch.bfloat16)
