@@ -35,8 +35,10 @@ from transformers import PreTrainedTokenizerBase
 from mamoe.bases.pretrained import load_base, load_vae
 from mamoe.bases.shipped import resolved
 from mamoe.commands.new_base import read_pictures
+from mamoe.data.folder.listing import listed
 from mamoe.data.folder.prompts import read_instance_prompts, read_prompts_csv
 from mamoe.data.reading.pictures import read_picture
+from mamoe.errors import DatasetError
 from mamoe.machine.precision import autocast_where_faster
 from mamoe.models.autoencoder import decoded, posterior_of
 from mamoe.models.latents import LatentScaling
@@ -74,12 +76,12 @@ class Averaged:
 def train_for(
     seconds: float, networks: Sequence[nn.Module], rate: float, losses: Sequence[Callable[[], Tensor]], decay: float
 ) -> None:
-    """Adam for some seconds on losses that take turns; leaves the averaged weights in the networks."""
+    """Adam for some seconds on losses that take turns, each at least once; leaves averaged weights in the networks."""
     averaged = Averaged(networks, decay)
     fused = averaged.weights[0].is_cuda
     optimizer = torch.optim.AdamW(averaged.weights, lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=fused)
     began, step, told, shown = time.monotonic(), 0, 0.0, torch.zeros(len(losses))
-    while (share := (time.monotonic() - began) / seconds) < 1:
+    while (share := min(1.0, (time.monotonic() - began) / seconds)) < 1 or step < len(losses):
         warm = min(1.0, (step + 1) / 100)
         for group in optimizer.param_groups:
             group["lr"] = rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
@@ -154,6 +156,24 @@ def latents_of(vae: nn.Module, pictures: Tensor) -> Tensor:
     return LatentScaling.of(vae).scaled(torch.cat(means))
 
 
+def names_of(folder: Path) -> list[str]:
+    """The training pictures of a folder, in the order of :func:`read_pictures`."""
+    return sorted(listed(folder / "images" / "train", (".png",)).names)
+
+
+def captions_of(folder: Path) -> list[str]:
+    """A caption a picture.
+
+    Raises:
+        DatasetError: a picture has none.
+    """
+    path = folder / "prompts_train.csv"
+    captions, names = read_prompts_csv(path), names_of(folder)
+    if lacking := [name for name in names if name not in captions]:
+        raise DatasetError(f"{path} has no caption of {len(lacking)} of {len(names)} pictures, such as {lacking[0]}.")
+    return [captions[name] for name in names]
+
+
 def pieces_of(folder: Path) -> tuple[Tensor, list[str]]:
     """Where pieces of a folder's pictures lie, i64 [M 3] (picture, row, column; in cells), and what they show.
 
@@ -163,8 +183,8 @@ def pieces_of(folder: Path) -> tuple[Tensor, list[str]]:
     rng = np.random.default_rng(0)
     taxonomy, prompts = Taxonomy.load("scenes"), read_instance_prompts(folder / "instance_prompts_train.json")
     places, texts = [], []
-    for number, path in enumerate(sorted((folder / "panoptic" / "train").glob("*.png"))):
-        panoptic, own = decode_panoptic(read_picture(path)), prompts.get(path.name, {})
+    for number, name in enumerate(names_of(folder)):
+        panoptic, own = decode_panoptic(read_picture(folder / "panoptic" / "train" / name)), prompts.get(name, {})
         for turn in range(PIECES):
             place = _place(panoptic, sorted(own) if turn % 2 else [], rng)
             corner, opposite = (CELL * place).tolist(), (CELL * (place + PIECE)).tolist()
@@ -286,8 +306,7 @@ def main() -> None:
             )
         model.vae.half().save_pretrained(options.out / "vae")
     else:
-        prompts = [read_prompts_csv(folder / "prompts_train.csv") for folder in options.pictures]
-        captions = [[own[key] for key in sorted(own)] for own in prompts]
+        captions = [captions_of(folder) for folder in options.pictures]
         larger = [own.shape[-1] > CELL * PIECE for own in pictures]
         pieces = [pieces_of(folder) if cut else None for folder, cut in zip(options.pictures, larger, strict=True)]
         finish_unet(model, pictures, captions, pieces, options.seconds, batches)

@@ -64,6 +64,7 @@ from mamoe.vocabulary.batch import RegionBatch
 
 GIB = 2**30
 CUDA_ITSELF = 0.5  # GiB of a card that no tensor can have
+DIVISOR = 64  # pixels: the coarsest level of Stable Diffusion's UNet has cells so large
 WARM = 3  # steps before the pace is taken
 EIGHT_BITS = 24  # the preset whose table names optimizer=adamw_8bit beside it, for experiment=mamoe brings Adam
 SDXL = {
@@ -303,12 +304,24 @@ def in_a_process(preset: int, network: str, room: Room, lock: Path, timeout: flo
     return {"fits": False, "problem": said[0]}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """What can be asked of presets and networks, with or without a GPU."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small networks on the CPU: a test of the script")
     parser.add_argument("--only", nargs="+", type=int, choices=GPU_PRESETS, default=list(GPU_PRESETS))
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--side", type=int, default=512, help="pixels along a side")
+    parser.add_argument("--side", type=_whole_cells, default=512, help="pixels along a side")
+    return parser
+
+
+def _whole_cells(text: str) -> int:
+    if int(text) <= 0 or int(text) % DIVISOR:
+        raise argparse.ArgumentTypeError(f"pictures are a multiple of {DIVISOR} pixels wide and high, got {text}")
+    return int(text)
+
+
+def main() -> int:
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--at-once", type=int, default=1, help="how many are made side by side")
     parser.add_argument("--timeout", type=float, default=120, help="seconds until one is given up")

@@ -13,7 +13,6 @@ A line for each; the last line is one JSON object, in GiB. `--quick` takes small
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import json
@@ -25,7 +24,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from presets import GIB, NETWORKS, configured, layouts_of, made
+from presets import GIB, NETWORKS, configured, layouts_of, made, parser_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,7 +32,6 @@ from torch.utils._pytree import tree_leaves
 
 from gpu import rounded
 from mamoe.config.train import Train
-from mamoe.machine.memory import GPU_PRESETS
 from mamoe.models.control.call import predict
 from mamoe.training.step.module import DiffusionModule
 
@@ -146,11 +144,7 @@ def reckoned(config: Train, module: DiffusionModule, side: int) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small networks: a test of the script")
-    parser.add_argument("--only", nargs="+", type=int, choices=GPU_PRESETS, default=list(GPU_PRESETS))
-    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--side", type=int, default=512, help="pixels along a side")
+    parser = parser_of(__doc__)
     parser.add_argument("--batch", type=int, help="pictures at a time; the preset's unless given")
     parser.add_argument("--words", nargs="*", default=[], help="more of the configuration")
     options = parser.parse_args()

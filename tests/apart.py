@@ -75,6 +75,15 @@ def _here(environment: dict[str, str], folder: str, target: Callable[..., None],
     target(*args)
 
 
+def exit_codes(processes: Sequence[BaseProcess]) -> list[int | None]:
+    """How processes end that are started together."""
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join()
+    return [one.exitcode for one in processes]
+
+
 def ranks(count: int, target: Callable[..., None], *args: Any) -> list[BaseProcess]:
     """``count`` processes that call ``target`` as torchrun's do; one alone is no part of a group. Not yet started."""
     with socket.socket() as free:

@@ -1,16 +1,22 @@
 """The files under examples/ do what their first lines say, on tiny models."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from apart import mamoe_apart
 from factories import mamoe, only_run
+from mamoe.data.folder.prompts import read_instance_prompts
+from mamoe.data.reading.pictures import read_picture
+from mamoe.errors import DatasetError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -103,10 +109,39 @@ def test_finish_tiny_base(tmp_path, monkeypatch, capsys):
             monkeypatch, "finish_tiny_base.py", part, tmp_path / "base", *folders, "--seconds", "1", "--batch", "2"
         )
     assert "dB" in capsys.readouterr().out
+    (tmp_path / "streets/prompts_train.csv").rename(tmp_path / "all.csv")
+    first = (tmp_path / "all.csv").read_text().splitlines(keepends=True)[:3]
+    (tmp_path / "streets/prompts_train.csv").write_text("".join(first))
+    with pytest.raises(DatasetError, match=r"no caption of 2 of 4 pictures, such as scene_000002\.png"):
+        run_example(monkeypatch, "finish_tiny_base.py", "unet", tmp_path / "base", *folders, "--seconds", "1")
+    pieces_name_what_they_show(tmp_path / "streets")
     run_example(
         monkeypatch, "street/draw_a_layout.py", tmp_path / "base", "--out", tmp_path / "picture.png", "--steps", "1"
     )
     assert size_of(tmp_path / "picture.png") == (256, 128)
+
+
+def pieces_name_what_they_show(folder: Path) -> None:
+    example = runpy.run_path(str(EXAMPLES / "finish_tiny_base.py"))
+    places, texts = example["pieces_of"](folder)
+    own, names = (
+        read_instance_prompts(folder / "instance_prompts_train.json"),
+        sorted(os.listdir(folder / "images/train")),
+    )
+    assert len(texts) == len(places) == 4 * len(names)
+    for (number, row, column), text in zip(places.tolist(), texts, strict=True):
+        shown = read_picture(folder / "panoptic/train" / names[number])[
+            8 * row : 8 * row + 64, 8 * column : 8 * column + 64
+        ]
+        assert shown.shape == (64, 64, 3)
+        segments = Counter((shown[..., 0].astype(int) * 256 + shown[..., 1]).ravel().tolist())
+        prompts = {prompt for segment, prompt in own[names[number]].items() if segments[segment] >= 128}
+        assert prompts == {prompt for prompt in own[names[number]].values() if prompt in text.split(", ")}
+    cells = torch.arange(4 * 16 * 32).reshape(len(names), 1, 16, 32)  # each its own number
+    cut = example["_cut"](cells, places, torch.arange(len(places)))
+    corners = [cells[number, 0, row, column].item() for number, row, column in places.tolist()]
+    assert cut.shape == (len(places), 1, 8, 8) and cut[:, 0, 0, 0].tolist() == corners
+    assert cut[0, 0, 7, 7] - cut[0, 0, 0, 0] == 7 * 32 + 7
 
 
 @pytest.mark.slow

@@ -139,6 +139,12 @@ def test_memory_of_presets_is_reckoned_without_any(monkeypatch, capsys):
     assert half["peak"] == pytest.approx(sum(half[part] for part in parts), abs=0.003)
 
 
+def test_pictures_of_broken_cells_are_refused(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        reckoned(monkeypatch, capsys, "--side", "500")
+    assert "a multiple of 64 pixels wide and high, got 500" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_reckoned_is_what_a_gpu_held(monkeypatch, capsys):

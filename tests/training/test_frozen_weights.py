@@ -105,12 +105,7 @@ def rank(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_the_same(tmp_path):
-    ranks = apart.ranks(2, rank, tmp_path)
-    for one in ranks:
-        one.start()
-    for one in ranks:
-        one.join()
-    assert [one.exitcode for one in ranks] == [0, 0]
+    assert apart.exit_codes(apart.ranks(2, rank, tmp_path)) == [0, 0]
     assert_equal(saved(tmp_path / "True", 4), saved(tmp_path / "False", 4))
     mine, theirs = (torch.load(tmp_path / f"True-{number}.test") for number in (0, 1))
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())

@@ -24,12 +24,7 @@ def metrics(run: Path) -> dict[tuple[int, str], float]:
 @pytest.mark.slow
 def test_two_processes_keep_equal_weights_and_see_what_one_sees(tmp_path):
     alone = train_watched(tmp_path / "alone", 1)
-    ranks = apart.ranks(2, rank, tmp_path)
-    for one in ranks:
-        one.start()
-    for one in ranks:
-        one.join()
-    assert [one.exitcode for one in ranks] == [0, 0]
+    assert apart.exit_codes(apart.ranks(2, rank, tmp_path)) == [0, 0]
 
     first, second = (torch.load(tmp_path / f"rank{rank}.test") for rank in (0, 1))
     for name, value in first["weights"].items():

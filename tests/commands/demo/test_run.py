@@ -58,6 +58,8 @@ def test_demo_leaves_a_page_and_goes_on_where_it_stopped(base_model, tmp_path, m
     assert figures["colour_instances"] > 10 and figures["colour_real"] > 0.8
     assert figures["colour_chance"] == pytest.approx(1 / len(run.COLOUR_WORDS), abs=1e-4)
     assert figures["layout_accuracy_real"] > figures["layout_accuracy_mamoe"]  # random weights draw no streets
+    drawn = [json.loads(path.read_text()) for path in (out / "drawn").glob("*/scene*.json")]
+    assert len(drawn) == 18 and {one["scheduler"] for one in drawn} == {"UniPCMultistepScheduler"}
     page = (out / "index.html").read_text()
     assert len(re.findall("data:image", page)) == 6 * 5
     assert f"mamoe sample {out}/runs/demo/latest" in page and "mamoe train experiment=mamoe" in page
